@@ -1,0 +1,1 @@
+"""bg-pipelines: a retailer's back-office jobs on Dagster."""

@@ -1,0 +1,34 @@
+"""Where Dagster keeps runs, events and schedules: PostgreSQL, found the way everything else is found.
+
+`dagster.yaml` names this class rather than dagster-postgres' own, so that the web UI, the daemon, run processes
+and `dagster job execute` need no variable set: where `BG_DAGSTER_DATABASE_URL` is not, whichever of them comes
+first starts the embedded server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster._config.config_schema import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.storage import DagsterPostgresStorage
+
+from bg_pipelines.database.engine import dagster_storage_url
+from bg_pipelines.settings import load_settings
+
+
+class EnvironmentStorage(DagsterPostgresStorage):
+    """dagster-postgres' storage at `BG_DAGSTER_DATABASE_URL`, or in the embedded server."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls,
+        inst_data: ConfigurableClassData | None,
+        config_value: Mapping[str, Any],  # noqa: ARG003
+    ) -> EnvironmentStorage:
+        return cls(postgres_url=dagster_storage_url(load_settings()), inst_data=inst_data)

@@ -1,0 +1,191 @@
+"""The way to the application's database: where it is, a pool of connections, transactions, migrations.
+
+Loading and claiming speak SQL through psycopg (COPY, SKIP LOCKED); what a person manages (stores, status)
+goes through SQLAlchemy. Both use the one pool of a `Database`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import alembic.command
+import alembic.config
+import psycopg
+import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.orm import Session
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.settings import Settings, driver_url
+
+APP_DATABASE = "bg_pipelines"
+DAGSTER_DATABASE = "bg_dagster"
+CONNECT_TIMEOUT_SECONDS = 10
+
+# One number for all migrations of this project: PostgreSQL's advisory locks are plain integers.
+_MIGRATION_LOCK = 0x6267_7069
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database.
+
+    `url` is a PostgreSQL URL with any driver or none; `pool_size` connections are kept, and as many more are
+    opened under load.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.engine = sa.create_engine(
+            driver_url(url, "psycopg"),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            # A restarted server is noticed at check-out, not in the middle of the work.
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "application_name": "bg-pipelines",
+                "options": "-c timezone=UTC",
+            },
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """A psycopg connection in a transaction: committed at the end, rolled back on any exception.
+
+        Raises IntegrationError (database) where the server is away or goes away.
+        """
+        try:
+            pooled = self.engine.raw_connection()
+        except sa.exc.DBAPIError as error:
+            raise _unreachable(error) from error
+        try:
+            connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+            yield connection
+            connection.commit()
+        except psycopg.OperationalError as error:
+            if (error.sqlstate or "").startswith("40"):
+                with suppress(psycopg.Error):
+                    connection.rollback()
+                raise _conflict(error) from error
+            pooled.invalidate()
+            raise _unreachable(error) from error
+        except BaseException:
+            with suppress(psycopg.Error):
+                connection.rollback()
+            raise
+        finally:
+            pooled.close()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """An SQLAlchemy session in a transaction. Raises IntegrationError (database) like `transaction`."""
+        try:
+            with Session(self.engine) as session, session.begin():
+                yield session
+        except sa.exc.OperationalError as error:
+            raise _unreachable(error) from error
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def migrate(self) -> tuple[str | None, str]:
+        """Bring the tables to the newest revision; returns (revision before, revision now).
+
+        Safe when several processes do it at once: the second waits and finds nothing to do.
+        """
+        config = _alembic_config()
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_MIGRATION_LOCK)))
+                before = MigrationContext.configure(connection).get_current_revision()
+                config.attributes["connection"] = connection
+                alembic.command.upgrade(config, "head")
+                connection.commit()
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(_MIGRATION_LOCK)))
+        except sa.exc.OperationalError as error:
+            raise _unreachable(error) from error
+        return before, _newest_revision()
+
+    def require_migrated(self) -> None:
+        """Raises IntegrationError (configuration) unless the tables are at the newest revision."""
+        try:
+            with self.engine.connect() as connection:
+                current = MigrationContext.configure(connection).get_current_revision()
+        except sa.exc.OperationalError as error:
+            raise _unreachable(error) from error
+        if current != _newest_revision():
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION,
+                f"the database is at revision {current or 'none'}, this program needs {_newest_revision()}: "
+                "run `bg-pipelines migrate`",
+                source="database",
+            )
+
+
+def open_database(settings: Settings, *, pool_size: int = 5) -> Database:
+    """The application's database: `BG_DATABASE_URL`, or the embedded server, started if need be and migrated."""
+    if settings.database_url is not None:
+        return Database(settings.database_url.get_secret_value(), pool_size=pool_size)
+    database = Database(embedded_url(settings.home, APP_DATABASE), pool_size=pool_size)
+    # Nobody else looks after the embedded database, so whoever opens it brings it up to date.
+    database.migrate()
+    return database
+
+
+def dagster_storage_url(settings: Settings) -> str:
+    """Where Dagster keeps runs and events, for dagster-postgres (psycopg2: see docs/decisions.md)."""
+    if settings.dagster_database_url is not None:
+        return driver_url(settings.dagster_database_url.get_secret_value(), "psycopg2")
+    return driver_url(embedded_url(settings.home, DAGSTER_DATABASE), "psycopg2")
+
+
+def embedded_url(home: Path, database: str) -> str:
+    """A database of the embedded server, made if it is not there. Raises IntegrationError (database)."""
+    from bg_pipelines.database import embedded
+
+    try:
+        server = embedded.ensure(home)
+        server.create_database(database)
+    except embedded.EmbeddedServerError as error:
+        raise IntegrationError.of(ErrorType.DATABASE, str(error), source="database") from error
+    return server.url(database)
+
+
+def _alembic_config() -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _newest_revision() -> str:
+    revision = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def is_conflict(error: IntegrationError) -> bool:
+    """Whether two transactions got into each other's way (deadlock): the one that lost did nothing."""
+    return bool(error.details.get("conflict"))
+
+
+def _conflict(error: psycopg.Error) -> IntegrationError:
+    return IntegrationError(
+        "two jobs wrote the same rows at once and PostgreSQL ended one of them; it is tried again",
+        error_type=ErrorType.DATABASE,
+        severity="low",
+        source="database",
+        details={"conflict": True, "sqlstate": error.sqlstate},
+    )
+
+
+def _unreachable(error: Exception) -> IntegrationError:
+    # Only the first line: later ones repeat the statement, whose parameters may be anybody's data.
+    cause = str(getattr(error, "orig", error) or error).strip().splitlines()
+    return IntegrationError.of(
+        ErrorType.DATABASE,
+        f"PostgreSQL is not available: {cause[0] if cause else type(error).__name__}",
+        source="database",
+    )

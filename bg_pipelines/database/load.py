@@ -1,0 +1,271 @@
+"""Load: records of a page or more into their table, by COPY into a temporary table and one merge.
+
+    with database.transaction() as connection:
+        counts = load(connection, "inventory_levels", store_id, records, seen_at=fetched_at, reject=keep)
+        leases.save(...)                    # the cursor commits with the rows it covers
+
+Generic over the synced tables: a record is a named tuple whose fields are columns of the table. It can be
+repeated at will, and a row whose source is older than the one we hold changes nothing. What PostgreSQL will not
+take is set aside row by row, with the column and the reason, and the rest loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+
+
+@dataclass
+class Counts:
+    """What became of the rows that were read, in rows. read = inserted + updated + unchanged + rejected."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    rejected: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        return self
+
+    def require_complete(self, what: str) -> None:
+        """Raises IntegrationError (count_mismatch) unless every row that was read is accounted for."""
+        accounted = self.inserted + self.updated + self.unchanged + self.rejected
+        if self.read != accounted:
+            raise IntegrationError.of(
+                ErrorType.COUNT_MISMATCH,
+                f"{what}: {self.read} rows read but {accounted} accounted for; nothing of this batch was kept. "
+                "This is a fault of bg-pipelines: please report it with the details",
+                source="database",
+                details={field.name: getattr(self, field.name) for field in fields(self)},
+            )
+
+
+class Reject(NamedTuple):
+    """A source row that cannot be loaded: why, and what it was."""
+
+    external_id: str | None
+    reason: str
+    payload: Any
+
+    def key(self) -> str:
+        """The vendor's id, or a digest of the row where it has none, so that a repeat is the same row."""
+        if self.external_id:
+            return self.external_id
+        return "sha256:" + hashlib.sha256(repr(self.payload).encode()).hexdigest()
+
+
+def load(
+    connection: psycopg.Connection[Any],
+    table: str,
+    store_id: int,
+    records: Sequence[Any],
+    *,
+    seen_at: datetime,
+    confirm_before: datetime | None = None,
+    reject: Callable[[Reject], None],
+) -> Counts:
+    """Merge records of one type into `table`, in the caller's transaction.
+
+    `seen_at` is when the source was asked (our database's clock): a row that was marked deleted before that, and
+    stands at the source now, lives again. `confirm_before`, in a full pass, is when the pass began: a row whose
+    `synced_at` is older is stamped although nothing changed, so that what is not stamped at the end is gone.
+    `reject` is called with each row that cannot be loaded.
+
+    Raises IntegrationError (count_mismatch) if rows are not accounted for.
+    """
+    counts = Counts(read=len(records))
+    # Two of one id in a batch: the one with the newer source clock wins, the later one where they are equal.
+    latest: dict[str, Any] = {}
+    for record in records:
+        held = latest.setdefault(record.external_id, record)
+        if held is not record:
+            counts.unchanged += 1
+            if record.source_updated_at >= held.source_updated_at:
+                latest[record.external_id] = record
+    if latest:
+        merge = _Merge(connection, table, store_id, records[0]._fields, seen_at, confirm_before, reject)
+        counts += merge(list(latest.values()))
+    counts.require_complete(table)
+    return counts
+
+
+def mark_deleted(
+    connection: psycopg.Connection[Any], table: str, store_id: int, external_ids: Sequence[str]
+) -> int:
+    """Mark these rows gone at the source; returns how many were not so before."""
+    statement = sql.SQL(
+        "UPDATE {} SET deleted_at = now(), synced_at = now() "
+        "WHERE store_id = %s AND external_id = ANY(%s) AND deleted_at IS NULL"
+    ).format(sql.Identifier(table))
+    return connection.execute(statement, (store_id, list(external_ids))).rowcount
+
+
+def mark_unconfirmed_deleted(
+    connection: psycopg.Connection[Any], table: str, store_id: int, pass_began_at: datetime
+) -> int:
+    """After a full pass: mark the rows that it did not meet as gone; returns how many.
+
+    A row that the source has but that could not be loaded is not gone; what stood in `rejected_rows` and was not
+    met either is dropped there.
+    """
+    connection.execute(
+        "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND last_seen_at < %s",
+        (store_id, table, pass_began_at),
+    )
+    statement = sql.SQL(
+        "UPDATE {table} t SET deleted_at = now() "
+        "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s AND NOT EXISTS ("
+        "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
+        "  AND r.external_id = t.external_id)"
+    ).format(table=sql.Identifier(table))
+    parameters = {"store": store_id, "resource": table, "began": pass_began_at}
+    return connection.execute(statement, parameters).rowcount
+
+
+def keep_rejects(
+    connection: psycopg.Connection[Any],
+    cipher: Cipher,
+    resource: str,
+    store_id: int,
+    rejects: Sequence[Reject],
+) -> None:
+    """Keep rows that could not be loaded, with their reason; one that is met again is counted, not doubled."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO rejected_rows (store_id, resource, external_id, reason, payload) "
+            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (store_id, resource, external_id) DO UPDATE SET "
+            "reason = excluded.reason, payload = excluded.payload, last_seen_at = now(), "
+            "times_seen = rejected_rows.times_seen + 1",
+            [(store_id, resource, r.key(), r.reason, cipher.encrypt(r.payload)) for r in rejects],
+        )
+
+
+class _Merge:
+    """One table's staging and merge; called with a batch, calls itself with its halves when it is refused."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        table: str,
+        store_id: int,
+        columns: Sequence[str],
+        seen_at: datetime,
+        confirm_before: datetime | None,
+        reject: Callable[[Reject], None],
+    ) -> None:
+        self.connection = connection
+        self.table = table
+        self.reject = reject
+        self.parameters = {
+            "store": store_id,
+            "resource": table,
+            "seen_at": seen_at,
+            "confirm_before": confirm_before,
+        }
+        self.statements = _statements(table, tuple(columns))
+
+    def __call__(self, records: list[Any]) -> Counts:
+        try:
+            with self.connection.transaction():
+                return self._merge(records)
+        except (
+            psycopg.DataError,
+            psycopg.IntegrityError,
+            psycopg.ProgrammingError,
+            UnicodeEncodeError,
+        ) as error:
+            if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is not None:
+                raise  # the statement is wrong, not a row; without a code it is a value psycopg cannot write
+            if len(records) == 1:
+                record = records[0]
+                self.reject(Reject(record.external_id, _reason(error), record._asdict()))
+                return Counts(rejected=1)
+        middle = len(records) // 2
+        counts = self(records[:middle])
+        counts += self(records[middle:])
+        return counts
+
+    def _merge(self, records: list[Any]) -> Counts:
+        execute = self.connection.execute
+        # Made once a connection, emptied at each commit: one a page would bloat PostgreSQL's catalogue.
+        execute(self.statements["stage"])
+        execute(self.statements["empty"])
+        with self.connection.cursor() as cursor, cursor.copy(self.statements["copy"]) as copy:
+            for record in records:
+                copy.write_row(record)
+        written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
+        if self.parameters["confirm_before"] is not None:
+            execute(self.statements["confirm"], self.parameters)
+        execute(self.statements["clear_rejects"], self.parameters)
+        return Counts(inserted=inserted, updated=written - inserted, unchanged=len(records) - written)
+
+
+@lru_cache
+def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]:
+    content = [c for c in columns if c not in {"external_id", "source_updated_at"}]
+    names = {
+        "table": sql.Identifier(table),
+        "stage": sql.Identifier(f"stage_{table}"),
+        "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
+        "held": sql.SQL(", ").join(sql.Identifier("t", c) for c in content),
+        "read": sql.SQL(", ").join(sql.Identifier("excluded", c) for c in content),
+        "assignments": sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(c), sql.Identifier("excluded", c))
+            for c in (*content, "source_updated_at")
+        ),
+    }
+    statements = {
+        "stage": "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS "
+        "AS SELECT {columns} FROM {table} WITH NO DATA",
+        "empty": "DELETE FROM {stage}",
+        "copy": "COPY {stage} ({columns}) FROM STDIN",
+        # xmax is 0 in a row version that this statement made from nothing.
+        "merge": """
+            WITH written AS (
+                INSERT INTO {table} AS t (store_id, {columns})
+                SELECT %(store)s, {columns} FROM {stage}
+                ON CONFLICT (store_id, external_id) DO UPDATE
+                SET {assignments}, synced_at = now(), deleted_at = NULL
+                WHERE excluded.source_updated_at > t.source_updated_at
+                   OR (excluded.source_updated_at = t.source_updated_at
+                       AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at < %(seen_at)s))
+                RETURNING t.xmax = 0 AS fresh
+            )
+            SELECT count(*), count(*) FILTER (WHERE fresh) FROM written""",
+        "confirm": """
+            UPDATE {table} t SET synced_at = now() FROM {stage} s
+            WHERE t.store_id = %(store)s AND t.external_id = s.external_id AND t.synced_at < %(confirm_before)s""",
+        "clear_rejects": """
+            DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
+            AND EXISTS (SELECT FROM {stage} s WHERE s.external_id = r.external_id)""",
+    }
+    return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Column, fault and remedy, without the value: it may be personal."""
+    if not isinstance(error, psycopg.Error):
+        return "text that is not valid Unicode; correct it at the source"
+    diagnostic = error.diag
+    column = diagnostic.column_name or diagnostic.constraint_name
+    place = re.search(r"column (\w+)", diagnostic.context or "")
+    if place:
+        column = place[1]
+    # A client-side refusal (a NUL in a text) has no diagnostics; PostgreSQL's own text quotes the value.
+    fault = re.sub(r':? "[^"]*"', "", diagnostic.message_primary or str(error))
+    return f"{column or 'a text'}: {fault}; correct it at the source, it loads once it has changed there"

@@ -1,0 +1,236 @@
+"""The tables. Migrations (`database/migrations`) make them; a test holds the two together.
+
+A synced row has `store_id`, `external_id` (the vendor's id as text), `source_updated_at`, `synced_at` (last
+written, or confirmed by a full pass), `deleted_at`; its key is (`store_id`, `external_id`). Synced rows carry
+no foreign keys to one another: pages arrive in the vendor's order, and a level may come before its variant.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Timestamp = sa.DateTime(timezone=True)
+Money = sa.Numeric(19, 4)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
+        datetime: Timestamp,
+        str: sa.Text,
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(sa.Text),
+        bytes: sa.LargeBinary,
+        Decimal: Money,
+    }
+    metadata = sa.MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        }
+    )
+
+
+class Store(Base):
+    """A shop on a platform: who it is, how to reach it, how often it is due."""
+
+    __tablename__ = "stores"
+    __table_args__ = (
+        sa.UniqueConstraint("platform", "domain"),
+        sa.CheckConstraint("tier BETWEEN 1 AND 3", name="tier"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    platform: Mapped[str]
+    domain: Mapped[str]
+    api_url: Mapped[str | None] = mapped_column(comment="base URL of the API; null: https://DOMAIN")
+    tier: Mapped[int] = mapped_column(sa.SmallInteger, server_default="2")
+    credentials: Mapped[bytes] = mapped_column(comment="encrypted JSON, see database/secrets.py")
+    paused_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    # What the platform says of it:
+    external_id: Mapped[str | None]
+    shop_name: Mapped[str | None]
+    currency: Mapped[str | None]
+    timezone: Mapped[str | None]
+    plan: Mapped[str | None]
+    source_updated_at: Mapped[datetime | None]
+    synced_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+
+
+class Synced:
+    """The columns that every synced table begins with."""
+
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, sort_order=-5)
+    external_id: Mapped[str] = mapped_column(primary_key=True, sort_order=-4)
+    source_updated_at: Mapped[datetime] = mapped_column(sort_order=-3)
+    synced_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), sort_order=-2)
+    deleted_at: Mapped[datetime | None] = mapped_column(sort_order=-1)
+
+
+class Location(Synced, Base):
+    __tablename__ = "locations"
+
+    name: Mapped[str]
+    active: Mapped[bool]
+    fulfills_online_orders: Mapped[bool]
+    address: Mapped[str | None]
+    city: Mapped[str | None]
+    province_code: Mapped[str | None]
+    country_code: Mapped[str | None]
+    postal_code: Mapped[str | None]
+
+
+class Product(Synced, Base):
+    __tablename__ = "products"
+
+    title: Mapped[str]
+    handle: Mapped[str]
+    status: Mapped[str]
+    vendor: Mapped[str]
+    product_type: Mapped[str]
+    tags: Mapped[list[str]]
+    source_created_at: Mapped[datetime]
+
+
+class ProductVariant(Synced, Base):
+    __tablename__ = "product_variants"
+    __table_args__ = (
+        sa.Index(None, "store_id", "product_external_id"),
+        sa.Index(None, "store_id", "inventory_item_external_id"),
+        # PostgreSQL's numeric takes 'NaN', and a NaN passes every comparison but this.
+        sa.CheckConstraint("price >= 0 AND price <> 'NaN'", name="price"),
+        sa.CheckConstraint("compare_at_price >= 0 AND compare_at_price <> 'NaN'", name="compare_at_price"),
+    )
+
+    product_external_id: Mapped[str]
+    inventory_item_external_id: Mapped[str]
+    title: Mapped[str]
+    sku: Mapped[str | None]
+    barcode: Mapped[str | None]
+    position: Mapped[int]
+    price: Mapped[Decimal]
+    compare_at_price: Mapped[Decimal | None]
+    currency: Mapped[str] = mapped_column(comment="ISO 4217 code of both prices")
+
+
+class InventoryLevel(Synced, Base):
+    """Stock of one item at one location. Deleted: the item is no longer stocked there."""
+
+    __tablename__ = "inventory_levels"
+    __table_args__ = (sa.Index(None, "store_id", "inventory_item_external_id"),)
+
+    inventory_item_external_id: Mapped[str]
+    location_external_id: Mapped[str]
+    available: Mapped[int]
+    on_hand: Mapped[int]
+    committed: Mapped[int]
+    incoming: Mapped[int]
+
+
+class InventoryCorrection(Base):
+    """A stock count made on our side, to be written to the platform once: recorded before it is sent.
+
+    `pending` -> `applied` | `stale` (the platform's quantity was not `change_from_quantity`; it stands in
+    `found_quantity`; never forced) | `rejected` (the platform refuses it: `error`). Insert a row to correct stock.
+    """
+
+    __tablename__ = "inventory_corrections"
+    __table_args__ = (
+        sa.CheckConstraint("status IN ('pending', 'applied', 'stale', 'rejected')", name="status"),
+        sa.CheckConstraint("quantity >= 0", name="quantity"),
+        sa.Index(None, "store_id", "id", postgresql_where=sa.text("status = 'pending'")),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    inventory_item_external_id: Mapped[str]
+    location_external_id: Mapped[str]
+    change_from_quantity: Mapped[int] = mapped_column(comment="what `available` was when it was counted")
+    quantity: Mapped[int] = mapped_column(comment="what `available` is to be")
+    reason: Mapped[str] = mapped_column(server_default="correction")
+    idempotency_key: Mapped[str] = mapped_column(
+        unique=True, server_default=sa.text("gen_random_uuid()::text")
+    )
+    status: Mapped[str] = mapped_column(server_default="pending")
+    found_quantity: Mapped[int | None]
+    error: Mapped[dict[str, Any] | None]
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    settled_at: Mapped[datetime | None]
+
+
+class SyncState(Base):
+    """One unit of work: a resource of a store. Says when it is due, who has it, how often it failed."""
+
+    __tablename__ = "sync_states"
+    __table_args__ = (sa.Index(None, "next_due_at", "store_id"),)
+
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"), primary_key=True)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    next_due_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    lease_owner: Mapped[str | None] = mapped_column(comment="one claim of one run")
+    lease_expires_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(server_default="0", comment="failures since the last success")
+    cursor: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    last_error: Mapped[dict[str, Any] | None]
+    last_succeeded_at: Mapped[datetime | None]
+    last_full_at: Mapped[datetime | None]
+
+
+class SyncAttempt(Base):
+    """One try at one unit of work, kept as history. Counts grow while it runs."""
+
+    __tablename__ = "sync_attempts"
+    __table_args__ = (
+        sa.CheckConstraint(
+            "status IN ('running', 'succeeded', 'failed', 'released', 'abandoned')", name="status"
+        ),
+        sa.Index(None, "store_id", "resource", "started_at"),
+        sa.Index(None, "started_at"),
+        sa.Index(None, "run_id"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    run_id: Mapped[str]
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    resource: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="running")
+    full_pass: Mapped[bool] = mapped_column(server_default=sa.false())
+    started_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    finished_at: Mapped[datetime | None]
+    pages: Mapped[int] = mapped_column(server_default="0")
+    rows_read: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    inserted: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    updated: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    unchanged: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    deleted: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    rejected: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    error: Mapped[dict[str, Any] | None]
+
+
+class RejectedRow(Base):
+    """A source row that could not be loaded, kept with its reason until it loads or is gone at the source."""
+
+    __tablename__ = "rejected_rows"
+    __table_args__ = (sa.UniqueConstraint("store_id", "resource", "external_id"),)
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    resource: Mapped[str]
+    external_id: Mapped[str] = mapped_column(comment="the vendor's id; a digest of the row where it has none")
+    reason: Mapped[str]
+    payload: Mapped[bytes] = mapped_column(comment="the source row, encrypted: it may hold personal data")
+    times_seen: Mapped[int] = mapped_column(server_default="1")
+    first_seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())

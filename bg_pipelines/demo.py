@@ -1,0 +1,292 @@
+"""The demo: everything on one machine, with sandbox stores, every job run once through Dagster.
+
+It is also the smoke test: at the end what the database holds is compared with what the sandbox holds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.database.secrets import cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.settings import load_settings
+
+STOP_SECONDS = 15
+JOBS = ("store_sync", "inventory_sync")
+TABLES = {
+    "stores": "stores",
+    "locations": "locations",
+    "products": "products",
+    "product_variants": "variants",
+    "inventory_levels": "stock levels",
+}
+
+
+def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> int:
+    """Run it; returns the exit code: 0 if every job succeeded and the database equals the sandbox."""
+    project = Path.cwd()
+    if not (project / "dagster.yaml").exists():
+        raise _configuration("run the demo in the project's folder, where dagster.yaml is")
+    settings = load_settings()
+    # For every process that is started from here, wherever it runs.
+    os.environ["BG_HOME_DIR"] = str(settings.home)
+    os.environ["DAGSTER_HOME"] = str(project)
+    if not once:
+        _require_free(port)
+    with ExitStack() as stack:
+        with console.status("starting PostgreSQL"):
+            database = open_database(settings)
+            stack.callback(database.close)
+            database.migrate()
+        with console.status("starting the sandbox"):
+            url = stack.enter_context(_sandbox(sandbox_port))
+        shops = requests.get(f"{url}/sandbox/shops", timeout=10).json()
+        changes = save_stores(database, cipher(settings), [_store(shop) for shop in shops])
+        console.print(
+            f"[bold]{len(shops)} sandbox stores[/] at {url}: {changes.added} added, "
+            f"{changes.updated} updated, {changes.unchanged} unchanged"
+        )
+        names = [shop["name"] for shop in shops]
+        ran = [_run_job(console, database, job, names) for job in JOBS]
+        equal = _summary(console, database, url, shops, ran)
+        if once:
+            return 0 if equal and all(run["success"] for run in ran) else 1
+        _serve_ui(console, stack, port)
+    return 0
+
+
+def _run_job(console: Console, database: Database, name: str, stores: list[str]) -> dict[str, Any]:
+    import dagster as dg
+
+    from bg_pipelines.definitions import defs
+
+    job = defs.resolve_job_def(name)
+    op = next(iter(job.graph.node_dict))
+    config = {
+        # Named, so that a second demo syncs them too, although nothing is due yet.
+        "ops": {op: {"config": {"stores": stores}}},
+        # The run's own log is in the UI; here the progress bar speaks.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    run_id = str(uuid.uuid4())
+    done = threading.Event()
+    with dg.DagsterInstance.get() as instance, _progress(console) as progress:
+        watcher = threading.Thread(
+            target=_watch, args=(database, run_id, progress, name, len(stores), done), daemon=True
+        )
+        watcher.start()
+        try:
+            result = job.execute_in_process(
+                run_config=config,
+                instance=instance,
+                run_id=run_id,
+                tags={"demo": "true"},
+                raise_on_error=False,
+            )
+        finally:
+            done.set()
+            watcher.join()
+    return {"job": name, "run_id": run_id, "success": result.success}
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<15}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("stores, {task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _watch(
+    database: Database, run_id: str, progress: Progress, job: str, total: int, done: threading.Event
+) -> None:
+    """Draw how far the run has come, from `sync_attempts`, where every run keeps it."""
+    task = progress.add_task(job, total=total, rows=0)
+    last = False
+    while not last:
+        last = done.wait(0.2)
+        with suppress(IntegrationError), database.transaction() as connection:
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM (SELECT 1 FROM sync_attempts WHERE run_id = %(run)s GROUP BY store_id "
+                "HAVING bool_and(status <> 'running')) finished), "
+                "(SELECT coalesce(sum(rows_read), 0) FROM sync_attempts WHERE run_id = %(run)s)",
+                {"run": run_id},
+            ).fetchone()
+            if row:
+                progress.update(task, completed=row[0], rows=int(row[1]))
+
+
+def _summary(
+    console: Console, database: Database, url: str, shops: list[dict[str, Any]], ran: list[dict[str, Any]]
+) -> bool:
+    """Print what was loaded and whether it equals the sandbox; returns whether it does."""
+    held_there: dict[str, dict[tuple[str, str], str]] = {table: {} for table in TABLES}
+    for shop in shops:
+        export = requests.get(f"{url}/sandbox/shops/{shop['domain']}/export", timeout=30).json()
+        for name in TABLES:
+            rows = [export["shop"]] if name == "stores" else export[name]
+            for row in rows:
+                if row.get("isActive", True) or name == "locations":
+                    held_there[name][shop["domain"], row["id"]] = row["updatedAt"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "sandbox", "database", "inserted", "updated", "deleted", "unchanged", "rejected"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    equal = True
+    changed = 0
+    domains = [shop["domain"] for shop in shops]
+    with database.transaction() as connection:
+        for name, title in TABLES.items():
+            key = "s.id = t.id" if name == "stores" else "s.id = t.store_id"
+            here = {
+                (domain, external_id): updated_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+                for domain, external_id, updated_at in connection.execute(
+                    f"SELECT s.domain, t.external_id, t.source_updated_at FROM {name} t JOIN stores s ON {key} "  # noqa: S608
+                    "WHERE t.deleted_at IS NULL AND t.external_id IS NOT NULL AND s.domain = ANY(%s)",
+                    (domains,),
+                )
+            }
+            counts = (
+                connection.execute(
+                    "SELECT coalesce(sum(inserted), 0), coalesce(sum(updated), 0), coalesce(sum(deleted), 0), "
+                    "coalesce(sum(unchanged), 0), coalesce(sum(rejected), 0) FROM sync_attempts "
+                    "WHERE run_id = ANY(%s) AND resource = %s",
+                    ([run["run_id"] for run in ran], "store" if name == "stores" else name),
+                ).fetchone()
+                or (0,) * 5
+            )
+            same = here == held_there[name]
+            equal = equal and same
+            changed += sum(counts[:3])
+            table.add_row(
+                title,
+                f"{len(held_there[name]):,}",
+                f"{len(here):,}",
+                *(f"{count:,}" for count in counts),
+                style=None if same else "red",
+            )
+    console.print(table)
+    for run in ran:
+        if not run["success"]:
+            console.print(f"[red]{run['job']} failed[/]: run {run['run_id']}, see the UI")
+    verdict = (
+        "[green]the database equals the sandbox[/]"
+        if equal
+        else "[red]the database differs from the sandbox[/]"
+    )
+    console.print(
+        f"{verdict}; {f'{changed:,} rows changed' if changed else 'nothing changed since the last run'}"
+    )
+    return equal
+
+
+def _store(shop: dict[str, Any]) -> NewStore:
+    return NewStore(
+        name=shop["name"],
+        platform="shopify",
+        domain=shop["domain"],
+        tier=shop["tier"],
+        api_url=shop["api_url"],
+        token=shop["token"],
+    )
+
+
+@contextmanager
+def _sandbox(port: int) -> Iterator[str]:
+    """A sandbox in a process of its own, on `port` or, where that is taken, any other; yields its URL."""
+    command = [sys.executable, "-m", "bg_pipelines.sandbox", "--port", str(port if _is_free(port) else 0)]
+    with _child(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise _configuration("the sandbox did not start; run `bg-pipelines sandbox` to see why")
+        yield next(word for word in line.split() if word.startswith("http"))
+
+
+def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
+    """The Dagster web UI and daemon, until Ctrl-C."""
+    from importlib.util import find_spec
+
+    assert find_spec("dagster_webserver")
+    webserver = [
+        sys.executable,
+        "-m",
+        "dagster_webserver",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-w",
+        "workspace.yaml",
+    ]
+    daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"]
+    with console.status("starting the Dagster UI"):
+        processes = [
+            stack.enter_context(_child(command, stderr=subprocess.DEVNULL)) for command in (webserver, daemon)
+        ]
+        while _is_free(port) and processes[0].poll() is None:
+            time.sleep(0.2)
+    console.print(
+        f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything)"
+    )
+    while all(process.poll() is None for process in processes):
+        time.sleep(0.3)
+    raise _configuration("a Dagster process ended by itself; `dagster-webserver -w workspace.yaml` shows why")
+
+
+@contextmanager
+def _child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process in a session of its own, ended with all its children when the block is left."""
+    process = subprocess.Popen(command, start_new_session=True, **options)  # noqa: S603 (our own commands)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _require_free(port: int) -> None:
+    if not _is_free(port):
+        raise _configuration(f"port {port} is taken: end what uses it, or give another with --port")
+
+
+def _configuration(message: str) -> IntegrationError:
+    return IntegrationError.of(ErrorType.CONFIGURATION, message, source="demo")

@@ -1,0 +1,162 @@
+"""What can go wrong with a vendor, a store's data or the database, as one structured error.
+
+    IntegrationError                the only exception that jobs, retries and incidents look at
+     |
+     |  transient: the same call may succeed a moment later
+     +-- timeout                    no answer, or not all of it, within the allowed time
+     +-- connection                 refused, reset, cut in the middle, name not found
+     +-- server_error               5xx, or the vendor's own "internal error"
+     +-- throttled                  the vendor asked us to slow down for longer than a worker should wait
+     +-- malformed_response         HTML, half a page, or JSON that lacks what was asked for
+     +-- database                   our PostgreSQL cannot be reached or refused the work
+     +-- lease_lost                 another worker has taken this row over; it will settle it
+     |
+     |  time-dependent: succeeds once somebody else has finished something
+     +-- shop_locked                the platform has locked the shop for now
+     |
+     |  needs a person: the same call never succeeds unchanged
+     +-- credentials                the token or secret is wrong, revoked or expired
+     +-- scopes                     the token may not read or write this
+     +-- payment_required           the shop's plan does not allow it, or a bill is open
+     +-- shop_gone                  no such shop at this address
+     +-- query_rejected             the vendor does not accept the query or its arguments
+     +-- query_too_costly           the query is over the vendor's cost limit even in its smallest page
+     +-- bad_data                   the source sent, or a person asked for, something that cannot be right
+     +-- count_mismatch             rows read and rows accounted for differ: nothing of the batch was kept
+     +-- configuration              a setting, key, address or migration is missing or wrong
+     +-- unknown                    none of these
+
+An error is classified once, where it enters (a vendor client, the database edge). `retries` turns it into
+what happens next; nobody else looks at a status code. Messages and details hold no secret and no personal
+datum: they go into logs, tables and alerts as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class ErrorType(StrEnum):
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    SERVER_ERROR = "server_error"
+    THROTTLED = "throttled"
+    MALFORMED_RESPONSE = "malformed_response"
+    DATABASE = "database"
+    LEASE_LOST = "lease_lost"
+    SHOP_LOCKED = "shop_locked"
+    CREDENTIALS = "credentials"
+    SCOPES = "scopes"
+    PAYMENT_REQUIRED = "payment_required"
+    SHOP_GONE = "shop_gone"
+    QUERY_REJECTED = "query_rejected"
+    QUERY_TOO_COSTLY = "query_too_costly"
+    BAD_DATA = "bad_data"
+    COUNT_MISMATCH = "count_mismatch"
+    CONFIGURATION = "configuration"
+    UNKNOWN = "unknown"
+
+
+class Severity(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Kind(NamedTuple):
+    """What an error type means unless the place that raises it knows better."""
+
+    severity: Severity
+    recoverable: bool
+
+
+KINDS: dict[ErrorType, Kind] = {
+    ErrorType.TIMEOUT: Kind(Severity.MEDIUM, True),
+    ErrorType.CONNECTION: Kind(Severity.MEDIUM, True),
+    ErrorType.SERVER_ERROR: Kind(Severity.MEDIUM, True),
+    ErrorType.THROTTLED: Kind(Severity.LOW, True),
+    ErrorType.MALFORMED_RESPONSE: Kind(Severity.MEDIUM, True),
+    ErrorType.DATABASE: Kind(Severity.CRITICAL, True),
+    ErrorType.LEASE_LOST: Kind(Severity.LOW, True),
+    ErrorType.SHOP_LOCKED: Kind(Severity.HIGH, True),
+    ErrorType.CREDENTIALS: Kind(Severity.HIGH, False),
+    ErrorType.SCOPES: Kind(Severity.HIGH, False),
+    ErrorType.PAYMENT_REQUIRED: Kind(Severity.HIGH, False),
+    ErrorType.SHOP_GONE: Kind(Severity.HIGH, False),
+    ErrorType.QUERY_REJECTED: Kind(Severity.HIGH, False),
+    ErrorType.QUERY_TOO_COSTLY: Kind(Severity.HIGH, False),
+    ErrorType.BAD_DATA: Kind(Severity.MEDIUM, False),
+    ErrorType.COUNT_MISMATCH: Kind(Severity.CRITICAL, False),
+    ErrorType.CONFIGURATION: Kind(Severity.HIGH, False),
+    ErrorType.UNKNOWN: Kind(Severity.MEDIUM, True),
+}
+
+
+class IntegrationError(Exception):
+    """A failure of an integration, with what is needed to decide what happens next.
+
+    `message` is a sentence a person can act on. `error_type` is one of `ErrorType`, `severity` one of
+    `Severity`; `recoverable` tells whether the same work may succeed later without a person; `source` names
+    who failed (a vendor, "database", "settings"); `details` are JSON-ready facts (status, request id, retry
+    delay in seconds). Raises ValueError for an error type or severity that does not exist.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_type: str = "unknown",
+        severity: str = "medium",
+        recoverable: bool = True,
+        source: str = "integration",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_type = ErrorType(error_type)
+        self.severity = Severity(severity)
+        self.recoverable = recoverable
+        self.source = source
+        self.details = dict(details or {})
+
+    @classmethod
+    def of(
+        cls,
+        error_type: ErrorType,
+        message: str,
+        *,
+        source: str = "integration",
+        details: Mapping[str, Any] | None = None,
+    ) -> IntegrationError:
+        """An error of this type with the severity and recoverability of its kind."""
+        kind = KINDS[error_type]
+        return cls(
+            message,
+            error_type=error_type,
+            severity=kind.severity,
+            recoverable=kind.recoverable,
+            source=source,
+            details=details,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: the shape in which an error is kept in a row and shown to people."""
+        return {
+            "error_type": self.error_type.value,
+            "severity": self.severity.value,
+            "recoverable": self.recoverable,
+            "source": self.source,
+            "message": self.message,
+            "details": self.details,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call IntegrationError(message) and lose the rest between processes.
+        return _rebuild, (self.as_dict(),)
+
+
+def _rebuild(state: dict[str, Any]) -> IntegrationError:
+    return IntegrationError(state.pop("message"), **state)

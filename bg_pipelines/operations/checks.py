@@ -1,0 +1,85 @@
+"""`bg-pipelines check`: everything that would keep the jobs from working, in one list, before they run."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import sqlalchemy as sa
+
+from bg_pipelines import platforms
+from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
+from bg_pipelines.database.models import Store
+from bg_pipelines.database.secrets import Cipher, cipher
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.settings import Settings, load_settings
+
+_STORES_AT_ONCE = 16
+
+
+def find_faults() -> list[str]:
+    """One sentence for each fault of settings, key, databases, migrations and each store's access; empty if all is well."""
+    try:
+        settings = load_settings()
+    except IntegrationError as error:
+        return [error.message]
+    faults = _unknown_variables()
+    key: Cipher | None = None
+    database: Database | None = None
+    try:
+        key = cipher(settings)
+    except IntegrationError as error:
+        faults.append(error.message)
+    try:
+        database = open_database(settings)
+        database.require_migrated()
+    except IntegrationError as error:
+        faults.append(f"database: {error.message}")
+    try:
+        dagster = Database(dagster_storage_url(settings))
+        with dagster.transaction():
+            pass
+        dagster.close()
+    except IntegrationError as error:
+        faults.append(f"Dagster's storage: {error.message}")
+    if key is not None and database is not None and not any(f.startswith("database:") for f in faults):
+        faults += _store_faults(database, key, settings)
+    if database is not None:
+        database.close()
+    return faults
+
+
+def _unknown_variables() -> list[str]:
+    known = [f"BG_{name.upper()}" for name in Settings.model_fields]
+    # Tests and builds use these two; nothing of the product reads them.
+    unknown = [name for name in os.environ if name.startswith("BG_") and name not in (*known, "BG_VENDOR_SPECS")]
+    return [
+        f"{name}: no such setting" + "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, known, 1))
+        for name in sorted(unknown)
+    ]
+
+
+def _store_faults(database: Database, key: Cipher, settings: Settings) -> list[str]:
+    with database.session() as session:
+        stores = session.scalars(
+            sa.select(Store).where(Store.paused_at.is_(None), Store.deleted_at.is_(None)).order_by(Store.name)
+        ).all()
+        session.expunge_all()
+
+    def check(store: Store) -> list[str]:
+        try:
+            access = platforms.StoreAccess(
+                store.name, store.platform, store.domain, store.api_url, key.decrypt(store.credentials)
+            )
+            platform = platforms.connect(access, api_version=settings.shopify_api_version, sleep=time.sleep)
+        except IntegrationError as error:
+            return [f"store {store.name}: {error.message}"]
+        try:
+            return [f"store {store.name}: {fault}" for fault in platform.faults()]
+        finally:
+            platform.close()
+
+    with ThreadPoolExecutor(_STORES_AT_ONCE) as pool:
+        return [fault for faults in pool.map(check, stores) for fault in faults]

@@ -1,0 +1,288 @@
+"""Stores as a person manages them: add, import from CSV, list, pause, resume.
+
+Adding a store that is there updates it; what is the same changes nothing. Tokens are encrypted before they reach
+the database and are never shown again.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.models import Store, SyncState
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms import PLATFORMS
+from bg_pipelines.platforms.base import Resource
+from bg_pipelines.queues import TIERS
+
+DEFAULT_TIER = 2
+SECRETS = ("token", "client_id", "client_secret")
+REQUIRED_COLUMNS = ("name", "platform", "domain")
+COLUMNS = (*REQUIRED_COLUMNS, "tier", "api_url", *SECRETS)
+
+
+@dataclass(frozen=True)
+class NewStore:
+    """A store as a person gives it: a token, or a client id and secret."""
+
+    name: str
+    platform: str
+    domain: str
+    tier: int = DEFAULT_TIER
+    api_url: str | None = None
+    token: str | None = field(default=None, repr=False)
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+
+    def credentials(self) -> dict[str, str]:
+        if self.token:
+            return {"access_token": self.token}
+        return {"client_id": self.client_id or "", "client_secret": self.client_secret or ""}
+
+
+class Fault(NamedTuple):
+    """What is wrong with one value: its line in the file (None outside a file), its column, and the remedy."""
+
+    line: int | None
+    column: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}, " if self.line else ""
+        return f"{place}{self.column}: {self.message}"
+
+
+class Changes(NamedTuple):
+    added: int
+    updated: int
+    unchanged: int
+
+
+def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
+    """Everything that is wrong with a store's values. Secrets are never repeated."""
+    faults = []
+
+    def fault(column: str, message: str) -> None:
+        faults.append(Fault(line, column, message))
+
+    if not store.name or len(store.name) > 100:
+        fault("name", "give a name of 1 to 100 characters")
+    if store.platform not in PLATFORMS:
+        fault("platform", f"{store.platform!r} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}")
+    if not re.fullmatch(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", store.domain):
+        fault("domain", f"{store.domain!r} is not a domain; give it like harbor.myshopify.com, without https://")
+    if store.tier not in TIERS:
+        fault("tier", f"{store.tier} is not one of: {', '.join(map(str, TIERS))}")
+    if store.api_url is not None and not _is_url(store.api_url):
+        fault("api_url", f"{store.api_url!r} is not an address like https://harbor.myshopify.com")
+    given = [name for name in SECRETS if getattr(store, name)]
+    if given not in (["token"], ["client_id", "client_secret"]):
+        fault("token", f"give either token, or client_id and client_secret; given: {', '.join(given) or 'none'}")
+    faults += [
+        Fault(line, name, "holds white space; paste it again")
+        for name in given
+        if re.search(r"\s", getattr(store, name))
+    ]
+    return faults
+
+
+def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) -> Changes:
+    """Add or update stores, all or none. A store is known by its platform and domain.
+
+    A new store is due at once, and so is one whose access has changed. Raises IntegrationError (bad_data) with
+    every fault.
+    """
+    faults = [fault for store in stores for fault in check_store(store)]
+    with database.session() as session:
+        faults += [Fault(None, "name", message) for message in _taken_names(session, stores)]
+        if faults:
+            raise _bad_data(faults)
+        outcomes = [_save(session, cipher, store) for store in stores]
+    return Changes(outcomes.count("added"), outcomes.count("updated"), outcomes.count("unchanged"))
+
+
+def read_csv(path: Path) -> list[NewStore]:
+    """Stores from a CSV file with a header. Raises IntegrationError (bad_data) listing every fault by line and column."""
+    try:
+        # As text and without guessing: pandas would read "NA" as nothing and 007 as 7.
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False)
+    except FileNotFoundError:
+        raise _bad_data([Fault(None, str(path), "there is no such file")]) from None
+    except UnicodeDecodeError:
+        raise _bad_data([Fault(None, str(path), "is not UTF-8; save it as CSV UTF-8")]) from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        raise _bad_data([Fault(None, str(path), f"is not CSV: {str(error).strip()}")]) from None
+    frame.columns = [str(column).strip().lower().removeprefix("\ufeff") for column in frame.columns]
+    faults = [
+        Fault(1, column, f"no such column; there are: {', '.join(COLUMNS)}{_meant(column, COLUMNS)}")
+        for column in frame.columns
+        if column not in COLUMNS
+    ]
+    faults += [Fault(1, column, "this column is missing") for column in REQUIRED_COLUMNS if column not in frame.columns]
+    faults += [Fault(1, column, "this column is there twice") for column in frame.columns[frame.columns.duplicated()]]
+    if faults:
+        raise _bad_data(faults)
+    frame = frame.apply(lambda column: column.str.strip())
+    # What a person sees: the header is line 1. (A quoted line break would shift it; values here have none.)
+    frame.index = pd.RangeIndex(2, len(frame) + 2)
+    frame = frame[(frame != "").any(axis="columns")]
+    stores = {int(line): _from_row(row) for line, row in zip(frame.index, frame.to_dict("records"), strict=True)}
+    faults = [fault for line, store in stores.items() for fault in check_store(store, line)]
+    for columns in (["name"], ["platform", "domain"]):
+        groups = frame.groupby(columns, sort=False).indices
+        for rows in groups.values():
+            lines = [int(frame.index[i]) for i in rows]
+            faults += [Fault(line, columns[-1], f"is already on line {lines[0]}") for line in lines[1:]]
+    if not len(frame):
+        faults.append(Fault(2, "name", "the file has no stores"))
+    if faults:
+        raise _bad_data(sorted(faults, key=lambda fault: (fault.line or 0, fault.column)))
+    return list(stores.values())
+
+
+class StoreRow(NamedTuple):
+    """A store as `stores list` shows it."""
+
+    name: str
+    platform: str
+    domain: str
+    tier: int
+    state: str
+    last_synced_at: datetime | None
+    error: str | None
+
+
+def list_stores(database: Database) -> list[StoreRow]:
+    """All stores by name, with the oldest of their last successes and the newest error."""
+    query = sa.text(
+        "SELECT s.name, s.platform, s.domain, s.tier, CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
+        "WHEN max(y.attempts) > 0 THEN 'failing' WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' "
+        "ELSE 'new' END, min(y.last_succeeded_at), max(y.last_error ->> 'message') "
+        "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id GROUP BY s.id ORDER BY s.name"
+    )
+    with database.session() as session:
+        return [StoreRow(*row) for row in session.execute(query)]
+
+
+def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
+    """Pause or resume stores by name; returns how many that changed. Raises IntegrationError (bad_data)."""
+    with database.session() as session:
+        known = set(session.scalars(sa.select(Store.name)))
+        unknown = [Fault(None, name, f"no such store{_meant(name, known)}") for name in names if name not in known]
+        if unknown:
+            raise _bad_data(unknown)
+        condition = Store.paused_at.is_(None) if paused else Store.paused_at.is_not(None)
+        result = session.execute(
+            sa.update(Store)
+            .where(Store.name.in_(names), condition)
+            .values(paused_at=sa.func.now() if paused else None)
+            .returning(Store.id)
+        )
+        return len(result.all())
+
+
+def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
+    store = session.scalar(sa.select(Store).where(Store.platform == new.platform, Store.domain == new.domain))
+    if store is None:
+        store = Store(
+            name=new.name,
+            platform=new.platform,
+            domain=new.domain,
+            tier=new.tier,
+            api_url=new.api_url,
+            credentials=cipher.encrypt(new.credentials()),
+        )
+        session.add(store)
+        session.flush()
+        _make_due(session, store.id)
+        return "added"
+    access_changed = store.api_url != new.api_url or not _same_credentials(cipher, store.credentials, new)
+    if not access_changed and (store.name, store.tier) == (new.name, new.tier):
+        return "unchanged"
+    store.name, store.tier, store.api_url = new.name, new.tier, new.api_url
+    if access_changed:
+        store.credentials = cipher.encrypt(new.credentials())
+        _make_due(session, store.id)
+    return "updated"
+
+
+def _same_credentials(cipher: Cipher, stored: bytes, new: NewStore) -> bool:
+    try:
+        held: dict[str, Any] = cipher.decrypt(stored)
+    except IntegrationError:
+        return False  # encrypted with a key that is lost: giving the token again is the remedy
+    given = new.credentials()
+    # A renewed access token stands beside the client's id and secret.
+    return {key: held.get(key) for key in given} == given and ("client_secret" in held) == ("client_secret" in given)
+
+
+def _make_due(session: Session, store_id: int) -> None:
+    rows = [{"store_id": store_id, "resource": resource.value} for resource in Resource]
+    statement = insert(SyncState).values(rows)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["store_id", "resource"],
+            set_={"next_due_at": sa.func.least(SyncState.next_due_at, sa.func.now())},
+        )
+    )
+
+
+def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
+    by_name = {store.name: store for store in stores}
+    held = session.execute(
+        sa.select(Store.name, Store.platform, Store.domain).where(Store.name.in_(by_name))
+    ).all()
+    return [
+        f"{name!r} is the name of {domain} already; choose another"
+        for name, platform, domain in held
+        if (by_name[name].platform, by_name[name].domain) != (platform, domain)
+    ]
+
+
+def _from_row(row: dict[Any, str]) -> NewStore:
+    tier = row.get("tier") or str(DEFAULT_TIER)
+    return NewStore(
+        name=row["name"],
+        platform=row["platform"].lower(),
+        domain=row["domain"].lower(),
+        tier=int(tier) if tier.isascii() and tier.isdigit() else -1,
+        api_url=row.get("api_url") or None,
+        token=row.get("token") or None,
+        client_id=row.get("client_id") or None,
+        client_secret=row.get("client_secret") or None,
+    )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _meant(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _bad_data(faults: Sequence[Fault]) -> IntegrationError:
+    lines = "\n".join(f"  {fault}" for fault in faults)
+    plural = "s" if len(faults) > 1 else ""
+    return IntegrationError.of(
+        ErrorType.BAD_DATA, f"{len(faults)} fault{plural}, nothing was changed:\n{lines}", source="stores"
+    )

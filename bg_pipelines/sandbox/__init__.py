@@ -1,0 +1,12 @@
+"""The sandbox: a separate program that speaks the vendors' APIs on loopback, to try and test the product over HTTP.
+
+It imports nothing from the rest of the product, so what it answers owes nothing to what the product expects.
+"""
+
+from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines.sandbox.server import Sandbox, serve
+from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.world import World
+
+__all__ = ["Fault", "RejectedError", "Request", "Sandbox", "Shop", "World", "serve"]

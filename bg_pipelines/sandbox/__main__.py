@@ -1,0 +1,33 @@
+"""Start the sandbox from the command line: `python -m bg_pipelines.sandbox --port 4010`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bg_pipelines.sandbox import RejectedError, serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bg_pipelines.sandbox", description=__doc__)
+    parser.add_argument("--port", type=int, default=4010, help="0 takes a free one (default: 4010)")
+    parser.add_argument("--shops", type=int, default=12, help="how many shops (default: 12)")
+    parser.add_argument(
+        "--variants", type=int, default=3000, help="product variants in all shops together (3000)"
+    )
+    parser.add_argument("--seed", type=int, default=7, help="the same seed makes the same shops (default: 7)")
+    parser.add_argument(
+        "--change-every", type=float, default=0.0, help="seconds between random edits; 0: none"
+    )
+    parser.add_argument(
+        "--search-lag", type=float, default=0.0, help="seconds by which updated_at searches lag"
+    )
+    try:
+        return serve(**vars(parser.parse_args()))
+    except RejectedError as error:
+        sys.stderr.write(f"sandbox: --{error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

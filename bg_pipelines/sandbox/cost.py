@@ -1,0 +1,213 @@
+"""Price a query and meter a shop's budget, with a simple model of the vendor's.
+
+A scalar costs 0, an object 1, a connection 2 + (rows x cost of one row) / 10 rounded up, a mutation 10. The
+requested cost assumes that every page is full; the actual cost counts the rows of the answer, and the
+difference is given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    GraphQLObjectType,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    OperationType,
+    SelectionSetNode,
+    ValueNode,
+    VariableNode,
+    get_named_type,
+    value_from_ast_untyped,
+)
+
+OBJECT_COST = 1
+CONNECTION_COST = 2
+MUTATION_COST = 10
+ROWS_PER_POINT = 10
+MAX_QUERY_COST = 1000
+
+
+@dataclass(slots=True)
+class Part:
+    """One field of a query that costs something."""
+
+    name: str
+    key: str
+    kind: str
+    rows: int = 0
+    after: str | None = None
+    parts: list[Part] = field(default_factory=list)
+
+    def requested(self) -> int:
+        if self.kind == "mutation":
+            return MUTATION_COST
+        if self.kind == "connection":
+            return CONNECTION_COST + math.ceil(self.rows * self.row_cost() / ROWS_PER_POINT)
+        return OBJECT_COST + sum(part.requested() for part in self.parts)
+
+    def row_cost(self) -> int:
+        return OBJECT_COST + sum(part.requested() for part in self.parts)
+
+    def actual(self, value: Any) -> tuple[int, int]:
+        """The cost of the answer that came, and the number of rows in its connections."""
+        if self.kind == "mutation":
+            return MUTATION_COST, 0
+        if value is None:
+            return (OBJECT_COST if self.kind == "object" else CONNECTION_COST), 0
+        if self.kind == "object":
+            # A list of objects costs as one: it comes with its parent.
+            cost, count = self.below(value[0] if isinstance(value, list) and value else value)
+            return OBJECT_COST + cost, count
+        rows = rows_of(value)
+        if not any(part.has_connection() for part in self.parts):
+            return CONNECTION_COST + math.ceil(len(rows) * self.row_cost() / ROWS_PER_POINT), len(rows)
+        total, count = 0, len(rows)
+        for row in rows:
+            cost, below = self.below(row)
+            total += OBJECT_COST + cost
+            count += below
+        return CONNECTION_COST + math.ceil(total / ROWS_PER_POINT), count
+
+    def below(self, value: Any) -> tuple[int, int]:
+        cost = count = 0
+        if isinstance(value, dict):
+            for part in self.parts:
+                part_cost, part_count = part.actual(value.get(part.key))
+                cost += part_cost
+                count += part_count
+        return cost, count
+
+    def has_connection(self) -> bool:
+        return self.kind == "connection" or any(part.has_connection() for part in self.parts)
+
+
+def rows_of(connection: dict[str, Any]) -> list[Any]:
+    rows = connection.get("nodes")
+    if rows is None:
+        rows = [edge.get("node") for edge in connection.get("edges") or []]
+    return list(rows)
+
+
+class Pricing:
+    """Break one operation into the parts that cost."""
+
+    def __init__(self, schema: GraphQLSchema, document: DocumentNode, variables: dict[str, Any]) -> None:
+        self.schema = schema
+        self.variables = variables
+        self.fragments = {
+            node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
+        }
+
+    def parts(self, operation: OperationDefinitionNode) -> list[Part]:
+        for definition in operation.variable_definitions or ():
+            name = definition.variable.name.value
+            if definition.default_value is not None and name not in self.variables:
+                self.variables = {**self.variables, name: value_from_ast_untyped(definition.default_value)}
+        root = self.schema.get_root_type(operation.operation)
+        if root is None:
+            return []
+        parts = self.below(root, operation.selection_set)
+        if operation.operation is OperationType.MUTATION:
+            for part in parts:
+                part.kind = "mutation"
+        return parts
+
+    def below(self, parent: GraphQLObjectType, selections: SelectionSetNode | None) -> list[Part]:
+        parts: list[Part] = []
+        for selected in self.fields(selections):
+            definition = parent.fields.get(selected.name.value)
+            kind = get_named_type(definition.type) if definition else None
+            if not isinstance(kind, GraphQLObjectType):
+                continue
+            key = selected.alias.value if selected.alias else selected.name.value
+            part = Part(name=selected.name.value, key=key, kind="object")
+            if kind.name.endswith("Connection"):
+                arguments = {
+                    argument.name.value: self.value(argument.value) for argument in selected.arguments
+                }
+                part.kind = "connection"
+                part.rows = whole(arguments.get("first")) or whole(arguments.get("last"))
+                part.after = arguments.get("after")
+                part.parts = self.of_rows(kind, selected.selection_set)
+            else:
+                part.parts = self.below(kind, selected.selection_set)
+            parts.append(part)
+        return parts
+
+    def of_rows(self, connection: GraphQLObjectType, selections: SelectionSetNode | None) -> list[Part]:
+        row = get_named_type(connection.fields["nodes"].type)
+        assert isinstance(row, GraphQLObjectType)
+        parts: list[Part] = []
+        for selected in self.fields(selections):
+            if selected.name.value == "nodes":
+                parts += self.below(row, selected.selection_set)
+            elif selected.name.value == "edges":
+                for inner in self.fields(selected.selection_set):
+                    if inner.name.value == "node":
+                        parts += self.below(row, inner.selection_set)
+        return parts
+
+    def fields(self, selections: SelectionSetNode | None) -> Iterator[FieldNode]:
+        for selection in selections.selections if selections else ():
+            if isinstance(selection, FieldNode):
+                yield selection
+            elif isinstance(selection, InlineFragmentNode):
+                yield from self.fields(selection.selection_set)
+            else:
+                fragment = self.fragments.get(getattr(selection, "name").value)  # noqa: B009
+                yield from self.fields(fragment.selection_set if fragment else None)
+
+    def value(self, node: ValueNode) -> Any:
+        if isinstance(node, VariableNode):
+            return self.variables.get(node.name.value)
+        return value_from_ast_untyped(node)
+
+
+def whole(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+class Bucket:
+    """A leaky bucket: `maximum` points, `restore` of them come back every second."""
+
+    def __init__(self, maximum: float, restore: float, now: float) -> None:
+        self.maximum = maximum
+        self.restore = restore
+        self.available = maximum
+        self.at = now
+
+    def resize(self, maximum: float, restore: float) -> None:
+        self.maximum, self.restore, self.available = maximum, restore, maximum
+
+    def refill(self, now: float) -> None:
+        self.available = min(self.maximum, self.available + max(0.0, now - self.at) * self.restore)
+        self.at = now
+
+    def take(self, points: float, now: float) -> bool:
+        self.refill(now)
+        if points > self.available:
+            return False
+        self.available -= points
+        return True
+
+    def give_back(self, points: float) -> None:
+        self.available = min(self.maximum, self.available + points)
+
+    def report(self, requested: int, actual: int | None) -> dict[str, Any]:
+        return {
+            "requestedQueryCost": requested,
+            "actualQueryCost": actual,
+            "throttleStatus": {
+                "maximumAvailable": float(self.maximum),
+                "currentlyAvailable": int(self.available),
+                "restoreRate": float(self.restore),
+            },
+        }

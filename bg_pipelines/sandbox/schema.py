@@ -1,0 +1,36 @@
+"""Join the SDL with the resolvers of every part of the API. A new part is a module with RESOLVERS, named here."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from graphql import GraphQLObjectType, GraphQLSchema, build_schema
+
+from bg_pipelines.sandbox import account, catalogue, inventory
+from bg_pipelines.sandbox.connections import edges
+
+PARTS = (account, catalogue, inventory)
+
+
+def sdl() -> str:
+    return files("bg_pipelines.sandbox").joinpath("schema.graphql").read_text(encoding="utf-8")
+
+
+@cache
+def admin_schema() -> GraphQLSchema:
+    schema = build_schema(sdl())
+    for part in PARTS:
+        for place, resolve in part.RESOLVERS.items():
+            type_name, field_name = place.split(".")
+            object_type(schema, type_name).fields[field_name].resolve = resolve
+    for name in schema.type_map:
+        if name.endswith("Connection"):
+            object_type(schema, name).fields["edges"].resolve = edges
+    return schema
+
+
+def object_type(schema: GraphQLSchema, name: str) -> GraphQLObjectType:
+    kind = schema.type_map[name]
+    assert isinstance(kind, GraphQLObjectType)
+    return kind

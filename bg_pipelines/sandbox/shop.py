@@ -1,0 +1,95 @@
+"""One shop of the sandbox: its store, its access, its budget, its faults and the log of what was asked of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bg_pipelines.sandbox import edits
+from bg_pipelines.sandbox.access import Access
+from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.cost import Bucket
+from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines.sandbox.seed import dice, make_store, tier_of
+from bg_pipelines.sandbox.table import Node
+
+BUDGET = 2000.0
+RESTORE_PER_SECOND = 100.0
+REQUESTS_KEPT = 10_000
+
+
+@dataclass
+class Request:
+    """One request of the product. `status` is None when the connection was cut instead of an answer."""
+
+    number: int
+    at: str
+    domain: str
+    operation: str
+    status: int | None
+    fault: str | None
+    requested_cost: int
+    nodes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Shop:
+    """Everything that happens to a shop holds its `lock`, so that a mutation is applied whole or not at all."""
+
+    def __init__(self, index: int, variants: int, seed: int, clock: Clock) -> None:
+        self.lock = threading.RLock()
+        self.clock = clock
+        self.index = index
+        self.tier = tier_of(index)
+        self.store = make_store(index, variants, seed, clock)
+        self.domain: str = self.store.shop["myshopifyDomain"]
+        self.name: str = self.store.shop["name"]
+        self.access = Access(seed, self.domain, clock)
+        self.bucket = Bucket(BUDGET, RESTORE_PER_SECOND, clock.seconds())
+        self.faults: list[Fault] = []
+        self.requests: deque[Request] = deque(maxlen=REQUESTS_KEPT)
+        self.search_lag_seconds = 0.0
+        self.random = dice(seed, "changes", index)
+        # What inventorySetQuantities was told and what it answered, by idempotency key.
+        self.idempotent: dict[str, tuple[bytes, Node, float]] = {}
+        self.applied = 0
+        self.base_url = ""
+
+    @property
+    def token(self) -> str:
+        return self.access.token
+
+    @property
+    def api_url(self) -> str:
+        """What the product is given in place of https://SHOP: it adds /admin/api/VERSION/graphql.json."""
+        return f"{self.base_url}/{self.domain}"
+
+    def export(self) -> dict[str, Any]:
+        with self.lock:
+            return self.store.export()
+
+    def edit(self, name: str, **fields: Any) -> Node:
+        with self.lock:
+            return edits.apply(self, name, fields)
+
+    def change(self, count: int) -> list[dict[str, str]]:
+        with self.lock:
+            return edits.change_at_random(self, count)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "domain": self.domain,
+            "tier": self.tier,
+            "token": self.token,
+            "client_id": self.access.client_id,
+            "client_secret": self.access.client_secret,
+            "api_url": self.api_url,
+            "products": len(self.store.products),
+            "variants": len(self.store.variants),
+            "applied": self.applied,
+        }

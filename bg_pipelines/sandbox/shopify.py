@@ -1,0 +1,245 @@
+"""Answer as the Shopify Admin API does: tokens, versions, budget, documents and the faults in their place."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from graphql import GraphQLError, OperationDefinitionNode, get_operation_ast
+
+from bg_pipelines.sandbox import errors
+from bg_pipelines.sandbox.cost import MAX_QUERY_COST, Part, Pricing
+from bg_pipelines.sandbox.exchange import Answer, Incoming, as_html, as_json
+from bg_pipelines.sandbox.execution import execute, read
+from bg_pipelines.sandbox.faults import STATUSES, Fault, first_to_bite
+from bg_pipelines.sandbox.schema import admin_schema
+from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.world import World
+
+VERSIONS = ("2026-07",)
+
+
+@dataclass
+class Call:
+    """One GraphQL request while it is answered."""
+
+    text: str
+    name: str
+    variables: dict[str, Any]
+    operation_name: str | None
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    requested: int = 0
+    nodes: int = 0
+    parts: list[Part] = field(default_factory=list)
+
+
+class Shopify:
+    """The vendor's side of every shop of a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def answer(self, incoming: Incoming) -> Answer:
+        domain, _, rest = incoming.path.strip("/").partition("/")
+        shop = self.world.shops.get(domain)
+        if shop is None:
+            return as_json(404, errors.BY_STATUS[404])
+        if rest == "admin/oauth/access_token":
+            return self.grant(shop, incoming)
+        place = rest.split("/")
+        if (
+            len(place) != 4
+            or place[:2] != ["admin", "api"]
+            or place[3] != "graphql.json"
+            or place[2] not in VERSIONS
+        ):
+            return as_json(404, errors.BY_STATUS[404])
+        if incoming.method != "POST":
+            return as_json(405, {"errors": "Method Not Allowed"})
+        answer = self.graphql(shop, incoming)
+        answer.headers["X-Shopify-API-Version"] = place[2]
+        return answer
+
+    def grant(self, shop: Shop, incoming: Incoming) -> Answer:
+        if incoming.method != "POST":
+            return as_json(405, {"errors": "Method Not Allowed"})
+        form = read_form(incoming)
+        with shop.lock:
+            fault = first_to_bite(shop.faults, "access_token", "")
+            if fault is not None and fault.kind in STATUSES:
+                answer = by_status(fault)
+            elif fault is not None and fault.kind == "cut":
+                answer = Answer(200, delivery="cut")
+            else:
+                answer = delivered(as_json(*shop.access.grant(form)), fault)
+            self.log(shop, "access_token", answer, fault)
+        return answer
+
+    def graphql(self, shop: Shop, incoming: Incoming) -> Answer:
+        call = read_call(incoming)
+        with shop.lock:
+            if not shop.access.allows(incoming.headers.get("X-Shopify-Access-Token")):
+                answer, fault = as_json(401, errors.BY_STATUS[401]), None
+            elif call is None:
+                answer, fault = as_json(400, errors.BY_STATUS[400]), None
+            else:
+                answer, fault = self.spoiled(shop, call, first_to_bite(shop.faults, call.name, call.text))
+                answer.headers["X-Request-Id"] = call.request_id
+            self.log(shop, call.name if call else "", answer, fault, call)
+        return answer
+
+    def spoiled(self, shop: Shop, call: Call, fault: Fault | None) -> tuple[Answer, Fault | None]:
+        """The answer, and the fault if it really bit."""
+        kind = fault.kind if fault is not None else None
+        if fault is not None and kind in STATUSES:
+            return by_status(fault), fault
+        if kind == "cut":
+            return Answer(200, delivery="cut"), fault
+        if kind == "internal_error":
+            return as_json(200, errors.internal_error(call.request_id)), fault
+        body = self.execute(shop, call, fault)
+        if fault is not None and kind in {"null_field", "bad_value", "missing_page_info", "repeat_cursor"}:
+            # What is shown must not be the shop's own rows: those stay whole.
+            body = orjson.loads(orjson.dumps(body))
+            if not fault.spoil(body, call.parts):
+                fault.bitten -= 1
+                fault = None
+        return delivered(as_json(200, body), fault), fault
+
+    def execute(self, shop: Shop, call: Call, fault: Fault | None) -> dict[str, Any]:
+        document, refused = read(call.text)
+        if document is None:
+            return {"errors": [error.formatted for error in refused]}
+        operation = get_operation_ast(document, call.operation_name)
+        if operation is None:
+            return {"errors": [{"message": f'No operation named "{call.operation_name or ""}"'}]}
+
+        call.parts = Pricing(admin_schema(), document, call.variables).parts(operation)
+        call.requested = sum(part.requested() for part in call.parts)
+        if call.requested > MAX_QUERY_COST:
+            return errors.max_cost_exceeded(call.requested, MAX_QUERY_COST)
+        bucket = shop.bucket
+        if not bucket.take(call.requested, shop.clock.seconds()):
+            return errors.throttled(bucket.report(call.requested, None))
+        if fault is not None and fault.kind == "throttled":
+            bucket.give_back(call.requested)
+            return errors.throttled(bucket.report(call.requested, None))
+        denied = self.denied(shop, [part.name for part in call.parts], fault)
+        if denied is not None:
+            bucket.give_back(call.requested)
+            return errors.access_denied(*denied, bucket.report(call.requested, 0))
+
+        result = execute(shop, document, call.variables, call.operation_name)
+        actual = 0
+        for part in call.parts if result.data is not None else ():
+            cost, nodes = part.actual(result.data.get(part.key) if result.data else None)
+            actual += cost
+            call.nodes += nodes
+        bucket.give_back(call.requested - actual)
+        body: dict[str, Any] = {}
+        if result.errors:
+            body["errors"] = [formatted(error) for error in result.errors]
+        if result.data is not None or any(error.path for error in result.errors or ()):
+            body["data"] = result.data
+        body["extensions"] = {"cost": bucket.report(call.requested, actual)}
+        return body
+
+    def denied(self, shop: Shop, names: list[str], fault: Fault | None) -> tuple[str, str | None] | None:
+        """The root field that is denied, with the scope that it needs."""
+        if fault is not None and fault.kind == "access_denied":
+            return fault.field or (names[0] if names else ""), None
+        return next(((name, scope) for name in names if (scope := shop.access.missing_scope(name))), None)
+
+    def log(
+        self, shop: Shop, name: str, answer: Answer, fault: Fault | None, call: Call | None = None
+    ) -> None:
+        shop.requests.append(
+            Request(
+                number=self.world.next_number(),
+                at=shop.clock.stamp(),
+                domain=shop.domain,
+                operation=name,
+                status=None if answer.delivery == "cut" else answer.status,
+                fault=fault.kind if fault is not None else None,
+                requested_cost=call.requested if call else 0,
+                nodes=call.nodes if call else 0,
+            )
+        )
+
+
+def read_call(incoming: Incoming) -> Call | None:
+    try:
+        content = orjson.loads(incoming.body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("query"), str):
+        return None
+    variables = content.get("variables") or {}
+    name = content.get("operationName") or None
+    if not isinstance(variables, dict) or not isinstance(name, str | None):
+        return None
+    return Call(
+        text=content["query"],
+        name=name or name_in(content["query"]),
+        variables=variables,
+        operation_name=name,
+    )
+
+
+def name_in(text: str) -> str:
+    """The name of a document's first operation, for the log and the faults."""
+    document, _ = read(text)
+    for definition in document.definitions if document else ():
+        if isinstance(definition, OperationDefinitionNode) and definition.name:
+            return definition.name.value
+    return ""
+
+
+def read_form(incoming: Incoming) -> dict[str, Any]:
+    try:
+        content = orjson.loads(incoming.body)
+    except orjson.JSONDecodeError:
+        return dict(parse_qsl(incoming.body.decode("utf-8", "replace")))
+    return content if isinstance(content, dict) else {}
+
+
+def by_status(fault: Fault) -> Answer:
+    status = STATUSES[fault.kind]
+    if fault.kind == "html":
+        return as_html(status, errors.HTML_PAGE)
+    if fault.kind == "bad_gateway":
+        return as_html(status, errors.BAD_GATEWAY_PAGE)
+    answer = as_json(status, errors.BY_STATUS[status])
+    if fault.kind == "too_many_requests":
+        answer.headers["Retry-After"] = f"{fault.seconds:.1f}"
+    return answer
+
+
+def delivered(answer: Answer, fault: Fault | None) -> Answer:
+    """The answer, sent as the fault wants it."""
+    match fault.kind if fault is not None else None:
+        case "slow":
+            answer.wait_seconds = fault.seconds if fault is not None else 0.0
+        case "drip":
+            answer.delivery = "drip"
+            answer.drip_seconds = fault.seconds if fault is not None else 0.0
+        case "half_page":
+            answer.delivery = "half"
+        case "half_json":
+            answer.body = answer.body[: len(answer.body) // 2]
+        case "apply_then_cut":
+            answer.delivery = "cut"
+        case _:
+            pass
+    return answer
+
+
+def formatted(error: GraphQLError) -> dict[str, Any]:
+    content: dict[str, Any] = dict(error.formatted)
+    if error.original_error is not None and not isinstance(error.original_error, GraphQLError):
+        # A bug of the sandbox must not look like an answer of the vendor's.
+        content["extensions"] = {"code": "SANDBOX_BUG", "problem": repr(error.original_error)}
+    return content

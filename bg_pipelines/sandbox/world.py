@@ -1,0 +1,58 @@
+"""Hold every shop of one sandbox, made from a seed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+
+from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.seed import shares
+from bg_pipelines.sandbox.shop import Request, Shop
+
+
+class World:
+    """Shops by their domain.
+
+    `variants` is the total over all shops; `clock` gives seconds since 1970 and is what the rows' times, the
+    budgets and the tokens go by. Two worlds of the same seed, size and clock are equal.
+    """
+
+    def __init__(
+        self,
+        shops: int = 12,
+        variants: int = 3000,
+        seed: int = 7,
+        clock: Callable[[], float] = time.time,
+        search_lag: float = 0.0,
+    ) -> None:
+        if shops < 1:
+            raise RejectedError("shops", "must be 1 or more")
+        if variants < 0:
+            raise RejectedError("variants", "must be 0 or more")
+        self.clock = Clock(clock)
+        self.shops: dict[str, Shop] = {}
+        for index, share in enumerate(shares(shops, variants)):
+            shop = Shop(index, share, seed, self.clock)
+            shop.search_lag_seconds = search_lag
+            self.shops[shop.domain] = shop
+        self._numbers = itertools.count(1)
+        self._turn = itertools.cycle(list(self.shops.values()))
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def requests(self, domain: str | None = None) -> list[Request]:
+        """The log, oldest first."""
+        logs = [list(shop.requests) for shop in self.shops.values() if domain in {None, shop.domain}]
+        return sorted(itertools.chain.from_iterable(logs), key=lambda request: request.number)
+
+    def forget_requests(self, domain: str | None = None) -> None:
+        for shop in self.shops.values():
+            if domain in {None, shop.domain}:
+                shop.requests.clear()
+
+    def change_one(self) -> None:
+        """One random edit in the shop whose turn it is."""
+        next(self._turn).change(1)

@@ -1,0 +1,168 @@
+"""What tests stand on: a real PostgreSQL (one server a session, a database a test) and a real sandbox over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from bg_pipelines import platforms
+from bg_pipelines.database import embedded
+from bg_pipelines.database.engine import Database, embedded_url
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.platforms.base import Resource
+from bg_pipelines.sandbox import Sandbox, Shop, World
+from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+
+PROJECT = Path(__file__).parent.parent
+KEY = "0" * 43 + "="
+ALL_RESOURCES = tuple(Resource)
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the machine's, and no .env file, reaches a test."""
+    for name in os.environ:
+        if name.startswith("BG_") and name != "BG_VENDOR_SPECS":
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of the session's embedded server, with a migrated database named `template`."""
+    home = tmp_path_factory.mktemp("server")
+    server = embedded.ensure(home)
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        # Nothing here outlives the session; crashes of the server are tested in homes of their own.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    database = Database(embedded_url(home, "template"))
+    database.migrate()
+    database.close()
+    yield home
+    embedded.release(home)
+
+
+@pytest.fixture
+def database_url(server_home: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of this test's own, migrated and empty."""
+    name = f"test_{abs(hash(request.node.nodeid)) % 10**12}"
+    server = embedded.ensure(server_home)
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        yield server.url(name)
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def cipher() -> Cipher:
+    return Cipher(KEY)
+
+
+@pytest.fixture
+def make_sandbox() -> Iterator[Callable[..., Sandbox]]:
+    """Start sandboxes of any size: `make_sandbox(shops=3, variants=60)`."""
+    running: list[Sandbox] = []
+
+    def make(**options: Any) -> Sandbox:
+        sandbox = Sandbox(World(**options), port=0)
+        running.append(sandbox.__enter__())
+        return sandbox
+
+    yield make
+    for sandbox in running:
+        sandbox.__exit__(None, None, None)
+
+
+def as_store(shop: Shop, **changes: Any) -> NewStore:
+    """The store a sandbox shop is, as a person would add it. Its name is the first part of its domain."""
+    values = {
+        "name": shop.domain.split(".")[0],
+        "platform": "shopify",
+        "domain": shop.domain,
+        "tier": shop.tier,
+        "api_url": shop.api_url,
+        "token": shop.token,
+    }
+    return NewStore(**{**values, **changes})
+
+
+@pytest.fixture
+def add_shops(database: Database, cipher: Cipher) -> Callable[..., list[str]]:
+    """Add all shops of a sandbox as stores; returns their names."""
+
+    def add(sandbox: Sandbox) -> list[str]:
+        stores = [as_store(shop) for shop in sandbox.world.shops.values()]
+        save_stores(database, cipher, stores)
+        return [store.name for store in stores]
+
+    return add
+
+
+@pytest.fixture
+def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
+    """Run one sync: `sync(resources=(Resource.PRODUCTS,), stores=("harbor",), force=True)`."""
+
+    def run(
+        *, resources: tuple[Resource, ...] = ALL_RESOURCES, run_id: str = "test-run", log: Any = None, **request: Any
+    ) -> Summary:
+        options = {key: request.pop(key) for key in ("lease", "load_rows", "progress_seconds") if key in request}
+        return SyncRun(
+            database,
+            cipher,
+            SyncRequest(resources, **request),
+            run_id=run_id,
+            connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
+            log=log or (lambda _: None),
+            **options,
+        ).run()
+
+    return run
+
+
+def source_rows(shop: Shop, resource: Resource) -> set[tuple[str, str]]:
+    """(id, updatedAt) of what a sandbox shop holds of a resource, as it should stand in our table."""
+    rows = shop.export()[resource.value]
+    return {
+        (row["id"], row["updatedAt"])
+        for row in rows
+        if resource is not Resource.INVENTORY_LEVELS or row["isActive"]
+    }
+
+
+def loaded_rows(database: Database, domain: str, resource: Resource) -> set[tuple[str, str]]:
+    """(id, updatedAt) of what we hold of a resource of a store, as the vendor writes them."""
+    with database.transaction() as connection:
+        return {
+            (external_id, updated_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            for external_id, updated_at in connection.execute(
+                f"SELECT t.external_id, t.source_updated_at FROM {resource.value} t JOIN stores s ON s.id = t.store_id "
+                "WHERE s.domain = %s AND t.deleted_at IS NULL",
+                (domain,),
+            )
+        }
+
+
+TABLES = tuple(resource for resource in Resource if resource is not Resource.STORE)
+
+
+def assert_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) -> None:
+    """Every row of these shops (all, if none is named) is held as the source has it, and no other."""
+    for domain in domains or tuple(sandbox.world.shops):
+        for resource in TABLES:
+            assert loaded_rows(database, domain, resource) == source_rows(sandbox.world.shops[domain], resource)

@@ -1,0 +1,121 @@
+"""The sandbox as a separate program."""
+
+from __future__ import annotations
+
+import ast
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+import bg_pipelines.sandbox
+from bg_pipelines.sandbox import Sandbox, World, serve
+
+FOLDER = Path(bg_pipelines.sandbox.__file__).parent
+
+
+@pytest.fixture
+def program() -> Iterator[subprocess.Popen[str]]:
+    command = [
+        sys.executable,
+        "-m",
+        "bg_pipelines.sandbox",
+        "--port",
+        "0",
+        "--shops",
+        "3",
+        "--variants",
+        "30",
+    ]
+    command += ["--change-every", "0.05"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=FOLDER.parents[1]
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_when_it_is_ready_and_ends_cleanly(
+    program: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    assert program.stdout is not None
+    assert program.stderr is not None
+    line = program.stdout.readline()
+    found = re.fullmatch(r"sandbox listening on (http://127\.0\.0\.1:\d+) \(3 shops\)\n", line)
+    assert found is not None, line
+    with requests.Session() as session:
+        shops = session.get(f"{found[1]}/sandbox/shops", timeout=5).json()
+        assert len(shops) == 3
+        # A slow answer under way does not keep it from ending.
+        faults = f"{found[1]}/sandbox/shops/{shops[0]['domain']}/faults"
+        session.post(faults, json={"kind": "slow", "seconds": 60}, timeout=5)
+        with pytest.raises(requests.Timeout):
+            session.post(
+                f"{shops[0]['api_url']}/admin/api/2026-07/graphql.json",
+                json={"query": "{ shop { id } }"},
+                headers={"X-Shopify-Access-Token": shops[0]["token"]},
+                timeout=0.2,
+            )
+        start = time.monotonic()
+        program.send_signal(number)
+        assert program.wait(5) == 0
+        assert time.monotonic() - start < 1
+    assert program.stdout.read() == ""
+    assert program.stderr.read() == ""
+
+
+def test_a_port_in_use_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve(port=port, shops=1, variants=1) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"sandbox cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert captured.out == ""
+
+
+def test_it_imports_nothing_of_the_product() -> None:
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                assert not name.startswith("bg_pipelines") or name.startswith("bg_pipelines.sandbox"), (
+                    path,
+                    name,
+                )
+
+
+def test_a_sandbox_that_was_never_started_can_be_stopped_and_one_that_ended_refuses() -> None:
+    Sandbox(World(shops=1, variants=1)).stop()
+    with Sandbox(World(shops=1, variants=1)) as sandbox:
+        session = requests.Session()
+        assert session.get(f"{sandbox.url}/sandbox/shops", timeout=5).ok
+    with pytest.raises(requests.ConnectionError):
+        session.get(f"{sandbox.url}/sandbox/shops", timeout=5)
+
+
+def test_a_page_of_250_variants_is_quick() -> None:
+    query = """{ productVariants(first: 250) { nodes { id title sku barcode price compareAtPrice position
+      inventoryQuantity createdAt updatedAt inventoryItem { id sku tracked } product { id title } } } }"""
+    with Sandbox(World(shops=1, variants=400)) as sandbox, requests.Session() as session:
+        (shop,) = sandbox.world.shops.values()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            answer = session.post(
+                f"{shop.api_url}/admin/api/2026-07/graphql.json",
+                json={"query": query},
+                headers={"X-Shopify-Access-Token": shop.token},
+                timeout=5,
+            )
+            times.append(time.perf_counter() - start)
+            assert len(answer.json()["data"]["productVariants"]["nodes"]) == 250
+        assert min(times) < 0.1
