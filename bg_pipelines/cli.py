@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -18,13 +19,29 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import checks, status, stores
 from bg_pipelines.settings import load_settings
 
+
+class Group(typer.core.TyperGroup):
+    """Commands whose wrong options are answered like their wrong names: did you mean?"""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # Typer keeps its own copy of click's NoSuchOption private; this attribute is what marks it.
+            if close := getattr(error, "possibilities", None):
+                error.message = f"{error.message}. Did you mean {' or '.join(close)}?"  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="A retailer's back-office jobs on Dagster.",
 )
-stores_app = typer.Typer(no_args_is_help=True, help="The stores that are synced.")
+stores_app = typer.Typer(cls=Group, no_args_is_help=True, help="The stores that are synced.")
 app.add_typer(stores_app, name="stores")
 console = Console()
 errors = Console(stderr=True)

@@ -443,8 +443,15 @@ class StoreSync:
                 "UPDATE sync_attempts SET status = 'failed', finished_at = clock_timestamp(), error = %s WHERE id = %s",
                 (Jsonb(error.as_dict()), attempt),
             )
-            due = leases.clock(connection) + TIERS[work.tier]
-            leases.settle_failed(connection, work, error, next_due_at=due)
+        if error.error_type is ErrorType.LEASE_LOST:
+            return  # whoever has the row now settles it
+        try:
+            with self.database.transaction() as connection:
+                due = leases.clock(connection) + TIERS[work.tier]
+                leases.settle_failed(connection, work, error, next_due_at=due)
+        except IntegrationError as lost:
+            if lost.error_type is not ErrorType.LEASE_LOST:
+                raise
 
 
 class ResourceSync:
@@ -538,7 +545,7 @@ class ResourceSync:
                 self._require_whole(state)
                 began_at = datetime.fromisoformat(state["began_at"])
                 deleted = mark_unconfirmed_deleted(connection, self.resource, self.work.store_id, began_at)
-                deleted += self._delete_orphans(connection)
+                deleted += self._delete_orphans(connection, began_at)
                 self._count_attempt(connection, 0, Counts(deleted=deleted))
                 counts.deleted += deleted
             needs_full = self._gap(connection, state)
@@ -662,7 +669,7 @@ class ResourceSync:
             return False
         return bool(difference != expected)
 
-    def _delete_orphans(self, connection: psycopg.Connection[Any]) -> int:
+    def _delete_orphans(self, connection: psycopg.Connection[Any], began_at: datetime) -> int:
         """What goes with a deleted row at the source: a product's variants, a variant's stock levels."""
         deleted = 0
         if self.resource is Resource.PRODUCTS:
@@ -674,7 +681,23 @@ class ResourceSync:
             deleted += self._delete_with_parent(
                 connection, ("product_variants", item), ("inventory_levels", item)
             )
+        if self.resource is Resource.PRODUCT_VARIANTS:
+            deleted += self._delete_levels_of_no_variant(connection, began_at)
         return deleted
+
+    def _delete_levels_of_no_variant(self, connection: psycopg.Connection[Any], began_at: datetime) -> int:
+        """Levels that were read before this full pass of the variants and belong to none that it met.
+
+        Such a variant was deleted before we ever had it. A variant that could not be loaded still has its levels.
+        """
+        return connection.execute(
+            "UPDATE inventory_levels l SET deleted_at = now() "
+            "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s "
+            "AND NOT EXISTS (SELECT FROM product_variants v WHERE v.store_id = l.store_id AND v.deleted_at IS NULL "
+            "AND v.inventory_item_external_id = l.inventory_item_external_id) "
+            "AND NOT EXISTS (SELECT FROM rejected_rows WHERE store_id = %(store)s AND resource = 'product_variants')",
+            {"store": self.work.store_id, "began": began_at},
+        ).rowcount
 
     def _delete_with_parent(
         self, connection: psycopg.Connection[Any], parent: tuple[str, str], child: tuple[str, str]

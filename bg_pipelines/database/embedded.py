@@ -104,16 +104,16 @@ class EmbeddedServer:
         return directory if plain else Path("/tmp") / self.name  # noqa: S108
 
     @property
-    def socket(self) -> Path:
+    def socket_path(self) -> Path:
         return self.socket_directory / ".s.PGSQL.5432"
 
     def state(self) -> str:
-        """ "gone", "starting", "stopping" or "ready"."""
+        """One of "gone", "starting", "stopping" and "ready"."""
         try:
             self.check_private(self.socket_directory)
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(5)
-                client.connect(str(self.socket))
+                client.connect(str(self.socket_path))
                 # To connect is no proof: the kernel accepts for a dying process too. Whatever it says to this
                 # shortest of requests, a server speaks.
                 client.sendall(SSL_REQUEST)
@@ -270,6 +270,7 @@ def _supervise(server: EmbeddedServer, binaries: Path, reports: int) -> None:
         postmaster = _start(server, binaries)
         with suppress(BrokenPipeError), os.fdopen(reports, "wb", buffering=0) as pipe:
             pipe.write(READY.encode())
+        reports = -1  # nobody listens any more, and the number may come to mean another file
         while not _lock(users):
             time.sleep(POLL_SECONDS)
             if not _alive(server, postmaster):
@@ -277,7 +278,7 @@ def _supervise(server: EmbeddedServer, binaries: Path, reports: int) -> None:
                 postmaster = _start(server, binaries)
     except Exception as error:
         expected = isinstance(error, EmbeddedServerError)
-        with suppress(OSError):  # once ready, nobody listens any more
+        with suppress(OSError):
             os.write(reports, str(error if expected else server.failure(repr(error))).encode())
         if not expected:
             raise
@@ -351,7 +352,10 @@ def _launch(server: EmbeddedServer, binaries: Path, lock: int) -> int:
         raise EmbeddedServerError(f"{server.data} is of PostgreSQL {found}, not {MAJOR}: dump and restore it")
     # The lock is ours, so no server lives; but its old pid may by now be another process of the same account, or
     # a dead one that nobody reaped. PostgreSQL would take it for a server and refuse to start.
-    for stale in (server.data / "postmaster.pid", server.socket.with_name(server.socket.name + ".lock")):
+    for stale in (
+        server.data / "postmaster.pid",
+        server.socket_directory / f"{server.socket_path.name}.lock",
+    ):
         stale.unlink(missing_ok=True)
     command: list[str | Path] = [
         binaries / "postgres",

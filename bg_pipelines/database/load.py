@@ -28,7 +28,10 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 
 @dataclass
 class Counts:
-    """What became of the rows that were read, in rows. read = inserted + updated + unchanged + rejected."""
+    """What became of the rows that were read: read = inserted + updated + unchanged + deleted + rejected.
+
+    Rows that a full pass finds missing are deleted without having been read; they are added afterwards.
+    """
 
     read: int = 0
     inserted: int = 0
@@ -44,7 +47,7 @@ class Counts:
 
     def require_complete(self, what: str) -> None:
         """Raises IntegrationError (count_mismatch) unless every row that was read is accounted for."""
-        accounted = self.inserted + self.updated + self.unchanged + self.rejected
+        accounted = self.inserted + self.updated + self.unchanged + self.deleted + self.rejected
         if self.read != accounted:
             raise IntegrationError.of(
                 ErrorType.COUNT_MISMATCH,

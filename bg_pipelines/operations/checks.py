@@ -54,9 +54,12 @@ def find_faults() -> list[str]:
 def _unknown_variables() -> list[str]:
     known = [f"BG_{name.upper()}" for name in Settings.model_fields]
     # Tests and builds use these two; nothing of the product reads them.
-    unknown = [name for name in os.environ if name.startswith("BG_") and name not in (*known, "BG_VENDOR_SPECS")]
+    unknown = [
+        name for name in os.environ if name.startswith("BG_") and name not in (*known, "BG_VENDOR_SPECS")
+    ]
     return [
-        f"{name}: no such setting" + "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, known, 1))
+        f"{name}: no such setting"
+        + "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, known, 1))
         for name in sorted(unknown)
     ]
 

@@ -44,7 +44,9 @@ class Status(NamedTuple):
         """JSON-ready; times are ISO 8601."""
         return {
             "resources": [row._asdict() for row in self.resources],
-            "failing": [{**row._asdict(), "next_try_at": row.next_try_at.isoformat()} for row in self.failing],
+            "failing": [
+                {**row._asdict(), "next_try_at": row.next_try_at.isoformat()} for row in self.failing
+            ],
             "paused": self.paused,
             "corrections": self.corrections,
         }
@@ -74,7 +76,9 @@ def read_status(database: Database) -> Status:
             "FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE y.attempts > 0 ORDER BY s.name, y.resource"
         )
         paused = rows("SELECT name FROM stores WHERE paused_at IS NOT NULL ORDER BY name")
-        corrections = rows("SELECT status, count(*) FROM inventory_corrections GROUP BY status ORDER BY status")
+        corrections = rows(
+            "SELECT status, count(*) FROM inventory_corrections GROUP BY status ORDER BY status"
+        )
         return Status(
             [ResourceStatus(*row) for row in resources],
             [FailingStore(*row) for row in failing],

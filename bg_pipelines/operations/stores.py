@@ -82,16 +82,23 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
     if not store.name or len(store.name) > 100:
         fault("name", "give a name of 1 to 100 characters")
     if store.platform not in PLATFORMS:
-        fault("platform", f"{store.platform!r} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}")
+        fault(
+            "platform",
+            f"{store.platform!r} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}",
+        )
     if not re.fullmatch(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", store.domain):
-        fault("domain", f"{store.domain!r} is not a domain; give it like harbor.myshopify.com, without https://")
+        fault(
+            "domain", f"{store.domain!r} is not a domain; give it like harbor.myshopify.com, without https://"
+        )
     if store.tier not in TIERS:
         fault("tier", f"{store.tier} is not one of: {', '.join(map(str, TIERS))}")
     if store.api_url is not None and not _is_url(store.api_url):
         fault("api_url", f"{store.api_url!r} is not an address like https://harbor.myshopify.com")
     given = [name for name in SECRETS if getattr(store, name)]
     if given not in (["token"], ["client_id", "client_secret"]):
-        fault("token", f"give either token, or client_id and client_secret; given: {', '.join(given) or 'none'}")
+        fault(
+            "token", f"give either token, or client_id and client_secret; given: {', '.join(given) or 'none'}"
+        )
     faults += [
         Fault(line, name, "holds white space; paste it again")
         for name in given
@@ -132,15 +139,23 @@ def read_csv(path: Path) -> list[NewStore]:
         for column in frame.columns
         if column not in COLUMNS
     ]
-    faults += [Fault(1, column, "this column is missing") for column in REQUIRED_COLUMNS if column not in frame.columns]
-    faults += [Fault(1, column, "this column is there twice") for column in frame.columns[frame.columns.duplicated()]]
+    faults += [
+        Fault(1, column, "this column is missing")
+        for column in REQUIRED_COLUMNS
+        if column not in frame.columns
+    ]
+    faults += [
+        Fault(1, column, "this column is there twice") for column in frame.columns[frame.columns.duplicated()]
+    ]
     if faults:
         raise _bad_data(faults)
     frame = frame.apply(lambda column: column.str.strip())
     # What a person sees: the header is line 1. (A quoted line break would shift it; values here have none.)
     frame.index = pd.RangeIndex(2, len(frame) + 2)
     frame = frame[(frame != "").any(axis="columns")]
-    stores = {int(line): _from_row(row) for line, row in zip(frame.index, frame.to_dict("records"), strict=True)}
+    stores = {
+        int(line): _from_row(row) for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
+    }
     faults = [fault for line, store in stores.items() for fault in check_store(store, line)]
     for columns in (["name"], ["platform", "domain"]):
         groups = frame.groupby(columns, sort=False).indices
@@ -182,7 +197,9 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
     """Pause or resume stores by name; returns how many that changed. Raises IntegrationError (bad_data)."""
     with database.session() as session:
         known = set(session.scalars(sa.select(Store.name)))
-        unknown = [Fault(None, name, f"no such store{_meant(name, known)}") for name in names if name not in known]
+        unknown = [
+            Fault(None, name, f"no such store{_meant(name, known)}") for name in names if name not in known
+        ]
         if unknown:
             raise _bad_data(unknown)
         condition = Store.paused_at.is_(None) if paused else Store.paused_at.is_not(None)
@@ -227,7 +244,9 @@ def _same_credentials(cipher: Cipher, stored: bytes, new: NewStore) -> bool:
         return False  # encrypted with a key that is lost: giving the token again is the remedy
     given = new.credentials()
     # A renewed access token stands beside the client's id and secret.
-    return {key: held.get(key) for key in given} == given and ("client_secret" in held) == ("client_secret" in given)
+    return {key: held.get(key) for key in given} == given and ("client_secret" in held) == (
+        "client_secret" in given
+    )
 
 
 def _make_due(session: Session, store_id: int) -> None:
@@ -270,7 +289,9 @@ def _from_row(row: dict[Any, str]) -> NewStore:
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and parts.port != 0
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and parts.port != 0
+        )
     except ValueError:
         return False
 

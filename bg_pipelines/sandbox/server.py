@@ -25,6 +25,7 @@ from bg_pipelines.sandbox.world import World
 HOST = "127.0.0.1"
 LARGEST_BODY = 10 * 1024 * 1024
 DRIPS = 20
+STOP_CHECK_SECONDS = 0.1
 
 
 class CannotListenError(Exception):
@@ -210,10 +211,10 @@ def serve(
     search_lag: float = 0.0,
 ) -> int:
     """Serve until SIGINT or SIGTERM; the answer is the exit code."""
-    stopping = threading.Event()
+    signals: list[int] = []
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -224,7 +225,10 @@ def serve(
         with Sandbox(world, port=port, change_every=change_every) as sandbox:
             sys.stdout.write(f"sandbox listening on {sandbox.url} ({len(world.shops)} shops)\n")
             sys.stdout.flush()
-            stopping.wait()
+            # Not an Event: its lock deadlocks when a second signal comes while it is held, and a signal that comes
+            # just before a wait without end is only noticed at the next one.
+            while not signals:
+                time.sleep(STOP_CHECK_SECONDS)
     except CannotListenError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,0 +1,78 @@
+"""The benchmark's store: known to the database, synced by the product's own path with its default settings.
+
+python -m benchmarks.harness.store DATABASE_URL RESOURCE     # one sync in a process of its own, figures as JSON
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import Any
+
+import orjson
+
+from benchmarks.harness.machine import peak_rss_mb
+from benchmarks.harness.shopify_pages import TOKEN
+from bg_pipelines import platforms
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.platforms.base import Resource
+from bg_pipelines.settings import SHOPIFY_API_VERSION
+from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+
+# What it guards is the token of a shop that does not exist.
+CIPHER = Cipher("0" * 43 + "=")
+
+
+def add_store(database: Database, api_url: str) -> int:
+    """Add the store, or give it this address; returns its id."""
+    store = NewStore("benchmark", "shopify", "benchmark.myshopify.com", api_url=api_url, token=TOKEN)
+    save_stores(database, CIPHER, [store])
+    with database.transaction() as connection:
+        row = connection.execute("SELECT id FROM stores").fetchone()
+    assert row
+    return int(row[0])
+
+
+def sync(database: Database, resources: tuple[Resource, ...]) -> Summary:
+    """Sync what is due. Raises RuntimeError if anything of it failed."""
+    summary = SyncRun(
+        database,
+        CIPHER,
+        SyncRequest(resources),
+        run_id=str(uuid.uuid4()),
+        connect=lambda access, sleep: platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep),
+        log=lambda _: None,
+    ).run()
+    if summary.failures or summary.complete != 1:
+        raise RuntimeError(f"the sync failed: {summary.failures}")
+    return summary
+
+
+def forget(database: Database) -> None:
+    """As if the store had been added just now: no rows, no cursors, everything due."""
+    with database.transaction() as connection:
+        connection.execute("TRUNCATE product_variants, inventory_levels, sync_attempts")
+        connection.execute("UPDATE sync_states SET cursor = '{}', last_full_at = NULL, next_due_at = now()")
+
+
+def make_due(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("UPDATE sync_states SET next_due_at = now()")
+
+
+def main() -> None:
+    url, resource = sys.argv[1:]
+    database = Database(url)
+    summary = sync(database, (Resource(resource),))
+    figures: dict[str, Any] = {
+        "rows": summary.rows,
+        "seconds": summary.seconds,
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    print(orjson.dumps(figures).decode())
+
+
+if __name__ == "__main__":
+    main()
