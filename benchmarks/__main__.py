@@ -24,8 +24,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.name is not None and arguments.name not in NAMES:
         close = difflib.get_close_matches(arguments.name, NAMES, n=1, cutoff=0.4)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        parser.error(f"there is no benchmark {arguments.name!r}{meant} There are: {', '.join(NAMES)}")
+        meant = f"; did you mean {close[0]!r}" if close else ""
+        parser.error(f"there is no benchmark {arguments.name!r}{meant}. There are: {', '.join(NAMES)}")
     # Ended by `kill` or by a closing terminal, what was started is stopped too, as on Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 import graphql
@@ -48,7 +49,7 @@ class Size:
     memory_levels: tuple[int, int]
 
 
-FULL = Size(variants=50_000, levels=200_000, rounds=3, memory_levels=(50_000, 500_000))
+FULL = Size(variants=50_000, levels=200_000, rounds=5, memory_levels=(50_000, 500_000))
 SMALL = Size(variants=2_500, levels=10_000, rounds=3, memory_levels=(10_000, 50_000))
 
 
@@ -238,6 +239,8 @@ def _stages(
 
 def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dict[str, float]:
     spent = dict.fromkeys(("fetch_and_parse", "convert", "prepare", "copy", "merge", "commit"), 0.0)
+    with database.transaction() as connection:
+        began_at = leases.clock(connection)
     for resource in RESOURCES:
         client = _TimedClient(api_url, StaticToken(shopify_pages.TOKEN), api_version=SHOPIFY_API_VERSION)
         began = time.perf_counter()
@@ -247,16 +250,20 @@ def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dic
         spent["fetch_and_parse"] += client.seconds
         client.close()
         for first in range(0, len(records), LOAD_ROWS):
-            _load_timed(database, resource, store_id, records[first : first + LOAD_ROWS], spent)
+            _load_timed(database, resource, store_id, records[first : first + LOAD_ROWS], began_at, spent)
     return spent
 
 
 def _load_timed(
-    database: Database, resource: Resource, store_id: int, records: list[Record], spent: dict[str, float]
+    database: Database,
+    resource: Resource,
+    store_id: int,
+    records: list[Record],
+    began_at: datetime,
+    spent: dict[str, float],
 ) -> None:
     with database.transaction() as connection:
         connection.execute("SET LOCAL synchronous_commit = off")
-        seen_at = leases.clock(connection)
         connection.cursor_factory = _TimedCursor
         _TimedCursor.spent = dict.fromkeys(("copy", "merge"), 0.0)
         began = time.perf_counter()
@@ -265,8 +272,8 @@ def _load_timed(
             resource.value,
             store_id,
             records,
-            seen_at=seen_at,
-            confirm_before=seen_at,
+            seen_at=began_at,
+            confirm_before=began_at,
             reject=_refuse,
         )
         whole = time.perf_counter() - began

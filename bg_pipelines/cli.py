@@ -49,8 +49,10 @@ errors = Console(stderr=True)
 
 def main() -> None:
     """The console script: faults as one clear text on standard error, exit 1; Ctrl-C and SIGTERM as exit 130."""
-    # SIGTERM then stops everything the way Ctrl-C does: children are ended, leases given back.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Both stop everything in order, children ended and leases given back, also where a shell started us in the
+    # background, which hands SIGINT down ignored.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     try:
         app()
     except IntegrationError as error:
@@ -273,3 +275,7 @@ def _status_tables(state: status.Status) -> Table:
             "stock corrections: " + ", ".join(f"{n} {name}" for name, n in state.corrections.items())
         )
     return page
+
+
+if __name__ == "__main__":
+    main()

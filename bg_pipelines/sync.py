@@ -162,6 +162,7 @@ class SyncRun:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._owners: set[str] = set()
+        self._waiting = 0
         self._todo: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -264,9 +265,12 @@ class SyncRun:
                 self.summary.rows,
             )
             failed = len({failure.store for failure in self.summary.failures})
+            waiting = f", {self._waiting} waiting for a rate limit" if self._waiting else ""
         elapsed = self.clock() - began
         left = f", about {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""
-        return f"{done} of {total} stores done, {failed} failed, {rows:,} rows in {elapsed:.0f} s{left}"
+        return (
+            f"{done} of {total} stores done, {failed} failed, {rows:,} rows in {elapsed:.0f} s{waiting}{left}"
+        )
 
     def _tell(self) -> None:
         """Pass on what the workers have to say: `log` is only ever called from the thread of `run`."""
@@ -312,8 +316,13 @@ class SyncRun:
     # What a store's work reports
 
     def sleep(self, seconds: float) -> None:
-        """Wait; raises Stopped as soon as the run is stopped."""
-        if self._stop.wait(seconds):
+        """Wait, as a platform asks for; raises Stopped as soon as the run is stopped."""
+        with self._lock:
+            self._waiting += 1
+        stopped = self._stop.wait(seconds)
+        with self._lock:
+            self._waiting -= 1
+        if stopped:
             raise Stopped
 
     def check_stopped(self) -> None:
@@ -745,7 +754,15 @@ class ResourceSync:
         for row in pending:
             self.run_.check_stopped()
             correction_id = row.pop("id")
-            outcome = self.platform.correct_stock(Correction(**row))
+            try:
+                outcome = self.platform.correct_stock(Correction(**row))
+            except IntegrationError as error:
+                if error.error_type is not ErrorType.SCOPES:
+                    raise
+                # Not allowed to write: the corrections wait, reading goes on.
+                report = CorrectionReport(self.store.name, correction_id, "pending", error.message)
+                self.run_.note_correction(report)
+                return
             with self.database.transaction() as connection:
                 error = None if outcome.reason is None else Jsonb({"code": outcome.reason})
                 connection.execute(

@@ -119,9 +119,15 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
     """Run one sync: `sync(resources=(Resource.PRODUCTS,), stores=("harbor",), force=True)`."""
 
     def run(
-        *, resources: tuple[Resource, ...] = ALL_RESOURCES, run_id: str = "test-run", log: Any = None, **request: Any
+        *,
+        resources: tuple[Resource, ...] = ALL_RESOURCES,
+        run_id: str = "test-run",
+        log: Any = None,
+        **request: Any,
     ) -> Summary:
-        options = {key: request.pop(key) for key in ("lease", "load_rows", "progress_seconds") if key in request}
+        options = {
+            key: request.pop(key) for key in ("lease", "load_rows", "progress_seconds") if key in request
+        }
         return SyncRun(
             database,
             cipher,
@@ -165,4 +171,6 @@ def assert_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) 
     """Every row of these shops (all, if none is named) is held as the source has it, and no other."""
     for domain in domains or tuple(sandbox.world.shops):
         for resource in TABLES:
-            assert loaded_rows(database, domain, resource) == source_rows(sandbox.world.shops[domain], resource)
+            assert loaded_rows(database, domain, resource) == source_rows(
+                sandbox.world.shops[domain], resource
+            )

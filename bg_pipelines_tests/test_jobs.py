@@ -145,6 +145,7 @@ def test_a_run_killed_in_the_middle_of_a_page_and_run_again_ends_with_exactly_th
     sandbox = make_sandbox(shops=1, variants=4000)
     add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
+    shop.edit("set_budget", maximum=100_000, restore=10_000)
     total = sum(level["isActive"] for level in shop.export()["inventory_levels"])
     kills = 0
     for at_least in (1, 5_001):

@@ -6,11 +6,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from psycopg.rows import dict_row
 
 from bg_pipelines.database.engine import Database
@@ -408,11 +410,13 @@ def test_a_database_that_goes_away_fails_the_run_and_loses_nothing(
     add_shops(sandbox)
     for shop in sandbox.world.shops.values():
         shop.faults.append(Fault("slow", seconds=0.3))
-    cut = threading.Timer(1.0, lambda: cut_connections(database_url))
-    cut.start()
+    away = threading.Timer(1.0, take_away, (database_url,))
+    away.start()
     with pytest.raises(IntegrationError) as caught:
         sync()
     assert caught.value.error_type is ErrorType.DATABASE
+    away.join()
+    bring_back(database_url)
     for shop in sandbox.world.shops.values():
         shop.faults.clear()
     expire_leases(database)
@@ -420,13 +424,26 @@ def test_a_database_that_goes_away_fails_the_run_and_loses_nothing(
     assert_equal_to_source(database, sandbox)
 
 
-def cut_connections(database_url: str) -> None:
-    plain = database_url.replace("+psycopg", "")
-    with psycopg.connect(plain, autocommit=True) as connection:
+def take_away(database_url: str) -> None:
+    """The database as it is while its server restarts: nobody gets in, and who is in is thrown out."""
+    with maintenance(database_url) as (connection, name):
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
+
+
+def bring_back(database_url: str) -> None:
+    with maintenance(database_url) as (connection, name):
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+@contextmanager
+def maintenance(database_url: str) -> Iterator[tuple[psycopg.Connection[Any], str]]:
+    url = sa.make_url(database_url)
+    plain = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        yield connection, str(url.database)
 
 
 def expire_leases(database: Database) -> None:
@@ -481,6 +498,22 @@ def test_stock_corrections_are_applied_once_and_a_stale_one_is_reported_not_forc
     sandbox.world.forget_requests()
     sync(stores=names)
     assert all(request.operation != "SetQuantities" for request in sandbox.world.requests())
+
+
+def test_a_correction_that_may_not_be_written_waits_and_stock_is_read_all_the_same(
+    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=20)
+    names = add_shops(sandbox)
+    [shop] = sandbox.world.shops.values()
+    shop.edit("set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
+    waiting = correct(database, "gid://shopify/InventoryItem/1", "gid://shopify/Location/1", 1, 3)
+    summary = sync(stores=names)
+    assert summary.failures == []
+    [left] = summary.corrections_left
+    assert (left.correction_id, left.status) == (waiting, "pending")
+    assert "write_inventory" in left.message
+    assert_equal_to_source(database, sandbox)
 
 
 # With a platform that follows a script

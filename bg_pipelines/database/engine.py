@@ -59,7 +59,7 @@ class Database:
         """
         try:
             pooled = self.engine.raw_connection()
-        except sa.exc.DBAPIError as error:
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
             raise _unreachable(error) from error
         try:
             connection = cast("psycopg.Connection[Any]", pooled.driver_connection)

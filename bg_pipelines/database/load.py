@@ -207,14 +207,13 @@ class _Merge:
         execute = self.connection.execute
         # Made once a connection, emptied at each commit: one a page would bloat PostgreSQL's catalogue.
         execute(self.statements["stage"])
-        execute(self.statements["empty"])
         with self.connection.cursor() as cursor, cursor.copy(self.statements["copy"]) as copy:
             for record in records:
                 copy.write_row(record)
         written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
-        if self.parameters["confirm_before"] is not None:
+        # What was written is stamped already, and of a first pass that is all.
+        if self.parameters["confirm_before"] is not None and written < len(records):
             execute(self.statements["confirm"], self.parameters)
-        execute(self.statements["clear_rejects"], self.parameters)
         return Counts(inserted=inserted, updated=written - inserted, unchanged=len(records) - written)
 
 
@@ -234,8 +233,7 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
     }
     statements = {
         "stage": "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS "
-        "AS SELECT {columns} FROM {table} WITH NO DATA",
-        "empty": "DELETE FROM {stage}",
+        "AS SELECT {columns} FROM {table} WITH NO DATA; DELETE FROM {stage}",
         "copy": "COPY {stage} ({columns}) FROM STDIN",
         # xmax is 0 in a row version that this statement made from nothing.
         "merge": """
@@ -248,14 +246,17 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                    OR (excluded.source_updated_at = t.source_updated_at
                        AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at < %(seen_at)s))
                 RETURNING t.xmax = 0 AS fresh
+            ), cleared AS (
+                DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
+                AND EXISTS (SELECT FROM {stage} s WHERE s.external_id = r.external_id)
             )
             SELECT count(*), count(*) FILTER (WHERE fresh) FROM written""",
+        # An array and no join: whatever the planner believes of these tables, it looks the rows up by their key,
+        # where a join would read all rows of the store for each batch.
         "confirm": """
-            UPDATE {table} t SET synced_at = now() FROM {stage} s
-            WHERE t.store_id = %(store)s AND t.external_id = s.external_id AND t.synced_at < %(confirm_before)s""",
-        "clear_rejects": """
-            DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
-            AND EXISTS (SELECT FROM {stage} s WHERE s.external_id = r.external_id)""",
+            UPDATE {table} SET synced_at = now()
+            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
+            AND synced_at < %(confirm_before)s""",
     }
     return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
 

@@ -45,15 +45,22 @@ def _shopify(access: StoreAccess, *, api_version: str, sleep: Callable[[float], 
 
 
 def _shopify_credentials(stored: Mapping[str, Any]) -> Credentials:
-    if "client_secret" not in stored:
-        return StaticToken(stored["access_token"])
-    expires_at = stored.get("expires_at")
-    return ClientCredentials(
-        stored["client_id"],
-        stored["client_secret"],
-        stored.get("access_token"),
-        datetime.fromisoformat(expires_at) if expires_at else None,
-    )
+    try:
+        if "client_secret" not in stored:
+            return StaticToken(stored["access_token"])
+        expires_at = stored.get("expires_at")
+        return ClientCredentials(
+            stored["client_id"],
+            stored["client_secret"],
+            stored.get("access_token"),
+            datetime.fromisoformat(expires_at) if expires_at else None,
+        )
+    except KeyError as error:
+        raise IntegrationError.of(
+            ErrorType.CREDENTIALS,
+            f"the store's credentials lack {error.args[0]}: give them again with `bg-pipelines stores add`",
+            source="shopify",
+        ) from None
 
 
 PLATFORMS: dict[str, Callable[..., Platform]] = {

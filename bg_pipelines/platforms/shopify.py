@@ -35,7 +35,7 @@ PAGE_ROWS = 250
 # Small, because this document multiplies: locations times levels stay under the limit of 1000 cost points.
 LOCATIONS_AT_ONCE = 20
 LEVELS_AT_FIRST = 15
-SCOPES = ("read_inventory", "read_locations", "read_products")
+SCOPES = ("read_locations", "read_products", "write_inventory")
 
 _PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 _LEVEL = 'id isActive updatedAt item { id } quantities(names: ["available", "on_hand", "committed", "incoming"]) { name quantity }'
@@ -176,7 +176,8 @@ class ShopifyPlatform:
             )
         if _STALE.intersection(codes):
             return CorrectionOutcome("stale", found_quantity=self._available(correction))
-        return CorrectionOutcome("rejected", reason=", ".join(map(str, codes)))
+        reasons = [str(fault["code"] or fault.get("message")) for fault in faults]
+        return CorrectionOutcome("rejected", reason=", ".join(reasons))
 
     def faults(self) -> list[str]:
         try:
@@ -186,7 +187,7 @@ class ShopifyPlatform:
             return [error.message]
         except (KeyError, TypeError):
             return ["Shopify's answer lacks the app's scopes"]
-        # A write scope includes reading.
+        # The right to write includes the right to read.
         missing = [s for s in SCOPES if s not in granted and s.replace("read_", "write_") not in granted]
         return [f"the app lacks the scope {scope}: grant it in the app's settings" for scope in missing]
 
@@ -205,14 +206,20 @@ class ShopifyPlatform:
             return None
 
     def _level_pages(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
-        """Levels, location by location. The token names the page of locations, the location and the page in it."""
+        """Levels, location by location: the first few of a page of locations, then each that has more.
+
+        The token names the page of locations and, where the first few are kept, the location and the page in it
+        that come next. So each page that is kept brings a pass nearer to its end, however often it is stopped.
+        """
         at: dict[str, str | None] = json.loads(resume) if resume else {}
         query = _changed_since(since)
         locations_after = at.get("locations_after")
+        seen = {locations_after}
         while True:
             variables = {"levels": LEVELS_AT_FIRST, "query": query}
             answer = self._page(INVENTORY_LEVELS, variables, locations_after, LOCATIONS_AT_ONCE)
             rows = _rows(answer.data)
+            _note_cursor(rows.next_cursor, seen)
             first = _Converted()
             to_drain: list[tuple[str, str]] = []
             try:
@@ -223,20 +230,28 @@ class ShopifyPlatform:
                         to_drain.append((location["id"], levels.next_cursor))
             except (KeyError, TypeError):
                 raise _malformed("Shopify's answer lacks a location's stock levels") from None
-            yield first.page(answer, resume=json.dumps({"locations_after": locations_after}))
+            # Where each part of this page of locations goes on: behind the last, with the next page of them.
+            parts: list[str | None] = [
+                _token(locations_after, location, after) for location, after in to_drain
+            ]
+            parts.append(_token(rows.next_cursor) if rows.next_cursor is not None else None)
             started = [i for i, (location, _) in enumerate(to_drain) if location == at.get("location")]
-            for location, after in to_drain[started[0] if started else 0 :]:
-                if location == at.get("location"):
-                    after = at["after"] or after
-                yield from self._drain_location(location, after, query, locations_after)
+            begin = started[0] if started else 0
+            if started:
+                to_drain[begin] = (to_drain[begin][0], at["after"] or to_drain[begin][1])
+            else:
+                yield first.page(answer, resume=parts[0])
+            for i, (location, after) in enumerate(to_drain[begin:], begin):
+                yield from self._drain_location(location, after, query, locations_after, parts[i + 1])
             at = {}
             if rows.next_cursor is None:
                 return
             locations_after = rows.next_cursor
 
     def _drain_location(
-        self, location: str, after: str, query: str | None, locations_after: str | None
+        self, location: str, after: str, query: str | None, locations_after: str | None, behind: str | None
     ) -> Iterator[Page]:
+        """The other pages of a location's levels; `behind` is the token of what follows them."""
         pages = self._connection(
             LOCATION_INVENTORY_LEVELS,
             {"location": location, "query": query},
@@ -245,13 +260,7 @@ class ShopifyPlatform:
             within="location",
         )
         for page in pages:
-            if page.resume is not None:
-                token = {"locations_after": locations_after, "location": location, "after": page.resume}
-                page.resume = json.dumps(token)
-            else:
-                page.resume = json.dumps(
-                    {"locations_after": locations_after, "location": location, "after": after}
-                )
+            page.resume = behind if page.resume is None else _token(locations_after, location, page.resume)
             yield page
 
     def _connection(
@@ -262,15 +271,16 @@ class ShopifyPlatform:
         convert: Callable[[dict[str, Any], dict[str, Any]], Record | str],
         within: str | None = None,
     ) -> Iterator[Page]:
+        seen = {after}
         while True:
             answer = self._page(document, variables, after, PAGE_ROWS)
             data = answer.data if within is None else answer.data.get(within)
             if data is None:
                 # The location went away while its levels were read; the next pass finds them gone.
+                yield _Converted().page(answer, resume=None)
                 return
             rows = _rows(data)
-            if rows.next_cursor is not None and rows.next_cursor == after:
-                raise _malformed("Shopify repeats a page's cursor: the end would never be reached")
+            _note_cursor(rows.next_cursor, seen)
             converted = _Converted()
             converted.add(rows.nodes, partial(convert, data))
             yield converted.page(answer, resume=rows.next_cursor, source_count=_count(data))
@@ -344,9 +354,15 @@ def _connection_rows(connection: Any) -> _Rows:
     return _Rows(nodes, cursor if more else None)
 
 
+def _note_cursor(cursor: str | None, seen: set[str | None]) -> None:
+    if cursor is not None and cursor in seen:
+        raise _malformed("Shopify repeats a page's cursor: the end would never be reached")
+    seen.add(cursor)
+
+
 def _count(data: dict[str, Any]) -> int | None:
     count = data.get("count")
-    if isinstance(count, dict) and count.get("precision") == "EXACT":
+    if isinstance(count, dict) and count.get("precision") == "EXACT" and type(count.get("count")) is int:
         return int(count["count"])
     return None
 
@@ -355,8 +371,14 @@ def _changed_since(since: datetime | None) -> str | None:
     return None if since is None else f"updated_at:>='{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}'"
 
 
+def _token(locations_after: str | None, location: str | None = None, after: str | None = None) -> str:
+    return json.dumps({"locations_after": locations_after, "location": location, "after": after})
+
+
 def _reject(node: Any, error: Exception) -> Reject:
     external_id = node.get("id") if isinstance(node, dict) else None
+    if not isinstance(external_id, str):
+        external_id = None
     if isinstance(error, KeyError):
         reason = f"{error.args[0]}: missing from the answer"
     elif isinstance(error, ValueError):
@@ -406,6 +428,10 @@ def _product(_: dict[str, Any], node: dict[str, Any]) -> Product:
 
 
 def _variant(data: dict[str, Any], node: dict[str, Any]) -> ProductVariant:
+    try:
+        currency = data["shop"]["currencyCode"]
+    except (KeyError, TypeError):
+        raise _malformed("Shopify's answer lacks the shop's currency") from None  # no fault of the row's
     return ProductVariant(
         *_key(node),
         node["product"]["id"],
@@ -416,7 +442,7 @@ def _variant(data: dict[str, Any], node: dict[str, Any]) -> ProductVariant:
         node["position"],
         node["price"],
         node["compareAtPrice"],
-        data["shop"]["currencyCode"],
+        currency,
     )
 
 

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -31,6 +31,8 @@ ANSWER_TIMEOUT_SECONDS = 120.0
 # A worker waits out a throttle this long in one call, then gives the store back for later.
 THROTTLE_WAIT_SECONDS = 120.0
 RENEW_TOKEN_BEFORE = timedelta(minutes=30)
+# What a Retry-After may ask of us; anything else is taken for a mistake.
+MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 3600.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 SOURCE = "shopify"
 
@@ -40,6 +42,9 @@ class StaticToken(NamedTuple):
 
     access_token: str
 
+    def __repr__(self) -> str:
+        return "StaticToken(...)"
+
 
 class ClientCredentials(NamedTuple):
     """A newer custom app's id and secret, from which 24-hour tokens are made, with the last one if there is one."""
@@ -48,6 +53,9 @@ class ClientCredentials(NamedTuple):
     client_secret: str
     access_token: str | None = None
     expires_at: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"ClientCredentials(client_id={self.client_id!r}, ...)"
 
 
 Credentials = StaticToken | ClientCredentials
@@ -126,13 +134,13 @@ class ShopifyClient:
         renewed = False
         while True:
             self._pace(document)
-            status, headers, content = self._post(self._url, body, self._authorization())
-            if status == 401 and isinstance(self._credentials, ClientCredentials) and not renewed:
-                # Revoked or expired before its time: one new token, then a second 401 is the truth.
-                self._renew_token(self._credentials)
-                renewed = True
-                continue
             try:
+                status, headers, content = self._post(self._url, body, self._authorization())
+                if status == 401 and isinstance(self._credentials, ClientCredentials) and not renewed:
+                    # Revoked or expired before its time: one new token, then a second 401 is the truth.
+                    self._renew_token(self._credentials)
+                    renewed = True
+                    continue
                 return self._read(document, status, headers, content)
             except IntegrationError as error:
                 if error.error_type is not ErrorType.THROTTLED:
@@ -187,7 +195,15 @@ class ShopifyClient:
             or credentials.expires_at - RENEW_TOKEN_BEFORE <= self._now()
         ):
             credentials = self._renew_token(credentials)
-        return {"X-Shopify-Access-Token": credentials.access_token or ""}
+        token = credentials.access_token or ""
+        if not (token.isascii() and token.isprintable()):
+            raise _of(
+                ErrorType.CREDENTIALS,
+                "the access token has characters that no token has (a line break, an ellipsis): "
+                "copy it whole and give it with `bg-pipelines stores add`",
+                {},
+            )
+        return {"X-Shopify-Access-Token": token}
 
     def _renew_token(self, credentials: ClientCredentials) -> ClientCredentials:
         request = {
@@ -210,10 +226,15 @@ class ShopifyClient:
             raise classify_status(status, headers, details)
         try:
             answer = _parse(content, details)
-            token, lifetime = str(answer["access_token"]), timedelta(seconds=float(answer["expires_in"]))
-        except (KeyError, TypeError, ValueError):
-            raise _malformed("Shopify answered a request for a token without one", details) from None
-        renewed = credentials._replace(access_token=token, expires_at=self._now() + lifetime)
+            token, expires_at = (
+                answer["access_token"],
+                self._now() + timedelta(seconds=float(answer["expires_in"])),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError):
+            token, expires_at = None, None
+        if not isinstance(token, str) or not token:
+            raise _malformed("Shopify answered a request for a token without one", details)
+        renewed = credentials._replace(access_token=token, expires_at=expires_at)
         self._credentials = renewed
         self._on_token(renewed)
         return renewed
@@ -230,15 +251,20 @@ class ShopifyClient:
                 while chunk := response.raw.read1(1 << 18, decode_content=True):
                     content += chunk
                     if self._clock() > deadline:
-                        raise _transport_error(
-                            ErrorType.TIMEOUT, url, f"no whole answer within {whole:.0f} s"
-                        )
+                        raise _transport_error(ErrorType.TIMEOUT, url, f"no whole answer within {whole:g} s")
                     if len(content) > MAX_ANSWER_BYTES:
                         raise _malformed(f"Shopify's answer is larger than {MAX_ANSWER_BYTES} bytes", {})
                 return response.status_code, response.headers, bytes(content)
+        except requests.ConnectTimeout:
+            raise _transport_error(ErrorType.TIMEOUT, url, f"no connection within {connect:g} s") from None
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise _transport_error(ErrorType.TIMEOUT, url, f"no answer within {read:.0f} s") from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema) as error:
+            raise _transport_error(ErrorType.TIMEOUT, url, f"no answer within {read:g} s") from None
+        except (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.MissingSchema,
+            urllib3.exceptions.LocationValueError,
+        ) as error:
             raise _transport_error(
                 ErrorType.CONFIGURATION, url, f"not an address ({type(error).__name__})"
             ) from None
@@ -249,12 +275,18 @@ class ShopifyClient:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             fault = "the connection failed or was cut"
             raise _transport_error(ErrorType.CONNECTION, url, f"{fault} ({type(error).__name__})") from None
+        except ValueError:
+            # requests looks into a redirect's address even where it is not to follow it.
+            raise _malformed(
+                "Shopify's answer has headers that make no sense; it is tried again", {}
+            ) from None
 
 
 def vendor_time(headers: Mapping[str, str]) -> datetime | None:
     """The vendor's clock when it answered, to the second; None where it does not say."""
     try:
-        return parsedate_to_datetime(headers["Date"])
+        moment = parsedate_to_datetime(headers["Date"])
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # "-0000" is UTC without a zone
     except (KeyError, ValueError):
         return None
 
@@ -268,9 +300,14 @@ def classify_status(status: int, headers: Mapping[str, str], details: dict[str, 
     if status >= 500:
         return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({status}); it is tried again", details)
     if 300 <= status < 400:
-        host = urlsplit(headers.get("Location", "")).hostname or "another address"
+        try:
+            host = urlsplit(headers.get("Location", "")).hostname or "another address"
+        except ValueError:
+            host = "another address"
         message = f"the shop has moved ({status}) to {host}: give the store its new domain or --api-url"
         return _of(ErrorType.SHOP_GONE, message, details)
+    if status < 300:
+        return _malformed(f"Shopify answered {status} without data; it is tried again", details)
     kind, message = _STATUSES.get(
         status, (ErrorType.QUERY_REJECTED, f"Shopify refuses the request ({status})")
     )
@@ -278,6 +315,7 @@ def classify_status(status: int, headers: Mapping[str, str], details: dict[str, 
 
 
 _STATUSES: dict[int, tuple[ErrorType, str]] = {
+    408: (ErrorType.TIMEOUT, "Shopify gave up waiting for the request (408); it is tried again"),
     401: (
         ErrorType.CREDENTIALS,
         "Shopify does not accept the access token (401): it was revoked or mistyped. "
@@ -305,13 +343,20 @@ _STATUSES: dict[int, tuple[ErrorType, str]] = {
 def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> IntegrationError:
     """The `errors` of an answer with status 200, as what they mean for us."""
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
-    extra = first.get("extensions") or {}
+    extra = first.get("extensions")
+    extra = extra if isinstance(extra, dict) else {}
     code = extra.get("code")
     text = str(first.get("message") or errors)[:200]
     if code:
         details = {**details, "code": code}
     if code == "THROTTLED":
         seconds, never = _throttle_seconds(extensions)
+        if never:
+            cost = extensions["cost"]
+            extra = {
+                "cost": cost["requestedQueryCost"],
+                "maxCost": cost["throttleStatus"]["maximumAvailable"],
+            }
         if not never:
             details = {**details, "retry_after_seconds": seconds}
             return _of(ErrorType.THROTTLED, f"Shopify asks to wait {seconds:.1f} s (THROTTLED)", details)
@@ -350,7 +395,7 @@ def _parse(content: bytes, details: dict[str, Any]) -> dict[str, Any]:
         except orjson.JSONDecodeError:
             # orjson refuses a lone surrogate anywhere; then only the row that has it shall fail.
             answer = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         kind = "HTML" if content.lstrip()[:1] == b"<" else "something that is not JSON, or cut short,"
         raise _malformed(
             f"Shopify answered 200 with {kind} instead of data; it is tried again", details
@@ -362,9 +407,11 @@ def _parse(content: bytes, details: dict[str, Any]) -> dict[str, Any]:
 
 def _seconds(text: str | None, *, default: float) -> float:
     try:
-        return max(0.0, float(text or default))
+        seconds = float(text or default)
     except ValueError:
         return default
+    # Never none at all, or a call would go round without a pause; NaN and infinity are no waits.
+    return max(MIN_WAIT_SECONDS, seconds) if seconds <= MAX_WAIT_SECONDS else default
 
 
 def _of(kind: ErrorType, message: str, details: dict[str, Any]) -> IntegrationError:
@@ -377,5 +424,8 @@ def _malformed(message: str, details: dict[str, Any]) -> IntegrationError:
 
 def _transport_error(kind: ErrorType, url: str, fault: str) -> IntegrationError:
     # Host and port only: a path or a query may hold what is nobody's business.
-    parts = urlsplit(url)
-    return _of(kind, f"{parts.netloc.rpartition('@')[2] or 'the store'}: {fault}", {})
+    try:
+        address = urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        address = ""
+    return _of(kind, f"{address or 'the store'}: {fault}", {})

@@ -72,7 +72,7 @@ class Shop:
         with self.lock:
             return self.store.export()
 
-    def edit(self, name: str, **fields: Any) -> Node:
+    def edit(self, name: str, /, **fields: Any) -> Node:
         with self.lock:
             return edits.apply(self, name, fields)
 

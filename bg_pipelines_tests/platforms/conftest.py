@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import pytest
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.shopify_api import Credentials, ShopifyClient, StaticToken
 from bg_pipelines.sandbox import Sandbox, Shop, World
-from bg_pipelines_tests.platforms.scripted import ScriptedServer, Script
+from bg_pipelines_tests.platforms.scripted import Script, ScriptedServer
 
 START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
 TOKEN = "shpat_" + "a1" * 16
@@ -74,14 +75,17 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
 
     yield start
     for server in running:
-        server.__exit__()
+        threading.Thread(target=server.__exit__).start()
 
 
 @pytest.fixture
 def shop(clock: HandClock) -> Iterator[Shop]:
     """A sandbox shop of 60 variants whose time is the hand clock's."""
-    with Sandbox(World(shops=1, variants=60, clock=clock), port=0) as sandbox:
-        yield next(iter(sandbox.world.shops.values()))
+    sandbox = Sandbox(World(shops=1, variants=60, clock=clock), port=0)
+    sandbox.start()
+    yield next(iter(sandbox.world.shops.values()))
+    # A server stops at its next look at the clock: no test waits for that of another.
+    threading.Thread(target=sandbox.stop).start()
 
 
 def failure_of(call: Callable[[], object]) -> IntegrationError:

@@ -85,9 +85,7 @@ def test_the_check_for_deprecated_fields_finds_one(vendor: GraphQLSchema) -> Non
 
 
 @every_document
-def test_every_connection_asks_for_a_page_that_the_vendor_gives(
-    vendor: GraphQLSchema, document: str
-) -> None:
+def test_every_connection_asks_for_a_page_that_the_vendor_gives(vendor: GraphQLSchema, document: str) -> None:
     types = TypeInfo(vendor)
     sizes: dict[str, Any] = {}
 
@@ -115,7 +113,9 @@ def test_no_document_of_the_module_is_forgotten() -> None:
 def documents_of(module: Any) -> Iterator[str]:
     """Every constant of a module that is a GraphQL document, alone or in a tuple or dict of them."""
     for value in vars(module).values():
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        inside = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        )
         for text in inside:
             if isinstance(text, str):
                 try:
@@ -130,7 +130,9 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
 ) -> None:
     server = serve(as_far_as_needed)
     platform = ShopifyPlatform(connect(server.url))
-    correction = Correction("gid://shopify/InventoryItem/1", "gid://shopify/Location/1", 3, 4, "correction", "key")
+    correction = Correction(
+        "gid://shopify/InventoryItem/1", "gid://shopify/Location/1", 3, 4, "correction", "key"
+    )
     platform.profile()
     platform.faults()
     platform.correct_stock(correction)

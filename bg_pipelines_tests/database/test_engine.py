@@ -1,0 +1,265 @@
+"""The way to the database: transactions that end as they should, and faults that say what to do."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from bg_pipelines.database.engine import Database, dagster_storage_url, is_conflict, open_database
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.settings import Settings, load_settings
+
+PASSWORD = "hunter2-hunter2"
+NOBODY_THERE = f"postgresql://bg:{PASSWORD}@127.0.0.1:9/bg"
+WAYS = ["transaction", "session", "migrate", "require_migrated"]
+
+
+def use(database: Database, way: str) -> None:
+    match way:
+        case "transaction":
+            with database.transaction() as connection:
+                connection.execute("SELECT 1")
+        case "session":
+            with database.session() as session:
+                session.execute(sa.text("SELECT 1"))
+        case _:
+            getattr(database, way)()
+
+
+def number_of(database: Database, query: str) -> int:
+    with database.transaction() as connection:
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def terminate_others(database: Database) -> None:
+    """End every connection to this database but the one that does it, as a restarted server would."""
+    with psycopg.connect(
+        database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
+        autocommit=True,
+    ) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_that_is_away_is_a_database_error_without_the_password(way: str) -> None:
+    with pytest.raises(IntegrationError) as raised:
+        use(Database(NOBODY_THERE), way)
+    error = raised.value
+    assert (error.error_type, error.source, error.recoverable) == ("database", "database", True)
+    assert error.message.startswith("PostgreSQL is not available: ")
+    assert "refused" in error.message
+    assert PASSWORD not in str(error.as_dict())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_option_that_postgresql_does_not_know_is_a_database_error(way: str) -> None:
+    with pytest.raises(IntegrationError) as raised:
+        use(Database(f"{NOBODY_THERE}?no_such_option=1"), way)
+    assert "no_such_option" in raised.value.message
+    assert PASSWORD not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "url", [f"postgresql://bg:{PASSWORD}@host:port/bg", f"postgresql://bg:{PASSWORD}@[::/bg"]
+)
+def test_a_malformed_address_is_a_configuration_error_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", url)
+    with pytest.raises(IntegrationError) as raised:
+        open_database(load_settings()).require_migrated()
+    assert raised.value.error_type in (ErrorType.CONFIGURATION, ErrorType.DATABASE)
+    assert PASSWORD not in raised.value.message
+
+
+@pytest.mark.parametrize("way", ["transaction", "session"])
+def test_connections_killed_between_transactions_go_unnoticed_by_the_next(
+    database: Database, way: str
+) -> None:
+    use(database, way)
+    terminate_others(database)
+    use(database, way)
+
+
+@pytest.mark.parametrize("way", ["transaction", "session"])
+def test_a_connection_killed_in_a_transaction_is_a_database_error_and_the_next_transaction_works(
+    database: Database, way: str
+) -> None:
+    with pytest.raises(IntegrationError) as raised:  # noqa: PT012
+        if way == "transaction":
+            with database.transaction() as connection:
+                connection.execute("SELECT 1")
+                terminate_others(database)
+                connection.execute("SELECT 1")
+        else:
+            with database.session() as session:
+                session.execute(sa.text("SELECT 1"))
+                terminate_others(database)
+                session.execute(sa.text("SELECT 1"))
+    assert (raised.value.error_type, is_conflict(raised.value)) == ("database", False)
+    use(database, way)
+
+
+def test_a_connection_killed_before_the_commit_is_a_database_error(database: Database) -> None:
+    with pytest.raises(IntegrationError), database.transaction() as connection:  # noqa: PT012
+        connection.execute("CREATE TABLE made (a int)")
+        terminate_others(database)
+    assert number_of(database, "SELECT count(*) FROM pg_tables WHERE tablename = 'made'") == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_any_exception_rolls_back(database: Database, error: type[BaseException]) -> None:
+    with pytest.raises(error), database.transaction() as connection:  # noqa: PT012
+        connection.execute("CREATE TABLE made (a int)")
+        raise error
+    with pytest.raises(error), database.session() as session:  # noqa: PT012
+        session.execute(sa.text("CREATE TABLE made (a int)"))
+        raise error
+    assert number_of(database, "SELECT count(*) FROM pg_tables WHERE tablename = 'made'") == 0
+
+
+def test_a_block_in_a_transaction_is_undone_with_it_even_as_its_first_statement(database: Database) -> None:
+    with pytest.raises(RuntimeError), database.transaction() as connection:  # noqa: PT012
+        with connection.transaction():
+            connection.execute("CREATE TABLE made (a int)")
+        raise RuntimeError
+    assert number_of(database, "SELECT count(*) FROM pg_tables WHERE tablename = 'made'") == 0
+
+
+def test_a_wrong_statement_is_raised_as_it_is_and_leaves_the_connection_usable(database: Database) -> None:
+    with pytest.raises(psycopg.errors.UndefinedTable), database.transaction() as connection:
+        connection.execute("SELECT * FROM nowhere")
+    assert number_of(database, "SELECT 7") == 7
+
+
+def test_of_two_transactions_in_each_others_way_one_is_done_and_the_other_is_a_conflict(
+    database: Database,
+) -> None:
+    with database.transaction() as connection:
+        connection.execute("CREATE TABLE counters AS SELECT n, 0 AS value FROM generate_series(1, 2) n")
+    both = threading.Barrier(2)
+
+    def count(first: int, second: int) -> IntegrationError | None:
+        try:
+            with database.transaction() as connection:
+                connection.execute("SET LOCAL deadlock_timeout = '20ms'")
+                connection.execute("UPDATE counters SET value = value + 1 WHERE n = %s", (first,))
+                both.wait(5)
+                connection.execute("UPDATE counters SET value = value + 1 WHERE n = %s", (second,))
+        except IntegrationError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(count, (1, 2), (2, 1)))
+    [error] = [outcome for outcome in outcomes if outcome is not None]
+    assert (error.error_type, error.severity, error.recoverable) == ("database", "low", True)
+    assert is_conflict(error)
+    assert error.details["sqlstate"] == "40P01"
+    assert number_of(database, "SELECT sum(value) FROM counters") == 2
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+def test_a_conflict_in_a_session_is_told_from_a_server_that_is_away(
+    database: Database, sqlstate: str
+) -> None:
+    with pytest.raises(IntegrationError) as raised, database.session() as session:
+        session.execute(sa.text(f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$"))
+    assert is_conflict(raised.value)
+
+
+def test_times_are_given_in_utc(database: Database) -> None:
+    with database.transaction() as connection:
+        row = connection.execute("SELECT now(), current_setting('application_name')").fetchone()
+    assert row is not None
+    assert row[0].utcoffset().total_seconds() == 0
+    assert row[1] == "bg-pipelines"
+
+
+# Migrations
+
+
+@pytest.fixture
+def empty(database: Database) -> Database:
+    with database.transaction() as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return database
+
+
+def test_a_database_that_is_not_migrated_is_a_configuration_error_that_names_the_command(
+    empty: Database,
+) -> None:
+    with pytest.raises(IntegrationError, match="bg-pipelines migrate") as raised:
+        empty.require_migrated()
+    assert raised.value.error_type == "configuration"
+    empty.migrate()
+    empty.require_migrated()
+
+
+def test_migrating_again_changes_nothing(empty: Database) -> None:
+    before, now = empty.migrate()
+    assert before is None
+    assert empty.migrate() == (now, now)
+
+
+def test_two_that_migrate_at_once_both_find_it_done(empty: Database) -> None:
+    begin = threading.Barrier(2)
+
+    def migrate(_: int) -> tuple[str | None, str]:
+        begin.wait(5)
+        return empty.migrate()
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(migrate, range(2)))
+    newest = outcomes[0][1]
+    assert sorted(outcomes, key=str) == sorted([(None, newest), (newest, newest)], key=str)
+    empty.require_migrated()
+
+
+def test_a_migration_that_fails_changes_nothing_and_keeps_nobody_waiting(empty: Database) -> None:
+    with empty.transaction() as connection:
+        connection.execute("CREATE TABLE sync_states (in_the_way int)")
+    with pytest.raises(Exception, match="sync_states"):
+        empty.migrate()
+    assert number_of(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 1
+    locks = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = current_database()"
+    assert number_of(empty, locks) == 0
+
+
+# Where the database is
+
+
+def test_a_database_of_ones_own_is_not_migrated_unasked(
+    empty: Database, database_url: str, tmp_path: Path
+) -> None:
+    opened = open_database(Settings(database_url=database_url, home_dir=tmp_path))
+    with pytest.raises(IntegrationError, match="bg-pipelines migrate"):
+        opened.require_migrated()
+    opened.close()
+
+
+def test_the_embedded_database_is_up_to_date_when_it_is_opened(server_home: Path) -> None:
+    opened = open_database(Settings(home_dir=server_home))
+    opened.require_migrated()
+    opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
+def test_any_spelling_of_a_postgresql_address_will_do(scheme: str, database: Database) -> None:
+    address = database.engine.url.render_as_string(hide_password=False).split("://", 1)[1]
+    same = Database(f"{scheme}://{address}")
+    assert number_of(same, "SELECT 7") == 7
+    same.close()
+    settings = Settings(dagster_database_url=f"{scheme}://{address}")
+    assert dagster_storage_url(settings) == f"postgresql+psycopg2://{address}"

@@ -1,0 +1,126 @@
+"""`check`: every fault in one list before anything runs, each with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.operations.checks import find_faults
+from bg_pipelines.operations.stores import set_paused
+from bg_pipelines.sandbox import Sandbox
+from bg_pipelines_tests.conftest import KEY
+
+PASSWORD = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+
+
+@pytest.fixture
+def shops(make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[str]]) -> Sandbox:
+    sandbox = make_sandbox(shops=3, variants=3)
+    add_shops(sandbox)
+    return sandbox
+
+
+def test_where_all_is_well_there_are_no_faults(shops: Sandbox) -> None:
+    assert find_faults() == []
+
+
+def test_each_store_is_asked_for_its_access(shops: Sandbox) -> None:
+    revoked, unscoped, _ = shops.world.shops.values()
+    revoked.access.expire_all()
+    unscoped.access.scopes[:] = ["read_products", "write_inventory"]
+    faults = find_faults()
+    names = [shop.domain.split(".")[0] for shop in (revoked, unscoped)]
+    of_revoked = [fault for fault in faults if fault.startswith(f"store {names[0]}: ")]
+    of_unscoped = [fault for fault in faults if fault.startswith(f"store {names[1]}: ")]
+    assert sorted(of_revoked + of_unscoped) == sorted(faults)
+    assert len(of_revoked) == 1
+    assert "does not accept the access token (401)" in of_revoked[0]
+    assert [fault.split("scope ")[1].split(":")[0] for fault in of_unscoped] == ["read_locations"]
+    assert not any(shop.token in fault for shop in shops.world.shops.values() for fault in faults)
+
+
+def test_a_store_that_cannot_be_reached_is_a_fault_of_its_own(shops: Sandbox, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE stores SET api_url = 'http://127.0.0.1:9' WHERE id = (SELECT min(id) FROM stores)"
+        )
+    [fault] = find_faults()
+    assert fault.startswith("store ")
+
+
+def test_paused_stores_are_not_asked(shops: Sandbox, database: Database) -> None:
+    revoked = next(iter(shops.world.shops.values()))
+    revoked.access.expire_all()
+    set_paused(database, [revoked.domain.split(".")[0]], True)
+    assert find_faults() == []
+    assert shops.world.requests(revoked.domain) == []
+
+
+def test_a_wrong_setting_is_the_only_fault_that_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", f"mysql://bg:{PASSWORD}@db/bg")
+    [fault] = find_faults()
+    assert "BG_DATABASE_URL" in fault
+    assert PASSWORD not in fault
+
+
+def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_DATABSE_URL", f"postgresql://bg:{PASSWORD}@db/bg")
+    assert find_faults() == ["BG_DATABSE_URL: no such setting; did you mean BG_DATABASE_URL?"]
+
+
+@pytest.mark.parametrize("name", ["BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET"])
+def test_what_stores_add_reads_from_the_environment_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "shpat_x")
+    assert find_faults() == []
+
+
+def test_a_key_that_is_missing_or_wrong_is_a_fault(monkeypatch: pytest.MonkeyPatch, shops: Sandbox) -> None:
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", "x")
+    [fault] = find_faults()
+    assert "BG_ENCRYPTION_KEY is not a Fernet key" in fault
+    monkeypatch.delenv("BG_ENCRYPTION_KEY")
+    [fault] = find_faults()
+    assert "BG_ENCRYPTION_KEY is not set" in fault
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", "1" * 42 + "E=")
+    assert all("BG_ENCRYPTION_KEY is not the key" in fault for fault in find_faults())
+    assert find_faults()
+
+
+def test_databases_that_are_away_are_faults_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BG_DATABASE_URL", "BG_DAGSTER_DATABASE_URL"):
+        monkeypatch.setenv(name, f"postgresql://bg:{PASSWORD}@127.0.0.1:9/bg")
+    faults = find_faults()
+    assert [fault.split(": ")[0] for fault in faults] == ["database", "Dagster's storage"]
+    assert not any(PASSWORD in fault for fault in faults)
+
+
+@pytest.mark.parametrize("name", ["BG_DATABASE_URL", "BG_DAGSTER_DATABASE_URL"])
+def test_an_address_that_is_none_is_a_fault_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, f"postgresql://bg:{PASSWORD}@db:port/bg")
+    faults = find_faults()
+    assert faults
+    assert not any(PASSWORD in fault for fault in faults)
+
+
+def test_a_database_that_is_not_migrated_is_a_fault_that_names_the_command(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    faults = find_faults()
+    with database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    [fault] = faults
+    assert fault.startswith("database: ")
+    assert "bg-pipelines migrate" in fault

@@ -1,0 +1,429 @@
+"""Stores as a person manages them: a file is taken whole or not at all, and every fault says where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bg_pipelines.database import leases
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.operations.stores import (
+    Changes,
+    NewStore,
+    StoreRow,
+    check_store,
+    list_stores,
+    read_csv,
+    save_stores,
+    set_paused,
+)
+from bg_pipelines.platforms.base import Resource
+
+TOKEN = "shpat_0123456789abcdef0123456789abcdef"
+HEADER = "name,platform,domain,tier,api_url,token,client_id,client_secret\n"
+GOOD = (
+    HEADER
+    + f"Harbor,shopify,harbor.myshopify.com,1,,{TOKEN},,\nMarket,shopify,market.myshopify.com,,,,id,{TOKEN}x\n"
+)
+
+Write = Callable[[str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A CSV file of this content."""
+
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "stores.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def store(name: str = "Harbor", **values: Any) -> NewStore:
+    defaults = {"platform": "shopify", "domain": f"{name.lower()}.myshopify.com", "token": TOKEN}
+    return NewStore(name, **{**defaults, **values})
+
+
+def faults_of(act: Callable[[], object]) -> list[str]:
+    """The faults that this raises, one text each."""
+    with pytest.raises(IntegrationError) as raised:
+        act()
+    assert (raised.value.error_type, raised.value.source) == ("bad_data", "stores")
+    assert TOKEN not in str(raised.value.as_dict())
+    head, *faults = raised.value.message.split("\n")
+    assert head == f"{len(faults)} fault{'s' * (len(faults) != 1)}, nothing was changed:"
+    return [fault.strip() for fault in faults]
+
+
+def all_rows(database: Database) -> list[Any]:
+    """Everything in the tables, with the number of the transaction that wrote it."""
+    with database.transaction() as connection:
+        stores = connection.execute("SELECT xmin::text, s.* FROM stores s ORDER BY id").fetchall()
+        return stores + connection.execute("SELECT xmin::text, s.* FROM sync_states s").fetchall()
+
+
+def make_all_later(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("UPDATE sync_states SET next_due_at = now() + interval '1 hour'")
+
+
+def count_due(database: Database) -> int:
+    with database.transaction() as connection:
+        return leases.count_due(connection, list(Resource), leases.clock(connection), None)
+
+
+# Files
+
+
+def test_a_file_is_imported_and_a_second_time_changes_nothing(
+    write: Write, database: Database, cipher: Cipher
+) -> None:
+    stores = read_csv(write(GOOD))
+    assert [(s.name, s.platform, s.domain, s.tier) for s in stores] == [
+        ("Harbor", "shopify", "harbor.myshopify.com", 1),
+        ("Market", "shopify", "market.myshopify.com", 2),
+    ]
+    assert save_stores(database, cipher, stores) == Changes(2, 0, 0)
+    rows = all_rows(database)
+    assert save_stores(database, cipher, read_csv(write(GOOD))) == Changes(0, 0, 2)
+    assert all_rows(database) == rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + GOOD.encode(),
+        GOOD.replace("\n", "\r\n").encode(),
+        GOOD.replace("name,platform", " Name , PLATFORM").encode(),
+        GOOD.replace("Harbor,shopify,harbor.my", " Harbor , Shopify,HARBOR.my").encode(),
+        GOOD.replace("\n", "\n\n").encode() + b",,,,,,,\n",
+        b'"name"' + GOOD.encode().removeprefix(b"name"),
+        b"\xef\xbb\xbf" + b'"name"' + GOOD.encode().removeprefix(b"name"),
+    ],
+)
+def test_what_a_spreadsheet_adds_makes_no_difference(write: Write, content: bytes) -> None:
+    assert read_csv(write(content)) == read_csv(write(GOOD))
+
+
+def test_quoted_commas_and_values_that_look_like_numbers_or_nothing_are_texts(write: Write) -> None:
+    lines = 'name,platform,domain,token\n"Harbor, ""East""",shopify,a.com,0070\nNA,shopify,b.com,nan\n'
+    stores = read_csv(write(lines))
+    assert [(s.name, s.token) for s in stores] == [('Harbor, "East"', "0070"), ("NA", "nan")]
+
+
+def test_every_fault_of_a_file_is_told_by_line_and_column(write: Write) -> None:
+    path = write(
+        HEADER
+        + f",shopify,a.com,,,{TOKEN},,\n"
+        + f"B,shopfy,b.com,,,{TOKEN},,\n"
+        + f"C,shopify,https://c.com,,,{TOKEN},,\n"
+        + "\n"
+        + f"D,shopify,d.com,4,,{TOKEN},,\n"
+        + f"E,shopify,e.com,one,,{TOKEN},,\n"
+        + f"F,shopify,f.com,,ftp://f,{TOKEN},,\n"
+        + f"G,shopify,g.com,,,{TOKEN},id,{TOKEN}\n"
+        + "H,shopify,h.com,,,,,\n"
+        + "I,shopify,i.com,,,,id,\n"
+        + f"J,shopify,j.com,,,{TOKEN[:9]} {TOKEN},,\n"
+        + f"J,shopify,k.com,,,{TOKEN},,\n"
+        + f"L,shopify,j.com,,,{TOKEN},,\n"
+    )
+    faults = faults_of(lambda: read_csv(path))
+    assert [fault.split(": ")[0] for fault in faults] == [
+        "line 2, name",
+        "line 3, platform",
+        "line 4, domain",
+        "line 6, tier",
+        "line 7, tier",
+        "line 8, api_url",
+        "line 9, token",
+        "line 10, token",
+        "line 11, token",
+        "line 12, token",
+        "line 13, name",
+        "line 14, domain",
+    ]
+    assert "did you mean 'shopify'?" in faults[1]
+    assert "give it like harbor.myshopify.com, without https://" in faults[2]
+    assert "is not one of: 1, 2, 3" in faults[3]
+    assert faults[6].endswith("given: token, client_id, client_secret")
+    assert faults[7].endswith("given: none")
+    assert faults[10:] == [
+        "line 13, name: is already on line 12",
+        "line 14, domain: is already on line 12",
+    ]
+
+
+def test_one_domain_in_two_spellings_is_there_twice(write: Write) -> None:
+    path = write(HEADER + f"A,shopify,a.com,,,{TOKEN},,\nB,Shopify,A.com,,,{TOKEN},,\n")
+    assert faults_of(lambda: read_csv(path)) == ["line 3, domain: is already on line 2"]
+
+
+def test_wrong_columns_are_named(write: Write) -> None:
+    faults = faults_of(lambda: read_csv(write("nme,platform,token,token\n")))
+    assert "line 1, nme: no such column" in faults[0]
+    assert faults[0].endswith("did you mean 'name'?")
+    assert "line 1, name: this column is missing" in faults
+    assert "line 1, domain: this column is missing" in faults
+
+
+def test_a_column_that_is_there_twice_is_told_as_such(write: Write) -> None:
+    faults = faults_of(lambda: read_csv(write(HEADER.replace("tier", "token") + "\n")))
+    assert faults == ["line 1, token: this column is there twice"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty|No columns"),
+        (b"\n\n", "is empty|No columns"),
+        (HEADER.encode(), "the file has no stores"),
+        (HEADER.encode() + b",,,,,,,\n\n", "the file has no stores"),
+        ((HEADER + "Zürich,").encode("latin-1"), "is not UTF-8; save it as CSV UTF-8"),
+        (GOOD.encode("utf-16"), "is not UTF-8; save it as CSV UTF-8"),
+        (HEADER.encode() + b'"Harbor,shopify\n', "is not CSV|quote"),
+        (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xff\xfe", "is not (UTF-8|CSV)"),
+    ],
+)
+def test_a_file_that_has_no_stores_or_is_no_csv_says_so(write: Write, content: bytes, message: str) -> None:
+    path = write(content)
+    with pytest.raises(IntegrationError, match=message):
+        read_csv(path)
+
+
+def test_a_file_or_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    [fault] = faults_of(lambda: read_csv(tmp_path / "nowhere.csv"))
+    assert fault.endswith("nowhere.csv: there is no such file")
+    [fault] = faults_of(lambda: read_csv(tmp_path))
+    assert str(tmp_path) in fault
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_than_the_comma_is_recognised(write: Write, separator: str) -> None:
+    [fault] = faults_of(lambda: read_csv(write(GOOD.replace(",", separator))))
+    assert "comma" in fault
+
+
+@pytest.mark.parametrize("more", ["Harbor, Inc", "Harbor, Inc, East"])
+def test_a_comma_that_is_not_quoted_shifts_no_value_into_the_next_column(write: Write, more: str) -> None:
+    lines = "name,platform,domain,token\n" + f"{more},shopify,a.com,{TOKEN}\n" * 1
+    faults = faults_of(lambda: read_csv(write(lines)))
+    assert any("line 2" in fault for fault in faults)
+
+
+def test_a_comma_too_many_at_the_end_of_lines_is_harmless_or_told(write: Write) -> None:
+    lines = f"name,platform,domain,token\nHarbor,shopify,a.com,{TOKEN},\n"
+    try:
+        [found] = read_csv(write(lines))
+    except IntegrationError as error:
+        assert "line 2" in error.message  # noqa: PT017
+    else:
+        assert (found.name, found.domain, found.token) == ("Harbor", "a.com", TOKEN)
+
+
+def test_missing_values_at_the_end_of_a_line_are_empty(write: Write) -> None:
+    lines = f"name,platform,domain,token,tier,api_url\nHarbor,shopify,a.com,{TOKEN}\nMarket,shopify,b.com\n"
+    assert faults_of(lambda: read_csv(write(lines))) == [
+        "line 3, token: give either token, or client_id and client_secret; given: none"
+    ]
+
+
+def test_a_file_without_a_header_says_so_without_a_token(write: Write) -> None:
+    faults = faults_of(lambda: read_csv(write(GOOD.removeprefix(HEADER))))
+    assert any("header" in fault or "column is missing" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("column", ["platform", "domain", "api_url"])
+def test_a_token_in_the_wrong_column_is_not_repeated(column: str) -> None:
+    value: Any = TOKEN
+    faults = check_store(store(**{column: value}))
+    assert faults
+    assert not any(TOKEN in str(fault) for fault in faults)
+
+
+# Single stores
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "harbor",
+        "https://a.com",
+        "a.com/",
+        "a_b.com",
+        "-a.com",
+        "a..com",
+        "",
+        "a.com:443",
+        "a.c",
+        "å.com",
+        "a.com\n",
+        f"{'a' * 64}.com",
+        "127.0.0.1",
+    ],
+)
+def test_what_is_no_domain_is_refused(domain: str) -> None:
+    assert [fault.column for fault in check_store(store(domain=domain))] == ["domain"]
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "a.co",
+        "harbor.myshopify.com",
+        "a-b.c-d.example",
+        f"{'a' * 63}.com",
+        "xn--p1b6ci4b4b3a.xn--11b5bs3a9aj6g",
+        "1.example",
+    ],
+)
+def test_what_is_a_domain_is_taken(domain: str) -> None:
+    assert check_store(store(domain=domain)) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["harbor", "ftp://a", "https://", "http://a:99999", "http://a:b", "http://[", "https://a?x=1", ""]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    assert [fault.column for fault in check_store(store(api_url=url))] == ["api_url"]
+
+
+def test_secrets_are_not_shown_with_a_store() -> None:
+    assert TOKEN not in repr(store(client_secret=TOKEN))
+
+
+def test_faults_change_nothing_at_all(database: Database, cipher: Cipher) -> None:
+    faults = faults_of(lambda: save_stores(database, cipher, [store("Harbor"), store("Market", tier=9)]))
+    assert faults == ["tier: 9 is not one of: 1, 2, 3"]
+    assert all_rows(database) == []
+
+
+def test_a_new_store_is_due_at_once_with_all_it_has(database: Database, cipher: Cipher) -> None:
+    save_stores(database, cipher, [store()])
+    with database.transaction() as connection:
+        claimed = leases.claim(
+            connection,
+            list(Resource),
+            owner="me",
+            limit=1,
+            lease=leases.timedelta(1),
+            due_before=leases.clock(connection),
+        )
+    assert {work.resource for work in claimed} == set(Resource)
+
+
+def test_tokens_are_encrypted_in_the_table(database: Database, cipher: Cipher) -> None:
+    save_stores(database, cipher, [store(), store("Market", token=None, client_id="id", client_secret=TOKEN)])
+    with database.transaction() as connection:
+        rows = connection.execute("SELECT s::text, credentials FROM stores s ORDER BY id").fetchall()
+    assert not any(TOKEN in text or TOKEN.encode() in bytes(credentials) for text, credentials in rows)
+    assert [cipher.decrypt(credentials) for _, credentials in rows] == [
+        {"access_token": TOKEN},
+        {"client_id": "id", "client_secret": TOKEN},
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token": "new"},
+        {"api_url": "http://127.0.0.1:4010"},
+        {"token": None, "client_id": "id", "client_secret": "secret"},
+    ],
+)
+def test_a_store_whose_access_changed_is_due_now(
+    database: Database, cipher: Cipher, changes: dict[str, Any]
+) -> None:
+    save_stores(database, cipher, [store(), store("Market")])
+    make_all_later(database)
+    assert save_stores(database, cipher, [store(**changes)]) == Changes(0, 1, 0)
+    assert count_due(database) == 1
+
+
+@pytest.mark.parametrize("changes", [{"name": "Port"}, {"tier": 3}])
+def test_another_name_or_tier_makes_nothing_due(
+    database: Database, cipher: Cipher, changes: dict[str, Any]
+) -> None:
+    save_stores(database, cipher, [store()])
+    make_all_later(database)
+    new = store(**{"name": "Harbor", "domain": "harbor.myshopify.com", **changes})
+    assert save_stores(database, cipher, [new]) == Changes(0, 1, 0)
+    assert count_due(database) == 0
+    [row] = list_stores(database)
+    assert (row.name, row.tier) == (new.name, new.tier)
+
+
+def test_a_renewed_token_beside_a_client_id_is_no_change(database: Database, cipher: Cipher) -> None:
+    new = store(token=None, client_id="id", client_secret="secret")
+    save_stores(database, cipher, [new])
+    renewed = cipher.encrypt({**new.credentials(), "access_token": "made of them", "expires_at": None})
+    with database.transaction() as connection:
+        connection.execute("UPDATE stores SET credentials = %s", (renewed,))
+    assert save_stores(database, cipher, [new]) == Changes(0, 0, 1)
+
+
+def test_a_token_given_again_replaces_one_whose_key_is_lost(database: Database, cipher: Cipher) -> None:
+    save_stores(database, Cipher("1" * 42 + "E="), [store()])
+    assert save_stores(database, cipher, [store()]) == Changes(0, 1, 0)
+    assert save_stores(database, cipher, [store()]) == Changes(0, 0, 1)
+
+
+def test_a_name_that_another_store_has_is_refused(database: Database, cipher: Cipher) -> None:
+    save_stores(database, cipher, [store()])
+    rows = all_rows(database)
+    faults = faults_of(
+        lambda: save_stores(database, cipher, [store("Harbor", domain="other.com"), store("Market")])
+    )
+    assert faults == ["name: 'Harbor' is the name of harbor.myshopify.com already; choose another"]
+    assert all_rows(database) == rows
+
+
+def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher: Cipher) -> None:
+    assert list_stores(database) == []
+    save_stores(database, cipher, [store(name) for name in ("New", "Paused", "Ok", "Failing")])
+    set_paused(database, ["Paused"], True)
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z', attempts = (name = 'Failing')::int, "
+            "last_error = CASE WHEN name = 'Failing' THEN '{\"message\": \"no answer\"}'::jsonb END "
+            "FROM stores WHERE id = store_id AND name IN ('Ok', 'Failing')"
+        )
+    rows = list_stores(database)
+    assert [(row.name, row.state, row.error) for row in rows] == [
+        ("Failing", "failing", "no answer"),
+        ("New", "new", None),
+        ("Ok", "ok", None),
+        ("Paused", "paused", None),
+    ]
+    assert isinstance(rows[0], StoreRow)
+    assert rows[2].last_synced_at is not None
+    assert rows[2].last_synced_at.isoformat() == "2026-11-23T12:00:00+00:00"
+
+
+# Pausing
+
+
+def test_stores_are_paused_and_resumed_by_name(database: Database, cipher: Cipher) -> None:
+    save_stores(database, cipher, [store(), store("Market")])
+    assert set_paused(database, ["Harbor", "Harbor"], True) == 1
+    assert set_paused(database, ["Harbor", "Market"], True) == 1
+    assert count_due(database) == 0
+    assert set_paused(database, ["Harbor"], False) == 1
+    assert set_paused(database, ["Harbor"], False) == 0
+    assert count_due(database) == 1
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_nothing_is_paused(
+    database: Database, cipher: Cipher
+) -> None:
+    save_stores(database, cipher, [store(), store("Market")])
+    faults = faults_of(lambda: set_paused(database, ["Market", "Habor", "zzz"], True))
+    assert faults == ["Habor: no such store; did you mean 'Harbor'?", "zzz: no such store"]
+    assert [row.state for row in list_stores(database)] == ["new", "new"]

@@ -1,0 +1,242 @@
+"""What a person types, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from bg_pipelines.cli import app
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.sandbox import Sandbox
+from bg_pipelines_tests.conftest import KEY
+
+TOKEN = "shpat_0123456789abcdef"
+HARBOR = ("stores", "add", "Harbor", "--domain", "harbor.myshopify.com", "--token", TOKEN)
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
+    """Type a command on a machine with a migrated database: `run("stores", "list")`."""
+    monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+
+    return type_in
+
+
+def type_in(*arguments: str, typed: str | None = None) -> Result:
+    """Type a command on a machine with nothing set."""
+    return CliRunner().invoke(app, list(arguments), input=typed)
+
+
+def ok(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(result: Result) -> str:
+    """The message of the error that `main` shows in red."""
+    assert isinstance(result.exception, IntegrationError), result.output
+    return result.exception.message
+
+
+def words(text: str) -> str:
+    """The text without the frame and line breaks that the width of a terminal makes."""
+    return " ".join(text.replace("│", " ").split())
+
+
+# Mistyped
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["statsu"], "Did you mean 'status'?"),
+        (["stores", "lst"], "Did you mean 'list'?"),
+        (["status", "--jsn"], "Did you mean --json?"),
+        (["stores", "add", "Harbor", "--domian", "harbor.myshopify.com"], "Did you mean --domain?"),
+        (["demo", "--onec"], "Did you mean --once?"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest(typed: list[str], meant: str) -> None:
+    result = type_in(*typed)
+    assert result.exit_code == 2
+    assert meant in words(result.output)
+
+
+def test_a_word_that_is_like_no_other_is_refused_without_a_guess() -> None:
+    for typed in (["zzzzzz"], ["status", "--zzzzzz"]):
+        result = type_in(*typed)
+        assert result.exit_code == 2
+        assert "Did you mean" not in result.output
+
+
+@pytest.mark.parametrize("typed", [[], ["stores"]])
+def test_nothing_typed_shows_what_there_is(typed: list[str]) -> None:
+    assert "Usage:" in type_in(*typed).output
+
+
+def test_every_command_explains_itself() -> None:
+    for command in ("demo", "sandbox", "migrate", "check", "status"):
+        assert "Usage:" in ok(type_in(command, "--help"))
+    for command in ("add", "import", "list", "pause", "resume"):
+        assert "Usage:" in ok(type_in("stores", command, "--help"))
+
+
+# Stores
+
+
+def test_a_store_is_added_once(run: Run) -> None:
+    assert ok(run(*HARBOR)) == "1 added, 0 updated, 0 unchanged\n"
+    assert ok(run(*HARBOR)) == "0 added, 0 updated, 1 unchanged\n"
+    assert ok(run(*HARBOR, "--tier", "1")) == "0 added, 1 updated, 0 unchanged\n"
+
+
+def test_a_token_may_come_from_the_environment_or_be_typed_unseen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = run(*HARBOR[:-1], "-", typed=f"{TOKEN}\n")
+    assert "1 added" in ok(typed)
+    assert TOKEN not in typed.output
+    monkeypatch.setenv("BG_STORE_TOKEN", TOKEN)
+    assert "1 unchanged" in ok(run(*HARBOR[:-2]))
+
+
+def test_a_store_with_faults_is_refused_with_all_of_them_and_no_token(run: Run) -> None:
+    message = refused(
+        run("stores", "add", "Harbor", "--domain", "harbor", "--platform", "shopfy", "--token", f"{TOKEN} ")
+    )
+    assert "3 faults, nothing was changed" in message
+    assert "did you mean 'shopify'?" in message
+    assert TOKEN not in message
+    assert "no stores yet" in ok(run("stores", "list"))
+
+
+def test_stores_come_from_a_file_all_or_none(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "stores.csv"
+    file.write_text(
+        f"name,platform,domain,token\nHarbor,shopify,harbor.com,{TOKEN}\nMarket,shopify,market,{TOKEN}\n"
+    )
+    assert "line 3, domain" in refused(run("stores", "import", str(file)))
+    assert "no stores yet" in ok(run("stores", "list"))
+    file.write_text(file.read_text().replace("market,", "market.com,"))
+    assert ok(run("stores", "import", str(file))) == "2 added, 0 updated, 0 unchanged\n"
+    listed = ok(run("stores", "list"))
+    assert all(word in listed for word in ("Harbor", "harbor.com", "Market", "market.com", "new"))
+    assert TOKEN not in listed
+    assert "there is no such file" in refused(run("stores", "import", "nowhere.csv"))
+
+
+def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
+    ok(run(*HARBOR))
+    assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 were so before\n"
+    assert ok(run("stores", "pause", "Harbor")) == "0 paused, 1 were so before\n"
+    assert "paused" in ok(run("stores", "list"))
+    assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 were so before\n"
+    assert "did you mean 'Harbor'?" in refused(run("stores", "resume", "Habor"))
+
+
+# Status
+
+
+def test_status_with_no_stores_says_how_to_add_one(run: Run) -> None:
+    assert "bg-pipelines stores add" in words(ok(run("status")))
+
+
+def test_status_is_a_table_or_one_json_object(run: Run) -> None:
+    ok(run(*HARBOR))
+    assert "products" in ok(run("status"))
+    state = json.loads(ok(run("status", "--json")))
+    assert [row["due"] for row in state["resources"]] == [1] * 5
+    assert state["failing"] == []
+
+
+def test_status_fits_a_terminal_of_eighty_columns(run: Run) -> None:
+    ok(run(*HARBOR))
+    shown = ok(run("status"))
+    assert "inventory_levels" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_status_where_every_store_is_paused_does_not_say_that_there_are_none(run: Run) -> None:
+    ok(run(*HARBOR))
+    ok(run("stores", "pause", "Harbor"))
+    shown = words(ok(run("status")))
+    assert "paused: Harbor" in shown
+    assert "no stores yet" not in shown
+
+
+def test_names_are_shown_as_they_are_whatever_rich_makes_of_brackets(run: Run) -> None:
+    name = "Harbor [red]"
+    ok(run("stores", "add", name, *HARBOR[3:]))
+    assert name in ok(run("stores", "list"))
+    ok(run("stores", "pause", name))
+    assert f"paused: {name}" in ok(run("status"))
+
+
+# Check and migrate
+
+
+def test_check_says_that_all_is_well_or_lists_the_faults_and_exits_1(
+    run: Run, make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[str]]
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=1)
+    [name] = add_shops(sandbox)
+    assert ok(run("check")) == "all is well\n"
+    [shop] = sandbox.world.shops.values()
+    shop.access.scopes.remove("read_products")
+    result = run("check")
+    assert result.exit_code == 1
+    assert result.output.startswith(f"- store {name}: the app lacks the scope read_products")
+    assert result.output.endswith("\n1 fault\n")
+
+
+def test_migrate_tells_where_the_database_was_and_is(run: Run, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    assert "bg-pipelines migrate" in refused(run(*HARBOR))
+    assert "it was at none" in ok(run("migrate"))
+    assert "it was at" not in ok(run("migrate"))
+    ok(run(*HARBOR))
+
+
+# The program itself
+
+
+def test_a_fault_is_one_clear_text_on_standard_error_and_exit_1(run: Run) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from bg_pipelines.cli import main; main()",
+            "stores",
+            "pause",
+            "Harbor [red]",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: 1 fault, nothing was changed:\n  Harbor [red]: no such store\n"
+
+
+@pytest.mark.parametrize("command", [["stores", "list"], ["status"], ["migrate"], ["stores", "pause", "x"]])
+def test_a_database_that_is_not_there_is_a_clear_text(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", "postgresql://bg:hunter2@127.0.0.1:9/bg")
+    message = refused(type_in(*command))
+    assert message.startswith("PostgreSQL is not available")
+    assert "hunter2" not in message
