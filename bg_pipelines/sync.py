@@ -760,23 +760,24 @@ class ResourceSync:
                 if error.error_type is not ErrorType.SCOPES:
                     raise
                 # Not allowed to write: the corrections wait, reading goes on.
-                report = CorrectionReport(self.store.name, correction_id, "pending", error.message)
-                self.run_.note_correction(report)
+                self._report_correction(correction_id, "pending", error.message)
                 return
             with self.database.transaction() as connection:
-                error = None if outcome.reason is None else Jsonb({"code": outcome.reason})
+                reason = None if outcome.reason is None else Jsonb({"code": outcome.reason})
                 connection.execute(
                     "UPDATE inventory_corrections SET status = %s, found_quantity = %s, error = %s, settled_at = now() "
                     "WHERE id = %s AND status = 'pending'",
-                    (outcome.status, outcome.found_quantity, error, correction_id),
+                    (outcome.status, outcome.found_quantity, reason, correction_id),
                 )
-            report = None
-            if outcome.status != "applied":
-                message = outcome.reason or (
-                    f"counted as {row['change_from_quantity']}, the platform has {outcome.found_quantity}; count again"
-                )
-                report = CorrectionReport(self.store.name, correction_id, outcome.status, message)
-            self.run_.note_correction(report)
+            if outcome.status == "applied":
+                self.run_.note_correction(None)
+                continue
+            counted, found = row["change_from_quantity"], outcome.found_quantity
+            stale = f"counted as {counted}, the platform has {found}; count again"
+            self._report_correction(correction_id, outcome.status, outcome.reason or stale)
+
+    def _report_correction(self, correction_id: int, status: str, message: str) -> None:
+        self.run_.note_correction(CorrectionReport(self.store.name, correction_id, status, message))
 
 
 def _unexpected(error: Exception) -> IntegrationError:

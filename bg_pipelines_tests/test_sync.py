@@ -636,7 +636,7 @@ def test_progress_is_told_every_few_seconds_while_a_store_is_slow(
 ) -> None:
     sandbox = make_sandbox(shops=3, variants=30)
     add_shops(sandbox)
-    list(sandbox.world.shops.values())[0].faults.append(Fault("slow", seconds=0.2))
+    next(iter(sandbox.world.shops.values())).faults.append(Fault("slow", seconds=0.2))
     lines: list[str] = []
     sync(log=lines.append, progress_seconds=0.1)
     assert lines[-1].startswith("3 of 3 stores done, 0 failed, ")

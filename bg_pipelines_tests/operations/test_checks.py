@@ -117,10 +117,11 @@ def test_an_address_that_is_none_is_a_fault_without_the_password(
 
 def test_a_database_that_is_not_migrated_is_a_fault_that_names_the_command(database: Database) -> None:
     with database.transaction() as connection:
+        held = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = '0000'")
     faults = find_faults()
     with database.transaction() as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.execute("UPDATE alembic_version SET version_num = %s", held)
     [fault] = faults
     assert fault.startswith("database: ")
     assert "bg-pipelines migrate" in fault

@@ -1,0 +1,79 @@
+"""Documentation that cannot rot: links lead somewhere, every command and setting is described as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+import typer.main
+from typer.testing import CliRunner
+
+from bg_pipelines import cli
+from bg_pipelines.errors import ErrorType
+from bg_pipelines.settings import Settings
+from bg_pipelines_tests.conftest import PROJECT
+
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+HEADER = """# Commands
+
+Made by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program.
+"""
+
+
+def command_lines(app: typer.Typer, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    lines = [words]
+    for command in app.registered_commands:
+        assert command.callback is not None
+        lines.append((*words, command.name or command.callback.__name__.replace("_", "-")))
+    for group in app.registered_groups:
+        assert group.name is not None
+        assert group.typer_instance is not None
+        lines += command_lines(group.typer_instance, (*words, group.name))
+    return lines
+
+
+def reference() -> str:
+    """docs/cli.md, from what the commands say of themselves."""
+    runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "100", "NO_COLOR": "1"})
+    text = HEADER
+    for words in command_lines(cli.app):
+        result = runner.invoke(cli.app, [*words, "--help"], prog_name="bg-pipelines")
+        assert result.exit_code == 0, result.output
+        lines = (line.rstrip() for line in result.output.strip().splitlines())
+        text += f"\n## bg-pipelines {' '.join(words)}".rstrip() + "\n\n```\n" + "\n".join(lines) + "\n```\n"
+    return text
+
+
+def test_the_reference_of_commands_is_what_they_say_of_themselves() -> None:
+    assert (PROJECT / "docs" / "cli.md").read_text() == reference(), "run python -m bg_pipelines_tests.test_docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            assert anchor in {h.lower().replace("`", "").replace(" ", "-") for h in headings}, target
+
+
+def test_every_setting_stands_in_the_documentation_and_in_the_example() -> None:
+    running, example = (PROJECT / "docs" / "running.md").read_text(), (PROJECT / ".env.example").read_text()
+    for name in Settings.model_fields:
+        assert f"`BG_{name.upper()}`" in running
+        assert f"#BG_{name.upper()}=" in example
+
+
+def test_every_error_type_stands_in_the_page_for_those_on_call() -> None:
+    page = (PROJECT / "docs" / "on-call.md").read_text()
+    assert {t.value for t in ErrorType} - set(re.findall(r"`(\w+)`", page)) == {"bad_data", "configuration"}
+
+
+if __name__ == "__main__":
+    (PROJECT / "docs" / "cli.md").write_text(reference())
