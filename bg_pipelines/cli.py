@@ -14,6 +14,7 @@ import typer.core
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import checks, status, stores
@@ -192,10 +193,10 @@ def list_stores() -> None:
     from bg_pipelines.database.engine import open_database
 
     database = open_database(load_settings())
-    table = _table("name", "platform", "domain", "tier", "state", "last synced", "error")
+    table = _table("name", "platform", "domain", "tier", "state", "last synced")
     for row in stores.list_stores(database):
-        synced = row.last_synced_at.strftime("%Y-%m-%d %H:%M:%S") if row.last_synced_at else ""
-        table.add_row(row.name, row.platform, row.domain, str(row.tier), row.state, synced, row.error or "")
+        synced = row.last_synced_at.strftime("%Y-%m-%d %H:%M") if row.last_synced_at else ""
+        table.add_row(row.name, row.platform, row.domain, str(row.tier), row.state, synced)
     database.close()
     console.print(table if table.row_count else "no stores yet: add one with `bg-pipelines stores add`")
 
@@ -243,31 +244,27 @@ def _print_changes(changes: stores.Changes) -> None:
 def _table(*columns: str, **options: Any) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, **options)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
 
 
 def _status_tables(state: status.Status) -> Table:
     page = Table.grid(padding=(0, 0, 1, 0))
-    resources = _table(
-        "resource", "stores", "current", "due", "running", "failing", "minutes behind", "rejected rows"
-    )
+    resources = _table("resource", "stores", "current", "due", "running", "failing", "min behind", "rejected")
     for row in state.resources:
         resources.add_row(*map(str, row), style="red" if row.failing else None)
     page.add_row(resources if state.resources else "no stores yet: add one with `bg-pipelines stores add`")
-    if state.failing:
-        failing = _table("store", "resource", "failures", "error", "severity", "next try", "message")
-        for fault in state.failing:
-            failing.add_row(
-                fault.store,
-                fault.resource,
-                str(fault.failures),
-                fault.error_type,
-                fault.severity,
-                fault.next_try_at.strftime("%H:%M:%S"),
-                fault.message,
-            )
-        page.add_row(failing)
+    for fault in state.failing:
+        times = "once" if fault.failures == 1 else f"{fault.failures} times"
+        line = Text.assemble(
+            (fault.store, "bold"),
+            "  ",
+            (fault.error_type, "red"),
+            f"  {', '.join(fault.resources)} failed {times}, severity {fault.severity}, "
+            f"next try {fault.next_try_at:%H:%M:%S} UTC\n",
+            Text(f"  {fault.message}"),
+        )
+        page.add_row(line)
     if state.paused:
         page.add_row(f"paused: {', '.join(state.paused)}")
     if state.corrections:

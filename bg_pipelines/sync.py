@@ -82,10 +82,10 @@ class ResourceSummary:
 
 @dataclass
 class Failure:
-    """A resource of a store that could not be synced, kept for retry."""
+    """Resources of a store that could not be synced for one reason; they are kept for retry."""
 
     store: str
-    resource: str
+    resources: list[str]
     error: IntegrationError
 
 
@@ -334,19 +334,20 @@ class SyncRun:
             self.summary.resources[resource].pages += pages
             self.summary.resources[resource].counts += counts
 
-    def note_settled(self, resource: Resource, failure: Failure | None) -> None:
+    def note_synced(self, resource: Resource) -> None:
         with self._lock:
-            summary = self.summary.resources[resource]
-            if failure is None:
-                summary.synced += 1
-            else:
-                summary.failed += 1
-                self.summary.failures.append(failure)
-        if failure is not None:
-            error = failure.error
-            self._messages.put(
-                f"{failure.store}: {failure.resource} failed ({error.error_type}): {error.message}"
-            )
+            self.summary.resources[resource].synced += 1
+
+    def note_failed(self, resource: Resource, failure: Failure) -> None:
+        """A failure is told once, however many of its store's resources it reaches."""
+        with self._lock:
+            self.summary.resources[resource].failed += 1
+            failure.resources.append(resource)
+            if len(failure.resources) > 1:
+                return
+            self.summary.failures.append(failure)
+        error = failure.error
+        self._messages.put(f"{failure.store}: {resource} failed ({error.error_type}): {error.message}")
 
     def note_store(self, complete: bool) -> None:
         with self._lock:
@@ -378,30 +379,30 @@ class StoreSync:
         access = self._access()
         self.name = access.name
         platform: Platform | None = None
-        failure: IntegrationError | None = None
+        failure: Failure | None = None
         complete = True
         try:
             for work in self.works:
                 self.run_.check_stopped()
                 attempt = self._begin(work)
+                if failure is not None and failure.error.error_type is not ErrorType.SCOPES:
+                    # Out of reach for one resource is out of reach for the next; only a scope is a resource's own.
+                    self._settle_failed(work, attempt, failure)
+                    continue
                 try:
-                    if failure is not None and failure.error_type is not ErrorType.SCOPES:
-                        # Out of reach for one resource is out of reach for the next; a scope is its own.
-                        raise failure
                     if platform is None:
                         platform = self._connect(access)
                     ResourceSync(self, platform, work, attempt).run()
-                    self.run_.note_settled(Resource(work.resource), None)
+                    self.run_.note_synced(Resource(work.resource))
+                    continue
                 except IntegrationError as error:
-                    failure = error
-                    complete = False
-                    self._settle_failed(work, attempt, error)
+                    failure = Failure(self.name, [], error)
                 except (Stopped, psycopg.Error):
                     raise
                 except Exception as error:  # noqa: BLE001 (one store's surprise must not stop the others)
-                    failure = _unexpected(error)
-                    complete = False
-                    self._settle_failed(work, attempt, failure)
+                    failure = Failure(self.name, [], _unexpected(error))
+                complete = False
+                self._settle_failed(work, attempt, failure)
         finally:
             if platform is not None:
                 platform.close()
@@ -442,11 +443,12 @@ class StoreSync:
                 )
                 return int(cursor.fetchone() or 0)
 
-    def _settle_failed(self, work: Work, attempt: int, error: IntegrationError) -> None:
+    def _settle_failed(self, work: Work, attempt: int, failure: Failure) -> None:
+        error = failure.error
         if error.error_type is ErrorType.DATABASE and not is_conflict(error):
             raise error  # nothing can be settled, for any store: the run itself cannot work
         self.run_.check_stopped()
-        self.run_.note_settled(Resource(work.resource), Failure(self.name, work.resource, error))
+        self.run_.note_failed(Resource(work.resource), failure)
         with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE sync_attempts SET status = 'failed', finished_at = clock_timestamp(), error = %s WHERE id = %s",

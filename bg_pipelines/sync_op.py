@@ -96,7 +96,7 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
                 dg.TableRecord(
                     {
                         "store": failure.store,
-                        "resource": failure.resource,
+                        "resources": ", ".join(failure.resources),
                         "error_type": failure.error.error_type.value,
                         "severity": failure.error.severity.value,
                         "recoverable": failure.error.recoverable,

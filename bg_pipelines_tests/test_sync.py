@@ -358,7 +358,7 @@ def test_a_failed_store_goes_on_where_it_was_once_it_is_mended(
     [shop] = sandbox.world.shops.values()
     shop.faults.append(Fault("half_json", operation="ProductVariants", after=3, times=1))
     summary = sync(load_rows=250)
-    assert [failure.resource for failure in summary.failures] == ["product_variants", "inventory_levels"]
+    assert [failure.resources for failure in summary.failures] == [["product_variants", "inventory_levels"]]
     assert query(database, "SELECT count(*) AS n FROM product_variants")[0]["n"] == 500
     sandbox.world.forget_requests()
     sync(stores=names, load_rows=250)
@@ -377,8 +377,8 @@ def test_a_missing_scope_fails_its_resource_and_no_other(
     summary = sync(
         resources=(Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS)
     )
-    assert [(failure.resource, failure.error.error_type) for failure in summary.failures] == [
-        ("locations", ErrorType.SCOPES)
+    assert [(failure.resources, failure.error.error_type) for failure in summary.failures] == [
+        (["locations"], ErrorType.SCOPES)
     ]
     assert summary.resources[Resource.PRODUCT_VARIANTS].synced == 1
 

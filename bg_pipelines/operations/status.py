@@ -24,8 +24,10 @@ class ResourceStatus(NamedTuple):
 
 
 class FailingStore(NamedTuple):
+    """Resources of a store that fail for the same reason. `failures` is since the last success, the most of any."""
+
     store: str
-    resource: str
+    resources: list[str]
     failures: int
     error_type: str
     severity: str
@@ -71,9 +73,11 @@ def read_status(database: Database) -> Status:
             "GROUP BY y.resource ORDER BY y.resource"
         )
         failing = rows(
-            "SELECT s.name, y.resource, y.attempts, y.last_error ->> 'error_type', y.last_error ->> 'severity', "
-            "(y.last_error ->> 'recoverable')::boolean, y.last_error ->> 'message', y.next_due_at "
-            "FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE y.attempts > 0 ORDER BY s.name, y.resource"
+            "SELECT s.name, array_agg(y.resource ORDER BY y.resource), max(y.attempts), "
+            "y.last_error ->> 'error_type' AS error_type, y.last_error ->> 'severity' AS severity, "
+            "(y.last_error ->> 'recoverable')::boolean AS recoverable, y.last_error ->> 'message' AS message, "
+            "min(y.next_due_at) FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE y.attempts > 0 "
+            "GROUP BY s.name, error_type, severity, recoverable, message ORDER BY s.name, min(y.resource)"
         )
         paused = rows("SELECT name FROM stores WHERE paused_at IS NOT NULL ORDER BY name")
         corrections = rows(

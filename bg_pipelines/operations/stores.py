@@ -178,15 +178,14 @@ class StoreRow(NamedTuple):
     tier: int
     state: str
     last_synced_at: datetime | None
-    error: str | None
 
 
 def list_stores(database: Database) -> list[StoreRow]:
-    """All stores by name, with the oldest of their last successes and the newest error."""
+    """All stores by name, with the oldest of their resources' last successes."""
     query = sa.text(
         "SELECT s.name, s.platform, s.domain, s.tier, CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
         "WHEN max(y.attempts) > 0 THEN 'failing' WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' "
-        "ELSE 'new' END, min(y.last_succeeded_at), max(y.last_error ->> 'message') "
+        "ELSE 'new' END, min(y.last_succeeded_at) "
         "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id GROUP BY s.id ORDER BY s.name"
     )
     with database.session() as session:
