@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 from pydantic import Field
@@ -67,59 +67,54 @@ def asset_key(resource: Resource) -> dg.AssetKey:
 
 
 def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
-    table = dg.MetadataValue.table
+    """What failed comes first: the UI folds what is long."""
     metadata: dict[str, dg.MetadataValue] = {
         "stores": dg.MetadataValue.int(summary.done),
         "stores_failed": dg.MetadataValue.int(summary.done - summary.complete),
-        "rows_read": dg.MetadataValue.int(summary.rows),
-        "rows_changed": dg.MetadataValue.int(summary.changed),
-        "rows_rejected": dg.MetadataValue.int(sum(r.counts.rejected for r in summary.resources.values())),
-        "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
-        "resources": table(
-            [
-                dg.TableRecord(
-                    {
-                        "resource": resource.value,
-                        "stores": done.synced,
-                        "failed": done.failed,
-                        "pages": done.pages,
-                        **vars(done.counts),
-                    }
-                )
-                for resource, done in summary.resources.items()
-            ]
-        ),
     }
     if summary.failures:
-        metadata["failed"] = table(
-            [
-                dg.TableRecord(
-                    {
-                        "store": failure.store,
-                        "resources": ", ".join(failure.resources),
-                        "error_type": failure.error.error_type.value,
-                        "severity": failure.error.severity.value,
-                        "recoverable": failure.error.recoverable,
-                        "message": failure.error.message,
-                    }
-                )
-                for failure in summary.failures
-            ]
+        metadata["failed"] = _table(
+            {
+                "store": failure.store,
+                "resources": ", ".join(failure.resources),
+                "error_type": failure.error.error_type.value,
+                "severity": failure.error.severity.value,
+                "recoverable": failure.error.recoverable,
+                "message": failure.error.message,
+            }
+            for failure in summary.failures
         )
-    if summary.corrections_applied or summary.corrections_left:
-        metadata["corrections_applied"] = dg.MetadataValue.int(summary.corrections_applied)
     if summary.corrections_left:
-        metadata["corrections_left"] = table(
-            [
-                dg.TableRecord(
-                    {
-                        "store": left.store,
-                        "correction": left.correction_id,
-                        "status": left.status,
-                        "message": left.message,
-                    }
-                )
-                for left in summary.corrections_left
-            ]
+        metadata["corrections_left"] = _table(
+            {
+                "store": left.store,
+                "correction": left.correction_id,
+                "status": left.status,
+                "message": left.message,
+            }
+            for left in summary.corrections_left
         )
+    if summary.corrections_applied:
+        metadata["corrections_applied"] = dg.MetadataValue.int(summary.corrections_applied)
+    rejected = sum(done.counts.rejected for done in summary.resources.values())
+    metadata |= {
+        "rows_read": dg.MetadataValue.int(summary.rows),
+        "rows_changed": dg.MetadataValue.int(summary.changed),
+        "rows_rejected": dg.MetadataValue.int(rejected),
+        "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
+        "resources": _table(
+            {
+                "resource": resource.value,
+                "stores": done.synced,
+                "failed": done.failed,
+                "pages": done.pages,
+                **vars(done.counts),
+            }
+            for resource, done in summary.resources.items()
+        ),
+    }
     return metadata
+
+
+def _table(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])

@@ -58,11 +58,10 @@ def test_after_a_sync_a_store_is_current_and_a_fault_stands_with_its_store(
     assert of(database, Resource.LOCATIONS)[1:6] == (3, 1, 0, 0, 2)
     assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
     failing = read_status(database).failing
-    assert [(f.store, f.resource, f.failures, f.error_type, f.recoverable) for f in failing] == sorted(
+    assert [(f.store, f.resources, f.failures, f.error_type, f.recoverable) for f in failing] == sorted(
         [
-            (revoked.domain.split(".")[0], "locations", 1, "credentials", False),
-            (revoked.domain.split(".")[0], "store", 1, "credentials", False),
-            (unscoped.domain.split(".")[0], "locations", 1, "scopes", False),
+            (revoked.domain.split(".")[0], ["locations", "store"], 1, "credentials", False),
+            (unscoped.domain.split(".")[0], ["locations"], 1, "scopes", False),
         ]
     )
     assert well.domain.split(".")[0] not in {f.store for f in failing}
@@ -134,7 +133,7 @@ def test_status_is_json_ready(database: Database, shops: Sandbox) -> None:
     assert kept["failing"] == [
         {
             "store": next(iter(shops.world.shops)).split(".")[0],
-            "resource": "products",
+            "resources": ["products"],
             "failures": 1,
             "error_type": "timeout",
             "severity": "medium",
