@@ -44,7 +44,7 @@ app = typer.Typer(
 )
 stores_app = typer.Typer(cls=Group, no_args_is_help=True, help="The stores that are synced.")
 app.add_typer(stores_app, name="stores")
-console = Console()
+console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
 
@@ -253,7 +253,10 @@ def _status_tables(state: status.Status) -> Table:
     resources = _table("resource", "stores", "current", "due", "running", "failing", "min behind", "rejected")
     for row in state.resources:
         resources.add_row(*map(str, row), style="red" if row.failing else None)
-    page.add_row(resources if state.resources else "no stores yet: add one with `bg-pipelines stores add`")
+    if state.resources:
+        page.add_row(resources)
+    elif not state.paused:
+        page.add_row("no stores yet: add one with `bg-pipelines stores add`")
     for fault in state.failing:
         times = "once" if fault.failures == 1 else f"{fault.failures} times"
         line = Text.assemble(

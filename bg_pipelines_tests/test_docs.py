@@ -47,7 +47,9 @@ def reference() -> str:
 
 
 def test_the_reference_of_commands_is_what_they_say_of_themselves() -> None:
-    assert (PROJECT / "docs" / "cli.md").read_text() == reference(), "run python -m bg_pipelines_tests.test_docs"
+    assert (PROJECT / "docs" / "cli.md").read_text() == reference(), (
+        "run python -m bg_pipelines_tests.test_docs"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import alembic.command
 import alembic.config
@@ -38,8 +38,18 @@ class Database:
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        try:
+            address = sa.make_url(driver_url(url, "psycopg"))
+        except (sa.exc.ArgumentError, ValueError):
+            # The reason would repeat parts of the address, and it holds a password.
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION,
+                "the database's address cannot be read; it should be like postgresql://user:password@host:5432/database, "
+                "with %40 for an @ and %3A for a : in the password",
+                source="settings",
+            ) from None
         self.engine = sa.create_engine(
-            driver_url(url, "psycopg"),
+            address,
             pool_size=pool_size,
             max_overflow=pool_size,
             # A restarted server is noticed at check-out, not in the middle of the work.
@@ -63,6 +73,8 @@ class Database:
             raise _unreachable(error) from error
         try:
             connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+            # Begins it: else a `connection.transaction()` that comes first would be one of its own, and commit.
+            connection.execute("SELECT")
             yield connection
             connection.commit()
         except psycopg.OperationalError as error:
@@ -85,8 +97,8 @@ class Database:
         try:
             with Session(self.engine) as session, session.begin():
                 yield session
-        except sa.exc.OperationalError as error:
-            raise _unreachable(error) from error
+        except sa.exc.DBAPIError as error:
+            _raise_classified(error)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -99,14 +111,13 @@ class Database:
         config = _alembic_config()
         try:
             with self.engine.connect() as connection:
-                connection.execute(sa.select(sa.func.pg_advisory_lock(_MIGRATION_LOCK)))
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 before = MigrationContext.configure(connection).get_current_revision()
                 config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")
                 connection.commit()
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(_MIGRATION_LOCK)))
-        except sa.exc.OperationalError as error:
-            raise _unreachable(error) from error
+        except sa.exc.DBAPIError as error:
+            _raise_classified(error)
         return before, _newest_revision()
 
     def require_migrated(self) -> None:
@@ -114,8 +125,8 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
-        except sa.exc.OperationalError as error:
-            raise _unreachable(error) from error
+        except sa.exc.DBAPIError as error:
+            _raise_classified(error)
         if current != _newest_revision():
             raise IntegrationError.of(
                 ErrorType.CONFIGURATION,
@@ -179,6 +190,16 @@ def _conflict(error: psycopg.Error) -> IntegrationError:
         source="database",
         details={"conflict": True, "sqlstate": error.sqlstate},
     )
+
+
+def _raise_classified(error: sa.exc.DBAPIError) -> NoReturn:
+    """What went wrong in SQLAlchemy's hands; a wrong statement is raised as it is."""
+    cause = error.orig
+    if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("40"):
+        raise _conflict(cause) from error
+    if isinstance(error, sa.exc.OperationalError) or error.statement is None:  # none: it was connecting
+        raise _unreachable(error) from error
+    raise error
 
 
 def _unreachable(error: Exception) -> IntegrationError:

@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -58,6 +58,10 @@ class Counts:
             )
 
 
+# What no text of PostgreSQL can hold: NUL, and half of a surrogate pair.
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+
+
 class Reject(NamedTuple):
     """A source row that cannot be loaded: why, and what it was."""
 
@@ -67,7 +71,11 @@ class Reject(NamedTuple):
 
     def key(self) -> str:
         """The vendor's id, or a digest of the row where it has none, so that a repeat is the same row."""
-        if self.external_id:
+        if (
+            self.external_id
+            and isinstance(self.external_id, str)
+            and not _UNWRITABLE.search(self.external_id)
+        ):
             return self.external_id
         return "sha256:" + hashlib.sha256(repr(self.payload).encode()).hexdigest()
 
@@ -93,13 +101,15 @@ def load(
     """
     counts = Counts(read=len(records))
     # Two of one id in a batch: the one with the newer source clock wins, the later one where they are equal.
-    latest: dict[str, Any] = {}
-    for record in records:
-        held = latest.setdefault(record.external_id, record)
+    latest: dict[Any, Any] = {}
+    for position, record in enumerate(records):
+        # Rows without a proper id are not one another; each is rejected.
+        key = record.external_id if isinstance(record.external_id, str) else position
+        held = latest.setdefault(key, record)
         if held is not record:
             counts.unchanged += 1
-            if record.source_updated_at >= held.source_updated_at:
-                latest[record.external_id] = record
+            if _moment(record) >= _moment(held):
+                latest[key] = record
     if latest:
         merge = _Merge(connection, table, store_id, records[0]._fields, seen_at, confirm_before, reject)
         counts += merge(list(latest.values()))
@@ -196,7 +206,7 @@ class _Merge:
                 raise  # the statement is wrong, not a row; without a code it is a value psycopg cannot write
             if len(records) == 1:
                 record = records[0]
-                self.reject(Reject(record.external_id, _reason(error), record._asdict()))
+                self.reject(Reject(record.external_id, _reason(error, record), record._asdict()))
                 return Counts(rejected=1)
         middle = len(records) // 2
         counts = self(records[:middle])
@@ -241,7 +251,8 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 INSERT INTO {table} AS t (store_id, {columns})
                 SELECT %(store)s, {columns} FROM {stage}
                 ON CONFLICT (store_id, external_id) DO UPDATE
-                SET {assignments}, synced_at = now(), deleted_at = NULL
+                SET {assignments}, synced_at = now(),
+                    deleted_at = CASE WHEN t.deleted_at >= %(seen_at)s THEN t.deleted_at END
                 WHERE excluded.source_updated_at > t.source_updated_at
                    OR (excluded.source_updated_at = t.source_updated_at
                        AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at < %(seen_at)s))
@@ -261,15 +272,35 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
     return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
 
 
-def _reason(error: Exception) -> str:
+def _moment(record: Any) -> datetime:
+    """The source's clock, whatever its spelling; a time that is none is older than all."""
+    try:
+        moment = datetime.fromisoformat(record.source_updated_at)
+    except (TypeError, ValueError):
+        return datetime.min.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _unwritable_column(record: Any) -> str | None:
+    """The column whose value cannot even be sent to PostgreSQL."""
+    for column, value in record._asdict().items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict | list) or (isinstance(part, str) and _UNWRITABLE.search(part)):
+                return str(column)
+    return None
+
+
+def _reason(error: Exception, record: Any) -> str:
     """Column, fault and remedy, without the value: it may be personal."""
-    if not isinstance(error, psycopg.Error):
-        return "text that is not valid Unicode; correct it at the source"
+    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+        return f"{_unwritable_column(record) or 'a value'}: not a text or a number that PostgreSQL can hold; correct it at the source, it loads once it has changed there"
     diagnostic = error.diag
     column = diagnostic.column_name or diagnostic.constraint_name
     place = re.search(r"column (\w+)", diagnostic.context or "")
     if place:
         column = place[1]
-    # A client-side refusal (a NUL in a text) has no diagnostics; PostgreSQL's own text quotes the value.
-    fault = re.sub(r':? "[^"]*"', "", diagnostic.message_primary or str(error))
-    return f"{column or 'a text'}: {fault}; correct it at the source, it loads once it has changed there"
+    # PostgreSQL quotes the value as it is: what begins with a quotation mark may go on behind the next one. Where
+    # a constraint is broken it quotes names only.
+    quoted = r'(?s):? ".*"' if isinstance(error, psycopg.DataError) else r':? "[^"]*"'
+    fault = re.sub(quoted, "", diagnostic.message_primary or "")
+    return f"{column or 'a value'}: {fault}; correct it at the source, it loads once it has changed there"

@@ -160,7 +160,7 @@ class InventoryCorrection(Base):
     quantity: Mapped[int] = mapped_column(comment="what `available` is to be")
     reason: Mapped[str] = mapped_column(server_default="correction")
     idempotency_key: Mapped[str] = mapped_column(
-        unique=True, server_default=sa.text("gen_random_uuid()::text")
+        unique=True, server_default=sa.text("(gen_random_uuid())::text")
     )
     status: Mapped[str] = mapped_column(server_default="pending")
     found_quantity: Mapped[int | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def _key_file(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         # Written aside and linked into place: of two processes doing this at once one wins, whole.
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        aside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
         aside.touch(mode=0o600)
         aside.write_bytes(Fernet.generate_key())
         try:

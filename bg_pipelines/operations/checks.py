@@ -17,6 +17,8 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings, load_settings
 
 _STORES_AT_ONCE = 16
+_READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS")
+"""Variables that are no settings: `stores add` reads the first two, tests the third."""
 
 
 def find_faults() -> list[str]:
@@ -53,9 +55,8 @@ def find_faults() -> list[str]:
 
 def _unknown_variables() -> list[str]:
     known = [f"BG_{name.upper()}" for name in Settings.model_fields]
-    # Tests and builds use these two; nothing of the product reads them.
     unknown = [
-        name for name in os.environ if name.startswith("BG_") and name not in (*known, "BG_VENDOR_SPECS")
+        name for name in os.environ if name.startswith("BG_") and name not in (*known, *_READ_ELSEWHERE)
     ]
     return [
         f"{name}: no such setting"

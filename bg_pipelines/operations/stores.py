@@ -84,16 +84,19 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
     if store.platform not in PLATFORMS:
         fault(
             "platform",
-            f"{store.platform!r} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}",
+            f"{_shown(store.platform)} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}",
         )
-    if not re.fullmatch(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", store.domain):
+    if not re.fullmatch(
+        r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})", store.domain
+    ):
         fault(
-            "domain", f"{store.domain!r} is not a domain; give it like harbor.myshopify.com, without https://"
+            "domain",
+            f"{_shown(store.domain)} is not a domain; give it like harbor.myshopify.com, without https://",
         )
     if store.tier not in TIERS:
         fault("tier", f"{store.tier} is not one of: {', '.join(map(str, TIERS))}")
     if store.api_url is not None and not _is_url(store.api_url):
-        fault("api_url", f"{store.api_url!r} is not an address like https://harbor.myshopify.com")
+        fault("api_url", f"{_shown(store.api_url)} is not an address like https://harbor.myshopify.com")
     given = [name for name in SECRETS if getattr(store, name)]
     if given not in (["token"], ["client_id", "client_secret"]):
         fault(
@@ -124,16 +127,41 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
 
 def read_csv(path: Path) -> list[NewStore]:
     """Stores from a CSV file with a header. Raises IntegrationError (bad_data) listing every fault by line and column."""
-    try:
-        # As text and without guessing: pandas would read "NA" as nothing and 007 as 7.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False)
-    except FileNotFoundError:
-        raise _bad_data([Fault(None, str(path), "there is no such file")]) from None
-    except UnicodeDecodeError:
-        raise _bad_data([Fault(None, str(path), "is not UTF-8; save it as CSV UTF-8")]) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise _bad_data([Fault(None, str(path), f"is not CSV: {str(error).strip()}")]) from None
-    frame.columns = [str(column).strip().lower().removeprefix("\ufeff") for column in frame.columns]
+    (_, header), *rows = _rows(path)
+    columns = [column.lower() for column in header]
+    # Before a column is named in a fault: a first line that is no header may hold a token.
+    if not set(columns) & set(COLUMNS):
+        if any(separator in header[0] for separator in ";\t|"):
+            raise _bad_data(
+                [Fault(1, "header", "the values are not separated by commas; save it as CSV with commas")]
+            )
+        raise _bad_data(
+            [
+                Fault(
+                    1,
+                    "header",
+                    f"is missing: the first line names the columns; there are: {', '.join(COLUMNS)}",
+                )
+            ]
+        )
+    faults = [
+        Fault(
+            line,
+            "line",
+            f"has {len(values)} values, there are {len(columns)} columns; put a value that holds a comma in quotes",
+        )
+        for line, values in rows
+        if len(values) > len(columns) and any(values[len(columns) :])
+    ]
+    if faults:
+        raise _bad_data(faults)
+    width = len(columns)
+    frame = pd.DataFrame(
+        [(values + [""] * width)[:width] for _, values in rows],
+        columns=columns,
+        index=[line for line, _ in rows],
+        dtype=str,
+    )
     faults = [
         Fault(1, column, f"no such column; there are: {', '.join(COLUMNS)}{_meant(column, COLUMNS)}")
         for column in frame.columns
@@ -149,24 +177,50 @@ def read_csv(path: Path) -> list[NewStore]:
     ]
     if faults:
         raise _bad_data(faults)
-    frame = frame.apply(lambda column: column.str.strip())
-    # What a person sees: the header is line 1. (A quoted line break would shift it; values here have none.)
-    frame.index = pd.RangeIndex(2, len(frame) + 2)
-    frame = frame[(frame != "").any(axis="columns")]
+    for column in ("platform", "domain"):
+        frame[column] = frame[column].str.lower()
     stores = {
         int(line): _from_row(row) for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
     }
     faults = [fault for line, store in stores.items() for fault in check_store(store, line)]
-    for columns in (["name"], ["platform", "domain"]):
-        groups = frame.groupby(columns, sort=False).indices
-        for rows in groups.values():
-            lines = [int(frame.index[i]) for i in rows]
-            faults += [Fault(line, columns[-1], f"is already on line {lines[0]}") for line in lines[1:]]
+    for key in (["name"], ["platform", "domain"]):
+        for positions in frame.groupby(key, sort=False).indices.values():
+            lines = [int(frame.index[i]) for i in positions]
+            faults += [Fault(line, key[-1], f"is already on line {lines[0]}") for line in lines[1:]]
     if not len(frame):
         faults.append(Fault(2, "name", "the file has no stores"))
     if faults:
         raise _bad_data(sorted(faults, key=lambda fault: (fault.line or 0, fault.column)))
     return list(stores.values())
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line and values of each row that is not empty, the header first. Raises IntegrationError (bad_data)."""
+
+    def fault(message: str) -> IntegrationError:
+        return _bad_data([Fault(None, str(path), message)])
+
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            line = 1
+            for row in reader:
+                values = [value.strip() for value in row]
+                if any(values):
+                    rows.append((line, values))
+                line = reader.line_num + 1
+    except FileNotFoundError:
+        raise fault("there is no such file") from None
+    except OSError as error:
+        raise fault(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise fault("is not UTF-8; save it as CSV UTF-8") from None
+    except csv.Error as error:
+        raise fault(f"is not CSV: {error}") from None
+    if not rows:
+        raise fault("is empty")
+    return rows
 
 
 class StoreRow(NamedTuple):
@@ -275,8 +329,8 @@ def _from_row(row: dict[Any, str]) -> NewStore:
     tier = row.get("tier") or str(DEFAULT_TIER)
     return NewStore(
         name=row["name"],
-        platform=row["platform"].lower(),
-        domain=row["domain"].lower(),
+        platform=row["platform"],
+        domain=row["domain"],
         tier=int(tier) if tier.isascii() and tier.isdigit() else -1,
         api_url=row.get("api_url") or None,
         token=row.get("token") or None,
@@ -293,6 +347,11 @@ def _is_url(text: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def _shown(value: str) -> str:
+    """The value, unless it may be a token that stands in the wrong column."""
+    return "what is given" if re.search(r"[0-9A-Za-z_-]{24}", value) else repr(value)
 
 
 def _meant(word: str, known: Any) -> str:
