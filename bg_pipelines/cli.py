@@ -6,6 +6,8 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import checks, status, stores
 from bg_pipelines.settings import load_settings
@@ -75,7 +79,7 @@ def demo(
     """Everything on this machine: database, sandbox, stores, every job once, then the Dagster UI until Ctrl-C."""
     from bg_pipelines.demo import run_demo
 
-    sys.exit(run_demo(console, once=once, port=port, sandbox_port=sandbox_port))
+    sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port))
 
 
 @app.command()
@@ -108,8 +112,6 @@ def sandbox(
 @app.command()
 def migrate() -> None:
     """Bring the application's tables to the newest revision."""
-    from bg_pipelines.database.engine import open_database
-
     database = open_database(load_settings())
     before, now = database.migrate()
     database.close()
@@ -123,7 +125,7 @@ def check() -> None:
     """Settings, key, databases, migrations, each store's credentials and scopes: every fault in one list."""
     faults = checks.find_faults()
     for fault in faults:
-        console.print(f"- {fault}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {fault}", soft_wrap=True)
     console.print(f"{len(faults)} fault{'s' * (len(faults) != 1)}" if faults else "all is well")
     sys.exit(1 if faults else 0)
 
@@ -134,10 +136,7 @@ def show_status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Per resource how many stores are current, due and failing, and why."""
-    from bg_pipelines.database.engine import open_database
-
-    database = open_database(load_settings())
-    try:
+    with _open_database() as database:
         if as_json:
             sys.stdout.write(json.dumps(status.read_status(database).as_dict(), indent=2) + "\n")
         elif watch:
@@ -147,8 +146,6 @@ def show_status(
                     live.update(_status_tables(status.read_status(database)))
         else:
             console.print(_status_tables(status.read_status(database)))
-    finally:
-        database.close()
 
 
 @stores_app.command("add")
@@ -190,14 +187,12 @@ def import_stores(
 @stores_app.command("list")
 def list_stores() -> None:
     """All stores and how they are."""
-    from bg_pipelines.database.engine import open_database
-
-    database = open_database(load_settings())
+    with _open_database() as database:
+        rows = stores.list_stores(database)
     table = _table("name", "platform", "domain", "tier", "state", "last synced")
-    for row in stores.list_stores(database):
+    for row in rows:
         synced = row.last_synced_at.strftime("%Y-%m-%d %H:%M") if row.last_synced_at else ""
         table.add_row(row.name, row.platform, row.domain, str(row.tier), row.state, synced)
-    database.close()
     console.print(table if table.row_count else "no stores yet: add one with `bg-pipelines stores add`")
 
 
@@ -214,25 +209,25 @@ def resume_stores(names: Annotated[list[str], typer.Argument(help="Store names."
 
 
 def _set_paused(names: list[str], paused: bool) -> None:
-    from bg_pipelines.database.engine import open_database
-
-    database = open_database(load_settings())
-    changed = stores.set_paused(database, names, paused)
-    database.close()
+    with _open_database() as database:
+        changed = stores.set_paused(database, names, paused)
     console.print(
         f"{changed} {'paused' if paused else 'resumed'}, {len(set(names)) - changed} were so before"
     )
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
-    from bg_pipelines.database.engine import open_database
-    from bg_pipelines.database.secrets import cipher
+    with _open_database() as database:
+        return stores.save_stores(database, cipher(load_settings()), new)
 
-    settings = load_settings()
-    database = open_database(settings)
+
+@contextmanager
+def _open_database() -> Iterator[Database]:
+    """The application's database, at the newest revision. Raises IntegrationError."""
+    database = open_database(load_settings())
     try:
         database.require_migrated()
-        return stores.save_stores(database, cipher(settings), new)
+        yield database
     finally:
         database.close()
 

@@ -87,6 +87,7 @@ def test_a_failed_store_does_not_fail_the_run_and_stands_in_its_metadata(
         e.materialization.asset_key.to_user_string() for e in result.all_events if e.is_step_materialization
     }
     assert materialized == {"stores", "locations", "products", "product_variants"}
+    assert all(shop.token not in str(result.all_events) for shop in sandbox.world.shops.values())
 
 
 def test_the_run_fails_when_the_job_itself_cannot_work(

@@ -20,7 +20,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
@@ -63,7 +63,7 @@ def serve(*, variants: int, levels: int) -> Iterator[PageServer]:
                 raise RuntimeError("the page server did not start")
             yield PageServer(f"http://127.0.0.1:{port}", process.pid)
         finally:
-            process.stdin.close()
+            process.terminate()
 
 
 def pages(variants: int, levels: int) -> dict[Key, bytes]:
@@ -175,6 +175,11 @@ class _Handler(socketserver.StreamRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
+        # A client that was stopped is no fault of ours.
+        with suppress(ConnectionError):
+            self._answer_all()
+
+    def _answer_all(self) -> None:
         while request := self.rfile.readline():
             length = 0
             while (line := self.rfile.readline()) not in (b"\r\n", b""):
