@@ -88,6 +88,7 @@ def load(
     *,
     seen_at: datetime,
     confirm_before: datetime | None = None,
+    into_empty: bool = False,
     reject: Callable[[Reject], None],
 ) -> Counts:
     """Merge records of one type into `table`, in the caller's transaction.
@@ -95,26 +96,35 @@ def load(
     `seen_at` is when the source was asked (our database's clock): a row that was marked deleted before that, and
     stands at the source now, lives again. `confirm_before`, in a full pass, is when the pass began: a row whose
     `synced_at` is older is stamped although nothing changed, so that what is not stamped at the end is gone.
+    `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and
+    rows are copied into the table itself, in half the time; if one is there after all, they are merged.
     `reject` is called with each row that cannot be loaded.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
     counts = Counts(read=len(records))
-    # Two of one id in a batch: the one with the newer source clock wins, the later one where they are equal.
-    latest: dict[Any, Any] = {}
+    unique = _newest(records)
+    counts.unchanged = len(records) - len(unique)
+    if unique:
+        columns = records[0]._fields
+        merge = _Merge(connection, table, store_id, columns, seen_at, confirm_before, into_empty, reject)
+        counts += merge(unique)
+    counts.require_complete(table)
+    return counts
+
+
+def _newest(records: Sequence[Any]) -> Sequence[Any]:
+    """Of two rows of one id the one with the newer source clock, the later one where they are equal."""
+    if len({record.external_id for record in records if type(record.external_id) is str}) == len(records):
+        return records
+    newest: dict[Any, Any] = {}
     for position, record in enumerate(records):
         # Rows without a proper id are not one another; each is rejected.
         key = record.external_id if isinstance(record.external_id, str) else position
-        held = latest.setdefault(key, record)
-        if held is not record:
-            counts.unchanged += 1
-            if _moment(record) >= _moment(held):
-                latest[key] = record
-    if latest:
-        merge = _Merge(connection, table, store_id, records[0]._fields, seen_at, confirm_before, reject)
-        counts += merge(list(latest.values()))
-    counts.require_complete(table)
-    return counts
+        held = newest.setdefault(key, record)
+        if held is not record and _moment(record) >= _moment(held):
+            newest[key] = record
+    return list(newest.values())
 
 
 def mark_deleted(
@@ -179,10 +189,12 @@ class _Merge:
         columns: Sequence[str],
         seen_at: datetime,
         confirm_before: datetime | None,
+        into_empty: bool,
         reject: Callable[[Reject], None],
     ) -> None:
         self.connection = connection
         self.table = table
+        self.into_empty = into_empty
         self.reject = reject
         self.parameters = {
             "store": store_id,
@@ -192,10 +204,15 @@ class _Merge:
         }
         self.statements = _statements(table, tuple(columns))
 
-    def __call__(self, records: list[Any]) -> Counts:
+    def __call__(self, records: Sequence[Any]) -> Counts:
         try:
             with self.connection.transaction():
-                return self._merge(records)
+                return self._insert(records) if self.into_empty else self._merge(records)
+        except psycopg.errors.UniqueViolation:
+            if not self.into_empty:
+                raise
+            self.into_empty = False
+            return self(records)
         except (
             psycopg.DataError,
             psycopg.IntegrityError,
@@ -213,7 +230,15 @@ class _Merge:
         counts += self(records[middle:])
         return counts
 
-    def _merge(self, records: list[Any]) -> Counts:
+    def _insert(self, records: Sequence[Any]) -> Counts:
+        store_id = self.parameters["store"]
+        with self.connection.cursor() as cursor, cursor.copy(self.statements["insert"]) as copy:
+            for record in records:
+                copy.write_row((store_id, *record))
+        self.connection.execute(self.statements["clear_inserted_rejects"], self.parameters)
+        return Counts(inserted=len(records))
+
+    def _merge(self, records: Sequence[Any]) -> Counts:
         execute = self.connection.execute
         # Made once a connection, emptied at each commit: one a page would bloat PostgreSQL's catalogue.
         execute(self.statements["stage"])
@@ -244,6 +269,11 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
     statements = {
         "stage": "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS "
         "AS SELECT {columns} FROM {table} WITH NO DATA; DELETE FROM {stage}",
+        "insert": "COPY {table} (store_id, {columns}) FROM STDIN",
+        # now() is this transaction's: the rows that it has just inserted.
+        "clear_inserted_rejects": """
+            DELETE FROM rejected_rows r USING {table} t WHERE r.store_id = %(store)s AND r.resource = %(resource)s
+            AND t.store_id = r.store_id AND t.external_id = r.external_id AND t.synced_at = now()""",
         "copy": "COPY {stage} ({columns}) FROM STDIN",
         # xmax is 0 in a row version that this statement made from nothing.
         "merge": """

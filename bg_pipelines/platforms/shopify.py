@@ -316,16 +316,17 @@ class _Converted:
 
     def add(self, nodes: list[Any], convert: Callable[[dict[str, Any]], Record | str]) -> None:
         self.read += len(nodes)
+        append = self.records.append
         for node in nodes:
             try:
                 converted = convert(node)
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 self.rejects.append(_reject(node, error))
                 continue
-            if isinstance(converted, str):
+            if type(converted) is str:
                 self.gone.append(converted)
             else:
-                self.records.append(converted)
+                append(converted)  # type: ignore[arg-type]
 
     def page(self, answer: Answer, *, resume: str | None, source_count: int | None = None) -> Page:
         return Page(
@@ -393,10 +394,10 @@ def _reject(node: Any, error: Exception) -> Reject:
 def _key(node: dict[str, Any]) -> tuple[str, str]:
     """Id and time of change: a row without either can be neither kept apart nor kept current."""
     external_id, updated_at = node["id"], node["updatedAt"]
-    for name, value in (("id", external_id), ("updatedAt", updated_at)):
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"{name}: must be a text and is not")
-    return external_id, updated_at
+    if type(external_id) is str and type(updated_at) is str and external_id and updated_at:
+        return external_id, updated_at
+    name = "updatedAt" if isinstance(external_id, str) and external_id else "id"
+    raise ValueError(f"{name}: must be a text and is not")
 
 
 def _location(_: dict[str, Any], node: dict[str, Any]) -> Location:

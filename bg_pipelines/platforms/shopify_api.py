@@ -118,6 +118,7 @@ class ShopifyClient:
         self._throttle_wait_seconds = throttle_wait_seconds
         self._session = requests.Session()
         self._session.headers.update({"Content-Type": "application/json", "Accept": "application/json"})
+        self._prepared: dict[str, tuple[requests.PreparedRequest, dict[str, Any]]] = {}
         self._budget: _Budget | None = None
         self._costs: dict[str, float] = {}
 
@@ -239,12 +240,27 @@ class ShopifyClient:
         self._on_token(renewed)
         return renewed
 
+    def _prepare(self, url: str) -> tuple[requests.PreparedRequest, dict[str, Any]]:
+        """A request to this address, yet without a body, and what the environment says of it (proxies, CA).
+
+        Looked up once: for each page anew it would cost as much as sending the request.
+        """
+        if url not in self._prepared:
+            request = self._session.prepare_request(requests.Request("POST", url))
+            settings = self._session.merge_environment_settings(url, {}, True, None, None)
+            self._prepared[url] = request, {**settings}
+        prepared, environment = self._prepared[url]
+        return prepared.copy(), environment
+
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         connect, read, whole = self._timeouts
         deadline = self._clock() + whole
         try:
-            with self._session.post(
-                url, data=body, headers=headers, timeout=(connect, read), stream=True, allow_redirects=False
+            request, settings = self._prepare(url)
+            request.prepare_body(body, None)
+            request.headers.update(headers)
+            with self._session.send(
+                request, timeout=(connect, read), allow_redirects=False, **settings
             ) as response:
                 content = bytearray()
                 # read1 returns after each packet, so that the deadline is looked at however slowly they come.

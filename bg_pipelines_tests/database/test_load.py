@@ -73,10 +73,13 @@ def product(number: object = 1, **values: Any) -> Product:
 
 
 class Shelf:
-    """One store's rows, on one connection."""
+    """One store's rows, on one connection. `into_empty` is what is said of the table, rightly or not."""
 
-    def __init__(self, connection: psycopg.Connection[Any], cipher: Cipher) -> None:
+    def __init__(
+        self, connection: psycopg.Connection[Any], cipher: Cipher, *, into_empty: bool = False
+    ) -> None:
         self.connection = connection
+        self.into_empty = into_empty
         self.cipher = cipher
         row = connection.execute(
             "INSERT INTO stores (name, platform, domain, credentials) "
@@ -100,6 +103,7 @@ class Shelf:
             records,
             seen_at=seen_at,
             confirm_before=confirm_before,
+            into_empty=self.into_empty,
             reject=rejects.append,
         )
         assert counts.read == len(records)
@@ -153,9 +157,9 @@ def connection(own_database: Database) -> Iterator[psycopg.Connection[Any]]:
         connection.rollback()
 
 
-@pytest.fixture
-def shelf(connection: psycopg.Connection[Any], cipher: Cipher) -> Shelf:
-    return Shelf(connection, cipher)
+@pytest.fixture(params=[False, True], ids=["merged", "into an empty table, they say"])
+def shelf(connection: psycopg.Connection[Any], cipher: Cipher, request: pytest.FixtureRequest) -> Shelf:
+    return Shelf(connection, cipher, into_empty=request.param)
 
 
 # The newest source wins
@@ -176,11 +180,14 @@ BATCHES = st.lists(
 
 
 @modest
-@given(batches=BATCHES)
+@given(batches=BATCHES, into_empty=st.booleans())
 def test_whatever_the_order_the_newest_source_wins(
-    connection: psycopg.Connection[Any], cipher: Cipher, batches: list[list[ProductVariant]]
+    connection: psycopg.Connection[Any],
+    cipher: Cipher,
+    batches: list[list[ProductVariant]],
+    into_empty: bool,
 ) -> None:
-    shelf = Shelf(connection, cipher)
+    shelf = Shelf(connection, cipher, into_empty=into_empty)
     model: dict[str, ProductVariant] = {}
     for batch in batches:
         before = dict(model)
