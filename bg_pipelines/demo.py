@@ -5,6 +5,8 @@ It is also the smoke test: at the end what the database holds is compared with w
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -37,6 +39,8 @@ from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 
 STOP_SECONDS = 15
+# Loaded here: between fork and exec is no time for it.
+_LIBC = ctypes.CDLL(None)
 JOBS = ("store_sync", "inventory_sync")
 TABLES = {
     "stores": "stores",
@@ -59,6 +63,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
     if not once:
         _require_free(port)
     with ExitStack() as stack:
+        stack.enter_context(_alone(settings.home))
         with console.status("starting PostgreSQL"):
             database = open_database(settings)
             stack.callback(database.close)
@@ -265,7 +270,7 @@ def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
 @contextmanager
 def _child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """A process in a session of its own, ended with all its children when the block is left."""
-    process = subprocess.Popen(command, start_new_session=True, **options)  # noqa: S603 (our own commands)
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **options)  # noqa: S603
     try:
         yield process
     finally:
@@ -276,6 +281,24 @@ def _child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _end_with_parent() -> None:
+    """In a child: be ended when the demo is killed outright. Linux only; elsewhere it stays, and its port with it."""
+    with suppress(OSError, AttributeError):
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One demo a home: a second would point the first one's stores at its own sandbox."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _configuration(f"a demo is running already in {home}") from None
+        yield
 
 
 def _is_free(port: int) -> bool:

@@ -33,6 +33,8 @@ datum: they go into logs, tables and alerts as they are.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -114,13 +116,14 @@ class IntegrationError(Exception):
         source: str = "integration",
         details: Mapping[str, Any] | None = None,
     ) -> None:
+        message = _storable(message)
         super().__init__(message)
         self.message = message
         self.error_type = ErrorType(error_type)
         self.severity = Severity(severity)
         self.recoverable = recoverable
         self.source = source
-        self.details = dict(details or {})
+        self.details = _storable(dict(details or {}))
 
     @classmethod
     def of(
@@ -156,6 +159,19 @@ class IntegrationError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call IntegrationError(message) and lose the rest between processes.
         return _rebuild, (self.as_dict(),)
+
+
+def _storable(value: Any) -> Any:
+    """The value as PostgreSQL's jsonb can hold it: vendors' texts and numbers are quoted in errors."""
+    if isinstance(value, str):
+        return re.sub("[\0\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(part) for part in value]
+    return value
 
 
 def _rebuild(state: dict[str, Any]) -> IntegrationError:

@@ -22,7 +22,8 @@ from bg_pipelines.settings import load_settings
 class DatabaseResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The application's database and the cipher of what is encrypted in it, open for the length of a run."""
 
-    pool_size: int = 10
+    # Opened as they are needed; twice as many at most, which is one for each of 64 workers and some to spare.
+    pool_size: int = 34
     _database: Database = PrivateAttr()
     _cipher: Cipher = PrivateAttr()
 

@@ -66,7 +66,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         # pydantic's own text repeats the value, which may be a password.
-        faults = [f"BG_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        faults = [
+            f"BG_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_input=False)
+        ]
         raise IntegrationError.of(
             ErrorType.CONFIGURATION, "settings are wrong: " + "; ".join(faults), source="settings"
         ) from None

@@ -187,6 +187,15 @@ class SyncRun:
                 leases.make_due(connection, self.request.resources, stores)
             due_before = leases.clock(connection)
             self.summary.total = leases.count_due(connection, self.request.resources, due_before, stores)
+            busy = leases.count_busy(connection, self.request.resources, due_before, stores)
+            any_store = connection.execute("SELECT FROM stores LIMIT 1").rowcount
+        if busy:
+            self.log(
+                f"stores that are due but in the hands of another run, and left to it: {busy}; if it was killed, they "
+                f"are free again within {self.lease.total_seconds():.0f} s"
+            )
+        if not any_store:
+            self.log("this database has no stores: add some with `bg-pipelines stores add`")
         self._start(self._beat)
         try:
             self._work_through(due_before, stores, began)
@@ -198,6 +207,13 @@ class SyncRun:
             self.summary.seconds = self.clock() - began
         self._tell()
         self.log(self._progress(began))
+        failures = self.summary.failures
+        if (
+            failures
+            and not self.summary.complete
+            and all(f.error.error_type is ErrorType.CONFIGURATION for f in failures)
+        ):
+            raise failures[0].error  # wrong for every store: a wrong key, most likely
         return self.summary
 
     def _work_through(self, due_before: datetime, stores: set[int] | None, began: float) -> None:
@@ -312,13 +328,15 @@ class SyncRun:
         while not self._stop.wait(self.lease.total_seconds() / 4):
             with self._lock:
                 owners = list(self._owners)
-            # A database that is away is met, and reported, by those who work.
-            with suppress(IntegrationError), self.database.transaction() as connection:
+            # What is wrong with the database is met, and reported, by those who work; this must go on trying.
+            with suppress(Exception), self.database.transaction() as connection:
                 leases.heartbeat(connection, owners, self.lease)
 
     def _give_back(self) -> None:
         with suppress(IntegrationError), self.database.transaction() as connection:
             leases.release(connection, self._owners)
+        # Apart: a worker in the middle of a commit has its attempt's row and waits for its lease's.
+        with suppress(IntegrationError), self.database.transaction() as connection:
             connection.execute(
                 "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
                 "WHERE run_id = %s AND status = 'running'",
@@ -378,6 +396,21 @@ class SyncRun:
             )
 
 
+OUT_OF_REACH = {
+    ErrorType.TIMEOUT,
+    ErrorType.CONNECTION,
+    ErrorType.SERVER_ERROR,
+    ErrorType.THROTTLED,
+    ErrorType.MALFORMED_RESPONSE,
+    ErrorType.SHOP_LOCKED,
+    ErrorType.CREDENTIALS,
+    ErrorType.PAYMENT_REQUIRED,
+    ErrorType.SHOP_GONE,
+    ErrorType.CONFIGURATION,
+}
+"""A store out of reach for one resource is so for the next; anything else is the one resource's own."""
+
+
 class StoreSync:
     """The claimed resources of one store, one after the other, each settled by itself."""
 
@@ -388,8 +421,8 @@ class StoreSync:
         self.store_id = works[0].store_id
 
     def run(self) -> None:
-        access = self._access()
-        self.name = access.name
+        row = self._row()
+        self.name = row["name"]
         platform: Platform | None = None
         failure: Failure | None = None
         complete = True
@@ -397,19 +430,18 @@ class StoreSync:
             for work in self.works:
                 self.run_.check_stopped()
                 attempt = self._begin(work)
-                if failure is not None and failure.error.error_type is not ErrorType.SCOPES:
-                    # Out of reach for one resource is out of reach for the next; only a scope is a resource's own.
+                if failure is not None and failure.error.error_type in OUT_OF_REACH:
                     self._settle_failed(work, attempt, failure)
                     continue
                 try:
                     if platform is None:
-                        platform = self._connect(access)
+                        platform = self._connect(row)
                     ResourceSync(self, platform, work, attempt).run()
                     self.run_.note_synced(Resource(work.resource))
                     continue
                 except IntegrationError as error:
                     failure = Failure(self.name, [], error)
-                except (Stopped, psycopg.Error):
+                except Stopped:
                     raise
                 except Exception as error:  # noqa: BLE001 (one store's surprise must not stop the others)
                     failure = Failure(self.name, [], _unexpected(error))
@@ -420,10 +452,13 @@ class StoreSync:
                 platform.close()
         self.run_.note_store(complete)
 
-    def _connect(self, access: StoreAccess) -> Platform:
+    def _connect(self, row: dict[str, Any]) -> Platform:
+        self.held = row["credentials"]
+        credentials = self.run_.cipher.decrypt(self.held)
+        access = StoreAccess(**{**row, "credentials": credentials}, save_credentials=self._save_credentials)
         return self.run_.connect(access, self.run_.sleep)
 
-    def _access(self) -> StoreAccess:
+    def _row(self) -> dict[str, Any]:
         with self.database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(
                 "SELECT name, platform, domain, api_url, credentials FROM stores WHERE id = %s",
@@ -431,15 +466,18 @@ class StoreSync:
             )
             row = cursor.fetchone()
         assert row is not None
-        credentials = self.run_.cipher.decrypt(row.pop("credentials"))
-        return StoreAccess(**row, credentials=credentials, save_credentials=self._save_credentials)
+        return row
 
     def _save_credentials(self, credentials: Any) -> None:
+        renewed = self.run_.cipher.encrypt(credentials)
         with self.database.transaction() as connection:
-            connection.execute(
-                "UPDATE stores SET credentials = %s WHERE id = %s",
-                (self.run_.cipher.encrypt(credentials), self.store_id),
-            )
+            # Only over what was read: a person, or another run, may have given others meanwhile.
+            kept = connection.execute(
+                "UPDATE stores SET credentials = %s WHERE id = %s AND credentials = %s",
+                (renewed, self.store_id, self.held),
+            ).rowcount
+        if kept:
+            self.held = renewed
 
     def _begin(self, work: Work) -> int:
         with self.database.transaction() as connection:
@@ -549,11 +587,14 @@ class ResourceSync:
                     began = min(self.seen_at, page.vendor_time or self.seen_at)
                     state["vendor_began_at"] = began.isoformat()
                     state["source_count"] = page.source_count
+                state["last_count"] = page.source_count
+            return self._finish(buffer)
         except IntegrationError as error:
-            if error.error_type is ErrorType.QUERY_REJECTED and state["resume"] is not None:
-                self._forget_pass()  # a page's token may have expired; the next try begins the pass again
+            # The pages were not the whole, or a page's token may have expired: the next try begins the pass again.
+            expired = error.error_type is ErrorType.QUERY_REJECTED and state["resume"] is not None
+            if expired or error.error_type is ErrorType.COUNT_MISMATCH:
+                self._forget_pass()
             raise
-        return self._finish(buffer)
 
     def _is_empty(self, connection: psycopg.Connection[Any]) -> bool:
         with connection.cursor(row_factory=scalar_row) as cursor:
@@ -575,7 +616,7 @@ class ResourceSync:
         with self.database.transaction() as connection:
             counts = self._load(connection, pages)
             if full:
-                self._require_whole(state)
+                self._require_whole(connection, state)
                 began_at = datetime.fromisoformat(state["began_at"])
                 deleted = mark_unconfirmed_deleted(connection, self.resource, self.work.store_id, began_at)
                 deleted += self._delete_orphans(connection, began_at)
@@ -660,19 +701,35 @@ class ResourceSync:
 
     # What is gone
 
-    def _require_whole(self, state: dict[str, Any]) -> None:
-        """Before anything is marked deleted: the pages must have held about what the source says it has."""
-        expected = state["source_count"]
-        if expected is None or state["read"] >= expected - max(5, expected // 100):
+    def _require_whole(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> None:
+        """Before anything is marked deleted: the pages must have held about what the source says it has.
+
+        Where it does not say, they must have held something, unless the store has nothing to sell any more.
+        """
+        expected, read = state["source_count"], state["read"]
+        if expected is not None and read >= expected - max(5, expected // 100):
             return
-        self._forget_pass()
-        raise IntegrationError.of(
-            ErrorType.MALFORMED_RESPONSE,
-            f"the platform says it has {expected} {self.resource.value}, its pages held {state['read']}: "
-            "nothing was marked deleted, everything is read again at the next try",
+        if expected is None and (read > 0 or not self._expects_rows(connection)):
+            return
+        raise IntegrationError(
+            f"the platform's pages held {read} {self.resource.value}, and it has "
+            f"{'some' if expected is None else expected}: nothing was marked deleted, everything is read again at the next try",
+            error_type=ErrorType.COUNT_MISMATCH,
+            severity="high",
             source=self.resource.value,
-            details={"source_count": expected, "read": state["read"]},
+            details={"source_count": expected, "read": read},
         )
+
+    def _expects_rows(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether it would be odd if the source had no rows of this resource, which does not tell how many it has."""
+        witness = Resource.PRODUCT_VARIANTS if self.resource is Resource.INVENTORY_LEVELS else self.resource
+        with connection.cursor(row_factory=scalar_row) as cursor:
+            cursor.execute(
+                f"SELECT EXISTS (SELECT FROM {self.resource.value} WHERE store_id = %(store)s AND deleted_at IS NULL) "  # noqa: S608 (enum values)
+                f"AND EXISTS (SELECT FROM {witness.value} WHERE store_id = %(store)s AND deleted_at IS NULL)",
+                {"store": self.work.store_id},
+            )
+            return bool(cursor.fetchone())
 
     def _gap(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> bool:
         """Compare how many rows the source has with how many we have; returns whether a full pass is needed.
@@ -695,7 +752,9 @@ class ResourceSync:
             difference = state["source_count"] - int(cursor.fetchone() or 0)
         missing = self.cursor.pop("missing", None)
         if state["full"]:
-            self.cursor["gap"] = difference
+            # What came or went while it was read is no standing difference.
+            if state.get("last_count") == state["source_count"]:
+                self.cursor["gap"] = difference
             return False
         expected = self.cursor.get("gap", 0)
         if difference > expected and difference != missing:
@@ -782,9 +841,9 @@ class ResourceSync:
             try:
                 outcome = self.platform.correct_stock(Correction(**row))
             except IntegrationError as error:
-                if error.error_type is not ErrorType.SCOPES:
+                if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                     raise
-                # Not allowed to write: the corrections wait, reading goes on.
+                # Not allowed to write, or not so: the corrections wait, reading goes on.
                 self._report_correction(correction_id, "pending", error.message)
                 return
             with self.database.transaction() as connection:
@@ -807,7 +866,8 @@ class ResourceSync:
 
 def _unexpected(error: Exception) -> IntegrationError:
     """A bug, as an error of the store it showed up in; its text is left out: it may quote anybody's data."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
     place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
     return IntegrationError.of(
         ErrorType.UNKNOWN,

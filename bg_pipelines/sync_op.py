@@ -51,7 +51,7 @@ def sync(
     ).run()
     if summary.failures:
         context.log.error(
-            f"{summary.done - summary.complete} of {summary.done} stores failed: see the table `failed` below"
+            f"{summary.done - summary.complete} of {summary.done} stores failed: see `failed` in this run's metadata, or `bg-pipelines status`"
         )
     for resource, done in summary.resources.items():
         if done.synced or done.failed:

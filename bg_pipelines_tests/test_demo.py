@@ -115,6 +115,23 @@ def test_ctrl_c_at_any_moment_leaves_no_process_behind(project: Path, seconds: f
     wait_until_nothing_is_left(project)
 
 
+def test_of_two_demos_in_one_home_the_second_is_refused_and_a_killed_one_takes_its_children_along(
+    project: Path,
+) -> None:
+    first = start_demo(project, "--port", str(free_port()))
+    deadline = time.monotonic() + 60
+    while not (project / ".bg" / "demo.lock").exists() or len(left_behind(project)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second = start_demo(project, "--once")
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "a demo is running already" in output
+    first.kill()
+    first.wait()
+    wait_until_nothing_is_left(project)
+
+
 def test_a_port_that_is_taken_is_said_before_anything_starts(project: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -287,6 +287,27 @@ def test_two_runs_at_once_share_the_work_and_do_nothing_twice(
     assert_equal_to_source(database, sandbox)
 
 
+def test_stores_in_the_hands_of_another_run_are_told_and_left_to_it(
+    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
+) -> None:
+    names = add_shops(make_sandbox(shops=2, variants=10))
+    query(
+        database,
+        "UPDATE sync_states SET lease_owner = 'another', lease_expires_at = now() + interval '1 minute' "
+        "WHERE store_id = (SELECT id FROM stores WHERE name = %s)",
+        names[0],
+    )
+    lines: list[str] = []
+    assert sync(stores=names, log=lines.append).done == 1
+    assert "in the hands of another run, and left to it: 1;" in lines[0]
+
+
+def test_a_database_without_stores_is_told(sync: Sync) -> None:
+    lines: list[str] = []
+    assert sync(log=lines.append).done == 0
+    assert "has no stores" in lines[0]
+
+
 # What fails
 
 BROKEN: list[tuple[Fault, ErrorType, str, bool]] = [
@@ -578,7 +599,7 @@ def test_a_listing_much_shorter_than_the_source_says_deletes_nothing(
     everything = page(*range(50), source_count=50)
     assert run_script(everything).failures == []
     summary = run_script(page(*range(10), source_count=50), force=True)
-    assert [failure.error.error_type for failure in summary.failures] == [ErrorType.MALFORMED_RESPONSE]
+    assert [failure.error.error_type for failure in summary.failures] == [ErrorType.COUNT_MISMATCH]
     assert len(product_ids(database)) == 50
     assert run_script(page(*range(40), source_count=40), force=True).failures == []
     assert len(product_ids(database)) == 40

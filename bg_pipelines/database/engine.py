@@ -69,7 +69,7 @@ class Database:
         """
         try:
             pooled = self.engine.raw_connection()
-        except (sa.exc.DBAPIError, psycopg.Error) as error:
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error) as error:
             raise _unreachable(error) from error
         try:
             connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
@@ -99,6 +99,8 @@ class Database:
                 yield session
         except sa.exc.DBAPIError as error:
             _raise_classified(error)
+        except sa.exc.TimeoutError as error:
+            raise _unreachable(error) from error
 
     def close(self) -> None:
         self.engine.dispose()

@@ -119,10 +119,26 @@ def count_due(
     connection: Connection, resources: Sequence[str], due_before: datetime, stores: Collection[int] | None
 ) -> int:
     """How many stores have something due that nobody is at work on."""
+    return _count(connection, "coalesce(s.lease_expires_at, '-infinity') <= ", resources, due_before, stores)
+
+
+def count_busy(
+    connection: Connection, resources: Sequence[str], due_before: datetime, stores: Collection[int] | None
+) -> int:
+    """How many stores have something due that somebody is at work on."""
+    return _count(connection, "s.lease_expires_at > ", resources, due_before, stores)
+
+
+def _count(
+    connection: Connection,
+    lease: str,
+    resources: Sequence[str],
+    due_before: datetime,
+    stores: Collection[int] | None,
+) -> int:
     row = connection.execute(
-        "SELECT count(DISTINCT s.store_id) FROM sync_states s JOIN stores ON stores.id = s.store_id "
-        "WHERE s.resource = ANY(%s) AND s.next_due_at <= %s "
-        "AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= clock_timestamp()) "
+        "SELECT count(DISTINCT s.store_id) FROM sync_states s JOIN stores ON stores.id = s.store_id "  # noqa: S608
+        f"WHERE s.resource = ANY(%s) AND s.next_due_at <= %s AND {lease} clock_timestamp() "
         "AND stores.paused_at IS NULL AND stores.deleted_at IS NULL AND (%s::bigint[] IS NULL OR s.store_id = ANY(%s))",
         (list(resources), due_before, None if stores is None else list(stores), list(stores or ())),
     ).fetchone()

@@ -74,6 +74,7 @@ class Reject(NamedTuple):
         if (
             self.external_id
             and isinstance(self.external_id, str)
+            and len(self.external_id) <= 500
             and not _UNWRITABLE.search(self.external_id)
         ):
             return self.external_id
@@ -217,6 +218,7 @@ class _Merge:
             psycopg.DataError,
             psycopg.IntegrityError,
             psycopg.ProgrammingError,
+            psycopg.errors.ProgramLimitExceeded,  # too long for an index
             UnicodeEncodeError,
         ) as error:
             if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is not None:

@@ -77,7 +77,7 @@ def read_status(database: Database) -> Status:
             "y.last_error ->> 'error_type' AS error_type, y.last_error ->> 'severity' AS severity, "
             "(y.last_error ->> 'recoverable')::boolean AS recoverable, y.last_error ->> 'message' AS message, "
             "min(y.next_due_at) FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE y.attempts > 0 "
-            "GROUP BY s.name, error_type, severity, recoverable, message ORDER BY s.name, min(y.resource)"
+            "AND s.paused_at IS NULL AND s.deleted_at IS NULL GROUP BY s.name, error_type, severity, recoverable, message ORDER BY s.name, min(y.resource)"
         )
         paused = rows("SELECT name FROM stores WHERE paused_at IS NOT NULL ORDER BY name")
         corrections = rows(

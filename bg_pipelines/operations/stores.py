@@ -96,7 +96,10 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
     if store.tier not in TIERS:
         fault("tier", f"{store.tier} is not one of: {', '.join(map(str, TIERS))}")
     if store.api_url is not None and not _is_url(store.api_url):
-        fault("api_url", f"{_shown(store.api_url)} is not an address like https://harbor.myshopify.com")
+        fault(
+            "api_url",
+            f"{_shown(store.api_url)} is not an address like https://harbor.myshopify.com, without a user or a query",
+        )
     given = [name for name in SECRETS if getattr(store, name)]
     if given not in (["token"], ["client_id", "client_secret"]):
         fault(
@@ -342,16 +345,16 @@ def _from_row(row: dict[Any, str]) -> NewStore:
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and parts.port != 0
-        )
+        # Kept in clear and shown: no user or password in it.
+        plain = "@" not in parts.netloc and not parts.query
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and parts.port != 0
     except ValueError:
         return False
 
 
 def _shown(value: str) -> str:
     """The value, unless it may be a token that stands in the wrong column."""
-    return "what is given" if re.search(r"[0-9A-Za-z_-]{24}", value) else repr(value)
+    return "what is given" if re.search(r"[0-9A-Za-z_-]{24}|@", value) else repr(value)
 
 
 def _meant(word: str, known: Any) -> str:

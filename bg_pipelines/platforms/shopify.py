@@ -161,7 +161,12 @@ class ShopifyPlatform:
             "key": correction.idempotency_key,
             "input": {"name": "available", "reason": correction.reason, "quantities": [quantity]},
         }
-        answer = self._client.execute(SET_QUANTITIES, variables)
+        try:
+            answer = self._client.execute(SET_QUANTITIES, variables)
+        except IntegrationError as error:
+            if error.details.get("code") != "INVALID_VARIABLE":
+                raise
+            return CorrectionOutcome("rejected", reason="INVALID_VARIABLE: an id is not one of Shopify's")
         try:
             faults = answer.data["inventorySetQuantities"]["userErrors"]
             codes = [fault["code"] for fault in faults]
