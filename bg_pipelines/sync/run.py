@@ -1,0 +1,303 @@
+"""One run: claims what is due in batches, hands stores to its workers, keeps the leases, tells how far it is."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from bg_pipelines.database import leases
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.leases import Work
+from bg_pipelines.database.load import Counts
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms import StoreAccess
+from bg_pipelines.platforms.base import Platform, Resource
+from bg_pipelines.queues import TIERS
+from bg_pipelines.sync.prefetch import LOAD_ROWS
+from bg_pipelines.sync.store import Stopped, StoreSync
+from bg_pipelines.sync.summary import CorrectionReport, Failure, ResourceSummary, Summary, SyncRequest
+
+LEASE = timedelta(minutes=2)
+PROGRESS_SECONDS = 5.0
+COLLECT_AFTER = (50_000, 20, 100)
+"""When Python looks for garbage cycles while a run is at work. A page is thousands of objects and not one cycle
+among them; with Python's own thresholds a fifth of a run's processor time goes into looking at them."""
+
+Log = Callable[[str], None]
+Connect = Callable[[StoreAccess, Callable[[float], object]], Platform]
+
+
+class SyncRun:
+    """One run: claims until nothing is left that was due when it began. Used once.
+
+    `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `clock` counts
+    seconds. Raises IntegrationError only if the run itself cannot work (the database, the key, an unknown store):
+    a store that fails is in the summary.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        cipher: Cipher,
+        request: SyncRequest,
+        *,
+        run_id: str,
+        connect: Connect,
+        log: Log,
+        lease: timedelta = LEASE,
+        progress_seconds: float = PROGRESS_SECONDS,
+        load_rows: int = LOAD_ROWS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database = database
+        self.cipher = cipher
+        self.request = request
+        self.run_id = run_id
+        self.connect = connect
+        self.log = log
+        self.lease = lease
+        self.progress_seconds = progress_seconds
+        self.load_rows = load_rows
+        self.clock = clock
+        self.summary = Summary(resources={resource: ResourceSummary() for resource in request.resources})
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._owners: set[str] = set()
+        self._waiting = 0
+        self._todo: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def run(self) -> Summary:
+        usual = gc.get_threshold()
+        gc.set_threshold(*COLLECT_AFTER)
+        try:
+            return self._run()
+        finally:
+            gc.set_threshold(*usual)
+
+    def _run(self) -> Summary:
+        began = self.clock()
+        with self.database.transaction() as connection:
+            stores = self._named_stores(connection)
+            if stores is not None or self.request.force:
+                leases.make_due(connection, self.request.resources, stores)
+            due_before = leases.clock(connection)
+            self.summary.total = leases.count_due(connection, self.request.resources, due_before, stores)
+            busy = leases.count_busy(connection, self.request.resources, due_before, stores)
+            any_store = connection.execute("SELECT FROM stores LIMIT 1").rowcount
+        if busy:
+            self.log(
+                f"stores that are due but in the hands of another run, and left to it: {busy}; if it was killed, they "
+                f"are free again within {self.lease.total_seconds():.0f} s"
+            )
+        if not any_store:
+            self.log("this database has no stores: add some with `bg-pipelines stores add`")
+        self._start(self._beat)
+        try:
+            self._work_through(due_before, stores, began)
+        finally:
+            # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
+            # hold is given back here, and a lease that is lost keeps them from writing anything more.
+            self._stop.set()
+            self._give_back()
+            self.summary.seconds = self.clock() - began
+        self._tell()
+        self.log(self._progress(began))
+        failures = self.summary.failures
+        if (
+            failures
+            and not self.summary.complete
+            and all(f.error.error_type is ErrorType.CONFIGURATION for f in failures)
+        ):
+            raise failures[0].error  # wrong for every store: a wrong key, most likely
+        return self.summary
+
+    def _work_through(self, due_before: datetime, stores: set[int] | None, began: float) -> None:
+        for _ in range(self.request.max_workers):
+            self._start(self._worker)
+        pending = 0
+        more = True
+        last_report = began
+        while True:
+            if more and pending < self.request.max_workers:
+                claimed = self._claim(due_before, stores)
+                more = bool(claimed)
+                for works in claimed:
+                    self._todo.put(works)
+                pending += len(claimed)
+            if not pending:
+                return
+            # A short wait: Python runs a signal's handler only between two of the main thread's steps.
+            with suppress(queue.Empty):
+                failure = self._finished.get(timeout=min(0.5, self.progress_seconds))
+                pending -= 1
+                if failure is not None:
+                    raise failure
+            self._tell()
+            if self.clock() - last_report >= self.progress_seconds:
+                last_report = self.clock()
+                self.log(self._progress(began))
+
+    def _claim(self, due_before: datetime, stores: set[int] | None) -> list[list[Work]]:
+        """Claimed rows, those of one store together, in the order of the request's resources."""
+        owner = f"{self.run_id}/{uuid.uuid4()}"
+        with self._lock:
+            self._owners.add(owner)
+        with self.database.transaction() as connection:
+            claimed = leases.claim(
+                connection,
+                self.request.resources,
+                owner=owner,
+                limit=self.request.batch_size,
+                lease=self.lease,
+                due_before=due_before,
+                stores=stores,
+                tiers=tuple(TIERS),
+            )
+        by_store: dict[int, list[Work]] = {}
+        for work in claimed:
+            by_store.setdefault(work.store_id, []).append(work)
+        order = {resource.value: i for i, resource in enumerate(self.request.resources)}
+        return [sorted(works, key=lambda work: order[work.resource]) for works in by_store.values()]
+
+    def _named_stores(self, connection: psycopg.Connection[Any]) -> set[int] | None:
+        if not self.request.stores:
+            return None
+        rows = connection.execute(
+            "SELECT name, id, paused_at IS NOT NULL FROM stores WHERE name = ANY(%s)",
+            (list(self.request.stores),),
+        ).fetchall()
+        faults = [
+            f"{name}: no such store" for name in self.request.stores if name not in {r[0] for r in rows}
+        ]
+        faults += [
+            f"{name}: paused, resume it with `bg-pipelines stores resume`"
+            for name, _, paused in rows
+            if paused
+        ]
+        if faults:
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION, "config `stores`: " + "; ".join(faults), source="settings"
+            )
+        return {row[1] for row in rows}
+
+    def _progress(self, began: float) -> str:
+        with self._lock:
+            done, total, rows = (
+                self.summary.done,
+                max(self.summary.total, self.summary.done),
+                self.summary.rows,
+            )
+            failed = len({failure.store for failure in self.summary.failures})
+            waiting = f", {self._waiting} waiting for a rate limit" if self._waiting else ""
+        elapsed = self.clock() - began
+        left = f", about {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""
+        return (
+            f"{done} of {total} stores done, {failed} failed, {rows:,} rows in {elapsed:.0f} s{waiting}{left}"
+        )
+
+    def _tell(self) -> None:
+        """Pass on what the workers have to say: `log` is only ever called from the thread of `run`."""
+        while not self._messages.empty():
+            self.log(self._messages.get())
+
+    # Threads
+
+    def _start(self, target: Callable[[], None]) -> None:
+        threading.Thread(target=target, daemon=True, name=f"sync-{target.__name__.strip('_')}").start()
+
+    def _worker(self) -> None:
+        while not self._stop.is_set():
+            try:
+                works = self._todo.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            try:
+                StoreSync(self, works).run()
+                self._finished.put(None)
+            except Stopped:
+                return
+            except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
+                self._finished.put(error)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.lease.total_seconds() / 4):
+            with self._lock:
+                owners = list(self._owners)
+            # What is wrong with the database is met, and reported, by those who work; this must go on trying.
+            with suppress(Exception), self.database.transaction() as connection:
+                leases.heartbeat(connection, owners, self.lease)
+
+    def _give_back(self) -> None:
+        with suppress(IntegrationError), self.database.transaction() as connection:
+            leases.release(connection, self._owners)
+        # Apart: a worker in the middle of a commit has its attempt's row and waits for its lease's.
+        with suppress(IntegrationError), self.database.transaction() as connection:
+            connection.execute(
+                "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
+                "WHERE run_id = %s AND status = 'running'",
+                (self.run_id,),
+            )
+
+    # What a store's work reports
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, as a platform asks for; raises Stopped as soon as the run is stopped."""
+        with self._lock:
+            self._waiting += 1
+        stopped = self._stop.wait(seconds)
+        with self._lock:
+            self._waiting -= 1
+        if stopped:
+            raise Stopped
+
+    def check_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def note_rows(self, resource: Resource, pages: int, counts: Counts) -> None:
+        with self._lock:
+            self.summary.resources[resource].pages += pages
+            self.summary.resources[resource].counts += counts
+
+    def note_synced(self, resource: Resource) -> None:
+        with self._lock:
+            self.summary.resources[resource].synced += 1
+
+    def note_failed(self, resource: Resource, failure: Failure) -> None:
+        """A failure is told once, however many of its store's resources it reaches."""
+        with self._lock:
+            self.summary.resources[resource].failed += 1
+            failure.resources.append(resource)
+            if len(failure.resources) > 1:
+                return
+            self.summary.failures.append(failure)
+        error = failure.error
+        self._messages.put(f"{failure.store}: {resource} failed ({error.error_type}): {error.message}")
+
+    def note_store(self, complete: bool) -> None:
+        with self._lock:
+            self.summary.done += 1
+            self.summary.complete += complete
+
+    def note_correction(self, left: CorrectionReport | None) -> None:
+        with self._lock:
+            if left is None:
+                self.summary.corrections_applied += 1
+            else:
+                self.summary.corrections_left.append(left)
+        if left is not None:
+            self._messages.put(
+                f"{left.store}: stock correction {left.correction_id} is {left.status}: {left.message}"
+            )
