@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from graphql import GraphQLSchema, build_client_schema
 
 from bg_pipelines import platforms
 from bg_pipelines.database import embedded
@@ -72,6 +75,17 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def cipher() -> Cipher:
     return Cipher(KEY)
+
+
+@pytest.fixture(scope="session")
+def vendor() -> GraphQLSchema:
+    """Shopify's own introspection, found by BG_VENDOR_SPECS."""
+    folder = Path(os.environ.get("BG_VENDOR_SPECS", PROJECT.parent / "shared" / "vendor"))
+    path = folder / "shopify_admin_2026-07.json.gz"
+    if not path.exists():
+        pytest.skip(f"the vendor's introspection is not at {path}; set BG_VENDOR_SPECS")
+    with gzip.open(path) as file:
+        return build_client_schema(json.load(file)["data"], assume_valid=True)
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bg_pipelines.database import embedded, leases
+from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.leases import Work
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -26,25 +25,6 @@ LEASE = timedelta(minutes=2)
 RESOURCES = ("products", "inventory_levels")
 Connection = psycopg.Connection[Any]
 Row = tuple[int, str]
-
-
-@pytest.fixture(scope="module")
-def own_database(server_home: Path) -> Iterator[Database]:
-    """One database for this file, for the tests that leave nothing in it."""
-    server = embedded.ensure(server_home)
-    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE test_leases TEMPLATE template")
-        database = Database(server.url("test_leases"))
-        yield database
-        database.close()
-        connection.execute("DROP DATABASE test_leases WITH (FORCE)")
-
-
-@pytest.fixture
-def connection(own_database: Database) -> Iterator[Connection]:
-    with own_database.transaction() as connection:
-        yield connection
-        connection.rollback()
 
 
 def add_stores(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,7 +12,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import (
     Counts,
@@ -136,25 +133,6 @@ class Shelf:
                 f"UPDATE product_variants SET {column} = %s WHERE store_id = %s AND external_id = %s",
                 (value, self.store, variant(number).external_id),
             )
-
-
-@pytest.fixture(scope="module")
-def own_database(server_home: Path) -> Iterator[Database]:
-    """One database for this file: its tests leave nothing in it, so they need none each."""
-    server = embedded.ensure(server_home)
-    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE test_load TEMPLATE template")
-        database = Database(server.url("test_load"))
-        yield database
-        database.close()
-        connection.execute("DROP DATABASE test_load WITH (FORCE)")
-
-
-@pytest.fixture
-def connection(own_database: Database) -> Iterator[psycopg.Connection[Any]]:
-    with own_database.transaction() as connection:
-        yield connection
-        connection.rollback()
 
 
 @pytest.fixture(params=[False, True], ids=["merged", "into an empty table, they say"])

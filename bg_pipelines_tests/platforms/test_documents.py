@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +18,6 @@ from graphql import (
     TypeInfoVisitor,
     VariableNode,
     Visitor,
-    build_client_schema,
     get_named_type,
     parse,
     validate,
@@ -35,7 +30,6 @@ from bg_pipelines.platforms.base import Correction, Resource
 from bg_pipelines.platforms.shopify import ShopifyPlatform
 from bg_pipelines_tests.platforms.scripted import Asked, Reply
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 LARGEST_PAGE = 250
 # What each variable that sizes a page is filled with.
 PAGE_SIZES = {
@@ -57,16 +51,6 @@ def name_of(document: str) -> str:
 
 
 every_document = pytest.mark.parametrize("document", shopify.DOCUMENTS, ids=name_of)
-
-
-@pytest.fixture(scope="module")
-def vendor() -> GraphQLSchema:
-    folder = Path(os.environ.get("BG_VENDOR_SPECS", CHECKOUT.parent / "shared" / "vendor"))
-    path = folder / "shopify_admin_2026-07.json.gz"
-    if not path.exists():
-        pytest.skip(f"the vendor's introspection is not at {path}; set BG_VENDOR_SPECS")
-    with gzip.open(path) as file:
-        return build_client_schema(json.load(file)["data"], assume_valid=True)
 
 
 @every_document

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-from pathlib import Path
 from typing import Any
 
-import pytest
 from graphql import (
     GraphQLSchema,
-    build_client_schema,
     build_schema,
     is_specified_directive,
     is_specified_scalar_type,
 )
 
 from bg_pipelines.sandbox.schema import PARTS, admin_schema, sdl
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def vendor() -> GraphQLSchema:
-    folder = Path(os.environ.get("BG_VENDOR_SPECS", CHECKOUT.parent / "shared" / "vendor"))
-    path = folder / "shopify_admin_2026-07.json.gz"
-    if not path.exists():
-        pytest.skip(f"the vendor's introspection is not at {path}; set BG_VENDOR_SPECS")
-    with gzip.open(path) as file:
-        return build_client_schema(json.load(file)["data"], assume_valid=True)
 
 
 def arguments(field: Any) -> dict[str, tuple[str, Any]]:
