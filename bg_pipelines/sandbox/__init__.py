@@ -5,8 +5,19 @@ It imports nothing from the rest of the product, so what it answers owes nothing
 
 from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines.sandbox.scenario import SCENARIOS, Scenario
 from bg_pipelines.sandbox.server import Sandbox, serve
 from bg_pipelines.sandbox.shop import Request, Shop
 from bg_pipelines.sandbox.world import World
 
-__all__ = ["Fault", "RejectedError", "Request", "Sandbox", "Shop", "World", "serve"]
+__all__ = [
+    "SCENARIOS",
+    "Fault",
+    "RejectedError",
+    "Request",
+    "Sandbox",
+    "Scenario",
+    "Shop",
+    "World",
+    "serve",
+]

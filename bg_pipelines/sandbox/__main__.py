@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bg_pipelines.sandbox import RejectedError, serve
+from bg_pipelines.sandbox import SCENARIOS, RejectedError, serve
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bg_pipelines.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=4010, help="0 takes a free one (default: 4010)")
-    parser.add_argument("--shops", type=int, default=12, help="how many shops (default: 12)")
+    parser.add_argument("--shops", type=int, help="how many shops (default: 12, or the scenario's)")
     parser.add_argument(
-        "--variants", type=int, default=3000, help="product variants in all shops together (3000)"
+        "--variants",
+        type=int,
+        help="product variants in all shops together (default: 3000, or the scenario's)",
     )
     parser.add_argument("--seed", type=int, default=7, help="the same seed makes the same shops (default: 7)")
     parser.add_argument(
@@ -21,6 +23,10 @@ def main() -> int:
     )
     parser.add_argument(
         "--search-lag", type=float, default=0.0, help="seconds by which updated_at searches lag"
+    )
+    parser.add_argument("--scenario", help=f"play scripted troubles: {', '.join(SCENARIOS)}")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="how many times as quickly as it is written it plays"
     )
     try:
         return serve(**vars(parser.parse_args()))

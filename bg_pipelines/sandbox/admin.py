@@ -1,19 +1,24 @@
-"""Answer the sandbox's operator: list shops, set faults, edit rows, shift the clock, read the log. JSON in and out."""
+"""Answer the sandbox's operator: list what there is, set faults, edit, shift the clock, read the log. JSON in and out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from typing import Any
 
 import orjson
 
+from bg_pipelines.sandbox import hooks, twilio
 from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import Fault, whole
+from bg_pipelines.sandbox.faults import KINDS, Fault, whole
+from bg_pipelines.sandbox.hooks import Hook
 from bg_pipelines.sandbox.shop import Shop
+from bg_pipelines.sandbox.twilio_account import TwilioAccount
 from bg_pipelines.sandbox.world import World
 
 MOST_CHANGES = 100_000
+Handlers = dict[str, Callable[[], Any]]
 
 
 class Admin:
@@ -30,7 +35,7 @@ class Admin:
             return as_json(400, {"error": str(error), "field": error.field})
 
     def route(self, incoming: Incoming, place: list[str]) -> Answer:
-        handlers: dict[str, Callable[[], Any]] = {}
+        handlers: Handlers = {}
         if place == ["shops"]:
             handlers = {"GET": lambda: [shop.to_json() for shop in self.world.shops.values()]}
         elif place == ["requests"]:
@@ -46,6 +51,14 @@ class Admin:
             if shop is None:
                 return as_json(404, {"error": f"there is no shop {place[1]}", "field": "domain"})
             handlers = self.of_shop(shop, place[2], incoming)
+        elif place[:1] == ["twilio"]:
+            handlers = self.of_twilio(place[1:], incoming)
+        elif place[:1] == ["hooks"]:
+            handlers = self.of_hooks(place[1:], incoming)
+        elif place[:1] == ["scenario"]:
+            if self.world.scenario is None:
+                return as_json(404, {"error": "no scenario is played; see --scenario"})
+            handlers = self.of_scenario(place[1:])
         if not handlers:
             return as_json(404, {"error": f"there is no {incoming.path}; see docs/sandbox.md"})
         handler = handlers.get(incoming.method)
@@ -53,20 +66,54 @@ class Admin:
             return as_json(405, {"error": f"only {', '.join(handlers)} here"})
         return as_json(200, handler())
 
-    def of_shop(self, shop: Shop, what: str, incoming: Incoming) -> dict[str, Callable[[], Any]]:
+    def of_shop(self, shop: Shop, what: str, incoming: Incoming) -> Handlers:
         match what:
             case "export":
                 return {"GET": shop.export}
             case "faults":
-                return {
-                    "GET": lambda: faults(shop),
-                    "POST": lambda: add_faults(shop, content(incoming)),
-                    "DELETE": lambda: clear_faults(shop),
-                }
+                return fault_handlers(shop, incoming, KINDS)
             case "changes":
                 return {"POST": lambda: change(shop, content(incoming))}
             case "edits":
                 return {"POST": lambda: edit(shop, content(incoming))}
+        return {}
+
+    def of_twilio(self, place: list[str], incoming: Incoming) -> Handlers:
+        account = self.world.twilio
+        match place:
+            case []:
+                return {"GET": account.to_json}
+            case ["messages"]:
+                return {"GET": account.export}
+            case ["requests"]:
+                return log_handlers(account, account.requests)
+            case ["faults"]:
+                return fault_handlers(account, incoming, twilio.KINDS)
+            case ["edits"]:
+                return {"POST": lambda: edit(account, content(incoming))}
+        return {}
+
+    def of_hooks(self, place: list[str], incoming: Incoming) -> Handlers:
+        match place:
+            case []:
+                return {
+                    "GET": lambda: {name: len(hook.received) for name, hook in list(self.world.hooks.items())}
+                }
+            case [name]:
+                hook = self.world.hooks[name]
+                return log_handlers(hook, hook.received)
+            case [name, "faults"]:
+                return fault_handlers(self.world.hooks[name], incoming, hooks.KINDS)
+        return {}
+
+    def of_scenario(self, place: list[str]) -> Handlers:
+        scenario = self.world.scenario
+        assert scenario is not None
+        match place:
+            case []:
+                return {"GET": scenario.to_json}
+            case ["mend"]:
+                return {"POST": lambda: scenario.mend_tokens(self.world)}
         return {}
 
     def known_domain(self, domain: str | None) -> str | None:
@@ -98,22 +145,45 @@ def content(incoming: Incoming) -> Any:
         raise RejectedError("body", f"is not JSON ({error})") from None
 
 
-def faults(shop: Shop) -> Any:
-    with shop.lock:
-        return [fault.to_json() for fault in shop.faults]
+def log_handlers(place: TwilioAccount | Hook, log: deque[Any]) -> Handlers:
+    def listed() -> Any:
+        with place.lock:
+            return [entry.to_json() for entry in log]
+
+    def emptied() -> Any:
+        with place.lock:
+            log.clear()
+        return []
+
+    return {"GET": listed, "DELETE": emptied}
 
 
-def add_faults(shop: Shop, given: Any) -> Any:
+def fault_handlers(
+    place: Shop | TwilioAccount | Hook, incoming: Incoming, kinds: Collection[str]
+) -> Handlers:
+    return {
+        "GET": lambda: faults(place),
+        "POST": lambda: add_faults(place, content(incoming), kinds),
+        "DELETE": lambda: clear_faults(place),
+    }
+
+
+def faults(place: Shop | TwilioAccount | Hook) -> Any:
+    with place.lock:
+        return [fault.to_json() for fault in place.faults]
+
+
+def add_faults(place: Shop | TwilioAccount | Hook, given: Any, kinds: Collection[str]) -> Any:
     """One fault or a list of them, added behind those that are there."""
-    made = [Fault.from_json(one) for one in (given if isinstance(given, list) else [given])]
-    with shop.lock:
-        shop.faults.extend(made)
-    return faults(shop)
+    made = [Fault.from_json(one, kinds) for one in (given if isinstance(given, list) else [given])]
+    with place.lock:
+        place.faults.extend(made)
+    return faults(place)
 
 
-def clear_faults(shop: Shop) -> Any:
-    with shop.lock:
-        shop.faults.clear()
+def clear_faults(place: Shop | TwilioAccount | Hook) -> Any:
+    with place.lock:
+        place.faults.clear()
     return []
 
 
@@ -124,12 +194,12 @@ def change(shop: Shop, given: Any) -> Any:
     return shop.change(count)
 
 
-def edit(shop: Shop, given: Any) -> Any:
+def edit(place: Shop | TwilioAccount, given: Any) -> Any:
     """One edit or a list of them, in order; those before one that is rejected stay done."""
     if isinstance(given, list):
-        return [edit(shop, one) for one in given]
+        return [edit(place, one) for one in given]
     if not isinstance(given, dict) or not isinstance(given.get("edit"), str):
         raise RejectedError("edit", "is missing: give a JSON object with the name of the edit")
     fields = {name: value for name, value in given.items() if name != "edit"}
-    with shop.lock:
-        return shop.edit(given["edit"], **fields)
+    with place.lock:
+        return place.edit(given["edit"], **fields)

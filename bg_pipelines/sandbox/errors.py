@@ -19,6 +19,7 @@ BY_STATUS: dict[int, Any] = {
         "errors": "Exceeded 2 calls per second for api client. Reduce request rates to resume uninterrupted service."
     },
     500: {"errors": "An unexpected error occurred"},
+    503: {"errors": "Service Unavailable"},
 }
 
 BAD_GATEWAY_PAGE = (

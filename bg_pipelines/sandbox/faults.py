@@ -1,13 +1,14 @@
-"""Spoil answers on purpose: what a shop can be told to do wrong, and how each kind bites."""
+"""Spoil answers on purpose: what a vendor's side can be told to do wrong, and how each kind bites."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from bg_pipelines.sandbox.cost import Part
 from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.exchange import Answer
 
 KINDS: dict[str, str] = {
     "unauthorized": "401, as for a wrong token",
@@ -18,6 +19,7 @@ KINDS: dict[str, str] = {
     "too_many_requests": "429 with `Retry-After: seconds`",
     "server_error": "500",
     "bad_gateway": "502 with an HTML body",
+    "service_unavailable": "503",
     "html": "200 with an HTML body",
     "slow": "executes, then waits `seconds` before it answers",
     "drip": "sends the answer a few bytes at a time over `seconds`",
@@ -27,8 +29,8 @@ KINDS: dict[str, str] = {
     "throttled": "200 with the THROTTLED body; nothing is executed",
     "access_denied": "200 with ACCESS_DENIED for `field` (default: the first root field), data null",
     "internal_error": "200 with INTERNAL_SERVER_ERROR",
-    "null_field": "sets `field` to null in node number `row` of the answer",
-    "bad_value": "sets `field` to `value` in node number `row` of the answer",
+    "null_field": "sets `field` to null in node number `row` of the answer, or wherever node `id` appears",
+    "bad_value": "sets `field` to `value` in node number `row` of the answer, or wherever node `id` appears",
     "missing_page_info": "the first pageInfo is null",
     "repeat_cursor": "endCursor is the cursor that was sent, hasNextPage is true",
     "apply_then_cut": "executes (a mutation is applied), then closes the connection without an answer",
@@ -42,6 +44,7 @@ STATUSES = {
     "too_many_requests": 429,
     "server_error": 500,
     "bad_gateway": 502,
+    "service_unavailable": 503,
     "html": 200,
 }
 
@@ -52,7 +55,8 @@ class Fault:
 
     `after` matching requests pass first, then it bites `times` times (None: for ever). `operation` is a part of
     the operation's name or text; the token endpoint is only touched when it says "access_token". `field` is a
-    name or a dotted path ("inventoryItem.sku") inside a node.
+    name or a dotted path ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is
+    spoiled in every answer that holds it with its id.
     """
 
     kind: str
@@ -63,6 +67,7 @@ class Fault:
     field: str | None = None
     row: int = 0
     value: Any = None
+    id: str | None = None
     seen: int = 0
     bitten: int = 0
 
@@ -73,14 +78,15 @@ class Fault:
             raise RejectedError("field", f"{self.kind} needs the name of a field")
 
     @classmethod
-    def from_json(cls, content: Any) -> Fault:
+    def from_json(cls, content: Any, kinds: Collection[str] = KINDS) -> Fault:
+        """`kinds` are those that the vendor's side in question knows."""
         if not isinstance(content, dict):
             raise RejectedError("fault", "must be a JSON object")
         settings = {field.name for field in fields(cls)} - {"seen", "bitten"}
         for name, value in content.items():
             if name not in settings:
                 raise RejectedError(name, f"is none of {', '.join(sorted(settings))}")
-            if name in {"kind", "operation", "field"} and not isinstance(value, str | None):
+            if name in {"kind", "operation", "field", "id"} and not isinstance(value, str | None):
                 raise RejectedError(name, "must be a text")
             if (
                 name in {"times", "after", "row"}
@@ -94,6 +100,8 @@ class Fault:
                 raise RejectedError(name, "must be a number, 0 or more")
         if not content.get("kind"):
             raise RejectedError("kind", "is missing")
+        if content["kind"] not in kinds:
+            raise RejectedError("kind", f"{content['kind']!r} is none of {', '.join(kinds)}")
         return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
@@ -121,12 +129,15 @@ class Fault:
             return False
         if self.kind in {"null_field", "bad_value"}:
             assert self.field is not None
-            *path, last = self.field.split(".")
-            holders = list(holding(data, [*path, last]))
-            if self.row >= len(holders):
-                return False
-            holders[self.row][last] = None if self.kind == "null_field" else self.value
-            return True
+            path = self.field.split(".")
+            holders = [
+                holder for node, holder in holding(data, path) if self.id is None or node.get("id") == self.id
+            ]
+            if self.id is None:
+                holders = holders[self.row : self.row + 1]
+            for holder in holders:
+                holder[path[-1]] = None if self.kind == "null_field" else self.value
+            return bool(holders)
         for connection, part in connections(data, parts):
             if "pageInfo" not in connection:
                 continue
@@ -144,8 +155,8 @@ def whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def holding(value: Any, path: list[str]) -> Iterator[dict[str, Any]]:
-    """Every dict of the answer that holds the last name of the path, in order."""
+def holding(value: Any, path: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every node of the answer that has the path, in order, with the dict that holds the path's last name."""
     if isinstance(value, list):
         for one in value:
             yield from holding(one, path)
@@ -154,7 +165,7 @@ def holding(value: Any, path: list[str]) -> Iterator[dict[str, Any]]:
         for name in path[:-1]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and path[-1] in holder:
-            yield holder
+            yield value, holder
         for one in value.values():
             if isinstance(one, dict | list):
                 yield from holding(one, path)
@@ -176,5 +187,28 @@ def connections(value: Any, parts: list[Part]) -> Iterator[tuple[dict[str, Any],
             yield from connections(below, part.parts)
 
 
-def first_to_bite(faults: list[Fault], name: str, text: str) -> Fault | None:
-    return next((fault for fault in list(faults) if fault.bites(name, text)), None)
+def first_to_bite(
+    faults: list[Fault], name: str, text: str = "", kinds: Collection[str] = KINDS
+) -> Fault | None:
+    """The first that matches; those of one node come last, as most answers don't hold it."""
+    ordered = sorted(faults, key=lambda fault: fault.id is not None)
+    return next((fault for fault in ordered if fault.kind in kinds and fault.bites(name, text)), None)
+
+
+def delivered(answer: Answer, fault: Fault | None) -> Answer:
+    """The answer, sent as the fault wants it."""
+    match fault.kind if fault is not None else None:
+        case "slow":
+            answer.wait_seconds = fault.seconds if fault is not None else 0.0
+        case "drip":
+            answer.delivery = "drip"
+            answer.drip_seconds = fault.seconds if fault is not None else 0.0
+        case "half_page":
+            answer.delivery = "half"
+        case "half_json":
+            answer.body = answer.body[: len(answer.body) // 2]
+        case "apply_then_cut":
+            answer.delivery = "cut"
+        case _:
+            pass
+    return answer

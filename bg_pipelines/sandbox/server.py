@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import socket
 import socketserver
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,14 +20,20 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bg_pipelines.sandbox.admin import Admin
+from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
+from bg_pipelines.sandbox.hooks import Receiver
+from bg_pipelines.sandbox.scenario import Scenario, make_scenario, play
 from bg_pipelines.sandbox.shopify import Shopify
+from bg_pipelines.sandbox.twilio import Twilio
+from bg_pipelines.sandbox.twilio_account import API_VERSION
 from bg_pipelines.sandbox.world import World
 
 HOST = "127.0.0.1"
 LARGEST_BODY = 10 * 1024 * 1024
 DRIPS = 20
 STOP_CHECK_SECONDS = 0.1
+SHOPS, VARIANTS = 12, 3000
 
 
 class CannotListenError(Exception):
@@ -42,6 +50,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, port: int, world: World) -> None:
         self.world = world
         self.shopify = Shopify(world)
+        self.twilio = Twilio(world)
+        self.hooks = Receiver(world)
         self.admin = Admin(world)
         self.stopping = threading.Event()
         self.open_sockets: set[socket.socket] = set()
@@ -74,8 +84,13 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def answer(self, incoming: Incoming) -> Answer:
-        if incoming.path == "/sandbox" or incoming.path.startswith("/sandbox/"):
-            return self.admin.answer(incoming)
+        match incoming.path.lstrip("/").partition("/")[0]:
+            case "sandbox":
+                return self.admin.answer(incoming)
+            case "hooks":
+                return self.hooks.answer(incoming)
+            case first if first == API_VERSION:
+                return self.twilio.answer(incoming)
         return self.shopify.answer(incoming)
 
 
@@ -168,7 +183,7 @@ class Sandbox:
             reason = getattr(error, "strerror", None) or str(error)
             raise CannotListenError(f"sandbox cannot listen on {HOST}:{port}: {reason}") from error
         self.port: int = self.server.server_port
-        self.url = f"http://{HOST}:{self.port}"
+        self.url = self.world.twilio.base_url = f"http://{HOST}:{self.port}"
         for shop in self.world.shops.values():
             shop.base_url = self.url
 
@@ -194,6 +209,22 @@ class Sandbox:
         while not self.server.stopping.wait(self.change_every):
             self.world.change_one()
 
+    def play(
+        self, scenario: Scenario, *, tell: Callable[[str], None], speed: float = 1.0
+    ) -> threading.Thread:
+        """Play a scenario in a thread, telling its steps as they happen."""
+        check_speed(speed)
+        self.world.scenario = scenario
+        playing = threading.Thread(
+            target=play,
+            args=(scenario, self.world),
+            kwargs={"wait": self.server.stopping.wait, "tell": tell, "speed": speed},
+            name="sandbox-scenario",
+            daemon=True,
+        )
+        playing.start()
+        return playing
+
     def stop(self) -> None:
         if self.started:
             self.server.stop()
@@ -204,13 +235,21 @@ class Sandbox:
 def serve(
     *,
     port: int = 4010,
-    shops: int = 12,
-    variants: int = 3000,
+    shops: int | None = None,
+    variants: int | None = None,
     seed: int = 7,
     change_every: float = 0.0,
     search_lag: float = 0.0,
+    scenario: str | None = None,
+    speed: float = 1.0,
 ) -> int:
-    """Serve until SIGINT or SIGTERM; the answer is the exit code."""
+    """Serve until SIGINT or SIGTERM; the answer is the exit code. A scenario says how many shops and variants."""
+    script = None
+    if scenario is not None:
+        size = {"shops": shops, "variants": variants}
+        script = make_scenario(scenario, **{name: count for name, count in size.items() if count is not None})
+        shops, variants = script.shops, script.variants
+    check_speed(speed)
     signals: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -221,10 +260,17 @@ def serve(
         # Before the shops are made, so that an early Ctrl-C ends cleanly too.
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        world = World(shops=shops, variants=variants, seed=seed, clock=time.time, search_lag=search_lag)
+        world = World(
+            shops=SHOPS if shops is None else shops,
+            variants=VARIANTS if variants is None else variants,
+            seed=seed,
+            clock=time.time,
+            search_lag=search_lag,
+        )
         with Sandbox(world, port=port, change_every=change_every) as sandbox:
-            sys.stdout.write(f"sandbox listening on {sandbox.url} ({len(world.shops)} shops)\n")
-            sys.stdout.flush()
+            say(f"sandbox listening on {sandbox.url} ({len(world.shops)} shops)")
+            if script is not None:
+                sandbox.play(script, tell=say, speed=speed)
             # Not an Event: its lock deadlocks when a second signal comes while it is held, and a signal that comes
             # just before a wait without end is only noticed at the next one.
             while not signals:
@@ -236,3 +282,13 @@ def serve(
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0
+
+
+def check_speed(speed: float) -> None:
+    if not 0 < speed < math.inf:
+        raise RejectedError("speed", "must be more than 0")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

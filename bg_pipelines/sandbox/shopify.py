@@ -14,7 +14,7 @@ from bg_pipelines.sandbox import errors
 from bg_pipelines.sandbox.cost import MAX_QUERY_COST, Part, Pricing
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_html, as_json
 from bg_pipelines.sandbox.execution import execute, read
-from bg_pipelines.sandbox.faults import STATUSES, Fault, first_to_bite
+from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite
 from bg_pipelines.sandbox.schema import admin_schema
 from bg_pipelines.sandbox.shop import Request, Shop
 from bg_pipelines.sandbox.world import World
@@ -215,25 +215,6 @@ def by_status(fault: Fault) -> Answer:
     answer = as_json(status, errors.BY_STATUS[status])
     if fault.kind == "too_many_requests":
         answer.headers["Retry-After"] = f"{fault.seconds:.1f}"
-    return answer
-
-
-def delivered(answer: Answer, fault: Fault | None) -> Answer:
-    """The answer, sent as the fault wants it."""
-    match fault.kind if fault is not None else None:
-        case "slow":
-            answer.wait_seconds = fault.seconds if fault is not None else 0.0
-        case "drip":
-            answer.delivery = "drip"
-            answer.drip_seconds = fault.seconds if fault is not None else 0.0
-        case "half_page":
-            answer.delivery = "half"
-        case "half_json":
-            answer.body = answer.body[: len(answer.body) // 2]
-        case "apply_then_cut":
-            answer.delivery = "cut"
-        case _:
-            pass
     return answer
 
 

@@ -1,19 +1,25 @@
-"""Hold every shop of one sandbox, made from a seed."""
+"""Hold all that one sandbox plays, made from a seed: the shops, the Twilio account, the hooks."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.hooks import Hooks
 from bg_pipelines.sandbox.seed import shares
 from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.twilio_account import TwilioAccount
+
+if TYPE_CHECKING:
+    from bg_pipelines.sandbox.scenario import Scenario
 
 
 class World:
-    """Shops by their domain.
+    """Shops by their domain, one Twilio account, hooks by their name, and the scenario that is played if there is one.
 
     `variants` is the total over all shops; `clock` gives seconds since 1970 and is what the rows' times, the
     budgets and the tokens go by. Two worlds of the same seed, size and clock are equal.
@@ -32,6 +38,9 @@ class World:
         if variants < 0:
             raise RejectedError("variants", "must be 0 or more")
         self.clock = Clock(clock)
+        self.twilio = TwilioAccount(seed, self.clock)
+        self.hooks = Hooks(self.clock)
+        self.scenario: Scenario | None = None
         self.shops: dict[str, Shop] = {}
         for index, share in enumerate(shares(shops, variants)):
             shop = Shop(index, share, seed, self.clock)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bg_pipelines.sandbox import hooks, twilio, twilio_account
 from bg_pipelines.sandbox.edits import EDITS
 from bg_pipelines.sandbox.faults import KINDS
+from bg_pipelines.sandbox.scenario import SCENARIOS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sandbox.md"
 
@@ -31,5 +33,32 @@ def test_every_edit_is_in_the_table_with_what_it_takes(page: str) -> None:
         assert all(f"`{field}`" in rows[name] for field in fields), name
 
 
+def test_twilios_edits_and_faults_are_told(page: str) -> None:
+    part = page.partition("## Twilio")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(set_\w+)` \| (.+) \|$", part, re.MULTILINE))
+    assert rows.keys() == twilio_account.EDITS.keys()
+    for name, fields in twilio_account.EDITS.items():
+        assert all(f"`{field}`" in rows[name] for field in fields), name
+    told = part.partition("The kinds are ")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"`(\w+)`", told)) == twilio.KINDS
+    codes = [*twilio_account.FAILURES, *twilio_account.REFUSALS]
+    assert all(str(code) in part for code in codes)
+
+
+def test_the_faults_of_hooks_and_the_scenarios_are_told(page: str) -> None:
+    part = page.partition("## Hooks")[2].partition("\n## ")[0]
+    told = part.partition("The kinds are ")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"`(\w+)`", told)) == hooks.KINDS
+    part = page.partition("## Scenarios")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in part for name in SCENARIOS)
+
+
+def test_the_script_of_the_afternoon_is_told_step_by_step(page: str) -> None:
+    scenario = SCENARIOS["afternoon"]()
+    told = re.findall(r"^\| (\d\d:\d\d) \| (.+) \|$", page, re.MULTILINE)
+    steps = [step for step in scenario.steps if not step.sentence.startswith("edits:")]
+    assert [time for time, _ in told] == [scenario.time_of(step.at_seconds) for step in steps]
+
+
 def test_it_says_first_what_it_does_not_do(page: str) -> None:
-    assert page.split("\n\n")[1].startswith("**The sandbox is no Shopify.")
+    assert page.split("\n\n")[1].startswith("**The sandbox is no Shopify and no Twilio.")

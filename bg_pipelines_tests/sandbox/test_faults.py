@@ -23,6 +23,7 @@ STATUSES = [
     ("locked", 423, "This shop is unavailable"),
     ("too_many_requests", 429, None),
     ("server_error", 500, "An unexpected error occurred"),
+    ("service_unavailable", 503, "Service Unavailable"),
 ]
 seen_kinds: set[str] = set()
 
@@ -111,6 +112,24 @@ def test_a_field_of_one_row_is_null_or_wrong(client: Client, shop: Shop) -> None
     ]
     rows = client.ask(QUERY)["productVariants"]["nodes"]
     assert [row["price"] for row in rows] == ["free"] + [row["price"] for row in whole[1:]]
+
+
+def test_a_field_of_one_node_is_wrong_in_every_answer_that_holds_it(client: Client, shop: Shop) -> None:
+    row = shop.export()["product_variants"][7]
+    fault = Fault("bad_value", field="price", value="free", id=row["id"])
+    shop.faults += [fault, Fault("locked", after=1, times=1, operation="Variants")]
+    first = client.ask(QUERY)["productVariants"]
+    assert "free" not in {node["price"] for node in first["nodes"]}
+    assert (fault.bitten, shop.requests[-1].fault) == (0, None)
+    # A fault of one node does not stand in the way of another one.
+    assert client.post(QUERY).status_code == 423
+    for _ in range(2):
+        rows = client.ask(QUERY, after=first["pageInfo"]["endCursor"])["productVariants"]["nodes"]
+        assert [node["id"] for node in rows if node["price"] == "free"] == [row["id"]]
+    assert (fault.bitten, shop.requests[-1].fault) == (2, "bad_value")
+    alone = client.ask("query($id: ID!) { productVariant(id: $id) { id price } }", id=row["id"])
+    assert alone["productVariant"]["price"] == "free"
+    assert shop.export()["product_variants"][7] == row
 
 
 def test_page_info_is_missing(client: Client, shop: Shop) -> None:

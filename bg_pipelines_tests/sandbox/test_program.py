@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 import bg_pipelines.sandbox
-from bg_pipelines.sandbox import Sandbox, World, serve
+from bg_pipelines.sandbox import RejectedError, Sandbox, World, serve
 
 FOLDER = Path(bg_pipelines.sandbox.__file__).parent
 
@@ -71,6 +72,40 @@ def test_it_says_when_it_is_ready_and_ends_cleanly(
         assert time.monotonic() - start < 1
     assert program.stdout.read() == ""
     assert program.stderr.read() == ""
+
+
+def test_it_plays_a_scenario_and_tells_its_steps_as_they_happen() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "bg_pipelines.sandbox",
+        "--port",
+        "0",
+        "--shops",
+        "8",
+        "--variants",
+        "40",
+    ]
+    command += ["--scenario", "afternoon", "--speed", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=FOLDER.parents[1]) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while not lines[-1].startswith("14:00 the afternoon is over"):
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+    assert lines[0].endswith("(8 shops)\n")
+    assert lines[1] == "12:00 the afternoon begins: 8 shops, and all is well\n"
+    assert "12:20 outage: every Shopify shop answers 503 or 502\n" in lines
+
+
+@pytest.mark.parametrize(
+    "wish", [{"scenario": "evening"}, {"scenario": "afternoon", "speed": 0.0}, {"speed": -1.0}]
+)
+def test_a_wrong_wish_on_the_command_line_is_rejected(wish: dict[str, Any]) -> None:
+    with pytest.raises(RejectedError, match=r"scenario|speed"):
+        serve(port=0, **wish)
 
 
 def test_a_port_in_use_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
