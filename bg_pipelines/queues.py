@@ -1,33 +1,86 @@
-"""Queue and tier of every job: one table, from which run tags and due times follow."""
+"""Queue, priority, limits, tiers and cron of every job: one table.
+
+Run tags and schedules are made from it; what `dagster.yaml` says of concurrency is held to it by a test.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+
+TICK = timedelta(minutes=5)
+"""How often a tier's schedule looks for work that is due."""
 
 TIERS: dict[int, timedelta] = {
     1: timedelta(minutes=5),
     2: timedelta(minutes=15),
     3: timedelta(minutes=60),
 }
-"""How often a store of each tier is due."""
+"""How often a store of each tier is due: whole ticks."""
+
+EARLY = timedelta(seconds=30)
+"""A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
+
+MAX_CONCURRENT_RUNS = 4
+"""Runs at once, of all jobs: `concurrency.runs.max_concurrent_runs` in dagster.yaml."""
+
+
+UNHURRIED_RUNS = 2
+"""Of `stores_sync`, runs at once that are not the first tier's: they never have all of its slots."""
 
 
 class Queue(NamedTuple):
-    """A queue's name and the `dagster/priority` of its runs (higher goes first)."""
+    """Runs of one urgency. Higher `priority` is served first; `max_concurrent_runs` leaves the other queue a slot."""
 
     name: str
     priority: int
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {"queue": self.name, "dagster/priority": str(self.priority)}
+    max_concurrent_runs: int
 
 
-STORES_SYNC = Queue("stores_sync", 10)
-DEFAULT = Queue("default", 0)
+STORES_SYNC = Queue("stores_sync", priority=10, max_concurrent_runs=3)
+DEFAULT = Queue("default", priority=0, max_concurrent_runs=3)
+QUEUES = (STORES_SYNC, DEFAULT)
 
-JOBS: dict[str, Queue] = {
-    "store_sync": STORES_SYNC,
-    "inventory_sync": STORES_SYNC,
+
+class Job(NamedTuple):
+    """A job's place: its queue, how many of its runs may be at work at once, and when it starts by itself.
+
+    `crons` are its schedules by name (a tier's: "tier_1"); times are UTC.
+    """
+
+    queue: Queue
+    max_concurrent_runs: int
+    crons: Mapping[str, str]
+
+    def tags(self, name: str, tier: int | None = None) -> dict[str, str]:
+        """The tags of the job of this name, or of its runs for a tier: the daemon's queue goes by them."""
+        hurry = {"hurry": "yes" if tier == min(TIERS) else "no"} if self.queue is STORES_SYNC else {}
+        return {
+            "queue": self.queue.name,
+            "job": name,
+            **hurry,
+            "dagster/priority": str(self.queue.priority),
+            # A run that died is begun anew; Dagster's default finds nothing to do where only its end was missing.
+            "dagster/retry_strategy": "ALL_STEPS",
+        }
+
+
+_EVERY_TICK = {f"tier_{tier}": f"*/{TICK.seconds // 60} * * * *" for tier in TIERS}
+
+JOBS: dict[str, Job] = {
+    "store_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
+    "inventory_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
 }
+
+
+def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
+    """When a store that was served at `after` is due again: just before one of its ticks.
+
+    The stores of an interval are spread over its ticks by their id, and a store keeps its ticks however late it was
+    served: being late once delays nothing that follows. A turn less than half an interval away is left out.
+    """
+    phase = TICK * (store_id % (interval // TICK)) - EARLY
+    epoch = datetime(1970, 1, 1, tzinfo=UTC) + phase
+    turns = (after + interval / 2 - epoch) // interval + 1
+    return epoch + turns * interval

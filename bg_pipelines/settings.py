@@ -6,17 +6,21 @@ Loading settings starts nothing and reads nothing but the environment and `.env`
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import JOBS
+from bg_pipelines.retries import Policies
 
 SHOPIFY_API_VERSION = "2026-07"
+TWILIO_API_URL = "https://api.twilio.com"
 
 
 def _api_version(value: str) -> str:
@@ -31,14 +35,81 @@ def _postgres_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f'is not JSON like {{"timeout": {{"max_attempts": 5}}}}: {error}') from None
+
+
+def _retry_policies(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    Policies(value, jobs=tuple(JOBS))
+    return value
+
+
+def _api_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+        raise ValueError("must be an address like https://api.twilio.com, without a user or a query")
+    return value.rstrip("/")
+
+
+def _shaped(pattern: str, must: str) -> AfterValidator:
+    """A check that never repeats what it refuses."""
+
+    def check(value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and not re.fullmatch(pattern, text):
+            raise ValueError(must)
+        return value
+
+    return AfterValidator(check)
+
+
+def _listed(separator: str, pattern: str, what: str) -> BeforeValidator:
+    """A text as a list of secrets, each once. One that is wrong is named by its position."""
+
+    def split(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip(" ,") for part in re.split(separator, value) if part.strip(" ,")]
+        wrong = [str(place) for place, part in enumerate(parts, start=1) if not re.fullmatch(pattern, part)]
+        if wrong:
+            raise ValueError(f"number {' and '.join(wrong)} of {len(parts)} in the list is not {what}")
+        return tuple(dict.fromkeys(parts))
+
+    return BeforeValidator(split)
+
+
 PostgresUrl = Annotated[SecretStr | None, AfterValidator(_postgres_url)]
+Phones = Annotated[
+    tuple[SecretStr, ...],
+    NoDecode,
+    _listed(",", r"\+[1-9][0-9]{6,14}", "a phone number in its international form, like +12125550123"),
+]
+# A comma may be part of an address (mailto:// with two recipients): only one before an address divides.
+Urls = Annotated[
+    tuple[SecretStr, ...],
+    NoDecode,
+    _listed(
+        r"\s+|,(?=\s*[A-Za-z][A-Za-z0-9]*://)",
+        r"[A-Za-z][A-Za-z0-9]*://\S+",
+        "an apprise URL, which begins like slack:// or mailto://",
+    ),
+]
 
 
 class Settings(BaseSettings):
     """The environment, typed. An empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BG_", env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore"
+        env_prefix="BG_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     home_dir: Path = Field(
@@ -47,7 +118,31 @@ class Settings(BaseSettings):
     database_url: PostgresUrl = Field(default=None, description="the application's database; unset: embedded")
     dagster_database_url: PostgresUrl = Field(default=None, description="Dagster's storage; unset: embedded")
     encryption_key: SecretStr | None = Field(default=None, description="Fernet key for vendor tokens at rest")
+    retry_policies: Annotated[
+        dict[str, dict[str, Any]], NoDecode, BeforeValidator(_from_json), AfterValidator(_retry_policies)
+    ] = Field(default={}, description="what differs from the policies of bg_pipelines.retries, as JSON")
     shopify_api_version: Annotated[str, AfterValidator(_api_version)] = SHOPIFY_API_VERSION
+    alert_phones: Phones = Field(default=(), description="who is told of faults by SMS, through Twilio")
+    alert_urls: Urls = Field(default=(), description="where else: apprise URLs, which hold secrets")
+    twilio_account_sid: Annotated[
+        str | None,
+        _shaped(r"AC[0-9A-Za-z]{32}", "must be AC and 32 letters and digits, from Twilio's console"),
+    ] = None
+    twilio_auth_token: Annotated[
+        SecretStr | None, _shaped(r"[!-~]+", "has characters that no token has: copy it whole")
+    ] = None
+    twilio_from: Annotated[
+        str | None,
+        _shaped(
+            r"\+[1-9][0-9]{6,14}|[0-9]{3,8}|(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}",
+            "must be a number of the Twilio account like +12125550123, or a sender's name of up to 11 letters",
+        ),
+    ] = None
+    twilio_messaging_service_sid: Annotated[
+        str | None,
+        _shaped(r"MG[0-9A-Za-z]{32}", "must be MG and 32 letters and digits, from Twilio's console"),
+    ] = None
+    twilio_api_url: Annotated[str, AfterValidator(_api_url)] = TWILIO_API_URL
 
     @cached_property
     def home(self) -> Path:
@@ -67,12 +162,17 @@ def load_settings() -> Settings:
     except ValidationError as error:
         # pydantic's own text repeats the value, which may be a password.
         faults = [
-            f"BG_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            f"BG_{str(e['loc'][0]).upper()}: {_below(e['loc'])}{e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_input=False)
         ]
         raise IntegrationError.of(
             ErrorType.CONFIGURATION, "settings are wrong: " + "; ".join(faults), source="settings"
         ) from None
+
+
+def _below(place: tuple[int | str, ...]) -> str:
+    """Where in a variable that has parts."""
+    return f"{'.'.join(map(str, place[1:]))}: " if place[1:] else ""
 
 
 def driver_url(url: str, driver: str) -> str:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,55 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.close()
+
+
+class DatabaseClock:
+    """The clock of a test's database, which is the only one the product goes by: set by hand, for new connections.
+
+    PostgreSQL looks for its own functions first, unless the search path says otherwise.
+    """
+
+    FUNCTIONS = ("clock_timestamp", "statement_timestamp", "transaction_timestamp", "now")
+
+    def __init__(self, url: str, start: datetime) -> None:
+        self.connection = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+        self.connection.execute("CREATE SCHEMA clock; CREATE TABLE clock.hands (time timestamptz)")
+        self.connection.execute("INSERT INTO clock.hands VALUES (%s)", (start,))
+        for name in self.FUNCTIONS:
+            self.connection.execute(
+                f"CREATE FUNCTION clock.{name}() RETURNS timestamptz LANGUAGE sql STABLE "
+                "AS 'SELECT time FROM clock.hands'"
+            )
+        # A column's default keeps the function that it was made with.
+        for table, column in self.connection.execute(
+            "SELECT adrelid::regclass::text, attname FROM pg_attrdef JOIN pg_attribute a ON a.attrelid = adrelid "
+            "AND a.attnum = adnum WHERE pg_get_expr(adbin, adrelid) = 'now()'"
+        ).fetchall():
+            self.connection.execute(f"ALTER TABLE {table} ALTER {column} SET DEFAULT clock.now()")
+        [database] = self.connection.execute("SELECT current_database()").fetchone() or ()
+        self.connection.execute(f"ALTER DATABASE {database} SET search_path = clock, public, pg_catalog")
+
+    @property
+    def now(self) -> datetime:
+        [now] = self.connection.execute("SELECT time FROM clock.hands").fetchone() or ()
+        assert isinstance(now, datetime)
+        return now
+
+    def set(self, now: datetime) -> None:
+        self.connection.execute("UPDATE clock.hands SET time = %s", (now,))
+
+    def advance(self, **time: float) -> datetime:
+        now = self.now + timedelta(**time)
+        self.set(now)
+        return now
+
+
+@pytest.fixture
+def clock(database_url: str) -> Iterator[DatabaseClock]:
+    """Noon of a Monday, until the test says otherwise. Ask for it before `database`."""
+    clock = DatabaseClock(database_url, datetime(2026, 11, 23, 12, tzinfo=UTC))
+    yield clock
+    clock.connection.close()
 
 
 @pytest.fixture
@@ -140,7 +190,9 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
         **request: Any,
     ) -> Summary:
         options = {
-            key: request.pop(key) for key in ("lease", "load_rows", "progress_seconds") if key in request
+            key: request.pop(key)
+            for key in ("lease", "load_rows", "progress_seconds", "turn_seconds", "policies", "rng")
+            if key in request
         }
         return SyncRun(
             database,

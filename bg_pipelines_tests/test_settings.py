@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings, driver_url, load_settings
+from bg_pipelines_tests.conftest import PROJECT
 
 PASSWORD = "hunter2-hunter2"
 
@@ -26,6 +28,15 @@ def test_with_nothing_set_everything_is_on_this_machine(tmp_path: Path) -> None:
         ("BG_DATABASE_URL", PASSWORD),
         ("BG_DAGSTER_DATABASE_URL", f"sqlite:///{PASSWORD}"),
         ("BG_SHOPIFY_API_VERSION", f"2026-05-{PASSWORD}"),
+        ("BG_RETRY_POLICIES", PASSWORD),
+        ("BG_ALERT_PHONES", f"+12125550123,{PASSWORD}"),
+        ("BG_ALERT_URLS", PASSWORD),
+        ("BG_ALERT_URLS", f"json://{PASSWORD}/x {PASSWORD}"),
+        ("BG_TWILIO_ACCOUNT_SID", PASSWORD),
+        ("BG_TWILIO_AUTH_TOKEN", f"{PASSWORD}…"),
+        ("BG_TWILIO_FROM", PASSWORD),
+        ("BG_TWILIO_MESSAGING_SERVICE_SID", PASSWORD),
+        ("BG_TWILIO_API_URL", f"https://user:{PASSWORD}@api.twilio.com"),
     ],
 )
 def test_a_wrong_value_names_its_variable_and_not_the_value(
@@ -85,8 +96,12 @@ def test_a_dotenv_file_is_read_and_the_environment_goes_first(
 def test_secrets_are_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BG_DATABASE_URL", f"postgresql://bg:{PASSWORD}@db/bg")
     monkeypatch.setenv("BG_ENCRYPTION_KEY", PASSWORD)
-    assert PASSWORD not in repr(load_settings())
-    assert PASSWORD not in load_settings().model_dump_json()
+    monkeypatch.setenv("BG_ALERT_URLS", f"slack://{PASSWORD}/b/c")
+    monkeypatch.setenv("BG_ALERT_PHONES", "+12125550123")
+    monkeypatch.setenv("BG_TWILIO_AUTH_TOKEN", PASSWORD)
+    for shown in (repr(load_settings()), load_settings().model_dump_json()):
+        assert PASSWORD not in shown
+        assert "2125550123" not in shown
 
 
 def test_the_home_directory_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -104,3 +119,70 @@ def test_every_setting_stands_in_the_example_for_copying() -> None:
     example = (Path(__file__).parent.parent / ".env.example").read_text()
     missing = [name for name in Settings.model_fields if f"BG_{name.upper()}=" not in example]
     assert missing == []
+
+
+# Retries
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (
+            '{"store_sink.timeout": {"max_attempts": 5}}',
+            "store_sink.timeout: no such job; did you mean store_sync?",
+        ),
+        ('{"timeot": {"max_attempts": 5}}', "timeot: no such error type; did you mean timeout?"),
+        ('{"timeout": {"max_attempt": 5}}', "timeout.max_attempt: "),
+        ('{"timeout": {"max_attempt": 5}}', "did you mean max_attempts?"),
+        ('{"store_sync.timeout": {"delay_seconds": 0}}', "store_sync.timeout.delay_seconds: "),
+        ('{"timeout": {"strategy": "hope"}}', "timeout.strategy: "),
+        ('{"timeout": 5}', "timeout: "),
+        ("{", "is not JSON"),
+        ("[]", "dictionary"),
+    ],
+)
+def test_a_wrong_policy_is_named_by_its_key(monkeypatch: pytest.MonkeyPatch, value: str, fault: str) -> None:
+    monkeypatch.setenv("BG_RETRY_POLICIES", value)
+    with pytest.raises(IntegrationError) as raised:
+        load_settings()
+    assert raised.value.message.startswith("settings are wrong: BG_RETRY_POLICIES: ")
+    assert fault in raised.value.message
+
+
+def test_the_example_of_policies_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for page in (".env.example", "docs/running.md"):
+        [example] = re.findall(r"BG_RETRY_POLICIES=(.+)", (PROJECT / page).read_text())
+        monkeypatch.setenv("BG_RETRY_POLICIES", example)
+        assert load_settings().retry_policies
+
+
+# Alerts
+
+
+def test_phones_and_addresses_are_lists_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_ALERT_PHONES", " +12125550123,+442079460123 , +12125550123,")
+    monkeypatch.setenv(
+        "BG_ALERT_URLS", "slack://a/b/c, json://h/x?a=1,2,,mailto://u:p@h?to=a@b,c@d\tjson://h/x?a=1,2"
+    )
+    settings = load_settings()
+    assert [number.get_secret_value() for number in settings.alert_phones] == [
+        "+12125550123",
+        "+442079460123",
+    ]
+    assert [url.get_secret_value() for url in settings.alert_urls] == [
+        "slack://a/b/c",
+        "json://h/x?a=1,2",
+        "mailto://u:p@h?to=a@b,c@d",
+    ]
+
+
+def test_those_that_are_wrong_are_named_by_their_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_ALERT_PHONES", "2125550123,+12125550123,+0123")
+    with pytest.raises(IntegrationError, match="BG_ALERT_PHONES: number 1 and 3 of 3 in the list is not"):
+        load_settings()
+
+
+@pytest.mark.parametrize("sender", ["+12125550123", "12345", "Harbor Shop"])
+def test_a_sender_is_a_number_or_a_name(monkeypatch: pytest.MonkeyPatch, sender: str) -> None:
+    monkeypatch.setenv("BG_TWILIO_FROM", sender)
+    assert load_settings().twilio_from == sender

@@ -102,6 +102,11 @@ class Database:
         except sa.exc.TimeoutError as error:
             raise _unreachable(error) from error
 
+    def connections(self) -> tuple[int, int]:
+        """How many connections are in use at this moment, and how many there may be."""
+        pool = cast("sa.QueuePool", self.engine.pool)
+        return pool.checkedout(), pool.size() + pool._max_overflow
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -1,8 +1,8 @@
 """Leases: rows of `sync_states` are claimed in batches, kept by a heartbeat, settled one by one.
 
 A row says when its (store, resource) is due and who has it until when. Several runs, on several machines, share
-the table without talking to each other. A killed worker's rows come back when their lease ends. All times are
-the database's (one clock for all machines); `now` replaces it in tests.
+the table without talking to each other. A killed worker's rows come back when their lease ends. What an open
+circuit covers (`circuits`) is left alone, but for a probe. All times are the database's: one clock for all machines.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import TIERS
+from bg_pipelines.retries import Decision
 
 Connection = psycopg.Connection[Any]
 
@@ -26,8 +28,9 @@ class Work:
     """One claimed unit: a resource of a store, with where its last pass ended."""
 
     store_id: int
+    platform: str
     resource: str
-    tier: int
+    interval: timedelta
     owner: str
     claimed_at: datetime
     cursor: dict[str, Any]
@@ -35,23 +38,38 @@ class Work:
     last_full_at: datetime | None
 
 
+# Due, in nobody's hands, of a store that is at work. statement_timestamp, for clock_timestamp, which may change
+# from row to row, is never looked up in an index.
+_FREE = """
+    s.resource = ANY(%(resources)s) AND s.next_due_at <= coalesce(%(due_before)s, statement_timestamp())
+    AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= coalesce(%(now)s, statement_timestamp()))
+    AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
+    AND (%(stores)s::bigint[] IS NULL OR s.store_id = ANY(%(stores)s)) AND NOT s.store_id = ANY(%(not_stores)s)
+    AND (%(tiers)s::int[] IS NULL OR stores.tier = ANY(%(tiers)s))"""
+_CLOSED = """
+    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = s.store_id)
+    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.platform = stores.platform)"""
+_CLOSED_OR_PROBED = """
+    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = s.store_id
+        AND c.probe_at > statement_timestamp())
+    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.platform = stores.platform
+        AND c.probe_at > statement_timestamp())"""
+
 # MATERIALIZED: picked once, whatever plan the join gets, so LIMIT is kept.
 _CLAIM = """
     WITH picked AS MATERIALIZED (
-        SELECT s.store_id, s.resource, stores.tier FROM sync_states s JOIN stores ON stores.id = s.store_id
-        WHERE s.resource = ANY(%(resources)s) AND s.next_due_at <= %(due_before)s
-          AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= %(now)s)
-          AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
-          AND (%(stores)s::bigint[] IS NULL OR s.store_id = ANY(%(stores)s))
-          AND (%(tier)s::int IS NULL OR stores.tier = %(tier)s)
+        SELECT s.store_id, s.resource, stores.platform, stores.tier, stores.interval_minutes
+        FROM sync_states s JOIN stores ON stores.id = s.store_id
+        WHERE {free} AND NOT stores.platform = ANY(%(not_platforms)s)
         ORDER BY s.next_due_at, s.store_id
         LIMIT %(limit)s
         FOR UPDATE OF s SKIP LOCKED
     )
-    UPDATE sync_states s SET lease_owner = %(owner)s, lease_expires_at = %(now)s + %(lease)s
+    UPDATE sync_states s SET lease_owner = %(owner)s, lease_expires_at = coalesce(%(now)s, statement_timestamp()) + %(lease)s
     FROM picked WHERE s.store_id = picked.store_id AND s.resource = picked.resource
-    RETURNING s.store_id, s.resource, picked.tier, s.lease_owner AS owner, %(now)s AS claimed_at,
-        s.cursor, s.attempts, s.last_full_at"""
+    RETURNING s.store_id, picked.platform, s.resource,
+        coalesce(make_interval(mins => picked.interval_minutes), (%(intervals)s::interval[])[picked.tier]) AS interval,
+        s.lease_owner AS owner, coalesce(%(now)s, statement_timestamp()) AS claimed_at, s.cursor, s.attempts, s.last_full_at"""
 
 
 def claim(
@@ -61,41 +79,121 @@ def claim(
     owner: str,
     limit: int,
     lease: timedelta,
-    due_before: datetime,
+    due_before: datetime | None = None,
     stores: Collection[int] | None = None,
-    tiers: Sequence[int] = (1, 2, 3),
+    tiers: Sequence[int] = tuple(TIERS),
+    not_stores: Collection[int] = (),
+    not_platforms: Collection[str] = (),
     now: datetime | None = None,
 ) -> list[Work]:
     """Take up to `limit` due rows, and with each the other due rows of its store, for `lease` from now.
 
-    Fair: each tier has its share of the batch first, within it the longest due goes first, and what one tier
-    leaves the others take. So a crowd in one tier never holds up another, and no row waits for ever. Rows that
-    somebody else is claiming at this moment are passed over, never waited for.
+    Only of stores of these `tiers`. Fair: each tier has its share of the batch first,
+    within it the longest due goes first, and what one tier leaves the others take. So a crowd in one tier never
+    holds up another, and no row waits for ever. Rows that somebody else is claiming at this moment are passed over,
+    never waited for.
     """
-    now = now or clock(connection)
     parameters = {
         "resources": list(resources),
         "owner": owner,
         "lease": lease,
         "due_before": due_before,
         "now": now,
+        "not_stores": list(not_stores),
+        "not_platforms": list(not_platforms),
+        "intervals": [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
     }
 
-    def pick(limit: int, tier: int | None, stores: Collection[int] | None) -> list[Work]:
+    def pick(limit: int, tiers: Sequence[int], stores: Collection[int] | None) -> list[Work]:
         chosen = None if stores is None else list(stores)
         with connection.cursor(row_factory=class_row(Work)) as cursor:
-            cursor.execute(_CLAIM, {**parameters, "limit": limit, "tier": tier, "stores": chosen})
+            cursor.execute(
+                _CLAIM.format(free=_FREE + _CLOSED),
+                {**parameters, "limit": limit, "tiers": list(tiers), "stores": chosen},
+            )
             return cursor.fetchall()
 
     share = -(-limit // len(tiers))
     claimed: list[Work] = []
-    for tier in (*tiers, None):
+    for one in (*([tier] for tier in tiers), tiers):
         wanted = limit - len(claimed)
         if wanted > 0:
-            claimed += pick(wanted if tier is None else min(share, wanted), tier, stores)
+            claimed += pick(wanted if one is tiers else min(share, wanted), one, stores)
     if claimed:
-        claimed += pick(len(claimed) * len(resources), None, {work.store_id for work in claimed})
+        claimed += pick(len(claimed) * len(resources), tiers, {work.store_id for work in claimed})
     return claimed
+
+
+_PROBE = """
+    SELECT s.store_id, c.key FROM sync_states s JOIN stores ON stores.id = s.store_id
+    JOIN circuits c ON c.opened_at IS NOT NULL AND (c.store_id = s.store_id OR c.platform = stores.platform)
+    WHERE {free} ORDER BY c.platform IS NULL, s.next_due_at, s.store_id LIMIT 1 FOR UPDATE OF c SKIP LOCKED"""
+
+
+def claim_probe(
+    connection: Connection,
+    resources: Sequence[str],
+    *,
+    owner: str,
+    lease: timedelta,
+    due_before: datetime | None = None,
+    stores: Collection[int] | None = None,
+    tiers: Sequence[int] = tuple(TIERS),
+    not_stores: Collection[int] = (),
+) -> list[Work]:
+    """Take one row that an open circuit covers and that may go now as its probe; none if there is none."""
+    parameters = {
+        "resources": list(resources),
+        "owner": owner,
+        "lease": lease,
+        "due_before": due_before,
+        "stores": None if stores is None else list(stores),
+        "tiers": list(tiers),
+        "now": None,
+        "not_stores": list(not_stores),
+        "not_platforms": [],
+        "intervals": [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
+    }
+    row = connection.execute(_PROBE.format(free=_FREE + _CLOSED_OR_PROBED), parameters).fetchone()
+    if row is None:
+        return []
+    store_id, circuit = row
+    # Until then nobody else probes it; should this worker be killed, somebody does.
+    connection.execute(
+        "UPDATE circuits SET probe_at = clock_timestamp() + %s, probe_owner = %s WHERE key = %s",
+        (lease, owner, circuit),
+    )
+    with connection.cursor(row_factory=class_row(Work)) as cursor:
+        cursor.execute(_CLAIM.format(free=_FREE), {**parameters, "stores": [store_id], "limit": 1})
+        return cursor.fetchall()
+
+
+def is_due(
+    connection: Connection,
+    resources: Sequence[str],
+    *,
+    tiers: Sequence[int] = tuple(TIERS),
+    retries: bool = False,
+) -> bool:
+    """Whether a run of these resources would find work: one query, by index, however many stores there are.
+
+    With `retries` only work that is due outside of its tier's ticks counts: what failed before and what is new.
+    """
+    parameters = {
+        "resources": list(resources),
+        "due_before": None,
+        "now": None,
+        "stores": None,
+        "not_stores": [],
+        "tiers": list(tiers),
+    }
+    off_tick = "AND (s.retry_strategy IS NOT NULL OR s.last_succeeded_at IS NULL)" if retries else ""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM sync_states s JOIN stores ON stores.id = s.store_id "  # noqa: S608
+        f"WHERE {_FREE} {off_tick} {_CLOSED_OR_PROBED})",
+        parameters,
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def clock(connection: Connection) -> datetime:
@@ -107,42 +205,40 @@ def clock(connection: Connection) -> datetime:
 
 
 def make_due(connection: Connection, resources: Sequence[str], stores: Collection[int] | None) -> int:
-    """Make rows due now (of all stores where `stores` is None); returns how many. Order among them is kept."""
+    """Make rows due now (of all stores where `stores` is None), parked ones too; returns how many. Order is kept."""
     return connection.execute(
-        "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) "
-        "WHERE resource = ANY(%s) AND (%s::bigint[] IS NULL OR store_id = ANY(%s))",
+        "UPDATE sync_states s SET next_due_at = least(s.next_due_at, clock_timestamp()) "
+        # In one order, the same as whoever else takes many at once: else two of them may wait for each other.
+        "FROM (SELECT store_id, resource FROM sync_states WHERE resource = ANY(%s) "
+        "AND (%s::bigint[] IS NULL OR store_id = ANY(%s)) ORDER BY store_id, resource FOR UPDATE) held "
+        "WHERE s.store_id = held.store_id AND s.resource = held.resource",
         (list(resources), None if stores is None else list(stores), list(stores or ())),
     ).rowcount
 
 
 def count_due(
-    connection: Connection, resources: Sequence[str], due_before: datetime, stores: Collection[int] | None
-) -> int:
-    """How many stores have something due that nobody is at work on."""
-    return _count(connection, "coalesce(s.lease_expires_at, '-infinity') <= ", resources, due_before, stores)
-
-
-def count_busy(
-    connection: Connection, resources: Sequence[str], due_before: datetime, stores: Collection[int] | None
-) -> int:
-    """How many stores have something due that somebody is at work on."""
-    return _count(connection, "s.lease_expires_at > ", resources, due_before, stores)
-
-
-def _count(
     connection: Connection,
-    lease: str,
     resources: Sequence[str],
     due_before: datetime,
     stores: Collection[int] | None,
-) -> int:
+    tiers: Sequence[int] = tuple(TIERS),
+) -> tuple[int, int]:
+    """How many stores have something due: that nobody is at work on, and that somebody is."""
     row = connection.execute(
-        "SELECT count(DISTINCT s.store_id) FROM sync_states s JOIN stores ON stores.id = s.store_id "  # noqa: S608
-        f"WHERE s.resource = ANY(%s) AND s.next_due_at <= %s AND {lease} clock_timestamp() "
+        "SELECT count(DISTINCT s.store_id) FILTER (WHERE coalesce(s.lease_expires_at, '-infinity') <= clock_timestamp()), "
+        "count(DISTINCT s.store_id) FILTER (WHERE s.lease_expires_at > clock_timestamp()) "
+        "FROM sync_states s JOIN stores ON stores.id = s.store_id "
+        "WHERE s.resource = ANY(%s) AND s.next_due_at <= %s AND stores.tier = ANY(%s) "
         "AND stores.paused_at IS NULL AND stores.deleted_at IS NULL AND (%s::bigint[] IS NULL OR s.store_id = ANY(%s))",
-        (list(resources), due_before, None if stores is None else list(stores), list(stores or ())),
+        (
+            list(resources),
+            due_before,
+            list(tiers),
+            None if stores is None else list(stores),
+            list(stores or ()),
+        ),
     ).fetchone()
-    return int(row[0]) if row else 0
+    return (int(row[0]), int(row[1])) if row else (0, 0)
 
 
 def heartbeat(
@@ -178,6 +274,7 @@ def settle_succeeded(
         connection,
         work,
         "cursor = %(cursor)s, next_due_at = %(next_due_at)s, attempts = 0, last_error = NULL, "
+        "retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, "
         "last_succeeded_at = coalesce(%(now)s, clock_timestamp()), "
         "last_full_at = CASE WHEN %(full)s THEN coalesce(%(now)s, clock_timestamp()) ELSE last_full_at END, "
         "lease_owner = NULL, lease_expires_at = NULL",
@@ -186,23 +283,65 @@ def settle_succeeded(
 
 
 def settle_failed(
-    connection: Connection, work: Work, error: IntegrationError, *, next_due_at: datetime
+    connection: Connection,
+    work: Work,
+    error: IntegrationError,
+    decision: Decision,
+    *,
+    attempts: int,
+    incident_id: int | None = None,
 ) -> None:
-    """Failed: count it, keep the error and the cursor, give the row back, due at `next_due_at`. Raises like `save`."""
+    """Failed for the `attempts`-th time: keep the error, the decision and the cursor, give the row back.
+
+    It is due when the decision says; where that is never, it is parked under its incident. Raises like `save`.
+    """
     _update_owned(
         connection,
         work,
-        "attempts = attempts + 1, last_error = %(error)s, next_due_at = %(next_due_at)s, "
-        "lease_owner = NULL, lease_expires_at = NULL",
-        {"error": Jsonb(error.as_dict()), "next_due_at": next_due_at},
+        "attempts = %(attempts)s, last_error = %(error)s, next_due_at = %(retry_at)s, retry_strategy = %(strategy)s, "
+        "retry_reason = %(reason)s, incident_id = %(incident)s, lease_owner = NULL, lease_expires_at = NULL",
+        {
+            "attempts": attempts,
+            "error": Jsonb(error.as_dict()),
+            "retry_at": decision.retry_at,
+            "strategy": decision.strategy.value,
+            "reason": decision.reason,
+            "incident": incident_id,
+        },
     )
 
 
-def release(connection: Connection, owners: Collection[str]) -> int:
-    """Give back unfinished rows, still due, with the cursor they have reached; returns how many."""
+def put_back(connection: Connection, work: Work) -> None:
+    """Unfinished: give the row back behind all others that are due, with the cursor it has reached. Raises like `save`."""
+    _update_owned(
+        connection, work, "next_due_at = clock_timestamp(), lease_owner = NULL, lease_expires_at = NULL", {}
+    )
+
+
+def release(
+    connection: Connection, owners: Collection[str], only: Collection[tuple[int, str]] | None = None
+) -> int:
+    """Give back unfinished rows, still due, with the cursor they have reached; returns how many.
+
+    All of these owners, or `only` these (store, resource).
+    """
+    stores, resources = zip(*only, strict=True) if only else ((), ())
     return connection.execute(
-        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL WHERE lease_owner = ANY(%s)",
-        (list(owners),),
+        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL WHERE lease_owner = ANY(%s) "
+        "AND (%s OR (store_id, resource) IN (SELECT * FROM unnest(%s::bigint[], %s::text[])))",
+        (list(owners), only is None, list(stores), list(resources)),
+    ).rowcount
+
+
+def release_runs(connection: Connection, runs: Collection[str]) -> int:
+    """Give back all that runs which have died hold, before their leases end; returns how many rows.
+
+    Should one of them live after all, it notices that it has lost them, and writes nothing more.
+    """
+    return connection.execute(
+        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL "
+        "WHERE lease_owner IS NOT NULL AND split_part(lease_owner, '/', 1) = ANY(%s)",
+        (list(runs),),
     ).rowcount
 
 

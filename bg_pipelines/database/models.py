@@ -46,6 +46,9 @@ class Store(Base):
     __table_args__ = (
         sa.UniqueConstraint("platform", "domain"),
         sa.CheckConstraint("tier BETWEEN 1 AND 3", name="tier"),
+        sa.CheckConstraint(
+            "interval_minutes BETWEEN 5 AND 1440 AND interval_minutes % 5 = 0", name="interval_minutes"
+        ),
     )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
@@ -54,6 +57,9 @@ class Store(Base):
     domain: Mapped[str]
     api_url: Mapped[str | None] = mapped_column(comment="base URL of the API; null: https://DOMAIN")
     tier: Mapped[int] = mapped_column(sa.SmallInteger, server_default="2")
+    interval_minutes: Mapped[int | None] = mapped_column(
+        sa.SmallInteger, comment="this store's own; null: its tier's"
+    )
     credentials: Mapped[bytes] = mapped_column(comment="encrypted JSON, see database/secrets.py")
     paused_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
@@ -174,14 +180,28 @@ class SyncState(Base):
     """One unit of work: a resource of a store. Says when it is due, who has it, how often it failed."""
 
     __tablename__ = "sync_states"
-    __table_args__ = (sa.Index(None, "next_due_at", "store_id"),)
+    __table_args__ = (
+        sa.CheckConstraint(
+            "retry_strategy IN ('exponential_backoff', 'scheduled_retry', 'manual_intervention')",
+            name="retry_strategy",
+        ),
+        sa.Index(None, "next_due_at", "store_id"),
+        sa.Index(None, "incident_id", postgresql_where=sa.text("incident_id IS NOT NULL")),
+    )
 
     store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"), primary_key=True)
     resource: Mapped[str] = mapped_column(primary_key=True)
-    next_due_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    next_due_at: Mapped[datetime | None] = mapped_column(
+        server_default=sa.func.now(), comment="null: parked, it waits for a person (incident_id)"
+    )
     lease_owner: Mapped[str | None] = mapped_column(comment="one claim of one run")
     lease_expires_at: Mapped[datetime | None]
-    attempts: Mapped[int] = mapped_column(server_default="0", comment="failures since the last success")
+    attempts: Mapped[int] = mapped_column(
+        server_default="0", comment="failures since the last success, or the last page that was kept"
+    )
+    retry_strategy: Mapped[str | None] = mapped_column(comment="what was decided about the last failure")
+    retry_reason: Mapped[str | None] = mapped_column(comment="and why")
+    incident_id: Mapped[int | None] = mapped_column(sa.ForeignKey("incidents.id"))
     cursor: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     last_error: Mapped[dict[str, Any] | None]
     last_succeeded_at: Mapped[datetime | None]
@@ -234,3 +254,141 @@ class RejectedRow(Base):
     times_seen: Mapped[int] = mapped_column(server_default="1")
     first_seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     last_seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class Incident(Base):
+    """A fault a person should know of, open until it is over. A repeat is counted on it.
+
+    `told` is what people were last told of it, which alerts bring in line with `status`.
+    """
+
+    __tablename__ = "incidents"
+    __table_args__ = (
+        sa.CheckConstraint("status IN ('open', 'resolved')", name="status"),
+        sa.CheckConstraint("told IN ('nothing', 'open', 'escalated', 'resolved')", name="told"),
+        sa.Index(
+            "uq_incidents_open_fingerprint",
+            "fingerprint",
+            unique=True,
+            postgresql_where=sa.text("status = 'open'"),
+        ),
+        # What people still have to be told; everything else is looked for by these as well.
+        sa.Index(None, "status", "opened_at"),
+        sa.Index(None, "fingerprint", "resolved_at"),
+        sa.Index(None, "store_id", postgresql_where=sa.text("status = 'open'")),
+        sa.Index("ix_incidents_untold", "told", postgresql_where=sa.text("told <> 'resolved'")),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(comment="one fault, whatever it hits and however often")
+    status: Mapped[str] = mapped_column(server_default="open")
+    needs_person: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")
+    error_type: Mapped[str]
+    severity: Mapped[str]
+    source: Mapped[str]
+    subject: Mapped[str] = mapped_column(comment="what is affected: a store, a vendor, a job")
+    message: Mapped[str]
+    details: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    job: Mapped[str | None]
+    platform: Mapped[str | None]
+    store_id: Mapped[int | None] = mapped_column(sa.ForeignKey("stores.id"))
+    resources: Mapped[list[str]] = mapped_column(server_default="{}")
+    payload: Mapped[str | None] = mapped_column(comment="where what failed is kept: a table and its keys")
+    occurrences: Mapped[int] = mapped_column(server_default="1")
+    last_occurrence: Mapped[str | None] = mapped_column(comment="the same again is not counted twice")
+    opened_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    owner: Mapped[str | None]
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None]
+    resolution: Mapped[str | None]
+    told: Mapped[str] = mapped_column(server_default="nothing")
+    told_at: Mapped[datetime | None]
+    told_needs_person: Mapped[bool] = mapped_column(server_default=sa.false())
+
+
+class Circuit(Base):
+    """A store or a vendor that failed again and again: open, its work is left alone but for one probe at a time."""
+
+    __tablename__ = "circuits"
+    __table_args__ = (
+        sa.CheckConstraint("(platform IS NULL) <> (store_id IS NULL)", name="subject"),
+        sa.Index(None, "opened_at", postgresql_where=sa.text("opened_at IS NOT NULL")),
+    )
+
+    key: Mapped[str] = mapped_column(primary_key=True, comment="platform:NAME or store:ID")
+    platform: Mapped[str | None]
+    store_id: Mapped[int | None] = mapped_column(sa.ForeignKey("stores.id"))
+    failures: Mapped[int] = mapped_column(server_default="0", comment="in a row, failed probes among them")
+    failing_stores: Mapped[list[int]] = mapped_column(
+        ARRAY(sa.BigInteger), server_default="{}", comment="of a platform: who failed since anyone succeeded"
+    )
+    opened_at: Mapped[datetime | None]
+    probe_at: Mapped[datetime | None] = mapped_column(comment="when the next probe may go")
+    probe_owner: Mapped[str | None] = mapped_column(comment="the claim that has the probe now")
+
+
+class Alert(Base):
+    """One message about an incident: it began, it needs more attention, it is over."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        sa.CheckConstraint("kind IN ('opened', 'escalated', 'all_clear')", name="kind"),
+        sa.Index(None, "incident_id"),
+        sa.Index(None, "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    incident_id: Mapped[int] = mapped_column(sa.ForeignKey("incidents.id"))
+    kind: Mapped[str]
+    severity: Mapped[str]
+    title: Mapped[str]
+    body: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class AlertDelivery(Base):
+    """An alert on its way to one target: recorded before it is sent, tried until it is sent or refused for good."""
+
+    __tablename__ = "alert_deliveries"
+    __table_args__ = (
+        sa.CheckConstraint("status IN ('pending', 'sending', 'sent', 'refused')", name="status"),
+        sa.Index(None, "next_try_at", postgresql_where=sa.text("status IN ('pending', 'sending')")),
+    )
+
+    alert_id: Mapped[int] = mapped_column(sa.ForeignKey("alerts.id"), primary_key=True)
+    target: Mapped[str] = mapped_column(
+        primary_key=True, comment="kind and digest: an address may hold a secret"
+    )
+    status: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_try_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    sent_at: Mapped[datetime | None]
+    reference: Mapped[str | None] = mapped_column(comment="the vendor's id of the message")
+    error: Mapped[str | None]
+
+
+class JobRun(Base):
+    """A run of a job as it saw itself: kept up to date while it works, so one that died shows."""
+
+    __tablename__ = "job_runs"
+    __table_args__ = (
+        sa.CheckConstraint("status IN ('running', 'succeeded', 'failed', 'stopped')", name="status"),
+        sa.Index(None, "job", "started_at"),
+        sa.Index(None, "started_at"),
+    )
+
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    job: Mapped[str]
+    queue: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="running")
+    started_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    seen_at: Mapped[datetime] = mapped_column(
+        server_default=sa.func.now(), comment="alive until here at least"
+    )
+    finished_at: Mapped[datetime | None]
+    stores: Mapped[int] = mapped_column(server_default="0")
+    stores_failed: Mapped[int] = mapped_column(server_default="0")
+    peak_rss_mb: Mapped[float | None]
+    connections_in_use: Mapped[int | None] = mapped_column(comment="the most at any time it was looked at")
+    connections_size: Mapped[int | None] = mapped_column(comment="how many its pool may open")

@@ -26,6 +26,14 @@ class Resource(StrEnum):
     INVENTORY_LEVELS = "inventory_levels"
 
 
+JOB_RESOURCES: dict[str, tuple[Resource, ...]] = {
+    # The profile first: a store that cannot be reached shows in the cheapest call.
+    "store_sync": (Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS),
+    "inventory_sync": (Resource.INVENTORY_LEVELS,),
+}
+"""What each sync job syncs of a store, in this order."""
+
+
 class StoreProfile(NamedTuple):
     """What the platform says of a shop."""
 

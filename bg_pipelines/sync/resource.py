@@ -21,7 +21,7 @@ from bg_pipelines.database.load import (
 )
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.base import Correction, Page, Platform, Resource
-from bg_pipelines.queues import TIERS
+from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.summary import CorrectionReport
 
@@ -32,6 +32,10 @@ OVERLAP = timedelta(minutes=10)
 """How far an incremental pass reaches back behind the last one's start: a vendor's search lags by minutes."""
 FULL_PASS_EVERY = timedelta(days=1)
 """How often everything is read again, so that what was deleted at the source is noticed whatever happened."""
+
+
+class PutBack(Exception):  # noqa: N818 (not an error: others wait)
+    """The store has had its turn; what it has left waits for the next."""
 
 
 class ResourceSync:
@@ -50,6 +54,7 @@ class ResourceSync:
         self.attempt = attempt
         self.resource = Resource(work.resource)
         self.cursor = dict(work.cursor)
+        self.progressed = False
 
     def run(self) -> None:
         if self.resource is Resource.STORE:
@@ -107,12 +112,16 @@ class ResourceSync:
                     state["vendor_began_at"] = began.isoformat()
                     state["source_count"] = page.source_count
                 state["last_count"] = page.source_count
+                if page.resume is not None and self.store.turn_is_over():
+                    self._keep(buffer)
+                    raise PutBack
             return self._finish(buffer)
         except IntegrationError as error:
             # The pages were not the whole, or a page's token may have expired: the next try begins the pass again.
             expired = error.error_type is ErrorType.QUERY_REJECTED and state["resume"] is not None
             if expired or error.error_type is ErrorType.COUNT_MISMATCH:
                 self._forget_pass()
+                error.recoverable = error.recoverable or expired
             raise
 
     def _is_empty(self, connection: psycopg.Connection[Any]) -> bool:
@@ -127,6 +136,7 @@ class ResourceSync:
         with self.database.transaction() as connection:
             counts = self._load(connection, pages)
             leases.save(connection, self.work, self.cursor)
+        self.progressed = True
         self.run_.note_rows(self.resource, len(pages), counts)
 
     def _finish(self, pages: list[Page]) -> bool:
@@ -154,7 +164,7 @@ class ResourceSync:
         return needs_full
 
     def _settle(self, connection: psycopg.Connection[Any], full: bool) -> None:
-        due = self.work.claimed_at + TIERS[self.work.tier]
+        due = next_turn(self.work.claimed_at, self.work.interval, self.work.store_id)
         leases.settle_succeeded(connection, self.work, self.cursor, next_due_at=due, full_pass=full)
         connection.execute(
             "UPDATE sync_attempts SET status = 'succeeded', finished_at = clock_timestamp(), "

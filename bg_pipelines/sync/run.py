@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import queue
+import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,20 +19,29 @@ from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.leases import Work
 from bg_pipelines.database.load import Counts
+from bg_pipelines.database.runs import RunRecord
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.base import Platform, Resource
-from bg_pipelines.queues import TIERS
+from bg_pipelines.retries import Policies
 from bg_pipelines.sync.prefetch import LOAD_ROWS
 from bg_pipelines.sync.store import Stopped, StoreSync
 from bg_pipelines.sync.summary import CorrectionReport, Failure, ResourceSummary, Summary, SyncRequest
+from bg_pipelines.sync.turns import Turns
 
 LEASE = timedelta(minutes=2)
 PROGRESS_SECONDS = 5.0
 COLLECT_AFTER = (50_000, 20, 100)
 """When Python looks for garbage cycles while a run is at work. A page is thousands of objects and not one cycle
 among them; with Python's own thresholds a fifth of a run's processor time goes into looking at them."""
+
+TURN_SECONDS = 60.0
+"""After so long a store is put back, at the page reached, if others wait for a worker."""
+OVER_SECONDS = 30.0
+"""How long a run whose time is over waits for its workers' next page."""
+REFRESH_SECONDS = 600.0
+"""For so long a run that is still busy with a slow store also takes what comes due meanwhile."""
 
 Log = Callable[[str], None]
 Connect = Callable[[StoreAccess, Callable[[float], object]], Platform]
@@ -41,7 +51,7 @@ class SyncRun:
     """One run: claims until nothing is left that was due when it began. Used once.
 
     `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `clock` counts
-    seconds. Raises IntegrationError only if the run itself cannot work (the database, the key, an unknown store):
+    seconds; `policies` and `rng` decide about retries. Raises IntegrationError only if the run itself cannot work (the database, the key, an unknown store):
     a store that fails is in the summary.
     """
 
@@ -57,7 +67,10 @@ class SyncRun:
         lease: timedelta = LEASE,
         progress_seconds: float = PROGRESS_SECONDS,
         load_rows: int = LOAD_ROWS,
+        turn_seconds: float = TURN_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        policies: Policies | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.database = database
         self.cipher = cipher
@@ -68,13 +81,20 @@ class SyncRun:
         self.lease = lease
         self.progress_seconds = progress_seconds
         self.load_rows = load_rows
+        self.turn_seconds = turn_seconds
         self.clock = clock
+        self.policies = policies or Policies()
+        self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
         self.summary = Summary(resources={resource: ResourceSummary() for resource in request.resources})
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._over = threading.Event()
+        self._put_back = threading.Event()
         self._owners: set[str] = set()
+        self._failed_stores: set[int] = set()
         self._waiting = 0
-        self._todo: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
+        self._turns = Turns(request.max_workers)
+        self._record = RunRecord(database, run_id, request.job)
         self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -90,53 +110,72 @@ class SyncRun:
         began = self.clock()
         with self.database.transaction() as connection:
             stores = self._named_stores(connection)
+            self._check_key(connection)
             if stores is not None or self.request.force:
                 leases.make_due(connection, self.request.resources, stores)
             due_before = leases.clock(connection)
-            self.summary.total = leases.count_due(connection, self.request.resources, due_before, stores)
-            busy = leases.count_busy(connection, self.request.resources, due_before, stores)
-            any_store = connection.execute("SELECT FROM stores LIMIT 1").rowcount
+            self.summary.total, busy = leases.count_due(
+                connection, self.request.resources, due_before, stores, self.request.tiers
+            )
+            platforms = connection.execute("SELECT DISTINCT platform FROM stores").rowcount
+            self._record.begin(connection)
         if busy:
             self.log(
                 f"stores that are due but in the hands of another run, and left to it: {busy}; if it was killed, they "
                 f"are free again within {self.lease.total_seconds():.0f} s"
             )
-        if not any_store:
+        if not platforms:
             self.log("this database has no stores: add some with `bg-pipelines stores add`")
+        if platforms > 1:
+            self._turns.share_among_platforms()
         self._start(self._beat)
+        status = "stopped"
         try:
             self._work_through(due_before, stores, began)
+            status = "succeeded"
+        except Exception:
+            status = "failed"
+            raise
         finally:
             # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
             # hold is given back here, and a lease that is lost keeps them from writing anything more.
             self._stop.set()
             self._give_back()
             self.summary.seconds = self.clock() - began
+            with suppress(IntegrationError), self.database.transaction() as connection:
+                self._save_record(connection, status)
         self._tell()
         self.log(self._progress(began))
-        failures = self.summary.failures
-        if (
-            failures
-            and not self.summary.complete
-            and all(f.error.error_type is ErrorType.CONFIGURATION for f in failures)
-        ):
-            raise failures[0].error  # wrong for every store: a wrong key, most likely
         return self.summary
 
     def _work_through(self, due_before: datetime, stores: set[int] | None, began: float) -> None:
         for _ in range(self.request.max_workers):
             self._start(self._worker)
-        pending = 0
-        more = True
-        last_report = began
+        pending = visits = 0
+        last_report = looked_at = began
+        until: datetime | None = due_before
         while True:
-            if more and pending < self.request.max_workers:
-                claimed = self._claim(due_before, stores)
-                more = bool(claimed)
-                for works in claimed:
-                    self._todo.put(works)
+            now = self.clock()
+            # Once everything that was due is taken, a run that a slow store keeps busy also takes what comes due
+            # meanwhile: its tier's next tick finds this run at work and starts no other.
+            if self._put_back.is_set() and not self._over.is_set():
+                self._put_back.clear()
+                with self.database.transaction() as connection:
+                    until = leases.clock(connection)  # who was put back has had no other turn yet
+            look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
+            if look and self._turns.a_worker_is_free():
+                looked_at = now
+                crowded = self._turns.crowded()
+                claimed = self._claim(until, stores, crowded)
+                if not claimed and not crowded:
+                    until = None
                 pending += len(claimed)
+                visits += len(claimed)
+                self.summary.total = max(self.summary.total, visits - self.summary.given_back)
             if not pending:
+                return
+            if now - began >= self.request.max_minutes * 60:
+                self._time_is_over(pending)
                 return
             # A short wait: Python runs a signal's handler only between two of the main thread's steps.
             with suppress(queue.Empty):
@@ -149,11 +188,40 @@ class SyncRun:
                 last_report = self.clock()
                 self.log(self._progress(began))
 
-    def _claim(self, due_before: datetime, stores: set[int] | None) -> list[list[Work]]:
-        """Claimed rows, those of one store together, in the order of the request's resources."""
+    def _time_is_over(self, pending: int) -> None:
+        """Let the workers keep the pages they have and give their stores back, then do so for the rest."""
+        self._over.set()
+        deadline = self.clock() + OVER_SECONDS
+        while pending and self.clock() < deadline:
+            with suppress(queue.Empty):
+                failure = self._finished.get(timeout=0.5)
+                pending -= 1
+                if failure is not None:
+                    raise failure
+        self.log(
+            f"the run's {self.request.max_minutes:g} minutes are over: what is unfinished is given back, and the next "
+            "run goes on where it is"
+        )
+
+    def _check_key(self, connection: psycopg.Connection[Any]) -> None:
+        """Raises IntegrationError (configuration) if no store's credentials can be read: the key is wrong for all."""
+        held = connection.execute("SELECT credentials FROM stores ORDER BY id DESC LIMIT 5").fetchall()
+        for number, (credentials,) in enumerate(held, 1):
+            try:
+                self.cipher.decrypt(credentials)
+                return
+            except IntegrationError:
+                if number == len(held):
+                    raise
+
+    def _claim(
+        self, due_before: datetime | None, stores: set[int] | None, crowded: Sequence[str] = ()
+    ) -> list[list[Work]]:
+        """Claimed rows for the workers, those of one store together, in the order of the request's resources."""
         owner = f"{self.run_id}/{uuid.uuid4()}"
         with self._lock:
             self._owners.add(owner)
+            failed = list(self._failed_stores)  # a run tries them once
         with self.database.transaction() as connection:
             claimed = leases.claim(
                 connection,
@@ -163,13 +231,29 @@ class SyncRun:
                 lease=self.lease,
                 due_before=due_before,
                 stores=stores,
-                tiers=tuple(TIERS),
+                tiers=self.request.tiers,
+                not_stores=failed,
+                not_platforms=crowded,
             )
+            claimed += leases.claim_probe(
+                connection,
+                self.request.resources,
+                owner=f"{owner}/probe",
+                lease=self.lease,
+                due_before=due_before,
+                stores=stores,
+                tiers=self.request.tiers,
+                not_stores=failed,
+            )
+        with self._lock:
+            self._owners |= {work.owner for work in claimed}
         by_store: dict[int, list[Work]] = {}
         for work in claimed:
             by_store.setdefault(work.store_id, []).append(work)
         order = {resource.value: i for i, resource in enumerate(self.request.resources)}
-        return [sorted(works, key=lambda work: order[work.resource]) for works in by_store.values()]
+        batches = [sorted(works, key=lambda work: order[work.resource]) for works in by_store.values()]
+        self._turns.add(batches)
+        return batches
 
     def _named_stores(self, connection: psycopg.Connection[Any]) -> set[int] | None:
         if not self.request.stores:
@@ -219,25 +303,37 @@ class SyncRun:
 
     def _worker(self) -> None:
         while not self._stop.is_set():
-            try:
-                works = self._todo.get(timeout=0.2)
-            except queue.Empty:
+            works = self._turns.take(0.2)
+            if works is None:
                 continue
             try:
                 StoreSync(self, works).run()
-                self._finished.put(None)
+                outcome: BaseException | None = None
             except Stopped:
                 return
             except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
-                self._finished.put(error)
+                outcome = error
+            self._turns.end(works)
+            self._finished.put(outcome)
 
     def _beat(self) -> None:
-        while not self._stop.wait(self.lease.total_seconds() / 4):
+        due = self.clock() + self.lease.total_seconds() / 4
+        while not self._stop.wait(min(1.0, self.lease.total_seconds() / 4)):
+            self._record.look()
+            if self.clock() < due:
+                continue
+            due = self.clock() + self.lease.total_seconds() / 4
             with self._lock:
                 owners = list(self._owners)
             # What is wrong with the database is met, and reported, by those who work; this must go on trying.
             with suppress(Exception), self.database.transaction() as connection:
                 leases.heartbeat(connection, owners, self.lease)
+                self._save_record(connection, "running")
+
+    def _save_record(self, connection: psycopg.Connection[Any], status: str) -> None:
+        with self._lock:
+            done, failed = self.summary.done, self.summary.done - self.summary.complete
+        self._record.save(connection, status, stores=done, stores_failed=failed)
 
     def _give_back(self) -> None:
         with suppress(IntegrationError), self.database.transaction() as connection:
@@ -284,12 +380,31 @@ class SyncRun:
                 return
             self.summary.failures.append(failure)
         error = failure.error
-        self._messages.put(f"{failure.store}: {resource} failed ({error.error_type}): {error.message}")
+        self._messages.put(
+            f"{failure.store}: {resource} failed ({error.error_type}): {error.message}; {failure.next}"
+        )
 
-    def note_store(self, complete: bool) -> None:
+    def note_message(self, message: str) -> None:
+        self._messages.put(message)
+
+    def turn_is_over(self, began: float) -> bool:
+        """Whether a store that a worker has been at since `began` should be put back at the page reached."""
+        if self._over.is_set():
+            return True
+        return self.clock() - began >= self.turn_seconds and self._turns.anyone_waits()
+
+    def note_store(self, store_id: int, complete: bool) -> None:
         with self._lock:
             self.summary.done += 1
             self.summary.complete += complete
+            if not complete:
+                self._failed_stores.add(store_id)
+
+    def note_given_back(self, *, turn_is_over: bool) -> None:
+        with self._lock:
+            self.summary.given_back += 1
+        if turn_is_over:
+            self._put_back.set()
 
     def note_correction(self, left: CorrectionReport | None) -> None:
         with self._lock:

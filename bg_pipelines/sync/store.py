@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg.rows import dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database import leases
+from bg_pipelines.database import circuits, incidents, leases
+from bg_pipelines.database.circuits import OF_A_STORE, Change, Outcome
 from bg_pipelines.database.engine import is_conflict
 from bg_pipelines.database.leases import Work
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.base import Platform, Resource
-from bg_pipelines.queues import TIERS
-from bg_pipelines.sync.resource import ResourceSync
+from bg_pipelines.retries import decide
+from bg_pipelines.sync.resource import PutBack, ResourceSync
 from bg_pipelines.sync.summary import Failure
 
 if TYPE_CHECKING:
@@ -42,45 +45,67 @@ class Stopped(Exception):  # noqa: N818 (not an error: the work was asked to sto
 
 
 class StoreSync:
-    """The claimed resources of one store, one after the other, each settled by itself."""
+    """The claimed resources of one store, one after the other, each settled by itself: one visit."""
 
     def __init__(self, run: SyncRun, works: Sequence[Work]) -> None:
         self.run_ = run
         self.database = run.database
         self.works = works
         self.store_id = works[0].store_id
+        self.platform_name = works[0].platform
+        self.began = run.clock()
+        self._outcome: Outcome | None = None
 
     def run(self) -> None:
         row = self._row()
         self.name = row["name"]
+        probe = any(work.owner.endswith("/probe") for work in self.works)
+        if row.pop("is_shut") and not probe:
+            # A circuit has opened since these were claimed: no more calls.
+            self._give_back(self.works)
+            return
         platform: Platform | None = None
         failure: Failure | None = None
-        complete = True
+        synced: list[Resource] = []
         try:
-            for work in self.works:
+            for number, work in enumerate(self.works):
                 self.run_.check_stopped()
                 attempt = self._begin(work)
                 if failure is not None and failure.error.error_type in OUT_OF_REACH:
-                    self._settle_failed(work, attempt, failure)
+                    self._settle_failed(work, attempt, failure, progressed=False)
                     continue
+                resource: ResourceSync | None = None
                 try:
                     if platform is None:
                         platform = self._connect(row)
-                    ResourceSync(self, platform, work, attempt).run()
+                    resource = ResourceSync(self, platform, work, attempt)
+                    resource.run()
                     self.run_.note_synced(Resource(work.resource))
+                    synced.append(Resource(work.resource))
                     continue
                 except IntegrationError as error:
                     failure = Failure(self.name, [], error)
+                except PutBack:
+                    self._put_back(self.works[number:])
+                    if synced:
+                        self._note_success(synced)
+                    return
                 except Stopped:
                     raise
                 except Exception as error:  # noqa: BLE001 (one store's surprise must not stop the others)
                     failure = Failure(self.name, [], _unexpected(error))
-                complete = False
-                self._settle_failed(work, attempt, failure)
+                self._settle_failed(
+                    work, attempt, failure, progressed=resource is not None and resource.progressed
+                )
+            if synced:
+                self._note_success(synced)
         finally:
             if platform is not None:
                 platform.close()
-        self.run_.note_store(complete)
+        self.run_.note_store(self.store_id, complete=failure is None)
+
+    def turn_is_over(self) -> bool:
+        return self.run_.turn_is_over(self.began)
 
     def _connect(self, row: dict[str, Any]) -> Platform:
         self.held = row["credentials"]
@@ -91,7 +116,9 @@ class StoreSync:
     def _row(self) -> dict[str, Any]:
         with self.database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(
-                "SELECT name, platform, domain, api_url, credentials FROM stores WHERE id = %s",
+                "SELECT name, platform, domain, api_url, credentials, EXISTS (SELECT FROM circuits c "
+                "WHERE c.opened_at IS NOT NULL AND (c.store_id = stores.id OR c.platform = stores.platform)) AS is_shut "
+                "FROM stores WHERE id = %s",
                 (self.store_id,),
             )
             row = cursor.fetchone()
@@ -123,26 +150,181 @@ class StoreSync:
                 )
                 return int(cursor.fetchone() or 0)
 
-    def _settle_failed(self, work: Work, attempt: int, failure: Failure) -> None:
+    def _settle_failed(self, work: Work, attempt: int, failure: Failure, *, progressed: bool) -> None:
         error = failure.error
         if error.error_type is ErrorType.DATABASE and not is_conflict(error):
             raise error  # nothing can be settled, for any store: the run itself cannot work
         self.run_.check_stopped()
+        if error.error_type is ErrorType.LEASE_LOST:
+            failure.next = "the other worker settles it"
+        else:
+            try:
+                with self.database.transaction() as connection:
+                    failure.next = self._decide(connection, work, attempt, failure, progressed)
+            except IntegrationError as lost:
+                if lost.error_type is not ErrorType.LEASE_LOST:
+                    raise
+                failure.next = "another worker has it now"
         self.run_.note_failed(Resource(work.resource), failure)
         with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE sync_attempts SET status = 'failed', finished_at = clock_timestamp(), error = %s WHERE id = %s",
                 (Jsonb(error.as_dict()), attempt),
             )
-        if error.error_type is ErrorType.LEASE_LOST:
-            return  # whoever has the row now settles it
-        try:
-            with self.database.transaction() as connection:
-                due = leases.clock(connection) + TIERS[work.tier]
-                leases.settle_failed(connection, work, error, next_due_at=due)
-        except IntegrationError as lost:
-            if lost.error_type is not ErrorType.LEASE_LOST:
-                raise
+
+    def _decide(
+        self,
+        connection: psycopg.Connection[Any],
+        work: Work,
+        attempt: int,
+        failure: Failure,
+        progressed: bool,
+    ) -> str:
+        """Settle a failed row: when it is tried again, or the incident it waits under; returns that in words."""
+        error = failure.error
+        outcome = self._count_failure(connection, work, error)
+        attempts = 1 if progressed else work.attempts + 1
+        if outcome.platform in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED):
+            attempts = max(1, attempts - 1)  # the vendor's fault uses up no store's tries
+        decision = decide(
+            error,
+            attempts,
+            leases.clock(connection),
+            self.run_.rng,
+            job=self.run_.request.job,
+            policies=self.run_.policies,
+        )
+        incident = None
+        if decision.retry_at is None:
+            out_of_reach = error.error_type in OUT_OF_REACH
+            fingerprint = incidents.store_fingerprint(
+                self.store_id, error.error_type, None if out_of_reach else work.resource
+            )
+            if error.error_type in OF_A_STORE:  # then its circuit's incident is the same fault
+                fingerprint = incidents.circuit_fingerprint(f"store:{self.store_id}")
+            incident = incidents.report(
+                connection,
+                incidents.Fault(
+                    fingerprint,
+                    subject=f"store {self.name}",
+                    error=error,
+                    needs_person=True,
+                    job=self.run_.request.job,
+                    platform=self.platform_name,
+                    store_id=self.store_id,
+                    resources=[work.resource],
+                    payload=f"sync_attempts {attempt}",
+                ),
+                # A visit fails once, however many resources it reaches.
+                occurrence=f"{self.run_.run_id} {self.began}",
+            )
+        leases.settle_failed(connection, work, error, decision, attempts=attempts, incident_id=incident)
+        if decision.retry_at is None:
+            return f"{decision.reason}: it waits for a person as incident {incident}"
+        return f"tried again at {decision.retry_at:%H:%M:%S} UTC ({decision.reason})"
+
+    def _count_failure(
+        self, connection: psycopg.Connection[Any], work: Work, error: IntegrationError
+    ) -> Outcome:
+        """Tell the circuits, once a visit, and report the one that opened, or whose probe failed."""
+        if self._outcome is not None:
+            return self._outcome
+        told = error.details.get("retry_after_seconds", 0)
+        outcome = self._outcome = circuits.note_failure(
+            connection,
+            self.store_id,
+            self.platform_name,
+            error.error_type,
+            owner=work.owner,
+            wait=timedelta(seconds=float(told)),
+        )
+        for key, subject, change in (
+            (f"platform:{self.platform_name}", f"platform {self.platform_name}", outcome.platform),
+            (f"store:{self.store_id}", f"store {self.name}", outcome.store),
+        ):
+            if change in (Change.OPENED, Change.PROBE_FAILED):
+                of_store = key.startswith("store:")
+                fault = incidents.Fault(
+                    incidents.circuit_fingerprint(key),
+                    subject=subject,
+                    error=error,
+                    needs_person=False,
+                    platform=self.platform_name,
+                    store_id=self.store_id if of_store else None,
+                )
+                incidents.report(connection, fault, occurrence=work.owner)
+                if change is Change.OPENED:
+                    self.run_.note_message(
+                        f"{subject} failed too often ({error.error_type}): it is left alone and probed until it answers"
+                    )
+        return outcome
+
+    def _note_success(self, synced: Sequence[Resource]) -> None:
+        """Close circuits and incidents of what has worked; report rows that could not be loaded."""
+        with self.database.transaction() as connection:
+            outcome = circuits.note_success(connection, self.store_id, self.platform_name)
+            if outcome.platform is Change.CLOSED:
+                key = incidents.circuit_fingerprint(f"platform:{self.platform_name}")
+                incidents.clear(connection, [key], "it answers again")
+                self.run_.note_message(f"platform {self.platform_name} answers again")
+            if outcome.store is Change.CLOSED:
+                self.run_.note_message(f"store {self.name} answers again")
+            incidents.clear_recovered(connection, self.store_id, synced)
+            self._report_rejects(connection, synced)
+
+    def _report_rejects(self, connection: psycopg.Connection[Any], synced: Sequence[Resource]) -> None:
+        held = {
+            resource: (rows, external_id, reason)
+            for resource, rows, external_id, reason in connection.execute(
+                "SELECT resource, count(*), (array_agg(external_id ORDER BY id))[1], (array_agg(reason ORDER BY id))[1] "
+                "FROM rejected_rows WHERE store_id = %s AND resource = ANY(%s) GROUP BY resource",
+                (self.store_id, list(synced)),
+            )
+        }
+        fine = [
+            incidents.rejects_fingerprint(self.store_id, resource)
+            for resource in synced
+            if resource not in held
+        ]
+        incidents.clear(connection, fine, "every row loads again, or is gone at the source")
+        for resource, (rows, external_id, reason) in held.items():
+            error = IntegrationError.of(
+                ErrorType.BAD_DATA,
+                f"{rows} row{'s' * (rows != 1)} of {resource} could not be loaded; the first, {external_id}: {reason}",
+                source=self.platform_name,
+                details={"rows": rows},
+            )
+            fault = incidents.Fault(
+                incidents.rejects_fingerprint(self.store_id, resource),
+                subject=f"store {self.name}",
+                error=error,
+                needs_person=True,
+                job=self.run_.request.job,
+                platform=self.platform_name,
+                store_id=self.store_id,
+                resources=[resource],
+                payload=f"rejected_rows of store {self.store_id}, {resource}",
+            )
+            # A pass that does not read them again says nothing new of them.
+            incidents.report(connection, fault, occurrence=f"{rows} rows")
+
+    def _put_back(self, works: Sequence[Work]) -> None:
+        with self.database.transaction() as connection:
+            for work in works:
+                leases.put_back(connection, work)
+            connection.execute(
+                "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
+                "WHERE store_id = %s AND run_id = %s AND status = 'running'",
+                (self.store_id, self.run_.run_id),
+            )
+        self.run_.note_given_back(turn_is_over=True)
+
+    def _give_back(self, works: Sequence[Work]) -> None:
+        with self.database.transaction() as connection:
+            leases.release(
+                connection, {work.owner for work in works}, [(w.store_id, w.resource) for w in works]
+            )
+        self.run_.note_given_back(turn_is_over=False)
 
 
 def _unexpected(error: Exception) -> IntegrationError:

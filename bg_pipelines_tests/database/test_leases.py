@@ -19,10 +19,14 @@ from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.leases import Work
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import TIERS
+from bg_pipelines.retries import Decision, Strategy
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LEASE = timedelta(minutes=2)
 RESOURCES = ("products", "inventory_levels")
+LATER = Decision(Strategy.EXPONENTIAL_BACKOFF, NOON + timedelta(days=1), "failure 1 of 10")
+TIER = {interval: tier for tier, interval in TIERS.items()}
 Connection = psycopg.Connection[Any]
 Row = tuple[int, str]
 
@@ -149,7 +153,9 @@ class Fleet:
             if succeed:
                 leases.settle_succeeded(self.connection, work, cursor, next_due_at=due, now=self.now)
             else:
-                leases.settle_failed(self.connection, work, error, next_due_at=due)
+                decision = LATER._replace(retry_at=due)
+                attempts = work.attempts + 1
+                leases.settle_failed(self.connection, work, error, decision, attempts=attempts)
 
         if expected.owner != work.owner:
             assert_lease_lost(settle)
@@ -243,7 +249,8 @@ def test_a_row_whose_lease_ended_goes_to_another_and_the_first_can_neither_save_
     error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
     assert_lease_lost(lambda: leases.save(connection, lost, {}))
     assert_lease_lost(lambda: leases.settle_succeeded(connection, lost, {}, next_due_at=NOON))
-    assert_lease_lost(lambda: leases.settle_failed(connection, lost, error, next_due_at=NOON))
+    assert_lease_lost(lambda: leases.settle_failed(connection, lost, error, LATER, attempts=1))
+    assert_lease_lost(lambda: leases.put_back(connection, lost))
     assert leases.heartbeat(connection, {"first"}, LEASE) == 0
     assert leases.release(connection, {"first"}) == 0
     leases.save(connection, second[0], {"page": 2})
@@ -294,7 +301,7 @@ def test_every_batch_holds_each_tiers_share(connection: Connection) -> None:
         )
     for _ in range(6):
         claimed = claim(connection, limit=30)
-        held = Counter(work.tier for work in claimed)
+        held = Counter(TIER[work.interval] for work in claimed)
         assert len(claimed) == 30
         assert all(held[tier] >= min(10, waiting[tier]) for tier in waiting)
         waiting -= held
@@ -310,7 +317,7 @@ def test_even_the_smallest_batches_reach_every_tier(connection: Connection) -> N
         add_stores(connection, 5, tier=tier, resources=RESOURCES[:1])
     seen: set[int] = set()
     while claimed := claim(connection, limit=1):
-        seen |= {work.tier for work in claimed}
+        seen |= {TIER[work.interval] for work in claimed}
     assert seen == {1, 2, 3}
 
 
@@ -348,7 +355,7 @@ def test_paused_and_deleted_stores_are_never_claimed(connection: Connection) -> 
     connection.execute("UPDATE stores SET deleted_at = now() WHERE id = %s", (deleted,))
     assert claim(connection) == []
     assert claim(connection, stores=[paused, deleted]) == []
-    assert leases.count_due(connection, RESOURCES, NOON + timedelta(hours=1), None) == 0
+    assert leases.count_due(connection, RESOURCES, NOON + timedelta(hours=1), None) == (0, 0)
     connection.execute("UPDATE stores SET paused_at = NULL WHERE id = %s", (paused,))
     assert {work.store_id for work in claim(connection)} == {paused}
 
@@ -386,7 +393,7 @@ def test_a_success_forgets_failures_and_a_failure_counts_and_keeps_the_cursor(co
         [work, _] = sorted(
             claim(connection, f"claim {failures}", now=due, due_before=due), key=lambda work: work.resource
         )
-        leases.settle_failed(connection, work, error, next_due_at=due)
+        leases.settle_failed(connection, work, error, LATER, attempts=failures)
         leases.release(connection, {f"claim {failures}"})
         assert state(connection, work) == (due, None, None, failures, {}, error.as_dict())
     work = next(w for w in claim(connection, now=due, due_before=due) if w.resource == work.resource)
@@ -405,7 +412,7 @@ def test_made_due_rows_are_due_now_in_the_order_they_were(connection: Connection
     [untouched] = add_stores(connection, due=NOON + timedelta(days=9999))
     assert leases.make_due(connection, RESOURCES[:1], [overdue, later]) == 2
     now = leases.clock(connection)
-    assert leases.count_due(connection, RESOURCES, now, None) == 2
+    assert leases.count_due(connection, RESOURCES, now, None) == (2, 0)
     first = claim(connection, limit=1, now=now, due_before=now)
     second = claim(connection, limit=1, now=now, due_before=now)
     assert rows_of(first) == [(overdue, resource) for resource in sorted(RESOURCES)]
@@ -418,11 +425,12 @@ def test_made_due_rows_are_due_now_in_the_order_they_were(connection: Connection
 def test_what_is_due_is_counted_in_stores_that_nobody_is_at_work_on(connection: Connection) -> None:
     stores = add_stores(connection, 3)
     now = leases.clock(connection)
-    assert leases.count_due(connection, RESOURCES, NOON - timedelta(days=1), None) == 0
-    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == 3
-    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), stores[:1]) == 1
+    assert leases.count_due(connection, RESOURCES, NOON - timedelta(days=1), None) == (0, 0)
+    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (3, 0)
+    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), stores[:1]) == (1, 0)
     claim(connection, limit=1, now=now)
-    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == 2
+    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (2, 1)
+    assert leases.count_due(connection, RESOURCES, now + timedelta(days=9999), None, tiers=[1]) == (0, 0)
 
 
 # Cost
@@ -449,7 +457,7 @@ def test_a_claim_among_ten_thousand_stores_of_which_none_is_due_reads_a_few_page
     before = pages_read()
     with database.transaction() as connection:
         assert claim(connection, limit=50, now=NOON, due_before=NOON) == []
-        assert leases.count_due(connection, RESOURCES, NOON, None) == 0
+        assert leases.count_due(connection, RESOURCES, NOON, None) == (0, 0)
         connection.execute("SELECT pg_stat_force_next_flush()")
     after = pages_read()
     assert after[1] == before[1], "a whole table was read"

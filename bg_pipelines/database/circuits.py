@@ -1,0 +1,152 @@
+"""Circuit breakers: a store, or a whole platform, that fails again and again is left alone and probed now and then.
+
+    closed --failures in a row--> open --probe succeeds--> closed
+                                  open --probe fails-----> open, the next probe later
+
+A store's circuit opens after `STORE_FAILURES` failed visits in a row; a platform's when `PLATFORM_STORES` stores
+(or all it has, if fewer) failed one after another and none succeeded in between. Only failures that pass by
+themselves count. While a circuit is open, `leases` hands out one row at a time of what it covers: the probe.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import psycopg
+
+from bg_pipelines.errors import ErrorType
+
+Connection = psycopg.Connection[Any]
+
+STORE_FAILURES = 5
+PLATFORM_STORES = 5
+FIRST_PROBE = timedelta(seconds=30)
+LAST_PROBE = timedelta(minutes=5)
+"""A probe goes this long after the circuit opened; the wait doubles with each that fails, up to the second."""
+
+OF_A_PLATFORM = {
+    ErrorType.TIMEOUT,
+    ErrorType.CONNECTION,
+    ErrorType.SERVER_ERROR,
+    ErrorType.MALFORMED_RESPONSE,
+}
+"""What may be wrong with the vendor as a whole."""
+OF_A_STORE = OF_A_PLATFORM | {ErrorType.THROTTLED}
+"""A rate limit is each shop's own."""
+
+
+class Change(StrEnum):
+    NONE = "none"
+    OPENED = "opened"
+    STILL_OPEN = "still_open"
+    PROBE_FAILED = "probe_failed"
+    CLOSED = "closed"
+
+
+class Outcome(NamedTuple):
+    """What a failure or a success did to the circuits of a store and of its platform."""
+
+    store: Change = Change.NONE
+    platform: Change = Change.NONE
+
+
+def note_failure(
+    connection: Connection,
+    store_id: int,
+    platform: str,
+    error_type: ErrorType,
+    *,
+    owner: str,
+    wait: timedelta = timedelta(0),
+) -> Outcome:
+    """Count a failed visit to a store. `owner` is the claim that made it; `wait` is the vendor's own delay.
+
+    A visit that began before a circuit opened and was no probe says nothing new of it.
+    """
+    if error_type not in OF_A_STORE:
+        return Outcome()
+    of_platform = Change.NONE
+    if error_type in OF_A_PLATFORM:
+        of_platform = _count(
+            connection, f"platform:{platform}", platform=platform, store_id=store_id, owner=owner, wait=wait
+        )
+    if of_platform is not Change.NONE:
+        return Outcome(platform=of_platform)  # the vendor's fault, not the store's
+    return Outcome(
+        _count(connection, f"store:{store_id}", platform=None, store_id=store_id, owner=owner, wait=wait),
+        of_platform,
+    )
+
+
+def note_success(connection: Connection, store_id: int, platform: str) -> Outcome:
+    """A visit to a store has succeeded: its circuit is closed, and its platform's."""
+    # Looked at before it is written: there is almost never a row with anything in it.
+    rows = connection.execute(
+        "UPDATE circuits c SET failures = 0, failing_stores = '{}', opened_at = NULL, probe_at = NULL, probe_owner = NULL "
+        "FROM (SELECT key, opened_at FROM circuits WHERE key = ANY(%s) AND failures > 0 ORDER BY key FOR UPDATE) held "
+        "WHERE c.key = held.key RETURNING c.key, held.opened_at IS NOT NULL",
+        ([f"store:{store_id}", f"platform:{platform}"],),
+    ).fetchall()
+    closed = {key for key, was_open in rows if was_open}
+    if f"platform:{platform}" in closed:
+        # Their failures were the vendor's.
+        connection.execute(
+            "UPDATE circuits SET failures = 0 WHERE opened_at IS NULL AND store_id IN (SELECT id FROM stores WHERE platform = %s)",
+            (platform,),
+        )
+    return Outcome(
+        Change.CLOSED if f"store:{store_id}" in closed else Change.NONE,
+        Change.CLOSED if f"platform:{platform}" in closed else Change.NONE,
+    )
+
+
+def _count(
+    connection: Connection,
+    key: str,
+    *,
+    platform: str | None,
+    store_id: int,
+    owner: str,
+    wait: timedelta,
+) -> Change:
+    connection.execute(
+        "INSERT INTO circuits (key, platform, store_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        (key, platform, None if platform else store_id),
+    )
+    row = connection.execute(
+        "SELECT failures, failing_stores, opened_at, probe_owner, clock_timestamp(), "
+        "(SELECT count(*) FROM stores WHERE stores.platform = circuits.platform AND paused_at IS NULL AND deleted_at IS NULL) "
+        "FROM circuits WHERE key = %s FOR UPDATE",
+        (key,),
+    ).fetchone()
+    assert row is not None
+    failures, failing, opened_at, probe_owner, now, stores = row
+    if opened_at is not None:
+        if owner != probe_owner:
+            return Change.STILL_OPEN
+        doubled = FIRST_PROBE * 2 ** min(failures, 10)
+        _reopen(connection, key, failures + 1, opened_at, now + max(wait, min(LAST_PROBE, doubled)))
+        return Change.PROBE_FAILED
+    if platform is None:
+        opens = failures + 1 >= STORE_FAILURES
+    else:
+        failing = sorted({*failing, store_id})
+        opens = len(failing) >= max(2, min(PLATFORM_STORES, stores))
+    if not opens:
+        connection.execute(
+            "UPDATE circuits SET failures = failures + 1, failing_stores = %s WHERE key = %s",
+            (failing if platform else [], key),
+        )
+        return Change.NONE
+    _reopen(connection, key, 1, now, now + max(wait, FIRST_PROBE))
+    return Change.OPENED
+
+
+def _reopen(connection: Connection, key: str, failures: int, opened_at: datetime, probe_at: datetime) -> None:
+    connection.execute(
+        "UPDATE circuits SET failures = %s, failing_stores = '{}', opened_at = %s, probe_at = %s, probe_owner = NULL "
+        "WHERE key = %s",
+        (failures, opened_at, probe_at, key),
+    )

@@ -1,0 +1,40 @@
+"""When a store is due again: on its ticks, spread, and no later for having been late once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bg_pipelines.queues import EARLY, TICK, TIERS, next_turn
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+INTERVALS = [*TIERS.values(), timedelta(minutes=25), timedelta(days=1)]
+MOMENTS = st.integers(0, 4 * 365 * 86_400).map(lambda seconds: NOON + timedelta(seconds=seconds))
+
+
+@given(MOMENTS, st.sampled_from(INTERVALS), st.integers(1, 10**9))
+def test_a_turn_is_just_before_a_tick_and_about_an_interval_away(
+    after: datetime, interval: timedelta, store_id: int
+) -> None:
+    due = next_turn(after, interval, store_id)
+    assert interval / 2 < due - after <= interval * 1.5
+    assert (due + EARLY - datetime(1970, 1, 1, tzinfo=UTC)) % TICK == timedelta(0)
+
+
+@given(MOMENTS, st.sampled_from(INTERVALS), st.integers(1, 10**9), st.integers(0, 100))
+def test_a_store_that_is_served_a_little_late_keeps_its_turns(
+    after: datetime, interval: timedelta, store_id: int, late: int
+) -> None:
+    due = next_turn(after, interval, store_id)
+    assert next_turn(due + interval * 0.49 * late / 100, interval, store_id) == due + interval
+
+
+@pytest.mark.parametrize(("tier", "ticks"), [(1, 1), (2, 3), (3, 12)])
+def test_the_stores_of_a_tier_are_spread_over_its_ticks(tier: int, ticks: int) -> None:
+    turns = Counter(next_turn(NOON, TIERS[tier], store_id) for store_id in range(1, 1201))
+    assert len(turns) == ticks
+    assert set(turns.values()) == {1200 // ticks}
