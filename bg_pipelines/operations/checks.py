@@ -14,6 +14,8 @@ from bg_pipelines.database.engine import Database, dagster_storage_url, open_dat
 from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import Cipher, cipher
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.messaging import twilio
+from bg_pipelines.messaging.targets import addresses
 from bg_pipelines.settings import Settings, load_settings
 
 _STORES_AT_ONCE = 16
@@ -22,7 +24,7 @@ _READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS"
 
 
 def find_faults() -> list[str]:
-    """One sentence for each fault of settings, key, databases, migrations and each store's access; empty if all is well."""
+    """One sentence for each fault of settings, key, databases, migrations, alerts and each store's access; empty if all is well."""
     try:
         settings = load_settings()
     except IntegrationError as error:
@@ -46,6 +48,7 @@ def find_faults() -> list[str]:
         dagster.close()
     except IntegrationError as error:
         faults.append(f"Dagster's storage: {error.message}")
+    faults += _alert_faults(settings)
     if key is not None and database is not None and not any(f.startswith("database:") for f in faults):
         faults += _store_faults(database, key, settings)
     if database is not None:
@@ -63,6 +66,33 @@ def _unknown_variables() -> list[str]:
         + "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, known, 1))
         for name in sorted(unknown)
     ]
+
+
+def _alert_faults(settings: Settings) -> list[str]:
+    faults = []
+    if not settings.alert_phones and not settings.alert_urls:
+        faults.append("alerts: nobody would hear of a failure: set BG_ALERT_PHONES or BG_ALERT_URLS")
+    given = (
+        settings.twilio_account_sid,
+        settings.twilio_auth_token,
+        settings.twilio_from,
+        settings.twilio_messaging_service_sid,
+    )
+    if settings.alert_phones or any(given):
+        try:
+            messages = twilio.from_settings(settings)
+            try:
+                messages.check()
+            finally:
+                messages.close()
+        except IntegrationError as error:
+            faults.append(f"Twilio: {error.message.removeprefix('Twilio: ')}")
+    for address in addresses(settings):
+        try:
+            address.check()
+        except IntegrationError as error:
+            faults.append(f"alerts: {error.message}")
+    return faults
 
 
 def _store_faults(database: Database, key: Cipher, settings: Settings) -> list[str]:

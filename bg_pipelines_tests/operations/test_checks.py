@@ -20,6 +20,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setenv("BG_DATABASE_URL", database_url)
     monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+    monkeypatch.setenv("BG_ALERT_URLS", f"json://bg:{PASSWORD}@127.0.0.1/hooks/ops")
 
 
 @pytest.fixture
@@ -125,3 +126,62 @@ def test_a_database_that_is_not_migrated_is_a_fault_that_names_the_command(datab
     [fault] = faults
     assert fault.startswith("database: ")
     assert "bg-pipelines migrate" in fault
+
+
+# Alerts
+
+
+@pytest.fixture
+def twilio(shops: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A sandbox whose Twilio account the settings name."""
+    account = shops.world.twilio
+    monkeypatch.setenv("BG_ALERT_PHONES", "+442079460123")
+    monkeypatch.setenv("BG_TWILIO_ACCOUNT_SID", account.account_sid)
+    monkeypatch.setenv("BG_TWILIO_AUTH_TOKEN", account.auth_token)
+    monkeypatch.setenv("BG_TWILIO_FROM", account.numbers[0])
+    monkeypatch.setenv("BG_TWILIO_API_URL", shops.url)
+    return shops
+
+
+def test_where_nobody_would_hear_of_a_failure_that_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BG_ALERT_URLS")
+    [fault] = find_faults()
+    assert "BG_ALERT_PHONES or BG_ALERT_URLS" in fault
+
+
+def test_twilio_is_asked_for_the_account_and_sends_nothing(twilio: Sandbox) -> None:
+    assert find_faults() == []
+    assert [request.operation for request in twilio.world.twilio.requests] == ["FetchAccount"]
+
+
+def test_wrong_credentials_of_twilio_are_a_fault_without_them(twilio: Sandbox) -> None:
+    token = twilio.world.twilio.auth_token
+    twilio.world.twilio.edit("set_token", token="another")
+    [fault] = find_faults()
+    assert fault.startswith("Twilio: ")
+    assert "BG_TWILIO_AUTH_TOKEN" in fault
+    assert token not in fault
+
+
+def test_a_twilio_that_cannot_be_reached_is_a_fault(twilio: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_TWILIO_API_URL", "http://127.0.0.1:9")
+    assert find_faults() == ["Twilio: it cannot be reached"]
+
+
+def test_phones_without_twilio_are_a_fault_that_lists_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BG_ALERT_PHONES", "+442079460123")
+    monkeypatch.setenv("BG_TWILIO_FROM", "+12125550123")
+    assert find_faults() == [
+        "Twilio: text messages cannot be sent: set BG_TWILIO_ACCOUNT_SID, BG_TWILIO_AUTH_TOKEN"
+    ]
+
+
+def test_an_address_that_apprise_does_not_understand_is_named_by_its_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BG_ALERT_URLS", f"json://127.0.0.1/x nosuch://{PASSWORD}/x")
+    [fault] = find_faults()
+    assert "number 2 of 2 in BG_ALERT_URLS" in fault
+    assert PASSWORD not in fault
