@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.core
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.console import Group as Lines
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
-from bg_pipelines.errors import IntegrationError
-from bg_pipelines.operations import checks, status, stores
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations import checks, incidents, metrics, status, stores
 from bg_pipelines.settings import load_settings
 
 
@@ -48,6 +52,10 @@ app = typer.Typer(
 )
 stores_app = typer.Typer(cls=Group, no_args_is_help=True, help="The stores that are synced.")
 app.add_typer(stores_app, name="stores")
+incidents_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="What failed, and what a person does about it (docs/on-call.md)."
+)
+app.add_typer(incidents_app, name="incidents")
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
@@ -85,13 +93,24 @@ def demo(
 @app.command()
 def sandbox(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4010,
-    shops: Annotated[int, typer.Option(help="How many shops.")] = 12,
-    variants: Annotated[int, typer.Option(help="Product variants in all shops together.")] = 3000,
+    shops: Annotated[
+        int | None, typer.Option(help="How many shops.", show_default="12, or the scenario's")
+    ] = None,
+    variants: Annotated[
+        int | None,
+        typer.Option(help="Product variants in all shops together.", show_default="3000, or the scenario's"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same shops.")] = 7,
     change_every: Annotated[float, typer.Option(help="Seconds between random edits; 0: none.")] = 0.0,
     search_lag: Annotated[float, typer.Option(help="Seconds by which updated_at searches lag.")] = 0.0,
+    scenario: Annotated[
+        str | None, typer.Option(help="Play scripted troubles; there is one: afternoon.")
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(help="How many times as quickly as it is written the scenario plays.")
+    ] = 1.0,
 ) -> None:
-    """Speak the Shopify Admin API on loopback for many shops (docs/sandbox.md)."""
+    """Speak the Admin API of many Shopify shops, and Twilio's Messages API, on loopback (docs/sandbox.md)."""
     from bg_pipelines.sandbox import RejectedError, serve
 
     try:
@@ -103,6 +122,8 @@ def sandbox(
                 seed=seed,
                 change_every=change_every,
                 search_lag=search_lag,
+                scenario=scenario,
+                speed=speed,
             )
         )
     except RejectedError as error:
@@ -135,7 +156,7 @@ def show_status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Per resource how many stores are current, due and failing, and why."""
+    """Is anything wrong, what is it, and does it wait for a person? Times are UTC."""
     with _open_database() as database:
         if as_json:
             sys.stdout.write(json.dumps(status.read_status(database).as_dict(), indent=2) + "\n")
@@ -145,7 +166,19 @@ def show_status(
                     time.sleep(2)
                     live.update(_status_tables(status.read_status(database)))
         else:
-            console.print(_status_tables(status.read_status(database)))
+            # Not cropped: what is piped into a file or a grep is told in full.
+            console.print(_status_tables(status.read_status(database)), crop=console.is_terminal)
+
+
+@app.command(name="metrics")
+def show_metrics(
+    per_store: Annotated[
+        bool, typer.Option("--per-store/--no-per-store", help="With the figures of each store.")
+    ] = True,
+) -> None:
+    """The figures of `status` as Prometheus text (docs/monitoring.md)."""
+    with _open_database() as database:
+        sys.stdout.write(metrics.prometheus_text(metrics.read_metrics(database), stores=per_store))
 
 
 @stores_app.command("add")
@@ -159,19 +192,39 @@ def add_store(
         str | None, typer.Option(help="Client secret.", envvar="BG_STORE_CLIENT_SECRET")
     ] = None,
     api_url: Annotated[
-        str | None, typer.Option(help="Base URL of the API, where it is not https://DOMAIN.")
+        str | None, typer.Option(help="Base URL of the API, where it is not https://DOMAIN; '': none.")
     ] = None,
     tier: Annotated[
-        int, typer.Option(help="1: due every 5 minutes, 2: every 15, 3: every 60.")
-    ] = stores.DEFAULT_TIER,
+        int | None,
+        typer.Option(
+            help="1: due every 5 minutes, 2: every 15, 3: every 60.", show_default=str(stores.DEFAULT_TIER)
+        ),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(metavar="MINUTES", help="Its own interval, a multiple of 5; 0: its tier's."),
+    ] = None,
 ) -> None:
-    """Add a store, or update it if its domain is known. Pass `-` as a secret to type it unseen."""
+    """Add a store, or update it if its domain is known: its tier, interval and URL stay unless they are given.
+
+    Pass `-` as a secret to type it unseen.
+    """
     if token == "-":  # noqa: S105 (a sign, not a secret)
         token = typer.prompt("token", hide_input=True)
     if client_secret == "-":  # noqa: S105
         client_secret = typer.prompt("client secret", hide_input=True)
+    with _open_database() as database:
+        held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
-        name, platform.lower(), domain.lower(), tier, api_url, token, client_id, client_secret
+        name,
+        platform.lower(),
+        domain.lower(),
+        held[0] if tier is None else tier,
+        held[2] if api_url is None else api_url or None,
+        token,
+        client_id,
+        client_secret,
+        held[1] if every is None else every or None,
     )
     _print_changes(_save_stores([new]))
 
@@ -189,10 +242,12 @@ def list_stores() -> None:
     """All stores and how they are."""
     with _open_database() as database:
         rows = stores.list_stores(database)
-    table = _table("name", "platform", "domain", "tier", "state", "last synced")
+    table = _table("name", "platform", "domain", "tier", "every", "state", "last synced")
     for row in rows:
         synced = row.last_synced_at.strftime("%Y-%m-%d %H:%M") if row.last_synced_at else ""
-        table.add_row(row.name, row.platform, row.domain, str(row.tier), row.state, synced)
+        table.add_row(
+            row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
+        )
     console.print(table if table.row_count else "no stores yet: add one with `bg-pipelines stores add`")
 
 
@@ -221,6 +276,271 @@ def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
         return stores.save_stores(database, cipher(load_settings()), new)
 
 
+StoreFilter = Annotated[str | None, typer.Option("--store", help="Those of this store.")]
+TypeFilter = Annotated[
+    str | None, typer.Option("--type", metavar="ERROR_TYPE", help="Those of this error type.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of incidents.")]
+All = Annotated[bool, typer.Option("--all", help="All that are open, or all of --store and --type.")]
+By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it.", show_default="who is logged in")]
+
+
+@incidents_app.command("list")
+def list_incidents(
+    all_statuses: Annotated[bool, typer.Option("--all-statuses", help="The resolved ones as well.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="The resolved ones instead.")] = False,
+    store: StoreFilter = None,
+    error_type: TypeFilter = None,
+    owner: Annotated[str | None, typer.Option(help="Those that this person looks after.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Incidents, the most severe and oldest first."""
+    if all_statuses and resolved:
+        raise typer.BadParameter("give --all-statuses or --resolved, not both")
+    which = None if all_statuses else "resolved" if resolved else "open"
+    with _open_database() as database:
+        rows = incidents.list_incidents(
+            database, status=which, store=store, error_type=error_type, owner=owner
+        )
+    if as_json:
+        _print_json({"incidents": [row.as_dict() for row in rows]})
+        return
+    if not rows:
+        console.print(f"no {which + ' ' if which else ''}incidents{_filtered(store, error_type, owner)}")
+        return
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(justify="right", no_wrap=True)
+    lines.add_column(overflow="fold")
+    for row in rows:
+        lines.add_row(str(row.id), _incident_line(row))
+    console.print(lines)
+    opened = [row for row in rows if row.status == "open"]
+    waiting = sum(row.needs_person for row in opened)
+    console.print(f"{len(rows)} shown" + (f", {waiting} of them need a person" if opened else ""))
+
+
+@incidents_app.command("show")
+def show_incident(
+    incident_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the incident.")],
+    as_json: AsJson = False,
+) -> None:
+    """Everything about one incident, and what to do about it."""
+    with _open_database() as database:
+        details = incidents.show(database, incident_id)
+    if as_json:
+        _print_json(details.as_dict())
+    else:
+        console.print(_incident_page(details))
+
+
+@incidents_app.command("assign")
+def assign_incidents(
+    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Numbers of incidents.")],
+    to: Annotated[str, typer.Option(metavar="NAME", help="Who looks after them; '': nobody.")],
+) -> None:
+    """Say who looks after incidents."""
+    with _open_database() as database:
+        count = incidents.assign(database, ids, to)
+    console.print(f"{_counted(count, 'incident')} assigned to {to.strip() or 'nobody'}")
+
+
+@incidents_app.command("retry")
+def retry_incidents(
+    ids: Ids = None,
+    every: All = False,
+    store: StoreFilter = None,
+    error_type: TypeFilter = None,
+    by: By = None,
+) -> None:
+    """Start what waits under incidents now; they close by themselves when it succeeds."""
+    with _open_database() as database:
+        chosen = _chosen(database, ids, every, store, error_type, "retry")
+        done = incidents.retry(database, chosen, by=by or _person())
+    started = f"{_counted(done.incidents, 'incident')} retried, {_counted(done.rows, 'resource')} due now"
+    console.print("\n".join([started, *done.notes]), soft_wrap=True)
+    if not done.incidents:
+        sys.exit(1)
+
+
+@incidents_app.command("resolve")
+def resolve_incidents(
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why it is over.")],
+    ids: Ids = None,
+    every: All = False,
+    store: StoreFilter = None,
+    error_type: TypeFilter = None,
+    by: By = None,
+) -> None:
+    """Close incidents. What waits under them goes back to its schedule, so a fault that is left opens one again."""
+    with _open_database() as database:
+        chosen = _chosen(database, ids, every, store, error_type, "resolve")
+        done = incidents.resolve(database, chosen, by=by or _person(), note=note)
+    closed = f"{_counted(done.incidents, 'incident')} resolved, {_counted(done.rows, 'resource')} due now"
+    console.print("\n".join([closed, *done.notes]), soft_wrap=True)
+
+
+def _chosen(
+    database: Database,
+    ids: list[int] | None,
+    every: bool,
+    store: str | None,
+    error_type: str | None,
+    verb: str,
+) -> list[int]:
+    """The incidents meant: by number, or all that are open and of these. Raises IntegrationError if there are none."""
+    wide = every or store is not None or error_type is not None
+    if ids and wide:
+        raise typer.BadParameter("give numbers, or --all, --store and --type; not both")
+    if ids:
+        return ids
+    if not wide:
+        raise typer.BadParameter("give numbers of incidents, --all, --store or --type")
+    chosen = [row.id for row in incidents.list_incidents(database, store=store, error_type=error_type)]
+    if not chosen:
+        raise IntegrationError.of(
+            ErrorType.BAD_DATA,
+            f"no open incidents{_filtered(store, error_type)}: nothing to {verb}",
+            source="incidents",
+        )
+    return chosen
+
+
+def _person() -> str:
+    """Who is logged in, as the operating system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def _filtered(store: str | None, error_type: str | None, owner: str | None = None) -> str:
+    of = [
+        f"{name} {value}"
+        for name, value in (("store", store), ("type", error_type), ("owner", owner))
+        if value is not None
+    ]
+    return f" of {', '.join(of)}" if of else ""
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+_SEVERITY_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
+
+
+def _incident_line(row: incidents.IncidentRow) -> Text:
+    since = (
+        f"since {_minute(row.opened_at)}, {'once' if row.occurrences == 1 else f'{row.occurrences} times'}"
+    )
+    facts = [since]
+    if row.parked:
+        facts.append(f"{row.parked} parked")
+    if row.status == "resolved" and row.resolved_at is not None:
+        facts.append(f"resolved {_minute(row.resolved_at)} by {row.resolved_by}")
+    elif not row.needs_person:
+        facts.append("tried again by itself")
+    if row.owner:
+        facts.append(f"owner {row.owner}")
+    style = "dim" if row.status == "resolved" else _SEVERITY_STYLES.get(row.severity, "")
+    return Text.assemble(
+        (row.severity, style),
+        "  ",
+        (row.subject, "bold"),
+        "  ",
+        (row.error_type, style),
+        f"  {', '.join(facts)}\n{row.message}",
+    )
+
+
+def _incident_page(details: incidents.IncidentDetails) -> Table:
+    row = details.incident
+    page = Table.grid(padding=(0, 1, 0, 0))
+    page.add_column(no_wrap=True, style="bold")
+    page.add_column(overflow="fold")
+
+    def add(name: str, *lines: str | Text) -> None:
+        if lines:
+            page.add_row(
+                name, Text("\n").join(Text(line) if isinstance(line, str) else line for line in lines)
+            )
+
+    style = _SEVERITY_STYLES.get(row.severity, "")
+    add("incident", Text.assemble(f"{row.id}, {row.status}, ", (row.severity, style)))
+    add("what", Text.assemble((row.subject, "bold"), ": ", (row.error_type, style), f" ({details.source})"))
+    add("", row.message)
+    add("do this", Text(details.runbook, style="green") if row.status == "open" else details.runbook)
+    times = "once" if row.occurrences == 1 else f"{row.occurrences} times"
+    add("since", f"{_minute(row.opened_at)} UTC, last {_minute(row.last_seen_at)}, {times}")
+    add("owner", row.owner or "nobody")
+    if row.resolved_at is not None:
+        add("resolved", f"{_minute(row.resolved_at)} UTC by {row.resolved_by}: {row.resolution}")
+    elif not row.needs_person:
+        add("by itself", "it is tried again without a person")
+    add("affects", *([", ".join(row.resources)] if row.resources else []))
+    add("parked", *_together((_held_line(held), held.store, held.resource) for held in details.held))
+    for circuit in details.circuits:
+        probe = f"next probe {circuit.probe_at:%H:%M:%S} UTC" if circuit.probe_at else "no probe yet"
+        add(
+            "circuit",
+            f"{circuit.key} open since {_minute(circuit.opened_at)}, failed {circuit.failures}, {probe}",
+        )
+    add("details", *(f"{name}: {value}" for name, value in details.details.items()))
+    add("payload", *([details.payload] if details.payload else []))
+    rejects = [f"{r.external_id}: {r.reason}" for r in details.rejects]
+    if details.rejects_total > len(rejects):
+        rejects.append(f"and {details.rejects_total - len(rejects):,} more")
+    add("rejected", *rejects)
+    add(
+        "attempts",
+        *_together((_attempt_line(tried), tried.store, _attempted(tried)) for tried in details.attempts),
+    )
+    add("runs", *(f"{_minute(run.started_at)} {run.status} {run.run_id}" for run in details.runs))
+    add("alerts", *(_alert_line(alert) for alert in details.alerts))
+    return page
+
+
+def _together(facts: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Lines of (what, store, resource): the resources of a store of which the same is to be said share one."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for what, store, resource in facts:
+        lines.setdefault((what, store), []).append(resource)
+    return [f"{what}: {store} {', '.join(resources)}" for (what, store), resources in lines.items()]
+
+
+def _held_line(held: incidents.HeldRow) -> str:
+    if held.in_hand:
+        when = "a run is at work on it"
+    elif held.next_due_at is None:
+        when = "waits for a person"
+    else:
+        when = f"due {_minute(held.next_due_at)}"
+    return when + (f" ({held.retry_strategy}, {held.retry_reason})" if held.retry_strategy else "")
+
+
+def _attempt_line(attempt: incidents.Attempt) -> str:
+    error = f" ({attempt.error_type})" if attempt.error_type else ""
+    return f"{_minute(attempt.started_at)} {attempt.status}{error}"
+
+
+def _attempted(attempt: incidents.Attempt) -> str:
+    return attempt.resource + (f" ({_counted(attempt.rows_read, 'row')})" if attempt.rows_read else "")
+
+
+def _alert_line(alert: incidents.SentAlert) -> str:
+    to = f": {alert.target} {alert.status}" if alert.target else ": to nobody"
+    return f"{_minute(alert.created_at)} {alert.kind}{to}" + (f" ({alert.error})" if alert.error else "")
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
 @contextmanager
 def _open_database() -> Iterator[Database]:
     """The application's database, at the newest revision. Raises IntegrationError."""
@@ -243,33 +563,175 @@ def _table(*columns: str, **options: Any) -> Table:
     return table
 
 
-def _status_tables(state: status.Status) -> Table:
-    page = Table.grid(padding=(0, 0, 1, 0))
-    resources = _table("resource", "stores", "current", "due", "running", "failing", "min behind", "rejected")
-    for row in state.resources:
-        resources.add_row(*map(str, row), style="red" if row.failing else None)
-    if state.resources:
-        page.add_row(resources)
-    elif not state.paused:
-        page.add_row("no stores yet: add one with `bg-pipelines stores add`")
-    for fault in state.failing:
-        times = "once" if fault.failures == 1 else f"{fault.failures} times"
-        line = Text.assemble(
-            (fault.store, "bold"),
-            "  ",
-            (fault.error_type, "red"),
-            f"  {', '.join(fault.resources)} failed {times}, severity {fault.severity}, "
-            f"next try {fault.next_try_at:%H:%M:%S} UTC\n",
-            Text(f"  {fault.message}"),
-        )
-        page.add_row(line)
-    if state.paused:
-        page.add_row(f"paused: {', '.join(state.paused)}")
-    if state.corrections:
-        page.add_row(
-            "stock corrections: " + ", ".join(f"{n} {name}" for name, n in state.corrections.items())
-        )
-    return page
+_LONG = 20
+"""Lines of one kind that `status` shows; `--json` has all."""
+
+
+def _status_tables(state: status.Status) -> Lines:
+    page: list[RenderableType] = []
+    now = state.metrics.at
+    waits = any(incident.needs_person for incident in state.incidents)
+    well = not state.incidents and state.metrics.stores_current == state.metrics.stores_total
+    verdict = _line((state.verdict, "bold red" if waits else "bold green" if well else "bold yellow"))
+    verdict.no_wrap = not console.is_terminal  # the one line that is never cut
+    page.append(verdict)
+
+    def block(lines: list[Text], more: str = "") -> None:
+        if not lines:
+            return
+        page.extend(["", *(lines[:_LONG] if more else lines)])
+        if more and len(lines) > _LONG:
+            page.append(_line(f"and {len(lines) - _LONG} more {more}"))
+
+    block([_fault_line(incident, now) for incident in state.incidents])
+    if any(job.stores for job in state.metrics.jobs):
+        page.append("")
+        page.append(_jobs_table(state.metrics, narrow=console.width < 100))
+    block(
+        [
+            _line(
+                ("circuit open  ", "yellow"),
+                f"{circuit.subject} since {_clock(circuit.opened_at, now)}, {_times(circuit.failures)} failed, ",
+                f"next probe {circuit.next_probe_at:%H:%M:%S}" if circuit.next_probe_at else "no probe yet",
+            )
+            for circuit in state.circuits
+        ],
+        "circuits",
+    )
+    block([_retry_line(failing) for failing in state.retrying], "that are tried again")
+    block([_run_line(run, now) for run in state.runs], "runs")
+    block([_alerts_line(alerts, now) for alerts in state.alerts], "targets of alerts")
+    pool = state.metrics.connections
+    of_runs = f"{pool.in_use} of {pool.size} in runs, " if pool.size else ""
+    others = f" and {len(state.paused) - _LONG} more" if len(state.paused) > _LONG else ""
+    facts = {
+        "rows that could not be loaded": _listed(state.metrics.rejected_rows),
+        "stock corrections": _listed(state.metrics.corrections),
+        "paused": ", ".join(state.paused[:_LONG]) + others,
+        "connections": f"{of_runs}{pool.server_in_use} of {pool.server_size} in the server",
+    }
+    block([_line(f"{name}: {fact}") for name, fact in facts.items() if fact])
+    return Lines(*page)
+
+
+def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
+    """A line for each queue that has work, and for each of its jobs."""
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    table.add_column("queue, job", no_wrap=True)
+    names = "stores current due oldest running retries parked p50 p95 success behind"
+    if narrow:
+        names = "stores current due run retry parked p50/p95 success behind"
+    for name in names.split():
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def add(
+        title: str, counts: list[int], work: metrics.QueueMetrics | metrics.JobMetrics, style: str
+    ) -> None:
+        spans = [_span(work.p50_seconds), _span(work.p95_seconds)]
+        cells = [title, *(map(str, counts) if counts else ("", "")), str(work.size)]
+        cells += [] if narrow else [_span(work.oldest_seconds) if work.size else ""]
+        cells += map(str, (work.running, work.retries_waiting, work.parked))
+        cells += ["/".join(filter(None, spans))] if narrow else spans
+        cells += ["" if work.success_rate is None else f"{work.success_rate * 100:.3g}%"]
+        table.add_row(*cells, _span(work.behind_seconds), style=style)
+
+    for queue in figures.queues:
+        jobs = [job for job in figures.jobs if job.queue == queue.queue and job.stores]
+        if jobs:
+            add(queue.queue, [], queue, "bold")
+        for job in jobs:
+            style = "red" if job.parked else "yellow" if job.current < job.stores else ""
+            add(f"  {job.job}", [job.stores, job.current], job, style)
+    return table
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """One line, whatever its length: cut where a terminal ends, told in full elsewhere."""
+    text = Text.assemble(*parts)
+    text.no_wrap, text.overflow = True, "ellipsis" if console.is_terminal else "ignore"
+    return text
+
+
+def _fault_line(incident: status.OpenIncident, now: datetime) -> Text:
+    style = _SEVERITY_STYLES.get(incident.severity, "")
+    return _line(
+        f"#{incident.id} ",
+        (incident.severity, style),
+        "  ",
+        (incident.subject, "bold"),
+        "  ",
+        (incident.error_type, style),
+        f"  since {_clock(incident.opened_at, now)}, {_times(incident.occurrences)}, ",
+        "waits for a person" if incident.needs_person else "tried again by itself",
+        f" ({incident.owner})" if incident.owner else "",
+        f"  {_some(incident.resources)}{_flat(incident.message)}",
+    )
+
+
+def _retry_line(failing: status.FailingStore) -> Text:
+    again = "tried now" if failing.running else f"next try {failing.next_try_at:%H:%M:%S}"
+    return _line(
+        (failing.store, "bold"),
+        "  ",
+        (failing.error_type, "yellow"),
+        f"  attempt {failing.failures} failed, {again}  {_some(failing.resources)}{_flat(failing.message)}",
+    )
+
+
+def _some(resources: list[str]) -> str:
+    """What a message is about, where that is not the whole store."""
+    return f"{', '.join(resources)}: " if len(resources) in (1, 2) else ""
+
+
+def _run_line(run: status.RunStatus, now: datetime) -> Text:
+    state = "" if run.alive else f", died: not heard of since {_clock(run.seen_at, now)}"
+    memory = f", {run.peak_rss_mb:.0f} MB" if run.peak_rss_mb else ""
+    pool = f", {run.connections_in_use} of {run.connections_size} connections" if run.connections_size else ""
+    return _line(
+        ("run  ", "" if run.alive else "red"),
+        f"{run.run_id[:8]}  {run.job} since {_clock(run.started_at, now)}{state}, {run.stores} stores done, ",
+        f"{run.stores_failed} failed{memory}{pool}",
+    )
+
+
+def _alerts_line(alerts: status.UndeliveredAlerts, now: datetime) -> Text:
+    pending = f"{alerts.pending} not delivered yet, " if alerts.pending else ""
+    refused = f"{alerts.refused} refused, " if alerts.refused else ""
+    since = f"since {_clock(alerts.oldest_at, now)}"
+    return _line(
+        ("alerts  ", "red"),
+        f"{alerts.target}: {pending}{refused}{since}" + (f": {_flat(alerts.error)}" if alerts.error else ""),
+    )
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+def _clock(moment: datetime, now: datetime) -> str:
+    return f"{moment:%H:%M}" if now - moment < timedelta(hours=20) else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _span(seconds: float | None) -> str:
+    """A duration in about four letters; nothing where there is none."""
+    if seconds is None:
+        return ""
+    if not seconds:
+        return "0"
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    for unit, length in (("s", 1), ("m", 60), ("h", 3600)):
+        if seconds < 120 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds / 86_400:.0f}d"
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from bg_pipelines.cli import app
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines_tests.conftest import KEY
 
 TOKEN = "shpat_0123456789abcdef"
@@ -65,6 +67,8 @@ def words(text: str) -> str:
         (["status", "--jsn"], "Did you mean --json?"),
         (["stores", "add", "Harbor", "--domian", "harbor.myshopify.com"], "Did you mean --domain?"),
         (["demo", "--onec"], "Did you mean --once?"),
+        (["incidents", "resove"], "Did you mean 'resolve'?"),
+        (["incidents", "list", "--stroe", "Harbor"], "Did you mean --store or"),
     ],
 )
 def test_a_mistyped_word_is_answered_with_the_nearest(typed: list[str], meant: str) -> None:
@@ -80,7 +84,7 @@ def test_a_word_that_is_like_no_other_is_refused_without_a_guess() -> None:
         assert "Did you mean" not in result.output
 
 
-@pytest.mark.parametrize("typed", [[], ["stores"]])
+@pytest.mark.parametrize("typed", [[], ["stores"], ["incidents"]])
 def test_nothing_typed_shows_what_there_is(typed: list[str]) -> None:
     assert "Usage:" in type_in(*typed).output
 
@@ -90,6 +94,8 @@ def test_every_command_explains_itself() -> None:
         assert "Usage:" in ok(type_in(command, "--help"))
     for command in ("add", "import", "list", "pause", "resume"):
         assert "Usage:" in ok(type_in("stores", command, "--help"))
+    for command in ("list", "show", "assign", "retry", "resolve"):
+        assert "Usage:" in ok(type_in("incidents", command, "--help"))
 
 
 # Stores
@@ -136,6 +142,16 @@ def test_stores_come_from_a_file_all_or_none(run: Run, tmp_path: Path) -> None:
     assert "there is no such file" in refused(run("stores", "import", "nowhere.csv"))
 
 
+def test_what_is_not_given_of_a_known_store_stays_as_it_is(run: Run) -> None:
+    ok(run(*HARBOR, "--tier", "1", "--every", "240", "--api-url", "http://127.0.0.1:4010"))
+    assert "240 min" in ok(run("stores", "list"))
+    assert ok(run(*HARBOR)) == "0 added, 0 updated, 1 unchanged\n"
+    assert ok(run(*HARBOR, "--every", "0")) == "0 added, 1 updated, 0 unchanged\n"
+    assert "5 min" in ok(run("stores", "list"))
+    assert ok(run(*HARBOR, "--api-url", "")) == "0 added, 1 updated, 0 unchanged\n"
+    assert "every: give minutes, a multiple of 5" in refused(run(*HARBOR, "--every", "7"))
+
+
 def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
     ok(run(*HARBOR))
     assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 were so before\n"
@@ -143,6 +159,123 @@ def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
     assert "paused" in ok(run("stores", "list"))
     assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 were so before\n"
     assert "did you mean 'Harbor'?" in refused(run("stores", "resume", "Habor"))
+
+
+# Incidents
+
+
+@pytest.fixture
+def revoked(
+    run: Run,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
+    sync: Callable[..., Any],
+) -> tuple[Shop, str]:
+    """A shop whose token is revoked, parked under incident 1, and its name; another one is well."""
+    sandbox = make_sandbox(shops=2, variants=4)
+    [name, _] = add_shops(sandbox)
+    shop = next(iter(sandbox.world.shops.values()))
+    shop.access.expire_all()
+    sync()
+    return shop, name
+
+
+def test_incidents_are_listed_shown_assigned_retried_and_resolved(
+    run: Run, revoked: tuple[Shop, str], sync: Callable[..., Any]
+) -> None:
+    shop, name = revoked
+    listed = ok(run("incidents", "list"))
+    assert re.match(
+        rf"1 high store {name} credentials since \d{{4}}-\d\d-\d\d \d\d:\d\d, once, 5 parked", words(listed)
+    )
+    assert words(listed).endswith("1 shown, 1 of them need a person")
+    assert ok(run("incidents", "assign", "1", "--to", "jane")) == "1 incident assigned to jane\n"
+    assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
+    shown = words(ok(run("incidents", "show", "1")))
+    assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
+    assert "waits for a person (manual_intervention, credentials does not mend itself)" in shown
+    assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 resources due now\n"
+    sync()
+    assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))
+    assert ok(run("incidents", "resolve", "--all", "--note", "closed", "--by", "joe")) == (
+        "1 incident resolved, 5 resources due now\n"
+    )
+    assert ok(run("incidents", "list")) == "no open incidents\n"
+    assert "by joe" in words(ok(run("incidents", "list", "--resolved")))
+    assert "by joe: closed" in words(ok(run("incidents", "show", "1")))
+    assert shop.token not in listed + shown
+
+
+def test_many_are_chosen_by_store_or_type(run: Run, revoked: tuple[Shop, str]) -> None:
+    _, name = revoked
+    assert "1 incident retried" in ok(run("incidents", "retry", "--store", name))
+    assert "1 incident retried" in ok(run("incidents", "retry", "--type", "credentials"))
+    assert "1 incident retried" in ok(run("incidents", "retry", "--all", "--store", name))
+    assert refused(run("incidents", "retry", "--type", "timeout")) == (
+        "no open incidents of type timeout: nothing to retry"
+    )
+    assert "did you mean 'credentials'?" in refused(run("incidents", "retry", "--type", "credntials"))
+    assert f"did you mean {name!r}?" in refused(
+        run("incidents", "resolve", "--store", f"{name}x", "--note", "x")
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["retry"], "give numbers of incidents, --all, --store or --type"),
+        (["retry", "1", "--all"], "not both"),
+        (["resolve", "1"], "--note"),
+        (["list", "--resolved", "--all-statuses"], "not both"),
+        (["retry", "one"], "should be a valid integer"),
+    ],
+)
+def test_what_is_not_said_clearly_is_asked_for(run: Run, typed: list[str], told: str) -> None:
+    result = run("incidents", *typed)
+    assert result.exit_code == 2
+    assert told in words(result.output)
+
+
+def test_retrying_or_resolving_nothing_is_an_error(run: Run) -> None:
+    assert refused(run("incidents", "retry", "--all")) == "no open incidents: nothing to retry"
+    assert (
+        refused(run("incidents", "resolve", "--all", "--note", "x"))
+        == "no open incidents: nothing to resolve"
+    )
+    assert refused(run("incidents", "show", "7")).startswith("no such incident: 7")
+
+
+def test_a_retry_that_has_nothing_to_start_says_why_and_exits_1(run: Run, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, job) "
+            "VALUES ('job:store_sync:database', true, 'database', 'critical', 'database', 'job store_sync', 'x', 'store_sync')"
+        )
+    result = run("incidents", "retry", "1")
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        "0 incidents retried, 0 resources due now\n1: nothing to start: store_sync"
+    )
+
+
+def test_incidents_are_json_for_a_program(run: Run, revoked: tuple[Shop, str]) -> None:
+    shop, name = revoked
+    [listed] = json.loads(ok(run("incidents", "list", "--json")))["incidents"]
+    assert (listed["id"], listed["store"], listed["parked"]) == (1, name, 5)
+    shown = json.loads(ok(run("incidents", "show", "1", "--json")))
+    assert listed.items() <= shown.items()
+    assert len(shown["attempts"]) == len(shown["held"]) == 5
+    assert shop.token not in json.dumps(shown)
+    assert json.loads(ok(run("incidents", "list", "--resolved", "--json"))) == {"incidents": []}
+
+
+def test_an_incident_can_be_read_on_a_phone(
+    run: Run, revoked: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for typed in (["list"], ["show", "1"]):
+        shown = ok(run("incidents", *typed))
+        assert max(map(len, shown.splitlines())) <= 40
 
 
 # Status
@@ -154,7 +287,7 @@ def test_status_with_no_stores_says_how_to_add_one(run: Run) -> None:
 
 def test_status_is_a_table_or_one_json_object(run: Run) -> None:
     ok(run(*HARBOR))
-    assert "products" in ok(run("status"))
+    assert "store_sync" in ok(run("status"))
     state = json.loads(ok(run("status", "--json")))
     assert [row["due"] for row in state["resources"]] == [1] * 5
     assert state["failing"] == []
@@ -163,7 +296,7 @@ def test_status_is_a_table_or_one_json_object(run: Run) -> None:
 def test_status_fits_a_terminal_of_eighty_columns(run: Run) -> None:
     ok(run(*HARBOR))
     shown = ok(run("status"))
-    assert "inventory_levels" in shown
+    assert "inventory_sync" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -187,8 +320,12 @@ def test_names_are_shown_as_they_are_whatever_rich_makes_of_brackets(run: Run) -
 
 
 def test_check_says_that_all_is_well_or_lists_the_faults_and_exits_1(
-    run: Run, make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[str]]
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
 ) -> None:
+    monkeypatch.setenv("BG_ALERT_URLS", "jsons://alerts.example.com/bg")
     sandbox = make_sandbox(shops=1, variants=1)
     [name] = add_shops(sandbox)
     assert ok(run("check")) == "all is well\n"

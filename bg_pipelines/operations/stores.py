@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,17 +27,19 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.platforms.base import Resource
-from bg_pipelines.queues import TIERS
+from bg_pipelines.queues import TICK, TIERS
 
 DEFAULT_TIER = 2
+TICK_MINUTES = int(TICK.total_seconds() // 60)
+MOST_MINUTES = 24 * 60
 SECRETS = ("token", "client_id", "client_secret")
 REQUIRED_COLUMNS = ("name", "platform", "domain")
-COLUMNS = (*REQUIRED_COLUMNS, "tier", "api_url", *SECRETS)
+COLUMNS = (*REQUIRED_COLUMNS, "tier", "every", "api_url", *SECRETS)
 
 
 @dataclass(frozen=True)
 class NewStore:
-    """A store as a person gives it: a token, or a client id and secret."""
+    """A store as a person gives it: a token, or a client id and secret. `every` is in minutes; none: its tier's."""
 
     name: str
     platform: str
@@ -47,6 +49,7 @@ class NewStore:
     token: str | None = field(default=None, repr=False)
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
+    every: int | None = None
 
     def credentials(self) -> dict[str, str]:
         if self.token:
@@ -95,6 +98,13 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
         )
     if store.tier not in TIERS:
         fault("tier", f"{store.tier} is not one of: {', '.join(map(str, TIERS))}")
+    if store.every is not None and not (
+        TICK_MINUTES <= store.every <= MOST_MINUTES and store.every % TICK_MINUTES == 0
+    ):
+        fault(
+            "every",
+            f"give minutes, a multiple of {TICK_MINUTES} from {TICK_MINUTES} to {MOST_MINUTES}, or none for the tier's",
+        )
     if store.api_url is not None and not _is_url(store.api_url):
         fault(
             "api_url",
@@ -116,8 +126,8 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
 def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) -> Changes:
     """Add or update stores, all or none. A store is known by its platform and domain.
 
-    A new store is due at once, and so is one whose access has changed. Raises IntegrationError (bad_data) with
-    every fault.
+    A new store is due at once, and so is one whose access has changed, with what was parked of it. Raises
+    IntegrationError (bad_data) with every fault.
     """
     faults = [fault for store in stores for fault in check_store(store)]
     with database.session() as session:
@@ -147,50 +157,51 @@ def read_csv(path: Path) -> list[NewStore]:
                 )
             ]
         )
-    faults = [
+    # Their values are shifted into columns they don't belong to: they are not looked at.
+    shifted = {line for line, values in rows if any(values[len(columns) :])}
+    too_many = [
         Fault(
             line,
             "line",
             f"has {len(values)} values, there are {len(columns)} columns; put a value that holds a comma in quotes",
         )
         for line, values in rows
-        if len(values) > len(columns) and any(values[len(columns) :])
+        if line in shifted
     ]
-    if faults:
-        raise _bad_data(faults)
-    width = len(columns)
-    frame = pd.DataFrame(
-        [(values + [""] * width)[:width] for _, values in rows],
-        columns=columns,
-        index=[line for line, _ in rows],
-        dtype=str,
-    )
     faults = [
         Fault(1, column, f"no such column; there are: {', '.join(COLUMNS)}{_meant(column, COLUMNS)}")
-        for column in frame.columns
+        for column in dict.fromkeys(columns)
         if column not in COLUMNS
     ]
     faults += [
-        Fault(1, column, "this column is missing")
-        for column in REQUIRED_COLUMNS
-        if column not in frame.columns
+        Fault(1, column, "this column is missing") for column in REQUIRED_COLUMNS if column not in columns
     ]
     faults += [
-        Fault(1, column, "this column is there twice") for column in frame.columns[frame.columns.duplicated()]
+        Fault(1, column, "this column is there twice")
+        for column in dict.fromkeys(columns)
+        if columns.count(column) > 1
     ]
     if faults:
-        raise _bad_data(faults)
+        raise _bad_data(faults + too_many)
+    width = len(columns)
+    whole = [(line, values) for line, values in rows if line not in shifted]
+    frame = pd.DataFrame(
+        [(values + [""] * width)[:width] for _, values in whole],
+        columns=columns,
+        index=[line for line, _ in whole],
+        dtype=str,
+    )
     for column in ("platform", "domain"):
         frame[column] = frame[column].str.lower()
     stores = {
         int(line): _from_row(row) for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
     }
-    faults = [fault for line, store in stores.items() for fault in check_store(store, line)]
+    faults = too_many + [fault for line, store in stores.items() for fault in check_store(store, line)]
     for key in (["name"], ["platform", "domain"]):
         for positions in frame.groupby(key, sort=False).indices.values():
             lines = [int(frame.index[i]) for i in positions]
             faults += [Fault(line, key[-1], f"is already on line {lines[0]}") for line in lines[1:]]
-    if not len(frame):
+    if not rows:
         faults.append(Fault(2, "name", "the file has no stores"))
     if faults:
         raise _bad_data(sorted(faults, key=lambda fault: (fault.line or 0, fault.column)))
@@ -227,12 +238,13 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 class StoreRow(NamedTuple):
-    """A store as `stores list` shows it."""
+    """A store as `stores list` shows it. It is due `every` so many minutes."""
 
     name: str
     platform: str
     domain: str
     tier: int
+    every: int
     state: str
     last_synced_at: datetime | None
 
@@ -240,11 +252,13 @@ class StoreRow(NamedTuple):
 def list_stores(database: Database) -> list[StoreRow]:
     """All stores by name, with the oldest of their resources' last successes."""
     query = sa.text(
-        "SELECT s.name, s.platform, s.domain, s.tier, CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
-        "WHEN max(y.attempts) > 0 THEN 'failing' WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' "
-        "ELSE 'new' END, min(y.last_succeeded_at) "
+        "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "
+        "CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
+        "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'waiting for a person' "
+        "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
+        "WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' ELSE 'new' END, min(y.last_succeeded_at) "
         "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id GROUP BY s.id ORDER BY s.name"
-    )
+    ).bindparams(tiers=[int(TIERS[tier].total_seconds() // 60) for tier in sorted(TIERS)])
     with database.session() as session:
         return [StoreRow(*row) for row in session.execute(query)]
 
@@ -262,10 +276,21 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
         result = session.execute(
             sa.update(Store)
             .where(Store.name.in_(names), condition)
-            .values(paused_at=sa.func.now() if paused else None)
+            .values(paused_at=sa.func.clock_timestamp() if paused else None)
             .returning(Store.id)
         )
         return len(result.all())
+
+
+def held_values(database: Database, platform: str, domain: str) -> tuple[int, int | None, str | None]:
+    """Tier, interval and API address of a store as it stands, or as a new one has them: what isn't given stays."""
+    with database.session() as session:
+        held = session.execute(
+            sa.select(Store.tier, Store.interval_minutes, Store.api_url).where(
+                Store.platform == platform, Store.domain == domain
+            )
+        ).one_or_none()
+    return (DEFAULT_TIER, None, None) if held is None else (held[0], held[1], held[2])
 
 
 def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
@@ -276,6 +301,7 @@ def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
             platform=new.platform,
             domain=new.domain,
             tier=new.tier,
+            interval_minutes=new.every,
             api_url=new.api_url,
             credentials=cipher.encrypt(new.credentials()),
         )
@@ -284,9 +310,17 @@ def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
         _make_due(session, store.id)
         return "added"
     access_changed = store.api_url != new.api_url or not _same_credentials(cipher, store.credentials, new)
-    if not access_changed and (store.name, store.tier) == (new.name, new.tier):
+    before = _minutes(store.tier, store.interval_minutes)
+    if not access_changed and (store.name, store.tier, store.interval_minutes) == (
+        new.name,
+        new.tier,
+        new.every,
+    ):
         return "unchanged"
-    store.name, store.tier, store.api_url = new.name, new.tier, new.api_url
+    store.name, store.tier, store.interval_minutes = new.name, new.tier, new.every
+    store.api_url = new.api_url
+    if _minutes(new.tier, new.every) < before:
+        _come_sooner(session, store.id, timedelta(minutes=_minutes(new.tier, new.every)))
     if access_changed:
         store.credentials = cipher.encrypt(new.credentials())
         _make_due(session, store.id)
@@ -306,14 +340,32 @@ def _same_credentials(cipher: Cipher, stored: bytes, new: NewStore) -> bool:
 
 
 def _make_due(session: Session, store_id: int) -> None:
-    rows = [{"store_id": store_id, "resource": resource.value} for resource in Resource]
+    now = sa.func.clock_timestamp()
+    rows = [{"store_id": store_id, "resource": resource.value, "next_due_at": now} for resource in Resource]
     statement = insert(SyncState).values(rows)
+    # least() passes over null: what was parked is due as well, with all its tries.
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["store_id", "resource"],
-            set_={"next_due_at": sa.func.least(SyncState.next_due_at, sa.func.now())},
+            set_={
+                "next_due_at": sa.func.least(SyncState.next_due_at, now),
+                "attempts": sa.case((SyncState.next_due_at.is_(None), 0), else_=SyncState.attempts),
+            },
         )
     )
+
+
+def _come_sooner(session: Session, store_id: int, interval: timedelta) -> None:
+    """A store that was due once a day waits no day for its first turn of five minutes. What failed keeps its delay."""
+    session.execute(
+        sa.update(SyncState)
+        .where(SyncState.store_id == store_id, SyncState.attempts == 0, SyncState.next_due_at.is_not(None))
+        .values(next_due_at=sa.func.least(SyncState.next_due_at, sa.func.clock_timestamp() + interval))
+    )
+
+
+def _minutes(tier: int, every: int | None) -> int:
+    return every or int(TIERS[tier].total_seconds() // 60)
 
 
 def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
@@ -329,17 +381,22 @@ def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
 
 
 def _from_row(row: dict[Any, str]) -> NewStore:
-    tier = row.get("tier") or str(DEFAULT_TIER)
+    tier, every = row.get("tier") or str(DEFAULT_TIER), row.get("every")
     return NewStore(
         name=row["name"],
         platform=row["platform"],
         domain=row["domain"],
-        tier=int(tier) if tier.isascii() and tier.isdigit() else -1,
+        tier=_whole(tier),
+        every=_whole(every) if every else None,
         api_url=row.get("api_url") or None,
         token=row.get("token") or None,
         client_id=row.get("client_id") or None,
         client_secret=row.get("client_secret") or None,
     )
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _is_url(text: str) -> bool:

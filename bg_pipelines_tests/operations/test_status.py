@@ -1,20 +1,25 @@
-"""What a person on call sees: who is current, who is due, who is failing and why."""
+"""What a person on call sees: is anything wrong, what is it, and does it wait for a person?"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
+from bg_pipelines import cli
 from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
-from bg_pipelines.operations.status import ResourceStatus, Status, read_status
+from bg_pipelines.operations.status import NO_STORES, FailingStore, ResourceStatus, read_status
 from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.platforms.base import Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
+from bg_pipelines_tests.conftest import KEY
 
 Sync = Callable[..., Summary]
 
@@ -28,6 +33,11 @@ def change(database: Database, statement: str) -> None:
         connection.execute(statement)
 
 
+@pytest.fixture(autouse=True)
+def no_runs(database: Database) -> None:
+    change(database, "TRUNCATE job_runs")
+
+
 @pytest.fixture
 def shops(make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[str]]) -> Sandbox:
     sandbox = make_sandbox(shops=3, variants=30)
@@ -35,8 +45,111 @@ def shops(make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[st
     return sandbox
 
 
-def test_with_no_stores_there_is_nothing_to_tell(database: Database) -> None:
-    assert read_status(database) == Status([], [], [], {})
+@pytest.fixture
+def names(shops: Sandbox) -> list[str]:
+    return [domain.split(".")[0] for domain in shops.world.shops]
+
+
+@pytest.fixture
+def well(database: Database, shops: Sandbox) -> None:
+    """All were synced a minute ago and are due in an hour."""
+    change(
+        database,
+        "UPDATE sync_states SET last_succeeded_at = clock_timestamp() - interval '1 minute', "
+        "next_due_at = clock_timestamp() + interval '1 hour'",
+    )
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Callable[..., str]:
+    """What `bg-pipelines status` prints: `shown("--json")`, `shown(width=80, terminal=True)`."""
+    monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+
+    def run(*options: str, width: int = 100, terminal: bool = False, command: str = "status") -> str:
+        console = Console(
+            markup=False, highlight=False, width=width, force_terminal=terminal, color_system=None
+        )
+        monkeypatch.setattr(cli, "console", console)
+        result = CliRunner().invoke(cli.app, [command, *options])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def add_incident(database: Database, store: str, *, needs_person: bool = True, **values: Any) -> None:
+    values = {
+        "error_type": "scopes",
+        "severity": "high",
+        "message": "grant the scope",
+        "age": "2 hours",
+    } | values
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, occurrences, "
+            "store_id, job, resources, opened_at) SELECT gen_random_uuid()::text, %s, %s, %s, 'shopify', 'store ' || name, %s, "
+            "3, id, 'store_sync', '{products}', clock_timestamp() - %s::interval FROM stores WHERE name = %s",
+            (
+                needs_person,
+                values["error_type"],
+                values["severity"],
+                values["message"],
+                values["age"],
+                store,
+            ),
+        )
+
+
+def fail(database: Database, store: str, resources: str, **values: Any) -> None:
+    values = {
+        "attempts": 2,
+        "next": "clock_timestamp() + interval '5 minutes'",
+        "message": "no answer",
+    } | values
+    change(
+        database,
+        f"UPDATE sync_states SET attempts = {values['attempts']}, next_due_at = {values['next']}, retry_strategy = "
+        "'exponential_backoff', retry_reason = 'a random part of 30 s', last_error = jsonb_build_object("
+        f"'error_type', 'timeout', 'severity', 'medium', 'recoverable', true, 'message', '{values['message']}') "
+        f"WHERE resource IN ({resources}) AND store_id = (SELECT id FROM stores WHERE name = '{store}')",
+    )
+
+
+# The verdict
+
+
+def test_with_no_stores_the_verdict_says_how_to_add_one(database: Database) -> None:
+    status = read_status(database)
+    assert status.verdict == NO_STORES
+    assert (status.incidents, status.failing, status.runs, status.paused) == ([], [], [], [])
+
+
+def test_where_nothing_is_wrong_one_line_says_so(database: Database, well: None) -> None:
+    assert read_status(database).verdict == "all 3 stores are current"
+
+
+def test_the_verdict_counts_faults_and_those_who_wait_for_a_person(
+    database: Database, well: None, names: list[str]
+) -> None:
+    add_incident(database, names[0])
+    assert read_status(database).verdict == "1 fault: 1 waits for a person; all 3 stores are current"
+    add_incident(database, names[1])
+    add_incident(database, names[2], needs_person=False)
+    fail(database, names[2], "'products'")
+    assert read_status(database).verdict == (
+        "3 faults: 2 wait for a person, 1 is tried again by itself; 2 of 3 stores current; 1 store tried again"
+    )
+
+
+def test_the_verdict_tells_of_stores_that_are_all_paused(database: Database, names: list[str]) -> None:
+    set_paused(database, names, True)
+    status = read_status(database)
+    assert status.verdict == "every store is paused"
+    assert status.paused == sorted(names)
+
+
+# What it is made of
 
 
 def test_new_stores_are_due(database: Database, shops: Sandbox) -> None:
@@ -47,25 +160,33 @@ def test_new_stores_are_due(database: Database, shops: Sandbox) -> None:
     }
 
 
-def test_after_a_sync_a_store_is_current_and_a_fault_stands_with_its_store(
-    database: Database, shops: Sandbox, sync: Sync
+def test_after_a_sync_a_fault_is_an_incident_and_its_work_is_parked(
+    database: Database, shops: Sandbox, sync: Sync, names: list[str]
 ) -> None:
-    revoked, unscoped, well = shops.world.shops.values()
+    revoked, unscoped, _ = shops.world.shops.values()
     revoked.access.expire_all()
     unscoped.access.scopes.remove("read_locations")
     sync(resources=(Resource.STORE, Resource.LOCATIONS))
+    status = read_status(database)
     assert of(database, Resource.STORE)[1:6] == (3, 2, 0, 0, 1)
     assert of(database, Resource.LOCATIONS)[1:6] == (3, 1, 0, 0, 2)
     assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
-    failing = read_status(database).failing
-    assert [(f.store, f.resources, f.failures, f.error_type, f.recoverable) for f in failing] == sorted(
-        [
-            (revoked.domain.split(".")[0], ["locations", "store"], 1, "credentials", False),
-            (unscoped.domain.split(".")[0], ["locations"], 1, "scopes", False),
-        ]
+    assert sorted((i.subject, i.error_type, i.needs_person) for i in status.incidents) == sorted(
+        [(f"store {names[0]}", "credentials", True), (f"store {names[1]}", "scopes", True)]
     )
-    assert well.domain.split(".")[0] not in {f.store for f in failing}
-    assert not any(shop.token in f.message for shop in shops.world.shops.values() for f in failing)
+    assert sorted(
+        (f.store, f.resources, f.failures, f.error_type, f.next_try_at) for f in status.failing
+    ) == (
+        sorted(
+            [
+                (names[0], ["locations", "store"], 1, "credentials", None),
+                (names[1], ["locations"], 1, "scopes", None),
+            ]
+        )
+    )
+    assert {f.incident for f in status.failing} == {i.id for i in status.incidents}
+    assert status.retrying == []
+    assert not any(shop.token in json.dumps(status.as_dict()) for shop in shops.world.shops.values())
 
 
 def test_claimed_rows_are_running_and_not_due_until_their_lease_ends(
@@ -84,21 +205,25 @@ def test_claimed_rows_are_running_and_not_due_until_their_lease_ends(
     assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
 
 
-def test_minutes_behind_is_the_longest_that_any_store_is_overdue(database: Database, shops: Sandbox) -> None:
-    change(database, "UPDATE sync_states SET next_due_at = now() + interval '5 minutes'")
+def test_minutes_behind_is_the_longest_that_any_store_is_overdue(
+    database: Database, well: None, names: list[str]
+) -> None:
     assert of(database, Resource.PRODUCTS).minutes_behind == 0
     change(
         database,
-        "UPDATE sync_states SET next_due_at = now() - interval '90 minutes' "
+        "UPDATE sync_states SET next_due_at = clock_timestamp() - interval '90 minutes' "
         "WHERE resource = 'products' AND store_id = (SELECT min(id) FROM stores)",
     )
     assert of(database, Resource.PRODUCTS).minutes_behind == pytest.approx(90, abs=0.2)
+    change(database, "UPDATE sync_states SET next_due_at = NULL WHERE resource = 'products'")
+    assert of(database, Resource.PRODUCTS).minutes_behind == 0
 
 
-def test_paused_stores_are_named_and_left_out_of_the_counts(database: Database, shops: Sandbox) -> None:
-    name = next(iter(shops.world.shops)).split(".")[0]
-    set_paused(database, [name], True)
-    assert read_status(database).paused == [name]
+def test_paused_stores_are_named_and_left_out_of_the_counts(
+    database: Database, shops: Sandbox, names: list[str]
+) -> None:
+    set_paused(database, names[:1], True)
+    assert read_status(database).paused == names[:1]
     assert of(database, Resource.STORE).stores == 2
 
 
@@ -114,31 +239,202 @@ def test_corrections_and_rejected_rows_are_counted(database: Database, shops: Sa
         "INSERT INTO rejected_rows (store_id, resource, external_id, reason, payload) "
         "SELECT id, 'products', 'x', 'why', '' FROM stores",
     )
-    assert read_status(database).corrections == {"pending": 3, "stale": 3}
+    assert read_status(database).metrics.corrections == {"pending": 3, "stale": 3}
     assert (of(database, Resource.PRODUCTS).rejected_rows, of(database, Resource.STORE).rejected_rows) == (
         3,
         0,
     )
 
 
-def test_status_is_json_ready(database: Database, shops: Sandbox) -> None:
+def test_incidents_that_wait_for_a_person_come_first_then_the_gravest(
+    database: Database, well: None, names: list[str]
+) -> None:
+    add_incident(database, names[0], needs_person=False, severity="critical")
+    add_incident(database, names[1], severity="low")
+    add_incident(database, names[2], severity="high")
+    assert [incident.severity for incident in read_status(database).incidents] == ["high", "low", "critical"]
+
+
+def test_a_dead_run_is_told_until_a_later_one_has_succeeded(database: Database, well: None) -> None:
     change(
         database,
-        "UPDATE sync_states SET attempts = 1, next_due_at = '2026-11-23T12:00:00Z', last_error = "
-        '\'{"error_type": "timeout", "severity": "medium", "recoverable": true, "message": "no answer"}\' '
-        "WHERE resource = 'products' AND store_id = (SELECT min(id) FROM stores)",
+        "INSERT INTO job_runs (run_id, job, queue, started_at, seen_at) SELECT run, 'store_sync', 'stores_sync', "
+        "now - interval '9 minutes', now - seen FROM clock_timestamp() now, "
+        "(VALUES ('silent', interval '4 minutes'), ('alive', interval '20 seconds')) given(run, seen)",
     )
-    kept = json.loads(json.dumps(read_status(database).as_dict()))
-    assert set(kept) == {"resources", "failing", "paused", "corrections"}
-    assert kept["failing"] == [
-        {
-            "store": next(iter(shops.world.shops)).split(".")[0],
-            "resources": ["products"],
-            "failures": 1,
-            "error_type": "timeout",
-            "severity": "medium",
-            "recoverable": True,
-            "message": "no answer",
-            "next_try_at": "2026-11-23T12:00:00+00:00",
-        }
+    status = read_status(database)
+    assert [(run.run_id, run.alive) for run in status.runs] == [("silent", False), ("alive", True)]
+    assert status.verdict == "all 3 stores are current; 1 run died"
+    change(
+        database,
+        "INSERT INTO job_runs (run_id, job, queue, status, started_at) VALUES "
+        "('later', 'store_sync', 'stores_sync', 'succeeded', clock_timestamp() - interval '1 minute')",
+    )
+    status = read_status(database)
+    assert [run.run_id for run in status.runs] == ["alive"]
+    assert status.verdict == "all 3 stores are current"
+
+
+def test_a_circuit_names_its_subject_and_its_next_probe(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    change(
+        database,
+        "INSERT INTO circuits (key, store_id, platform, failures, opened_at, probe_at) SELECT * FROM (VALUES "
+        "('platform:shopify', NULL::bigint, 'shopify', 2, clock_timestamp(), '2026-11-23T12:00:05Z'::timestamptz), "
+        "('store:1', (SELECT min(id) FROM stores), NULL, 1, clock_timestamp(), '2026-11-23T12:00:05Z')) given",
+    )
+    circuits = read_status(database).circuits
+    assert [circuit.subject for circuit in circuits] == ["platform shopify", f"store {names[0]}"]
+    assert "platform shopify since" in shown()
+    assert "next probe 12:00:05" in shown()
+
+
+def test_alerts_that_were_not_delivered_or_refused_are_told_by_target(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    add_incident(database, names[0])
+    change(
+        database,
+        "INSERT INTO alerts (incident_id, kind, severity, title, body) SELECT id, 'opened', 'high', 't', 'b' FROM incidents",
+    )
+    change(
+        database,
+        "INSERT INTO alert_deliveries (alert_id, target, status, error) SELECT a.id, given.* FROM alerts a, (VALUES "
+        "('mail:1f', 'sent', NULL), ('sms:2e', 'pending', 'busy'), ('sms:3d', 'refused', 'no such number')) given",
+    )
+    alerts = read_status(database).alerts
+    assert [(alert.target, alert.pending, alert.refused, alert.error) for alert in alerts] == [
+        ("sms:2e", 1, 0, "busy"),
+        ("sms:3d", 0, 1, "no such number"),
     ]
+    assert read_status(database).verdict.endswith("; 1 alert refused")
+    assert "sms:3d: 1 refused, since" in shown()
+
+
+# As it is shown
+
+
+def test_each_open_incident_is_one_line_with_all_of_it(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    message = "the app lacks a scope:\n  grant it, " + "then look again, " * 10
+    add_incident(database, names[0], message=message)
+    add_incident(
+        database, names[1], needs_person=False, severity="medium", error_type="timeout", age="3 days"
+    )
+    [first, second] = [line for line in shown().splitlines() if line.startswith("#")]
+    for part in ("#1 ", "high", f"store {names[0]}", "scopes", "since ", "3 times", "waits for a person"):
+        assert part in first
+    assert first.endswith(" ".join(message.split()))
+    assert "tried again by itself" in second
+    assert f"since {read_status(database).incidents[1].opened_at:%Y-%m-%d %H:%M}" in second
+
+
+def test_on_a_terminal_no_line_is_longer_than_it_and_an_incident_still_is_one(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    for name in names:
+        add_incident(database, name, message="grant the scope " * 20)
+        fail(database, name, "'store', 'products'", message="no answer " * 20)
+    for width in (80, 100):
+        lines = shown(width=width, terminal=True).splitlines()
+        assert max(map(len, lines)) <= width
+        assert len([line for line in lines if line.startswith("#")]) == 3
+        [header] = [line for line in lines if line.startswith("queue, job")]
+        assert header.rstrip().endswith("behind")
+
+
+def test_where_nothing_is_open_no_line_speaks_of_incidents(
+    database: Database, well: None, shown: Callable[..., str]
+) -> None:
+    lines = shown().splitlines()
+    assert lines[0] == "all 3 stores are current"
+    assert lines[1] == ""
+    assert lines[2].startswith("queue, job")
+    assert not any(line.startswith(("#", "run", "alerts", "circuit", "paused")) for line in lines)
+
+
+def test_a_job_has_a_line_under_its_queue(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    fail(database, names[0], "'products'", next="clock_timestamp() - interval '20 minutes'")
+    change(
+        database,
+        "INSERT INTO sync_attempts (run_id, store_id, resource, status, started_at, finished_at) SELECT 'r', id, 'products', "
+        "status, t, t + interval '42 seconds' FROM (SELECT clock_timestamp() - interval '1 hour') began(t), stores, "
+        "unnest(ARRAY['succeeded', 'failed']) status",
+    )
+    lines = {line.split()[0]: line.split()[1:] for line in shown().splitlines() if line}
+    #                              stores current due oldest running retries parked p50 p95 success behind
+    assert lines["store_sync"] == ["3", "2", "1", "20m", "0", "1", "0", "42s", "42s", "50%", "20m"]
+    assert lines["inventory_sync"] == ["3", "3", "0", "0", "0", "0", "0"]
+    assert lines["stores_sync"] == ["1", "20m", "0", "1", "0", "42s", "42s", "50%", "20m"]
+    assert "42s/42s" in shown(width=80)
+
+
+def test_only_the_worst_twenty_that_are_tried_again_are_shown_and_the_rest_counted(
+    database: Database, well: None, shown: Callable[..., str]
+) -> None:
+    change(
+        database,
+        "WITH added AS (INSERT INTO stores (name, platform, domain, credentials) SELECT 'bad ' || n, 'shopify', n || '.com', '' "
+        "FROM generate_series(1, 37) n RETURNING id, name) INSERT INTO sync_states (store_id, resource, attempts, next_due_at, "
+        "last_error) SELECT id, 'products', substr(name, 5)::int, '2099-01-01T12:30:00Z', "
+        '\'{"error_type": "timeout", "severity": "low", "recoverable": true, "message": "no answer"}\' FROM added',
+    )
+    lines = [line for line in shown().splitlines() if line.startswith("bad ")]
+    assert len(lines) == 20
+    assert lines[0] == "bad 37  timeout  attempt 37 failed, next try 12:30:00  products: no answer"
+    assert "and 17 more that are tried again" in shown()
+    assert len(json.loads(shown("--json"))["failing"]) == 37
+
+
+# JSON
+
+
+def test_json_has_everything_there_and_back(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    add_incident(database, names[1])
+    fail(database, names[0], "'products'", attempts=1, next="'2099-11-23T12:00:00Z'")
+    change(
+        database,
+        "UPDATE sync_states SET next_due_at = NULL, attempts = 1, incident_id = (SELECT id FROM incidents) "
+        f"WHERE resource = 'store' AND store_id = (SELECT id FROM stores WHERE name = '{names[1]}')",
+    )
+    kept = json.loads(shown("--json"))
+    assert set(kept) == {
+        *("verdict", "metrics", "incidents", "resources", "circuits", "runs", "alerts", "failing", "paused")
+    }
+    assert kept["verdict"] == read_status(database).verdict
+    parked, retried = sorted(kept["failing"], key=lambda row: row["incident"] is None)
+    assert (parked["store"], parked["next_try_at"]) == (names[1], None)
+    assert retried == {
+        "store": names[0],
+        "resources": ["products"],
+        "failures": 1,
+        "error_type": "timeout",
+        "severity": "medium",
+        "recoverable": True,
+        "message": "no answer",
+        "next_try_at": "2099-11-23T12:00:00+00:00",
+        "running": False,
+        "strategy": "exponential_backoff",
+        "reason": "a random part of 30 s",
+        "incident": None,
+    }
+    assert set(retried) == set(FailingStore._fields)
+    assert kept["incidents"][0]["id"] == parked["incident"]
+    assert {row["store"] for row in kept["metrics"]["stores"]} == set(names)
+    assert [row["job"] for row in kept["metrics"]["jobs"]] == ["store_sync", "inventory_sync"]
+
+
+def test_the_metrics_command_prints_prometheus_text(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    text = shown(command="metrics")
+    assert "# HELP bg_pipelines_stores_current " in text
+    assert "\nbg_pipelines_stores_current 3.0\n" in text
+    assert f'store="{names[0]}"' in text
+    assert 'store="' not in shown("--no-per-store", command="metrics")

@@ -17,6 +17,7 @@ from bg_pipelines.operations.stores import (
     NewStore,
     StoreRow,
     check_store,
+    held_values,
     list_stores,
     read_csv,
     save_stores,
@@ -74,9 +75,15 @@ def make_all_later(database: Database) -> None:
         connection.execute("UPDATE sync_states SET next_due_at = now() + interval '1 hour'")
 
 
+def change(database: Database, statement: str) -> list[Any]:
+    with database.transaction() as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
 def count_due(database: Database) -> int:
     with database.transaction() as connection:
-        return leases.count_due(connection, list(Resource), leases.clock(connection), None)
+        return leases.count_due(connection, list(Resource), leases.clock(connection), None)[0]
 
 
 # Files
@@ -218,6 +225,28 @@ def test_a_comma_that_is_not_quoted_shifts_no_value_into_the_next_column(write: 
     assert any("line 2" in fault for fault in faults)
 
 
+def test_a_line_with_too_many_values_hides_no_fault_of_another(write: Write) -> None:
+    lines = (
+        "name,platform,domain,token\n"
+        f"Harbor, Inc,shopify,a.com,{TOKEN}\n"
+        f"Market,shopfy,b.com,{TOKEN}\n"
+        f"Market,shopify,c.com,{TOKEN}\n"
+    )
+    faults = faults_of(lambda: read_csv(write(lines)))
+    assert [fault.split(": ")[0] for fault in faults] == ["line 2, line", "line 3, platform", "line 4, name"]
+    faults = faults_of(lambda: read_csv(write(lines.replace("token", "tken", 1))))
+    assert [fault.split(": ")[0] for fault in faults] == ["line 1, tken", "line 2, line"]
+    alone = "".join(lines.splitlines(keepends=True)[:2])
+    assert [fault.split(": ")[0] for fault in faults_of(lambda: read_csv(write(alone)))] == ["line 2, line"]
+
+
+def test_a_file_may_give_a_store_its_own_interval(write: Write) -> None:
+    lines = f"name,platform,domain,token,every\nA,shopify,a.com,{TOKEN},240\nB,shopify,b.com,{TOKEN},\n"
+    assert [found.every for found in read_csv(write(lines))] == [240, None]
+    faults = faults_of(lambda: read_csv(write(lines.replace("240", "hourly"))))
+    assert [fault.split(": ")[0] for fault in faults] == ["line 2, every"]
+
+
 def test_a_comma_too_many_at_the_end_of_lines_is_harmless_or_told(write: Write) -> None:
     lines = f"name,platform,domain,token\nHarbor,shopify,a.com,{TOKEN},\n"
     try:
@@ -347,7 +376,7 @@ def test_a_store_whose_access_changed_is_due_now(
     assert count_due(database) == 1
 
 
-@pytest.mark.parametrize("changes", [{"name": "Port"}, {"tier": 3}])
+@pytest.mark.parametrize("changes", [{"name": "Port"}, {"tier": 3}, {"every": 240}])
 def test_another_name_or_tier_makes_nothing_due(
     database: Database, cipher: Cipher, changes: dict[str, Any]
 ) -> None:
@@ -357,7 +386,59 @@ def test_another_name_or_tier_makes_nothing_due(
     assert save_stores(database, cipher, [new]) == Changes(0, 1, 0)
     assert count_due(database) == 0
     [row] = list_stores(database)
-    assert (row.name, row.tier) == (new.name, new.tier)
+    assert (row.name, row.tier, row.every) == (new.name, new.tier, new.every or {2: 15, 3: 60}[new.tier])
+
+
+def test_a_store_with_a_shorter_interval_comes_that_much_sooner_but_for_what_failed(
+    database: Database, cipher: Cipher
+) -> None:
+    save_stores(database, cipher, [store(every=1440)])
+    change(database, "UPDATE sync_states SET next_due_at = clock_timestamp() + interval '1 day'")
+    change(database, "UPDATE sync_states SET attempts = 1 WHERE resource = 'products'")
+    change(database, "UPDATE sync_states SET next_due_at = NULL WHERE resource = 'store'")
+    assert save_stores(database, cipher, [store(every=10)]) == Changes(0, 1, 0)
+    due = dict(
+        change(
+            database,
+            "SELECT resource, extract(epoch FROM next_due_at - clock_timestamp())::float / 60 FROM sync_states",
+        )
+    )
+    assert due.pop("store") is None
+    assert due.pop("products") == pytest.approx(1440, abs=0.5)
+    assert all(minutes == pytest.approx(10, abs=0.5) for minutes in due.values())
+    assert save_stores(database, cipher, [store(every=10)]) == Changes(0, 0, 1)
+    assert save_stores(database, cipher, [store()]) == Changes(0, 1, 0)
+    assert list_stores(database)[0].every == 15
+
+
+@pytest.mark.parametrize("every", [0, 4, 7, -5, 1445])
+def test_an_interval_that_is_no_multiple_of_five_minutes_of_a_day_is_refused(every: int) -> None:
+    assert [fault.column for fault in check_store(store(every=every))] == ["every"]
+
+
+def test_new_credentials_start_what_waits_for_a_person_and_leave_other_failures_their_count(
+    database: Database, cipher: Cipher
+) -> None:
+    save_stores(database, cipher, [store()])
+    change(
+        database,
+        "UPDATE sync_states SET attempts = 3, next_due_at = CASE WHEN resource <> 'products' THEN NULL "
+        "ELSE clock_timestamp() + interval '1 hour' END",
+    )
+    assert [row.state for row in list_stores(database)] == ["waiting for a person"]
+    assert save_stores(database, cipher, [store(token=f"{TOKEN}new")]) == Changes(0, 1, 0)
+    rows = change(
+        database, "SELECT resource = 'products', attempts, next_due_at <= clock_timestamp() FROM sync_states"
+    )
+    assert set(rows) == {(True, 3, True), (False, 0, True)}
+
+
+def test_what_is_not_given_of_a_store_is_what_it_has_or_a_new_one_has(
+    database: Database, cipher: Cipher
+) -> None:
+    assert held_values(database, "shopify", "harbor.myshopify.com") == (2, None, None)
+    save_stores(database, cipher, [store(tier=1, every=30, api_url="http://127.0.0.1:4010")])
+    assert held_values(database, "shopify", "harbor.myshopify.com") == (1, 30, "http://127.0.0.1:4010")
 
 
 def test_a_renewed_token_beside_a_client_id_is_no_change(database: Database, cipher: Cipher) -> None:
@@ -387,13 +468,17 @@ def test_a_name_that_another_store_has_is_refused(database: Database, cipher: Ci
 
 def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher: Cipher) -> None:
     assert list_stores(database) == []
-    save_stores(database, cipher, [store(name) for name in ("New", "Paused", "Ok", "Failing")])
+    save_stores(database, cipher, [store(name) for name in ("New", "Paused", "Ok", "Failing", "Waiting")])
     set_paused(database, ["Paused"], True)
     with database.transaction() as connection:
         connection.execute(
             "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z', attempts = (name = 'Failing')::int, "
             "last_error = CASE WHEN name = 'Failing' THEN '{\"message\": \"no answer\"}'::jsonb END "
-            "FROM stores WHERE id = store_id AND name IN ('Ok', 'Failing')"
+            "FROM stores WHERE id = store_id AND name IN ('Ok', 'Failing', 'Waiting')"
+        )
+        connection.execute(
+            "UPDATE sync_states SET next_due_at = NULL FROM stores WHERE id = store_id AND resource = 'locations' "
+            "AND name IN ('Paused', 'Waiting')"
         )
     rows = list_stores(database)
     assert [(row.name, row.state) for row in rows] == [
@@ -401,6 +486,7 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
         ("New", "new"),
         ("Ok", "ok"),
         ("Paused", "paused"),
+        ("Waiting", "waiting for a person"),
     ]
     assert isinstance(rows[0], StoreRow)
     assert rows[2].last_synced_at is not None

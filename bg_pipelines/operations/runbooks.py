@@ -1,0 +1,100 @@
+"""What a person does about each type of error, in one to three sentences. `docs/on-call.md` has the same as a table.
+
+N stands for the incident, STORE and DOMAIN for the store it is about; `runbook` puts them in.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+
+from bg_pipelines.errors import ErrorType
+
+RUNBOOKS: Mapping[ErrorType, str] = {
+    ErrorType.TIMEOUT: (
+        "Look at the vendor's status page; `bg-pipelines check` tells whether it answers this machine. "
+        "It is tried again by itself; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
+    ),
+    ErrorType.CONNECTION: (
+        "`bg-pipelines check` tells which stores this machine reaches: if none, look at its network, DNS and proxy; "
+        "if all but one, at that store's address. Then `bg-pipelines incidents retry N`."
+    ),
+    ErrorType.SERVER_ERROR: (
+        "The vendor fails on its side: look at its status page. "
+        "It is tried again by itself; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
+    ),
+    ErrorType.MALFORMED_RESPONSE: (
+        "The vendor answers nonsense: look at its status page, and at a proxy if there is one. "
+        "If it stays with one store, report it to the vendor with the request id of the error's details. "
+        "Then `bg-pipelines incidents retry N`."
+    ),
+    ErrorType.THROTTLED: (
+        "Another app uses up the shop's budget: look at the shop's apps. "
+        "`bg-pipelines incidents retry N` starts again; "
+        "`bg-pipelines stores add STORE --domain DOMAIN --token - --every 60` asks for it once an hour only."
+    ),
+    ErrorType.DATABASE: (
+        "Bring PostgreSQL back; `bg-pipelines check` says what is wrong with it. "
+        "The next run does what was under way."
+    ),
+    ErrorType.LEASE_LOST: (
+        "Nothing: the other worker finishes it. "
+        "If it comes again and again, a machine is overloaded or loses its connection to the database."
+    ),
+    ErrorType.SHOP_LOCKED: (
+        "The shop's owner asks the platform to unlock it. It is tried every half hour by itself for a day; "
+        "`bg-pipelines incidents retry N` does so at once, `bg-pipelines stores pause STORE` leaves it alone."
+    ),
+    ErrorType.CREDENTIALS: (
+        "Make a new token in the shop's admin and give it with "
+        "`bg-pipelines stores add STORE --domain DOMAIN --token -` (an app with a client id: "
+        "`--client-id ID --client-secret -`). What was parked is then due at once."
+    ),
+    ErrorType.SCOPES: (
+        "Grant the app the scope that the message names, in the shop's admin; `bg-pipelines check` tells whether "
+        "it has it. Then `bg-pipelines incidents retry N`."
+    ),
+    ErrorType.PAYMENT_REQUIRED: (
+        "The shop's owner pays the bill, or takes a plan that allows it; then `bg-pipelines incidents retry N`. "
+        "Until then `bg-pipelines stores pause STORE`."
+    ),
+    ErrorType.SHOP_GONE: (
+        "Ask the shop's owner. Closed: `bg-pipelines stores pause STORE`, then "
+        "`bg-pipelines incidents resolve N --note closed`. Moved: do so, and add the new domain under another name."
+    ),
+    ErrorType.QUERY_REJECTED: (
+        "If many stores have it, the vendor no longer takes our API version: set `BG_SHOPIFY_API_VERSION`. "
+        "Else it is a fault of ours: report the message. Then `bg-pipelines incidents retry N`."
+    ),
+    ErrorType.QUERY_TOO_COSTLY: (
+        "A fault of ours: report the message. With a release that mends it, `bg-pipelines incidents retry N`."
+    ),
+    ErrorType.BAD_DATA: (
+        "`bg-pipelines incidents show N` has the ids and reasons: correct the rows at the source. "
+        "Then `bg-pipelines incidents retry N` reads everything again."
+    ),
+    ErrorType.COUNT_MISMATCH: (
+        "Nothing of the batch was kept; `bg-pipelines incidents retry N` reads it again. "
+        "If it comes back, report it with what `bg-pipelines incidents show N` says."
+    ),
+    ErrorType.CONFIGURATION: (
+        "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "
+        "Then `bg-pipelines incidents retry N`."
+    ),
+    ErrorType.UNKNOWN: (
+        "A fault of ours: report the message, which names the place. `bg-pipelines incidents retry N` tries it again."
+    ),
+}
+
+
+def runbook(error_type: ErrorType, incident: int, store: str | None = None, domain: str | None = None) -> str:
+    """The text for one incident, ready to be typed."""
+    # A name with a blank or a quote in it is still one word for the shell.
+    names = {"N": str(incident), "STORE": shell_word(store), "DOMAIN": domain}
+    return re.sub(r"\b(?:N|STORE|DOMAIN)\b", lambda found: names[found[0]] or found[0], RUNBOOKS[error_type])
+
+
+def shell_word(name: str | None) -> str | None:
+    """The name as one word of a command that a person pastes into a shell."""
+    return name and shlex.quote(name)
