@@ -1,14 +1,19 @@
-"""Table of contents: every job, resource and table that Dagster knows of."""
+"""Table of contents: every job, schedule, sensor, resource and table that Dagster knows of."""
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
-from bg_pipelines.jobs.inventory_sync import inventory_sync
-from bg_pipelines.jobs.store_sync import store_sync
+from bg_pipelines.alerting import deliver_alerts, run_failures
+from bg_pipelines.jobs import inventory_sync, store_sync
 from bg_pipelines.platforms.base import Resource
 from bg_pipelines.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.sync_op import asset_key
+
+# Dagster warns, whenever it loads a sensor, of a parameter that it sets itself.
+warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
 
 _PARENTS = {
     Resource.LOCATIONS: Resource.STORE,
@@ -18,7 +23,9 @@ _PARENTS = {
 }
 
 defs = dg.Definitions(
-    jobs=[store_sync, inventory_sync],
+    jobs=[store_sync.store_sync, inventory_sync.inventory_sync],
+    schedules=[*store_sync.schedules, *inventory_sync.schedules],
+    sensors=[*store_sync.sensors, *inventory_sync.sensors, run_failures, deliver_alerts],
     assets=[
         dg.AssetSpec(
             asset_key(resource),

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping
 
 import dagster as dg
 from pydantic import Field
 
+from bg_pipelines.alerting import as_failure, error_of, unexpected
+from bg_pipelines.database import incidents, leases
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations import alerts
 from bg_pipelines.platforms.base import Resource
+from bg_pipelines.queues import JOBS, TIERS
 from bg_pipelines.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.retries import Policies
+from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+
+DATABASE_RETRIES = 3
+DATABASE_DELAY_SECONDS = 5
+"""While our PostgreSQL is away the op is tried again in its run, after a random part of this delay, doubled each time.
+Nothing else is: what failed of a store is kept in its row. It is no RetryPolicy, for that also retries what was stopped.
+"""
 
 
 class SyncConfig(dg.Config):
@@ -18,9 +32,16 @@ class SyncConfig(dg.Config):
     stores: list[str] = Field(
         default=[], description="names of stores to sync now, due or not; empty: all that are due"
     )
+    tiers: list[int] = Field(default=list(TIERS), description="only stores of these tiers")
     force: bool = Field(default=False, description="read everything again, not only what changed")
     batch_size: int = Field(default=50, ge=1, le=1000, description="how many rows of work to claim at a time")
     max_workers: int = Field(default=8, ge=1, le=64, description="how many stores to work on at once")
+    max_minutes: float = Field(
+        default=15,
+        gt=0,
+        le=25,
+        description="what is unfinished by then is left to the next run, at the page reached",
+    )
 
 
 def sync(
@@ -32,23 +53,90 @@ def sync(
 ) -> Summary:
     """Run one sync; report progress to the run's log and the outcome as metadata and materializations.
 
-    Raises IntegrationError only if the job itself could not work; a store that failed is in the metadata, in
-    `sync_attempts`, and is due again.
+    Raises dagster.Failure only if the job itself could not work, which Dagster tries again where the database was
+    away; a store that failed is in the metadata, in `sync_attempts`, and is tried again as its row says.
     """
-    summary = SyncRun(
+    try:
+        summary = _run(context, config, database, platforms, resources)
+    except IntegrationError as error:
+        # Its cause is left out of the log: the sentence says it, and a long traceback would bury it.
+        failure = as_failure(error)
+        if error.error_type is ErrorType.DATABASE:
+            most = DATABASE_DELAY_SECONDS * 2**context.retry_number
+            raise dg.RetryRequested(DATABASE_RETRIES, random.uniform(0, most)) from failure  # noqa: S311
+        raise failure from None
+    except Exception as error:  # noqa: BLE001 (a bug: Dagster would quote its text)
+        surprise = unexpected(error)
+        context.log.error(f"{surprise.message}\n" + "\n".join(surprise.details["traceback"]))
+        raise as_failure(surprise) from None
+    _report(context, summary)
+    _tell(context, database)
+    return summary
+
+
+def _run(
+    context: dg.OpExecutionContext,
+    config: SyncConfig,
+    database: DatabaseResource,
+    platforms: PlatformsResource,
+    resources: tuple[Resource, ...],
+) -> Summary:
+    wrong = [str(tier) for tier in config.tiers if tier not in TIERS]
+    if wrong or not config.tiers:
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION,
+            f"config `tiers`: {', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}",
+            source="settings",
+        )
+    _take_over(context, database)
+    return SyncRun(
         database.database,
         database.cipher,
         SyncRequest(
             resources=resources,
+            job=context.job_name,
             stores=tuple(config.stores),
+            tiers=tuple(config.tiers),
             force=config.force,
             batch_size=config.batch_size,
             max_workers=config.max_workers,
+            max_minutes=config.max_minutes,
         ),
         run_id=context.run_id,
         connect=platforms.connect,
         log=context.log.info,
+        policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
     ).run()
+
+
+def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
+    """Free what a dead predecessor holds: this run's own last try, or the run that this one was started for.
+
+    Without it the work would wait until the leases end.
+    """
+    dead = [context.run_id] if context.retry_number else []
+    parent = context.run.parent_run_id and context.instance.get_run_by_id(context.run.parent_run_id)
+    if parent and parent.is_finished:
+        dead.append(parent.run_id)
+    if not dead:
+        return
+    with database.database.transaction() as connection:
+        freed = leases.release_runs(connection, dead)
+    if freed:
+        context.log.info(f"taken over from a try that died: {freed} resources of stores")
+
+
+def _tell(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
+    """The job works: what kept earlier runs from it is over. Then people are told, at once, of what this run met."""
+    try:
+        with database.database.transaction() as connection:
+            incidents.clear_job(connection, context.job_name)
+        alerts.tell(database.database, load_settings())
+    except Exception as error:  # noqa: BLE001 (the work is done; the sensor tells it later)
+        context.log.warning(f"nobody was told yet: {error_of(error).message}")
+
+
+def _report(context: dg.OpExecutionContext, summary: Summary) -> None:
     if summary.failures:
         context.log.error(
             f"{summary.done - summary.complete} of {summary.done} stores failed: see `failed` in this run's metadata, or `bg-pipelines status`"
@@ -58,7 +146,6 @@ def sync(
             counts = {key: dg.MetadataValue.int(value) for key, value in vars(done.counts).items()}
             context.log_event(dg.AssetMaterialization(asset_key(resource), metadata=counts))
     context.add_output_metadata(_metadata(summary))
-    return summary
 
 
 def asset_key(resource: Resource) -> dg.AssetKey:

@@ -72,6 +72,8 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing(
     assert first.returncode == 0, output
     assert "the database equals the sandbox" in output
     assert re.search(r"stock levels +9,947 +9,947 +9,947", output), output
+    assert re.search(r"people were told: \[high\] store .+: credentials\n", output), output
+    assert re.search(r"people were told: \[all clear\] store .+: credentials\n", output), output
     second = start_demo(project, "--once")
     output, _ = second.communicate(timeout=120)
     assert second.returncode == 0, output

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psycopg
 import pytest
+from dagster_postgres.storage import DagsterPostgresStorage
 
-from bg_pipelines.database.engine import Database
+from bg_pipelines import resources, sync_op
+from bg_pipelines.alerting import FAILURE_REASON_TAG, WILL_RETRY_TAG, report_dead_run
+from bg_pipelines.database import embedded
+from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.definitions import defs
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Fault, Sandbox
-from bg_pipelines_tests.conftest import KEY, assert_equal_to_source
+from bg_pipelines.settings import driver_url, load_settings
+from bg_pipelines.sync_op import DATABASE_RETRIES
+from bg_pipelines_tests.conftest import KEY, PROJECT, assert_equal_to_source
 from bg_pipelines_tests.test_sync import expire_leases, query
 
 MakeSandbox = Callable[..., Sandbox]
@@ -32,12 +42,41 @@ def environment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
 
 
-def execute(job: str, **config: Any) -> dg.ExecuteInProcessResult:
+@pytest.fixture
+def dagster_url(server_home: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of this test's own for Dagster's storage, with its tables and nothing in them."""
+    name = f"dagster_{abs(hash(request.node.nodeid)) % 10**12}"
+    server = embedded.ensure(server_home)
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        made = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'dagster_template'").fetchone()
+        if made is None:
+            connection.execute("CREATE DATABASE dagster_template")
+            DagsterPostgresStorage(driver_url(server.url("dagster_template"), "psycopg2"))
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE dagster_template")
+        yield server.url(name)
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def instance(
+    dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance as dagster.yaml says, with a storage of its own."""
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", dagster_url)
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        yield instance
+
+
+def execute(job: str, instance: dg.DagsterInstance | None = None, **config: Any) -> dg.ExecuteInProcessResult:
     definition = defs.resolve_job_def(job)
     [op] = definition.graph.node_dict
     loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
     return definition.execute_in_process(
-        run_config={"ops": {op: {"config": config}}, "loggers": loggers}, raise_on_error=False
+        run_config={"ops": {op: {"config": config}}, "loggers": loggers},
+        raise_on_error=False,
+        instance=instance,
     )
 
 
@@ -51,8 +90,9 @@ def test_every_job_has_the_tags_of_its_queue() -> None:
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     assert set(jobs) == set(JOBS)
     for name, job in jobs.items():
-        assert job.tags["queue"] == JOBS[name].name
-        assert job.tags["dagster/priority"] == str(JOBS[name].priority)
+        assert job.tags["queue"] == JOBS[name].queue.name
+        assert job.tags["job"] == name
+        assert job.tags["dagster/priority"] == str(JOBS[name].queue.priority)
 
 
 @pytest.mark.usefixtures("environment")
@@ -90,20 +130,171 @@ def test_a_failed_store_does_not_fail_the_run_and_stands_in_its_metadata(
     assert all(shop.token not in str(result.all_events) for shop in sandbox.world.shops.values())
 
 
-def test_the_run_fails_when_the_job_itself_cannot_work(
+def failure(result: dg.ExecuteInProcessResult) -> tuple[str, dict[str, Any]]:
+    """What a failed run shows: its sentence and the facts beside it."""
+    assert not result.success
+    [event] = [e for e in result.all_events if e.is_step_failure]
+    told = event.step_failure_data.user_failure_data
+    assert told is not None
+    return told.description or "", {key: value.value for key, value in told.metadata.items()}
+
+
+def test_the_run_fails_with_one_sentence_when_the_job_itself_cannot_work(
     environment: None, add_shops: AddShops, make_sandbox: MakeSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_shops(make_sandbox(shops=1, variants=1))
-    assert not execute("store_sync", stores=["harbour-nowhere"]).success
+    result = execute("store_sync", stores=["harbour-nowhere"])
+    sentence, facts = failure(result)
+    assert sentence == "config `stores`: harbour-nowhere: no such store"
+    assert (facts["error_type"], facts["severity"], facts["recoverable"]) == ("configuration", "high", False)
+    [event] = [e for e in result.all_events if e.is_step_failure]
+    error = event.step_failure_data.error
+    assert error is not None
+    assert error.cause is None, "the cause's traceback would bury the sentence"
+    assert len(error.to_string().splitlines()) < 30, error.to_string()
     monkeypatch.setenv("BG_ENCRYPTION_KEY", "1" * 43 + "=")
+    sentence, _ = failure(execute("store_sync"))
+    assert sentence.startswith("BG_ENCRYPTION_KEY is not the key this was encrypted with")
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_bug_fails_the_run_where_it_is_without_quoting_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def surprise(*_: Any) -> None:
+        raise RuntimeError("jane@example.com")
+
+    monkeypatch.setattr(sync_op.SyncRun, "run", surprise)
     result = execute("store_sync")
-    assert not result.success
-    [failure] = [e for e in result.all_events if e.is_step_failure]
-    assert "BG_ENCRYPTION_KEY is not the key this was encrypted with" in str(failure.step_failure_data.error)
+    sentence, facts = failure(result)
+    assert sentence.startswith("unexpected RuntimeError at test_jobs.py:")
+    assert facts["error_type"] == "unknown"
+    assert "jane" not in str(result.all_events)
+
+
+@pytest.mark.usefixtures("environment")
+def test_only_stores_of_the_given_tiers_are_synced(
+    make_sandbox: MakeSandbox, add_shops: AddShops, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=6, variants=60)
+    add_shops(sandbox)
+    tiers = [shop.tier for shop in sandbox.world.shops.values()]
+    assert metadata(execute("store_sync", tiers=[1, 3]))["stores"] == len(tiers) - tiers.count(2)
+    done = query(
+        database, "SELECT DISTINCT tier FROM stores JOIN sync_attempts ON store_id = stores.id ORDER BY 1"
+    )
+    assert [row["tier"] for row in done] == sorted(set(tiers) - {2})
+    sentence, _ = failure(execute("store_sync", tiers=[1, 4]))
+    assert sentence == "config `tiers`: 4: there are 1, 2, 3"
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_op, "DATABASE_DELAY_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_database_that_is_away_is_waited_for_in_the_op(
+    environment: None, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BG_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:1/nothing")
+    opened = []
+
+    def open_later(settings: Any, **options: Any) -> Database:
+        opened.append(1)
+        if len(opened) == 3:
+            monkeypatch.setenv("BG_DATABASE_URL", database_url)
+        return open_database(load_settings(), **options)
+
+    monkeypatch.setattr(resources, "open_database", open_later)
     result = execute("store_sync")
-    assert not result.success
+    assert result.success
+    assert len(opened) == 3
+    assert len([e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]) == 2
     assert "hunter2" not in str(result.all_events)
+
+
+@pytest.mark.usefixtures("environment", "no_waiting")
+def test_op_retries_and_run_retries_never_multiply(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def away(settings: Any, **options: Any) -> Database:
+        opened.append(1)
+        raise IntegrationError.of(ErrorType.DATABASE, "PostgreSQL is not available: gone", source="database")
+
+    monkeypatch.setattr(resources, "open_database", away)
+    assert (instance.run_retries_enabled, instance.run_retries_max_retries) == (True, 2)
+    result = execute("store_sync", instance=instance)
+    sentence, facts = failure(result)
+    assert (sentence, facts["error_type"]) == ("PostgreSQL is not available: gone", "database")
+    assert len(opened) == 1 + DATABASE_RETRIES
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    # What the daemon goes by; without it there would be twelve tries.
+    assert run.tags[FAILURE_REASON_TAG] == "STEP_FAILURE"
+    assert run.tags[WILL_RETRY_TAG] == "false"
+
+    opened.clear()
+    monkeypatch.setattr(resources, "open_database", open_database)
+    result = execute("store_sync", instance=instance, stores=["nowhere"])
+    assert not result.success
+    assert not [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_failed_run_is_reported_once_and_cleared_by_one_that_works(
+    database: Database, instance: dg.DagsterInstance
+) -> None:
+    result = execute("store_sync", instance=instance, stores=["nowhere"])
+    assert not result.success
+    assert [e.event_type_value for e in result.all_events if e.is_hook_event] == ["HOOK_COMPLETED"]
+    incidents = "SELECT error_type, status, message, occurrences FROM incidents WHERE job = 'store_sync'"
+    expected = {
+        "error_type": "configuration",
+        "status": "open",
+        "message": "config `stores`: nowhere: no such store",
+        "occurrences": 1,
+    }
+    assert query(database, incidents) == [expected]
+    # The sensor sees the same run, and has nothing to add.
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    report_dead_run(instance, run, next(e for e in result.all_events if e.is_run_failure))
+    assert query(database, incidents) == [expected]
+    assert not execute("store_sync", instance=instance, stores=["nowhere"]).success
+    assert query(database, incidents) == [{**expected, "occurrences": 2}]
+    assert execute("inventory_sync", instance=instance).success
+    assert query(database, incidents) == [{**expected, "occurrences": 2}]
+    assert execute("store_sync", instance=instance).success
+    assert query(database, incidents) == [{**expected, "occurrences": 2, "status": "resolved"}]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_run_that_died_is_reported_with_dagsters_reason(
+    database: Database, instance: dg.DagsterInstance
+) -> None:
+    run = instance.create_run_for_job(defs.resolve_job_def("store_sync"))
+    instance.report_engine_event(
+        f"Run execution process for {run.run_id} was terminated by signal 9 (SIGKILL).", run
+    )
+    event = instance.report_run_failed(run)
+    for _ in range(2):
+        report_dead_run(instance, run, event)
+    assert query(database, "SELECT error_type, message, occurrences FROM incidents") == [
+        {
+            "error_type": "unknown",
+            "message": f"run {run.run_id} of store_sync died: Run execution process for {run.run_id} was terminated "
+            "by signal 9 (SIGKILL).",
+            "occurrences": 1,
+        }
+    ]
+    # One that was stopped and starts again by itself is nothing to wake anybody for.
+    run = instance.create_run_for_job(
+        defs.resolve_job_def("inventory_sync"),
+        tags={FAILURE_REASON_TAG: "UNEXPECTED_TERMINATION", WILL_RETRY_TAG: "true"},
+    )
+    report_dead_run(instance, run, event)
+    assert len(query(database, "SELECT 1 FROM incidents")) == 1
 
 
 def test_impossible_config_is_refused_before_anything_runs() -> None:

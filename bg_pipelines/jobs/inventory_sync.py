@@ -8,12 +8,14 @@ so it is applied at most once, and never over a quantity other than the one that
 
 import dagster as dg
 
-from bg_pipelines.platforms.base import Resource
+from bg_pipelines.alerting import report_op_failure
+from bg_pipelines.platforms.base import JOB_RESOURCES
 from bg_pipelines.queues import JOBS
 from bg_pipelines.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.sync_op import SyncConfig, sync
+from bg_pipelines.sync_ticks import retries_sensor, tier_schedules
 
-RESOURCES = (Resource.INVENTORY_LEVELS,)
+RESOURCES = JOB_RESOURCES["inventory_sync"]
 
 
 @dg.op(out=dg.Out(dg.Nothing))
@@ -27,7 +29,11 @@ def sync_inventory(
     sync(context, config, database, platforms, RESOURCES)
 
 
-@dg.job(tags=JOBS["inventory_sync"].tags)
+@dg.job(tags=JOBS["inventory_sync"].tags("inventory_sync"), hooks={report_op_failure})
 def inventory_sync() -> None:
     """Stock levels per store and location, and our corrections of them."""
     sync_inventory()
+
+
+schedules = tier_schedules(inventory_sync, RESOURCES)
+sensors = [retries_sensor(inventory_sync, RESOURCES)]

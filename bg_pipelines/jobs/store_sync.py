@@ -7,13 +7,14 @@ What an interruption costs: nothing that was committed; the next run goes on at 
 
 import dagster as dg
 
-from bg_pipelines.platforms.base import Resource
+from bg_pipelines.alerting import report_op_failure
+from bg_pipelines.platforms.base import JOB_RESOURCES
 from bg_pipelines.queues import JOBS
 from bg_pipelines.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.sync_op import SyncConfig, sync
+from bg_pipelines.sync_ticks import retries_sensor, tier_schedules
 
-# The profile first: a store that cannot be reached shows in the cheapest call.
-RESOURCES = (Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS)
+RESOURCES = JOB_RESOURCES["store_sync"]
 
 
 @dg.op(out=dg.Out(dg.Nothing))
@@ -27,7 +28,11 @@ def sync_stores(
     sync(context, config, database, platforms, RESOURCES)
 
 
-@dg.job(tags=JOBS["store_sync"].tags)
+@dg.job(tags=JOBS["store_sync"].tags("store_sync"), hooks={report_op_failure})
 def store_sync() -> None:
     """Store profile, locations and catalogue, from each store's platform."""
     sync_stores()
+
+
+schedules = tier_schedules(store_sync, RESOURCES)
+sensors = [retries_sensor(store_sync, RESOURCES)]
