@@ -35,6 +35,7 @@ from rich.table import Table
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations import incidents
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 
@@ -76,8 +77,12 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
             f"[bold]{len(shops)} sandbox stores[/] at {url}: {changes.added} added, "
             f"{changes.updated} updated, {changes.unchanged} unchanged"
         )
+        # Nobody's phone rings for a demo: its alerts go to the sandbox.
+        os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
+        os.environ["BG_ALERT_PHONES"] = ""
         names = [shop["name"] for shop in shops]
         ran = [_run_job(console, database, job, names) for job in JOBS]
+        ran += _show_a_fault(console, database, url, shops[-1])
         equal = _summary(console, database, url, shops, ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
@@ -117,6 +122,34 @@ def _run_job(console: Console, database: Database, name: str, stores: list[str])
             done.set()
             watcher.join()
     return {"job": name, "run_id": run_id, "success": result.success}
+
+
+def _show_a_fault(
+    console: Console, database: Database, url: str, shop: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """One store's token is revoked and given anew: the incident, and what people are told; returns the runs."""
+    edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
+    console.print(f"[bold]a fault[/]: the token of {shop['name']} is revoked")
+    requests.post(edits, json={"edit": "expire_tokens"}, timeout=10).raise_for_status()
+    ran = [_run_job(console, database, "store_sync", [shop["name"]])]
+    for incident in incidents.list_incidents(database, store=shop["name"]):
+        console.print(
+            f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources wait "
+            "for a person, all other stores go on",
+            soft_wrap=True,
+        )
+    console.print("  a person gives it its token again, and `bg-pipelines incidents retry --all`")
+    mended = {"edit": "set_token", "token": shop["token"]}
+    requests.post(edits, json=mended, timeout=10).raise_for_status()
+    waiting = [incident.id for incident in incidents.list_incidents(database, store=shop["name"])]
+    incidents.retry(database, waiting, by="the demo")
+    ran.append(_run_job(console, database, "store_sync", [shop["name"]]))
+    notices = requests.get(f"{url}/sandbox/hooks/demo", timeout=10).json()
+    for notice in notices:
+        console.print(f"  people were told: {notice['body']['title']}", markup=False)
+    if not notices:
+        console.print("  people were told nothing: the same fault was half an hour ago at most")
+    return ran
 
 
 def _progress(console: Console) -> Progress:
