@@ -172,7 +172,10 @@ def deliver_alerts() -> Iterator[dg.SkipReason]:
     """Announce what has changed of incidents, and deliver what is due of alerts."""
     try:
         settings = load_settings()
-        counts = alerts.tell(kept_database(settings), settings)
+        database = kept_database(settings)
+        with database.transaction() as connection:
+            incidents.clear_database_outages(connection)
+        counts = alerts.tell(database, settings)
     except IntegrationError as error:
         yield dg.SkipReason(f"nothing was told: {error.message}")
     else:

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 
+MOST_VENDOR_DELAY_SECONDS = 86_400.0
+
 
 class Strategy(StrEnum):
     EXPONENTIAL_BACKOFF = "exponential_backoff"
@@ -102,7 +104,7 @@ class Policies:
         # Those for all jobs first, for one job's own begins where they end.
         for key, fields in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
             job, _, kind = key.rpartition(".")
-            if job and job not in jobs:
+            if ("." in key) and job not in jobs:
                 faults.append(f"{key}: no such job{_meant(job, jobs)}")
                 continue
             if kind not in set(ErrorType):
@@ -149,9 +151,9 @@ def decide(
         return Decision(
             Strategy.MANUAL_INTERVENTION, None, f"{attempts} of {policy.max_attempts} tries are used up"
         )
-    told = error.details.get("retry_after_seconds")
-    if isinstance(told, int | float) and not isinstance(told, bool) and told > 0:
-        seconds, reason = float(told), "the vendor's own delay"
+    told = vendor_delay(error)
+    if told:
+        seconds, reason = told.total_seconds(), "the vendor's own delay"
     elif policy.strategy is Strategy.SCHEDULED_RETRY:
         seconds, reason = policy.delay_seconds, "a fixed delay"
     else:
@@ -163,6 +165,14 @@ def decide(
         now + timedelta(seconds=seconds),
         f"failure {attempts} of {policy.max_attempts}, {reason}",
     )
+
+
+def vendor_delay(error: IntegrationError) -> timedelta:
+    """How long the vendor asked us to wait (`retry_after_seconds`), a day at most; nothing if it did not, or oddly."""
+    told = error.details.get("retry_after_seconds")
+    if isinstance(told, bool) or not isinstance(told, int | float) or not told > 0:
+        return timedelta(0)
+    return timedelta(seconds=min(float(told), MOST_VENDOR_DELAY_SECONDS))
 
 
 def _meant(word: str, known: Any) -> str:

@@ -61,6 +61,20 @@ def test_a_delay_that_is_none_is_not_the_vendors(told: object) -> None:
     assert len(set(waits(error, 1))) > 400
 
 
+@pytest.mark.parametrize("told", [1e300, float("inf"), 10**12])
+def test_a_delay_of_years_is_a_day(told: float) -> None:
+    # As it stands before it is made storable: what a vendor sends is not to be trusted.
+    error = failed(ErrorType.THROTTLED)
+    error.details["retry_after_seconds"] = told
+    assert set(waits(error, 1)) == {86_400.0}
+
+
+def test_a_delay_that_is_no_number_is_not_the_vendors_either() -> None:
+    error = failed(ErrorType.THROTTLED)
+    error.details["retry_after_seconds"] = float("nan")
+    assert len(set(waits(error, 1))) > 400
+
+
 def test_a_scheduled_retry_waits_its_fixed_delay_as_often_as_it_may() -> None:
     error = failed(ErrorType.SHOP_LOCKED)
     for attempts in (1, 47):

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from bg_pipelines.database import incidents as core
+from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations.incidents import retry
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.platforms.base import Page, Resource
-from bg_pipelines.retries import Policies
+from bg_pipelines.retries import Decision, Policies, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.conftest import DatabaseClock, as_store, assert_equal_to_source
@@ -418,3 +422,147 @@ def test_a_run_leaves_a_row_of_how_it_went(shop: Shop, sync: Sync, database: Dat
     assert row["peak_rss_mb"] > 50
     assert 1 <= row["connections_in_use"] <= row["connections_size"] == 10
     assert row["finished_at"] >= row["started_at"]
+
+
+# What a review found
+
+
+def test_stores_that_have_been_broken_for_long_stop_no_healthy_ones(
+    clock: DatabaseClock, database: Database, make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync
+) -> None:
+    sandbox = make_sandbox(shops=12, variants=24, clock=lambda: clock.now.timestamp())
+    add_shops(sandbox)
+    query(database, "UPDATE stores SET tier = 1")
+    sync()
+    broken = list(sandbox.world.shops)[:5]
+    for domain in broken:
+        sandbox.world.shops[domain].faults.append(Fault("server_error"))
+    rng = random.Random(1)
+    worst = timedelta(0)
+    for _ in range(2 * 60):  # an hour, every half minute
+        clock.advance(seconds=30)
+        with database.transaction() as connection:
+            tick = clock.now.minute % 5 == 0 and clock.now.second == 0
+            due = tick and leases.is_due(connection, Resource, tiers=[1])
+            due = due or leases.is_due(connection, Resource, retries=True)
+        if due:
+            sync(rng=rng)
+        [row] = query(
+            database,
+            "SELECT max(clock_timestamp() - last_succeeded_at) AS age FROM sync_states JOIN stores ON id = store_id "
+            "WHERE NOT domain = ANY(%s)",
+            broken,
+        )
+        worst = max(worst, row["age"])
+    assert worst <= timedelta(minutes=10), "healthy stores waited for broken ones"
+
+
+@pytest.mark.parametrize("answer", ["unauthorized", "locked", "payment_required", "too_many_requests"])
+def test_a_probe_that_is_answered_ends_an_outage_whatever_the_answer(
+    answer: str,
+    clock: DatabaseClock,
+    database: Database,
+    make_sandbox: MakeSandbox,
+    add_shops: AddShops,
+    sync: Sync,
+) -> None:
+    sandbox = make_sandbox(shops=6, variants=6, clock=lambda: clock.now.timestamp())
+    add_shops(sandbox)
+    for shop in sandbox.world.shops.values():
+        shop.faults.append(Fault("server_error"))
+    sync()
+    assert [row["fingerprint"] for row in incidents(database)] == ["circuit:platform:shopify"]
+    for shop in sandbox.world.shops.values():
+        shop.faults[:] = [Fault(answer, seconds=600)]
+    clock.advance(minutes=1)
+    sync()
+    assert "circuit:platform:shopify" not in [row["fingerprint"] for row in incidents(database)]
+    assert (
+        query(database, "SELECT 1 FROM circuits WHERE platform = 'shopify' AND opened_at IS NOT NULL") == []
+    )
+
+
+def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
+) -> None:
+    shop.faults.append(Fault("locked"))
+    sync(resources=(Resource.STORE,), policies=Policies({"shop_locked": {"max_attempts": 1}}))
+    [store] = {row["store_id"] for row in states(database)}
+    query(database, "UPDATE sync_states SET next_due_at = now(), incident_id = NULL WHERE resource = 'store'")
+    locked = IntegrationError.of(ErrorType.SHOP_LOCKED, "locked")
+    with database.transaction() as connection:
+        [work] = leases.claim(
+            connection, ["inventory_levels"], owner="x", limit=5, lease=timedelta(minutes=2)
+        )
+
+    def clear() -> None:
+        with database.transaction() as other:
+            core.clear_recovered(other, store, ["store"])
+
+    clearing = threading.Thread(target=clear)
+    with database.transaction() as connection:
+        fingerprint = core.store_fingerprint(store, ErrorType.SHOP_LOCKED, None)
+        fault = core.Fault(fingerprint, "store", locked, needs_person=True, store_id=store)
+        incident = core.report(connection, fault)
+        clearing.start()
+        deadline = time.monotonic() + 10
+        # Until it waits for the row's lock, which is the moment this is about.
+        while not query(database, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        decision = Decision(Strategy.MANUAL_INTERVENTION, None, "for a person")
+        leases.settle_failed(connection, work, locked, decision, attempts=1, incident_id=incident)
+    clearing.join()
+    assert [row["id"] for row in incidents(database)] == [incident]
+
+
+def test_a_row_that_fails_again_after_a_person_retried_it_stays_with_its_incident(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
+) -> None:
+    shop.faults.append(Fault("locked"))
+    sync(policies=Policies({"shop_locked": {"max_attempts": 1}}))
+    [incident] = incidents(database)
+    retry(database, [incident["id"]], by="ana")
+    sync()
+    assert {(row["incident_id"], row["attempts"]) for row in states(database)} == {(incident["id"], 1)}
+    assert None not in {row["next_due_at"] for row in states(database)}
+    shop.faults.clear()
+    clock.advance(hours=1)
+    sync()
+    assert incidents(database) == []
+
+
+def test_a_token_that_is_given_while_the_old_one_is_refused_is_tried_at_once(
+    shop: Shop, database: Database, cipher: Cipher, clock: DatabaseClock
+) -> None:
+    def connect(access: Any, sleep: Any) -> Any:
+        save_stores(database, cipher, [as_store(shop, token="shpat_" + "1" * 32)])
+        raise IntegrationError.of(ErrorType.CREDENTIALS, "no such token")
+
+    run(database, cipher, connect)
+    assert incidents(database) == []
+    assert all(row["next_due_at"] <= clock.now for row in states(database))
+
+
+def test_force_makes_due_what_it_is_asked_for_and_no_more(
+    database: Database, cipher: Cipher, clock: DatabaseClock
+) -> None:
+    for name in ("first", "third", "paused"):
+        add_named(database, name, due="-1 hour")
+    query(database, "UPDATE stores SET tier = CASE name WHEN 'third' THEN 3 ELSE 1 END")
+    query(database, "UPDATE stores SET paused_at = now() WHERE name = 'paused'")
+    with database.transaction() as connection:
+        assert leases.make_due(connection, ["products"], None, [1]) == 1
+
+
+def test_a_named_store_that_is_left_alone_is_said(
+    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, clock: DatabaseClock, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=6, variants=6, clock=lambda: clock.now.timestamp())
+    names = add_shops(sandbox)
+    for shop in sandbox.world.shops.values():
+        shop.faults.append(Fault("server_error"))
+    sync()
+    lines: list[str] = []
+    sync(stores=(names[0],), log=lines.append)
+    assert [line for line in lines if line.startswith(f"{names[0]}: platform:shopify failed too often")] != []

@@ -37,6 +37,19 @@ OF_A_STORE = OF_A_PLATFORM | {ErrorType.THROTTLED}
 """A rate limit is each shop's own."""
 
 
+ANSWERED = {
+    ErrorType.THROTTLED,
+    ErrorType.SHOP_LOCKED,
+    ErrorType.CREDENTIALS,
+    ErrorType.SCOPES,
+    ErrorType.PAYMENT_REQUIRED,
+    ErrorType.SHOP_GONE,
+    ErrorType.QUERY_REJECTED,
+    ErrorType.QUERY_TOO_COSTLY,
+}
+"""What a vendor says who is up, whatever is wrong with the store."""
+
+
 class Change(StrEnum):
     NONE = "none"
     OPENED = "opened"
@@ -60,19 +73,29 @@ def note_failure(
     *,
     owner: str,
     wait: timedelta = timedelta(0),
+    first: bool = True,
 ) -> Outcome:
     """Count a failed visit to a store. `owner` is the claim that made it; `wait` is the vendor's own delay.
 
+    `first` tells whether it worked the time before: stores that have been failing for long are no sign of an outage.
     A visit that began before a circuit opened and was no probe says nothing new of it.
     """
-    if error_type not in OF_A_STORE:
-        return Outcome()
     of_platform = Change.NONE
+    if error_type in ANSWERED:
+        of_platform = _close(connection, platform, None).platform
+    if error_type not in OF_A_STORE:
+        return Outcome(platform=of_platform)
     if error_type in OF_A_PLATFORM:
         of_platform = _count(
-            connection, f"platform:{platform}", platform=platform, store_id=store_id, owner=owner, wait=wait
+            connection,
+            f"platform:{platform}",
+            platform=platform,
+            store_id=store_id,
+            owner=owner,
+            wait=wait,
+            first=first,
         )
-    if of_platform is not Change.NONE:
+    if of_platform not in (Change.NONE, Change.CLOSED):
         return Outcome(platform=of_platform)  # the vendor's fault, not the store's
     return Outcome(
         _count(connection, f"store:{store_id}", platform=None, store_id=store_id, owner=owner, wait=wait),
@@ -82,6 +105,10 @@ def note_failure(
 
 def note_success(connection: Connection, store_id: int, platform: str) -> Outcome:
     """A visit to a store has succeeded: its circuit is closed, and its platform's."""
+    return _close(connection, platform, store_id)
+
+
+def _close(connection: Connection, platform: str, store_id: int | None) -> Outcome:
     # Looked at before it is written: there is almost never a row with anything in it.
     rows = connection.execute(
         "UPDATE circuits c SET failures = 0, failing_stores = '{}', opened_at = NULL, probe_at = NULL, probe_owner = NULL "
@@ -110,6 +137,7 @@ def _count(
     store_id: int,
     owner: str,
     wait: timedelta,
+    first: bool = True,
 ) -> Change:
     connection.execute(
         "INSERT INTO circuits (key, platform, store_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
@@ -129,6 +157,8 @@ def _count(
         doubled = FIRST_PROBE * 2 ** min(failures, 10)
         _reopen(connection, key, failures + 1, opened_at, now + max(wait, min(LAST_PROBE, doubled)))
         return Change.PROBE_FAILED
+    if not first and platform is not None:
+        return Change.NONE
     if platform is None:
         opens = failures + 1 >= STORE_FAILURES
     else:

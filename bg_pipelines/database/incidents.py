@@ -60,10 +60,13 @@ def job_fingerprint(job: str, error_type: str) -> str:
     return f"job:{job}:{error_type}"
 
 
-def report(connection: Connection, fault: Fault, *, occurrence: str | None = None) -> int:
+def report(
+    connection: Connection, fault: Fault, *, occurrence: str | None = None, repeat: bool = True
+) -> int:
     """Open an incident, or count a repeat on the one that is open; returns its id.
 
-    The same `occurrence` (a run, a number of rows) twice in a row is counted once.
+    The same `occurrence` (a run, a number of rows) twice in a row is counted once, and what is no `repeat`, but one
+    more resource that the same failure reaches, not at all.
     """
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (fault.fingerprint,))
     error = fault.error
@@ -71,6 +74,7 @@ def report(connection: Connection, fault: Fault, *, occurrence: str | None = Non
         **fault._asdict(),
         "resources": list(fault.resources),
         "occurrence": occurrence,
+        "repeat": repeat,
         "error_type": error.error_type.value,
         "severity": error.severity.value,
         "source": error.source,
@@ -83,7 +87,8 @@ def report(connection: Connection, fault: Fault, *, occurrence: str | None = Non
         "UPDATE incidents SET status = 'open', resolved_at = NULL, resolved_by = NULL, resolution = NULL, "
         # Over and back before people heard that it was over: for them it never ended.
         "told = CASE WHEN told = 'resolved' THEN 'nothing' ELSE told END, "
-        "occurrences = occurrences + (last_occurrence IS NULL OR last_occurrence IS DISTINCT FROM %(occurrence)s)::int, "
+        "occurrences = occurrences + (%(repeat)s AND "
+        "(last_occurrence IS NULL OR last_occurrence IS DISTINCT FROM %(occurrence)s))::int, "
         "last_occurrence = %(occurrence)s, last_seen_at = clock_timestamp(), "
         "needs_person = CASE WHEN status = 'open' THEN needs_person OR %(needs_person)s ELSE %(needs_person)s END, "
         "error_type = %(error_type)s, severity = %(severity)s, source = %(source)s, subject = %(subject)s, "
@@ -125,8 +130,23 @@ def clear_job(connection: Connection, job: str) -> int:
     ).rowcount
 
 
+def clear_database_outages(connection: Connection) -> int:
+    """The database answers: what runs and ticks reported of its being away is over."""
+    return connection.execute(
+        "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %s, "
+        "resolution = 'the database answers' WHERE status = 'open' AND starts_with(fingerprint, 'job:') "
+        "AND error_type = %s AND last_seen_at < clock_timestamp() - interval '1 minute'",
+        (SYSTEM, ErrorType.DATABASE.value),
+    ).rowcount
+
+
 def clear_recovered(connection: Connection, store_id: int, resources: Collection[str]) -> int:
     """Resources of a store were synced: resolve those of the store's incidents that park nothing any more."""
+    # Locked in a statement of its own: the next one then sees what whoever held the lock has parked meanwhile.
+    connection.execute(
+        "SELECT FROM incidents WHERE store_id = %s AND status = 'open' ORDER BY id FOR NO KEY UPDATE",
+        (store_id,),
+    )
     fingerprints = [f"store:{store_id}:{resource}:" for resource in (*resources, _WHOLE_STORE)]
     return connection.execute(
         "UPDATE incidents i SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %(system)s, "

@@ -125,9 +125,9 @@ def claim(
 
 
 _PROBE = """
-    SELECT s.store_id, c.key FROM sync_states s JOIN stores ON stores.id = s.store_id
+    SELECT s.store_id, s.resource, c.key FROM sync_states s JOIN stores ON stores.id = s.store_id
     JOIN circuits c ON c.opened_at IS NOT NULL AND (c.store_id = s.store_id OR c.platform = stores.platform)
-    WHERE {free} ORDER BY c.platform IS NULL, s.next_due_at, s.store_id LIMIT 1 FOR UPDATE OF c SKIP LOCKED"""
+    WHERE {free} ORDER BY c.platform IS NULL, s.attempts > 0, s.next_due_at, s.store_id LIMIT 1 FOR UPDATE OF c SKIP LOCKED"""
 
 
 def claim_probe(
@@ -141,7 +141,10 @@ def claim_probe(
     tiers: Sequence[int] = tuple(TIERS),
     not_stores: Collection[int] = (),
 ) -> list[Work]:
-    """Take one row that an open circuit covers and that may go now as its probe; none if there is none."""
+    """Take one row that an open circuit covers and that may go now as its probe; none if there is none.
+
+    One that has not failed goes first: what is wrong with a single store says little of its platform.
+    """
     parameters = {
         "resources": list(resources),
         "owner": owner,
@@ -157,14 +160,17 @@ def claim_probe(
     row = connection.execute(_PROBE.format(free=_FREE + _CLOSED_OR_PROBED), parameters).fetchone()
     if row is None:
         return []
-    store_id, circuit = row
+    store_id, resource, circuit = row
     # Until then nobody else probes it; should this worker be killed, somebody does.
     connection.execute(
         "UPDATE circuits SET probe_at = clock_timestamp() + %s, probe_owner = %s WHERE key = %s",
         (lease, owner, circuit),
     )
     with connection.cursor(row_factory=class_row(Work)) as cursor:
-        cursor.execute(_CLAIM.format(free=_FREE), {**parameters, "stores": [store_id], "limit": 1})
+        cursor.execute(
+            _CLAIM.format(free=_FREE),
+            {**parameters, "stores": [store_id], "resources": [resource], "limit": 1},
+        )
         return cursor.fetchall()
 
 
@@ -204,15 +210,24 @@ def clock(connection: Connection) -> datetime:
     return now
 
 
-def make_due(connection: Connection, resources: Sequence[str], stores: Collection[int] | None) -> int:
-    """Make rows due now (of all stores where `stores` is None), parked ones too; returns how many. Order is kept."""
+def make_due(
+    connection: Connection,
+    resources: Sequence[str],
+    stores: Collection[int] | None,
+    tiers: Sequence[int] = tuple(TIERS),
+) -> int:
+    """Make rows due now (of all stores of these tiers where `stores` is None), parked ones too; returns how many.
+
+    Their order is kept; paused stores are left as they are.
+    """
     return connection.execute(
         "UPDATE sync_states s SET next_due_at = least(s.next_due_at, clock_timestamp()) "
         # In one order, the same as whoever else takes many at once: else two of them may wait for each other.
-        "FROM (SELECT store_id, resource FROM sync_states WHERE resource = ANY(%s) "
-        "AND (%s::bigint[] IS NULL OR store_id = ANY(%s)) ORDER BY store_id, resource FOR UPDATE) held "
+        "FROM (SELECT y.store_id, y.resource FROM sync_states y JOIN stores ON stores.id = y.store_id "
+        "WHERE y.resource = ANY(%s) AND stores.tier = ANY(%s) AND paused_at IS NULL AND deleted_at IS NULL "
+        "AND (%s::bigint[] IS NULL OR y.store_id = ANY(%s)) ORDER BY y.store_id, y.resource FOR UPDATE OF y) held "
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
-        (list(resources), None if stores is None else list(stores), list(stores or ())),
+        (list(resources), list(tiers), None if stores is None else list(stores), list(stores or ())),
     ).rowcount
 
 
@@ -244,7 +259,11 @@ def count_due(
 def heartbeat(
     connection: Connection, owners: Collection[str], lease: timedelta, now: datetime | None = None
 ) -> int:
-    """Keep everything these owners hold for `lease` from now; returns how many rows they still hold."""
+    """Keep everything these owners hold for `lease` from now, probes too; returns how many rows they still hold."""
+    connection.execute(
+        "UPDATE circuits SET probe_at = coalesce(%s, clock_timestamp()) + %s WHERE probe_owner = ANY(%s)",
+        (now, lease, list(owners)),
+    )
     return connection.execute(
         "UPDATE sync_states SET lease_expires_at = coalesce(%s, clock_timestamp()) + %s WHERE lease_owner = ANY(%s)",
         (now, lease, list(owners)),
@@ -293,13 +312,14 @@ def settle_failed(
 ) -> None:
     """Failed for the `attempts`-th time: keep the error, the decision and the cursor, give the row back.
 
-    It is due when the decision says; where that is never, it is parked under its incident. Raises like `save`.
+    It is due when the decision says; where that is never, it is parked under its incident. One it has been under
+    stays with it until it succeeds. Raises like `save`.
     """
     _update_owned(
         connection,
         work,
         "attempts = %(attempts)s, last_error = %(error)s, next_due_at = %(retry_at)s, retry_strategy = %(strategy)s, "
-        "retry_reason = %(reason)s, incident_id = %(incident)s, lease_owner = NULL, lease_expires_at = NULL",
+        "retry_reason = %(reason)s, incident_id = coalesce(%(incident)s, incident_id), lease_owner = NULL, lease_expires_at = NULL",
         {
             "attempts": attempts,
             "error": Jsonb(error.as_dict()),

@@ -112,13 +112,16 @@ class SyncRun:
             stores = self._named_stores(connection)
             self._check_key(connection)
             if stores is not None or self.request.force:
-                leases.make_due(connection, self.request.resources, stores)
+                leases.make_due(connection, self.request.resources, stores, self.request.tiers)
             due_before = leases.clock(connection)
             self.summary.total, busy = leases.count_due(
                 connection, self.request.resources, due_before, stores, self.request.tiers
             )
             platforms = connection.execute("SELECT DISTINCT platform FROM stores").rowcount
             self._record.begin(connection)
+            covered = self._covered(connection, stores)
+        for line in covered:
+            self.log(line)
         if busy:
             self.log(
                 f"stores that are due but in the hands of another run, and left to it: {busy}; if it was killed, they "
@@ -202,6 +205,22 @@ class SyncRun:
             f"the run's {self.request.max_minutes:g} minutes are over: what is unfinished is given back, and the next "
             "run goes on where it is"
         )
+
+    def _covered(self, connection: psycopg.Connection[Any], stores: set[int] | None) -> list[str]:
+        """A line for each named store that an open circuit keeps this run from, but for a probe."""
+        if stores is None:
+            return []
+        rows = connection.execute(
+            "SELECT DISTINCT ON (s.name) s.name, c.key, c.probe_at FROM stores s "
+            "JOIN circuits c ON c.store_id = s.id OR c.platform = s.platform "
+            "WHERE c.opened_at IS NOT NULL AND s.id = ANY(%s) ORDER BY s.name, c.key",
+            (list(stores),),
+        )
+        return [
+            f"{name}: {key} failed too often and is left alone, the next probe goes at {probe_at:%H:%M:%S} UTC; "
+            "`bg-pipelines incidents retry` sends it now"
+            for name, key, probe_at in rows
+        ]
 
     def _check_key(self, connection: psycopg.Connection[Any]) -> None:
         """Raises IntegrationError (configuration) if no store's credentials can be read: the key is wrong for all."""
@@ -386,6 +405,11 @@ class SyncRun:
 
     def note_message(self, message: str) -> None:
         self._messages.put(message)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run's time is over: no more visits."""
+        return self._over.is_set()
 
     def turn_is_over(self, began: float) -> bool:
         """Whether a store that a worker has been at since `began` should be put back at the page reached."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.rows import dict_row, scalar_row
@@ -18,12 +18,14 @@ from bg_pipelines.database.leases import Work
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.base import Platform, Resource
-from bg_pipelines.retries import decide
+from bg_pipelines.retries import Decision, Strategy, decide, vendor_delay
 from bg_pipelines.sync.resource import PutBack, ResourceSync
 from bg_pipelines.sync.summary import Failure
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.run import SyncRun
+
+T = TypeVar("T")
 
 OUT_OF_REACH = {
     ErrorType.TIMEOUT,
@@ -55,13 +57,14 @@ class StoreSync:
         self.platform_name = works[0].platform
         self.began = run.clock()
         self._outcome: Outcome | None = None
+        self._reported: set[str] = set()
 
     def run(self) -> None:
         row = self._row()
         self.name = row["name"]
         probe = any(work.owner.endswith("/probe") for work in self.works)
-        if row.pop("is_shut") and not probe:
-            # A circuit has opened since these were claimed: no more calls.
+        if (row.pop("is_shut") and not probe) or self.run_.is_over:
+            # A circuit has opened since these were claimed, or the run's time is over: no more calls.
             self._give_back(self.works)
             return
         platform: Platform | None = None
@@ -159,8 +162,9 @@ class StoreSync:
             failure.next = "the other worker settles it"
         else:
             try:
-                with self.database.transaction() as connection:
-                    failure.next = self._decide(connection, work, attempt, failure, progressed)
+                failure.next = self._retried(
+                    lambda connection: self._decide(connection, work, attempt, failure, progressed)
+                )
             except IntegrationError as lost:
                 if lost.error_type is not ErrorType.LEASE_LOST:
                     raise
@@ -171,6 +175,19 @@ class StoreSync:
                 "UPDATE sync_attempts SET status = 'failed', finished_at = clock_timestamp(), error = %s WHERE id = %s",
                 (Jsonb(error.as_dict()), attempt),
             )
+
+    def _retried(self, act: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """A transaction, once more where it got into another's way: what lost did nothing."""
+        counted, reported = self._outcome, set(self._reported)
+        for last in (False, False, True):
+            try:
+                with self.database.transaction() as connection:
+                    return act(connection)
+            except IntegrationError as error:
+                self._outcome, self._reported = counted, set(reported)
+                if last or not is_conflict(error):
+                    raise
+        raise AssertionError
 
     def _decide(
         self,
@@ -194,6 +211,11 @@ class StoreSync:
             job=self.run_.request.job,
             policies=self.run_.policies,
         )
+        if error.error_type is ErrorType.CREDENTIALS and self._has_new_credentials(connection):
+            now = leases.clock(connection)
+            decision = Decision(
+                Strategy.EXPONENTIAL_BACKOFF, now, "its credentials were given anew meanwhile"
+            )
         incident = None
         if decision.retry_at is None:
             out_of_reach = error.error_type in OUT_OF_REACH
@@ -215,9 +237,9 @@ class StoreSync:
                     resources=[work.resource],
                     payload=f"sync_attempts {attempt}",
                 ),
-                # A visit fails once, however many resources it reaches.
-                occurrence=f"{self.run_.run_id} {self.began}",
+                repeat=fingerprint not in self._reported,  # once a visit, however many resources it reaches
             )
+            self._reported.add(fingerprint)
         leases.settle_failed(connection, work, error, decision, attempts=attempts, incident_id=incident)
         if decision.retry_at is None:
             return f"{decision.reason}: it waits for a person as incident {incident}"
@@ -229,15 +251,19 @@ class StoreSync:
         """Tell the circuits, once a visit, and report the one that opened, or whose probe failed."""
         if self._outcome is not None:
             return self._outcome
-        told = error.details.get("retry_after_seconds", 0)
-        outcome = self._outcome = circuits.note_failure(
+        outcome = circuits.note_failure(
             connection,
             self.store_id,
             self.platform_name,
             error.error_type,
             owner=work.owner,
-            wait=timedelta(seconds=float(told)),
+            wait=vendor_delay(error),
+            first=work.attempts == 0,
         )
+        if error.error_type in OF_A_STORE:
+            self._outcome = outcome
+        if outcome.platform is Change.CLOSED:
+            self._platform_answers(connection)
         for key, subject, change in (
             (f"platform:{self.platform_name}", f"platform {self.platform_name}", outcome.platform),
             (f"store:{self.store_id}", f"store {self.name}", outcome.store),
@@ -261,16 +287,29 @@ class StoreSync:
 
     def _note_success(self, synced: Sequence[Resource]) -> None:
         """Close circuits and incidents of what has worked; report rows that could not be loaded."""
-        with self.database.transaction() as connection:
-            outcome = circuits.note_success(connection, self.store_id, self.platform_name)
-            if outcome.platform is Change.CLOSED:
-                key = incidents.circuit_fingerprint(f"platform:{self.platform_name}")
-                incidents.clear(connection, [key], "it answers again")
-                self.run_.note_message(f"platform {self.platform_name} answers again")
-            if outcome.store is Change.CLOSED:
-                self.run_.note_message(f"store {self.name} answers again")
+
+        def note(connection: psycopg.Connection[Any]) -> None:
+            # A visit that was answered in part is no sign that store or vendor are well again.
+            if self._outcome is None:
+                outcome = circuits.note_success(connection, self.store_id, self.platform_name)
+                if outcome.platform is Change.CLOSED:
+                    self._platform_answers(connection)
+                if outcome.store is Change.CLOSED:
+                    self.run_.note_message(f"store {self.name} answers again")
             incidents.clear_recovered(connection, self.store_id, synced)
             self._report_rejects(connection, synced)
+
+        self._retried(note)
+
+    def _platform_answers(self, connection: psycopg.Connection[Any]) -> None:
+        key = incidents.circuit_fingerprint(f"platform:{self.platform_name}")
+        incidents.clear(connection, [key], "it answers again")
+        self.run_.note_message(f"platform {self.platform_name} answers again")
+
+    def _has_new_credentials(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether somebody gave the store others since this visit read them."""
+        row = connection.execute("SELECT credentials FROM stores WHERE id = %s", (self.store_id,)).fetchone()
+        return row is not None and bytes(row[0]) != bytes(self.held)
 
     def _report_rejects(self, connection: psycopg.Connection[Any], synced: Sequence[Resource]) -> None:
         held = {
@@ -311,7 +350,8 @@ class StoreSync:
     def _put_back(self, works: Sequence[Work]) -> None:
         with self.database.transaction() as connection:
             for work in works:
-                leases.put_back(connection, work)
+                with suppress(IntegrationError):  # lost meanwhile: whoever has it now goes on with it
+                    leases.put_back(connection, work)
             connection.execute(
                 "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
                 "WHERE store_id = %s AND run_id = %s AND status = 'running'",
