@@ -62,22 +62,24 @@ def run(shop: Shop, operation: BulkOperation, query: BulkQuery, grouped: bool) -
     from bg_pipelines.sandbox.execution import execute
 
     after: str | None = None
-    more = True
-    while more:
-        with shop.lock, without_pages():
-            if operation.canceled_at is not None:
-                return
-            result = execute(shop, query.document, {"after": after}, None)
-            if result.data is None or result.errors:
+    more, failed = True, True
+    try:
+        while more and operation.canceled_at is None:
+            with shop.lock, without_pages():
+                result = execute(shop, query.document, {"after": after}, None)
+                if result.data is None or result.errors:
+                    return
+                page = result.data[query.key]
+                after, more = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"]
+                operation.write(lines_of(page["nodes"], query.below, grouped=grouped))
+            time.sleep(PAUSE_SECONDS)
+        failed = False
+    finally:
+        with shop.bulk.changed:
+            if failed:
                 operation.error_code = operation.error_code or "INTERNAL_SERVER_ERROR"
-                break
-            page = result.data[query.key]
-            after, more = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"]
-            operation.write(lines_of(page["nodes"], query.below, grouped=grouped))
-        time.sleep(PAUSE_SECONDS)
-    with shop.bulk.changed:
-        operation.worked_at = shop.clock.seconds()
-        shop.bulk.changed.notify_all()
+            operation.worked_at = shop.clock.seconds()
+            shop.bulk.changed.notify_all()
 
 
 def cancel(_root: object, info: GraphQLResolveInfo, **args: Any) -> Node:
