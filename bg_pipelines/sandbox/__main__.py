@@ -24,6 +24,12 @@ def main() -> int:
     parser.add_argument(
         "--search-lag", type=float, default=0.0, help="seconds by which updated_at searches lag"
     )
+    parser.add_argument(
+        "--customers", type=int, help="customers in all shops together (default: a third of the variants)"
+    )
+    parser.add_argument(
+        "--orders-per-customer", type=float, default=3.0, help="how many they are on average (default: 3)"
+    )
     parser.add_argument("--scenario", help=f"play scripted troubles: {', '.join(SCENARIOS)}")
     parser.add_argument(
         "--speed", type=float, default=1.0, help="how many times as quickly as it is written it plays"

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.cost import Part
 
 TOKEN_SECONDS = 86399
-SCOPES = ("read_inventory", "read_locations", "read_products", "write_inventory")
+SCOPES = (
+    "read_all_orders",
+    "read_customers",
+    "read_inventory",
+    "read_locations",
+    "read_orders",
+    "read_products",
+    "write_customers",
+    "write_inventory",
+)
 # The scope that a root field needs; the vendor documents it with each field.
 REQUIRED_SCOPES = {
+    "customer": "read_customers",
+    "customerEmailMarketingConsentUpdate": "write_customers",
+    "customerSmsMarketingConsentUpdate": "write_customers",
+    "customerUpdate": "write_customers",
+    "customers": "read_customers",
+    "customersCount": "read_customers",
     "inventoryItem": "read_inventory",
     "inventoryItems": "read_inventory",
     "inventoryLevel": "read_inventory",
     "inventorySetQuantities": "write_inventory",
     "location": "read_locations",
     "locations": "read_locations",
+    "order": "read_orders",
+    "orders": "read_orders",
+    "ordersCount": "read_orders",
     "product": "read_products",
     "productVariant": "read_products",
     "productVariants": "read_products",
     "productVariantsCount": "read_products",
     "products": "read_products",
     "productsCount": "read_products",
+}
+# Protected customer data and orders need their scope wherever they appear.
+PROTECTED = {
+    "customer": "read_customers",
+    "lastOrder": "read_orders",
+    "order": "read_orders",
+    "orders": "read_orders",
 }
 
 
@@ -47,6 +74,29 @@ class Access:
     def missing_scope(self, root_field: str) -> str | None:
         scope = REQUIRED_SCOPES.get(root_field)
         return scope if scope is not None and scope not in self.scopes else None
+
+    def denied(self, parts: list[Part]) -> tuple[str, str] | None:
+        """The first field of a query that is denied, with the scope that it needs."""
+        for part in parts:
+            scope = self.missing_scope(part.name)
+            if scope is not None:
+                return part.name, scope
+        return self.denied_below([below for part in parts for below in part.parts])
+
+    def denied_names(self, root: str, names: Iterable[str]) -> bool:
+        """Whether a bulk query, told by its root field and all of its fields, is denied."""
+        scopes = {REQUIRED_SCOPES.get(root), *(PROTECTED.get(name) for name in names)} - {None}
+        return not scopes <= set(self.scopes)
+
+    def denied_below(self, parts: list[Part]) -> tuple[str, str] | None:
+        for part in parts:
+            scope = PROTECTED.get(part.name)
+            if scope is not None and scope not in self.scopes:
+                return part.name, scope
+            found = self.denied_below(part.parts)
+            if found is not None:
+                return found
+        return None
 
     def set_token(self, token: str) -> None:
         self._valid_until.pop(self.token, None)

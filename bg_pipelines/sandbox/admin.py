@@ -67,9 +67,10 @@ class Admin:
         return as_json(200, handler())
 
     def of_shop(self, shop: Shop, what: str, incoming: Incoming) -> Handlers:
+        only: Any = incoming.query.get("only")
         match what:
             case "export":
-                return {"GET": shop.export}
+                return {"GET": lambda: shop.export(only and only.split(","))}
             case "faults":
                 return fault_handlers(shop, incoming, KINDS)
             case "changes":

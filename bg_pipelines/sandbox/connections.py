@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import sys
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import orjson
@@ -14,6 +18,18 @@ from bg_pipelines.sandbox.search import Matches
 from bg_pipelines.sandbox.table import Key, Node, Table
 
 LARGEST_PAGE = 250
+# A bulk operation reads connections whole.
+_without_pages: ContextVar[bool] = ContextVar("without_pages", default=False)
+
+
+@contextlib.contextmanager
+def without_pages() -> Iterator[None]:
+    """Connections asked for with neither `first` nor `last` answer all their rows."""
+    token = _without_pages.set(True)
+    try:
+        yield
+    finally:
+        _without_pages.reset(token)
 
 
 def encode_cursor(sort_key: str, key: Key) -> str:
@@ -97,6 +113,8 @@ def page_size(args: dict[str, Any]) -> tuple[int, bool]:
     """How many rows are asked for, and whether from the end."""
     first, last = args.get("first"), args.get("last")
     if first is None and last is None:
+        if _without_pages.get():
+            return sys.maxsize, False
         raise RefusedError("you must provide one of first or last")
     if first is not None and last is not None:
         raise RefusedError("providing both first and last is not supported")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from bg_pipelines.sandbox import sales_edits
 from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.faults import whole
 from bg_pipelines.sandbox.seed import add_variant_with_stock, money, product_fields
@@ -135,6 +136,14 @@ def set_search_lag(shop: Shop, fields: dict[str, Any]) -> Node:
     return {"seconds": shop.search_lag_seconds}
 
 
+def set_bulk_seconds(shop: Shop, fields: dict[str, Any]) -> Node:
+    seconds = fields.get("seconds")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
+        raise RejectedError("seconds", "must be a number, 0 or more")
+    shop.bulk.seconds = float(seconds)
+    return {"seconds": shop.bulk.seconds}
+
+
 LEVEL = ("inventory_item_id", "location_id")
 EDITS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "set_quantity": (set_quantity, (*LEVEL, "quantity", "name")),
@@ -150,6 +159,8 @@ EDITS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "set_scopes": (set_scopes, ("scopes",)),
     "set_budget": (set_budget, ("maximum", "restore")),
     "set_search_lag": (set_search_lag, ("seconds",)),
+    "set_bulk_seconds": (set_bulk_seconds, ("seconds",)),
+    **sales_edits.EDITS,
 }
 
 
@@ -199,8 +210,9 @@ def decimals(shop: Shop) -> int:
 
 def change_at_random(shop: Shop, count: int) -> list[Made]:
     """Make `count` edits; the same seed and history make the same ones. The answer names what was touched."""
-    kinds = [edit for edit, _ in RANDOM_EDITS]
-    weights = [weight for _, weight in RANDOM_EDITS]
+    edits = (*RANDOM_EDITS, *(sales_edits.RANDOM_EDITS if shop.has_sales else ()))
+    kinds = [edit for edit, _ in edits]
+    weights = [weight for _, weight in edits]
     return [shop.random.choices(kinds, weights)[0](shop, shop.random) for _ in range(count)]
 
 

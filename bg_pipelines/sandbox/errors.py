@@ -30,6 +30,12 @@ HTML_PAGE = (
 )
 
 
+EXPIRED_URL = (
+    "<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code>"
+    "<Message>The provided token has expired.</Message></Error>"
+)
+
+
 class RefusedError(GraphQLError):
     """A field refuses its arguments: a top-level error with the code BAD_REQUEST."""
 

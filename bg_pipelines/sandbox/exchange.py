@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,10 @@ class Incoming:
 
 @dataclass
 class Answer:
-    """`wait_seconds` pass before it is sent; `drip_seconds` is how long a drip takes."""
+    """`wait_seconds` pass before it is sent; `drip_seconds` is how long a drip takes.
+
+    What is too long to hold comes in `chunks` of `length` bytes together, in place of `body`.
+    """
 
     status: int
     body: bytes = b""
@@ -33,6 +36,8 @@ class Answer:
     delivery: Delivery = "whole"
     wait_seconds: float = 0.0
     drip_seconds: float = 0.0
+    chunks: Iterable[bytes] | None = None
+    length: int = 0
 
 
 def as_json(status: int, content: Any) -> Answer:

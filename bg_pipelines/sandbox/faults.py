@@ -34,7 +34,17 @@ KINDS: dict[str, str] = {
     "missing_page_info": "the first pageInfo is null",
     "repeat_cursor": "endCursor is the cursor that was sent, hasNextPage is true",
     "apply_then_cut": "executes (a mutation is applied), then closes the connection without an answer",
+    "bulk_failed": "the bulk operation fails with `value` (default: INTERNAL_SERVER_ERROR) and partial data",
+    "bulk_canceled": "the bulk operation is canceled by the vendor",
+    "bulk_slow": "the bulk operation takes `seconds` longer, by the sandbox's clock",
+    "bulk_short_file": "the file of the bulk operation lacks its last `value` lines (default: 1), its counts do not tell",
+    "bulk_expired_url": "the file of the bulk operation is not there any more: 400 with XML",
 }
+# They bite when a bulk operation is started, and the last one when its file is fetched.
+BULK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("bulk_"))
+REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS
+# Requests that other faults only touch when their `operation` says so.
+QUIET = frozenset({"access_token", "bulk_file"})
 STATUSES = {
     "unauthorized": 401,
     "payment_required": 402,
@@ -54,7 +64,8 @@ class Fault:
     """One thing to do wrong.
 
     `after` matching requests pass first, then it bites `times` times (None: for ever). `operation` is a part of
-    the operation's name or text; the token endpoint is only touched when it says "access_token". `field` is a
+    the operation's name or text; the token endpoint is only touched when it says "access_token", the file of a
+    bulk operation when it says "bulk_file". `field` is a
     name or a dotted path ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is
     spoiled in every answer that holds it with its id.
     """
@@ -112,7 +123,7 @@ class Fault:
         if self.operation is not None:
             if self.operation not in name and self.operation not in text:
                 return False
-        elif name == "access_token":
+        elif name in QUIET and self.kind not in BULK_KINDS:
             return False
         if self.times is not None and self.bitten >= self.times:
             return False
@@ -207,6 +218,7 @@ def delivered(answer: Answer, fault: Fault | None) -> Answer:
             answer.delivery = "half"
         case "half_json":
             answer.body = answer.body[: len(answer.body) // 2]
+            answer.length //= 2
         case "apply_then_cut":
             answer.delivery = "cut"
         case _:

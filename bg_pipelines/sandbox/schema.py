@@ -7,14 +7,16 @@ from importlib.resources import files
 
 from graphql import GraphQLObjectType, GraphQLSchema, build_schema
 
-from bg_pipelines.sandbox import account, catalogue, inventory
+from bg_pipelines.sandbox import account, bulk, catalogue, customers, inventory, orders
 from bg_pipelines.sandbox.connections import edges
 
-PARTS = (account, catalogue, inventory)
+PARTS = (account, bulk, catalogue, customers, inventory, orders)
+SDL = ("schema", "customers", "orders", "bulk")
 
 
 def sdl() -> str:
-    return files("bg_pipelines.sandbox").joinpath("schema.graphql").read_text(encoding="utf-8")
+    folder = files("bg_pipelines.sandbox")
+    return "\n".join(folder.joinpath(f"{name}.graphql").read_text(encoding="utf-8") for name in SDL)
 
 
 @cache

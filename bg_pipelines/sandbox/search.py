@@ -29,20 +29,27 @@ COMPARATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
 }
-TIMES = {"updated_at": "updatedAt", "created_at": "createdAt"}
+TIMES = {"updated_at": "updatedAt", "created_at": "createdAt", "processed_at": "processedAt"}
 TEXTS = {
     "title": "title",
     "name": "name",
     "sku": "sku",
     "barcode": "barcode",
     "handle": "handle",
-    "status": "status",
     "product_status": "status",
     "vendor": "vendor",
     "product_type": "productType",
     "tag": "tags",
+    "first_name": "firstName",
+    "last_name": "lastName",
+    "state": "state",
+    "financial_status": "displayFinancialStatus",
+    "fulfillment_status": "displayFulfillmentStatus",
+    "source_name": "sourceName",
 }
-PARENTS = {"product_id": "product", "inventory_item_id": "item"}
+# An order has them itself, a customer in its default address or number.
+CONTACTS = {"email": ("defaultEmailAddress", "emailAddress"), "phone": ("defaultPhoneNumber", "phoneNumber")}
+PARENTS = {"product_id": "product", "inventory_item_id": "item", "customer_id": "customer"}
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,13 @@ class Parser:
         if field in PARENTS:
             parent = PARENTS[field]
             return number(lambda node: node[parent]["_key"][-1] if parent in node else -1, comparator, value)
+        if field in CONTACTS:
+            return text(lambda node: contact(node, field), value)
+        if field == "status":
+            return None if value.lower() == "any" else text(status, value)
         if field in TEXTS:
-            return text(TEXTS[field], value)
+            name = TEXTS[field]
+            return text(lambda node: node.get(name), value)
         return None
 
     def time(self, name: str, comparator: str, value: str) -> Matches | None:
@@ -153,12 +165,27 @@ def number(read: Callable[[Node], int], comparator: str, value: str) -> Matches 
     return lambda node: compare(read(node), bound)
 
 
-def text(name: str, value: str) -> Matches:
+def contact(node: Node, field: str) -> str | None:
+    kind, name = CONTACTS[field]
+    found: str | None = node.get(field) or (node.get(kind) or {}).get(name)
+    return found
+
+
+def status(node: Node) -> str:
+    """A product's, or whether an order is open, closed or cancelled."""
+    if "status" in node:
+        return str(node["status"])
+    if node.get("cancelledAt") is not None:
+        return "cancelled"
+    return "closed" if node.get("closedAt") is not None else "open"
+
+
+def text(read: Callable[[Node], Any], value: str) -> Matches:
     # Several statuses may be joined by commas; a trailing star is a prefix.
     wanted = [part.strip().lower() for part in value.split(",")]
 
     def matches(node: Node) -> bool:
-        content = node.get(name)
+        content = read(node)
         texts = content if isinstance(content, list) else [content or ""]
         return any(
             one.lower().startswith(want[:-1]) if want.endswith("*") else one.lower() == want
@@ -172,7 +199,7 @@ def text(name: str, value: str) -> Matches:
 def contains(value: str) -> Matches:
     wanted = value.lower().rstrip("*")
     return lambda node: any(
-        wanted in (node.get(name) or "").lower() for name in ("title", "name", "sku", "vendor")
+        wanted in (node.get(name) or "").lower() for name in ("title", "name", "displayName", "sku", "vendor")
     )
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -132,6 +132,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         head = self.head(answer)
+        if answer.chunks is not None:
+            self.send_chunks(head, answer, answer.chunks)
+            return
         match answer.delivery:
             case "half":
                 self.close_connection = True
@@ -142,11 +145,24 @@ class Handler(BaseHTTPRequestHandler):
             case _:
                 self.wfile.write(head + answer.body)
 
+    def send_chunks(self, head: bytes, answer: Answer, chunks: Iterable[bytes]) -> None:
+        half = answer.delivery == "half"
+        self.close_connection = self.close_connection or half
+        left = answer.length // 2 if half else answer.length
+        self.wfile.write(head)
+        for chunk in chunks:
+            self.wfile.write(chunk[:left])
+            left -= len(chunk)
+            if left <= 0:
+                break
+            if answer.delivery == "drip":
+                self.server.stopping.wait(answer.drip_seconds / DRIPS)
+
     def head(self, answer: Answer) -> bytes:
         headers = {
             "Date": formatdate(self.server.world.clock.seconds(), usegmt=True),
             "Content-Type": answer.content_type,
-            "Content-Length": str(len(answer.body)),
+            "Content-Length": str(len(answer.body) if answer.chunks is None else answer.length),
             "X-Request-Id": str(uuid.uuid4()),
             **answer.headers,
         }
@@ -240,6 +256,8 @@ def serve(
     seed: int = 7,
     change_every: float = 0.0,
     search_lag: float = 0.0,
+    customers: int | None = None,
+    orders_per_customer: float = 3.0,
     scenario: str | None = None,
     speed: float = 1.0,
 ) -> int:
@@ -266,6 +284,8 @@ def serve(
             seed=seed,
             clock=time.time,
             search_lag=search_lag,
+            customers=customers,
+            orders_per_customer=orders_per_customer,
         )
         with Sandbox(world, port=port, change_every=change_every) as sandbox:
             say(f"sandbox listening on {sandbox.url} ({len(world.shops)} shops)")

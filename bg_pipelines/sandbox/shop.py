@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bg_pipelines.sandbox import edits
 from bg_pipelines.sandbox.access import Access
+from bg_pipelines.sandbox.bulk_operations import BulkOperations
 from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.cost import Bucket
+from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines.sandbox.ledger import Ledger
+from bg_pipelines.sandbox.sales_seed import SalesSeed
 from bg_pipelines.sandbox.seed import dice, make_store, tier_of
 from bg_pipelines.sandbox.table import Node
 
@@ -40,12 +45,16 @@ class Request:
 class Shop:
     """Everything that happens to a shop holds its `lock`, so that a mutation is applied whole or not at all."""
 
-    def __init__(self, index: int, variants: int, seed: int, clock: Clock) -> None:
+    def __init__(
+        self, index: int, variants: int, seed: int, clock: Clock, *, customers: int = 0, orders: int = 0
+    ) -> None:
         self.lock = threading.RLock()
         self.clock = clock
         self.index = index
         self.tier = tier_of(index)
         self.store = make_store(index, variants, seed, clock)
+        self.sales_seed = SalesSeed(index, self.store, seed, clock, customers=customers, orders=orders)
+        self._ledger: Ledger | None = None
         self.domain: str = self.store.shop["myshopifyDomain"]
         self.name: str = self.store.shop["name"]
         self.access = Access(seed, self.domain, clock)
@@ -57,7 +66,21 @@ class Shop:
         # What inventorySetQuantities was told and what it answered, by idempotency key.
         self.idempotent: dict[str, tuple[bytes, Node, float]] = {}
         self.applied = 0
+        self.bulk = BulkOperations(self.lock)
         self.base_url = ""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The customers and orders. They are made when they are first asked for: some 12,000 rows a second."""
+        if self._ledger is None:
+            with self.lock:
+                self._ledger = self._ledger or self.sales_seed.make()
+        return self._ledger
+
+    @property
+    def has_sales(self) -> bool:
+        """Whether the shop was made with any customers or orders."""
+        return bool(self.sales_seed.customers or self.sales_seed.orders)
 
     @property
     def token(self) -> str:
@@ -68,9 +91,18 @@ class Shop:
         """What the product is given in place of https://SHOP: it adds /admin/api/VERSION/graphql.json."""
         return f"{self.base_url}/{self.domain}"
 
-    def export(self) -> dict[str, Any]:
+    def export(self, only: Collection[str] | None = None) -> dict[str, Any]:
+        """Every row as the API would show it; `only` names the tables that are wanted."""
         with self.lock:
-            return self.store.export()
+            tables: dict[str, Callable[[], Any]] = {
+                **self.store.tables(),
+                "customers": lambda: self.ledger.export_customers(),
+                "orders": lambda: self.ledger.export_orders(),
+            }
+            for name in only or ():
+                if name not in tables:
+                    raise RejectedError("only", f"{name!r} is none of {', '.join(tables)}")
+            return {name: rows() for name, rows in tables.items() if only is None or name in only}
 
     def edit(self, name: str, /, **fields: Any) -> Node:
         with self.lock:
@@ -81,6 +113,7 @@ class Shop:
             return edits.change_at_random(self, count)
 
     def to_json(self) -> dict[str, Any]:
+        ledger = self._ledger
         return {
             "name": self.name,
             "domain": self.domain,
@@ -91,5 +124,7 @@ class Shop:
             "api_url": self.api_url,
             "products": len(self.store.products),
             "variants": len(self.store.variants),
+            "customers": self.sales_seed.customers if ledger is None else len(ledger.customers),
+            "orders": self.sales_seed.orders if ledger is None else len(ledger.orders),
             "applied": self.applied,
         }

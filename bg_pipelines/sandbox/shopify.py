@@ -14,7 +14,7 @@ from bg_pipelines.sandbox import errors
 from bg_pipelines.sandbox.cost import MAX_QUERY_COST, Part, Pricing
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_html, as_json
 from bg_pipelines.sandbox.execution import execute, read
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite
+from bg_pipelines.sandbox.faults import REQUEST_KINDS, STATUSES, Fault, delivered, first_to_bite
 from bg_pipelines.sandbox.schema import admin_schema
 from bg_pipelines.sandbox.shop import Request, Shop
 from bg_pipelines.sandbox.world import World
@@ -49,6 +49,8 @@ class Shopify:
             return as_json(404, errors.BY_STATUS[404])
         if rest == "admin/oauth/access_token":
             return self.grant(shop, incoming)
+        if rest.startswith("bulk/"):
+            return self.bulk_file(shop, incoming, rest.removeprefix("bulk/"))
         place = rest.split("/")
         if (
             len(place) != 4
@@ -68,7 +70,7 @@ class Shopify:
             return as_json(405, {"errors": "Method Not Allowed"})
         form = read_form(incoming)
         with shop.lock:
-            fault = first_to_bite(shop.faults, "access_token", "")
+            fault = first_to_bite(shop.faults, "access_token", kinds=REQUEST_KINDS)
             if fault is not None and fault.kind in STATUSES:
                 answer = by_status(fault)
             elif fault is not None and fault.kind == "cut":
@@ -76,6 +78,29 @@ class Shopify:
             else:
                 answer = delivered(as_json(*shop.access.grant(form)), fault)
             self.log(shop, "access_token", answer, fault)
+        return answer
+
+    def bulk_file(self, shop: Shop, incoming: Incoming, key: str) -> Answer:
+        """The file of a bulk operation: its URL is secret and needs no token."""
+        if incoming.method != "GET":
+            return as_json(405, {"errors": "Method Not Allowed"})
+        with shop.lock:
+            fault = first_to_bite(shop.faults, "bulk_file", kinds={*REQUEST_KINDS, "bulk_expired_url"})
+            file = shop.bulk.file(key, shop.clock.seconds())
+            if fault is not None and fault.kind in STATUSES:
+                answer = by_status(fault)
+            elif fault is not None and fault.kind == "cut":
+                answer = Answer(200, delivery="cut")
+            elif file is None or (fault is not None and fault.kind == "bulk_expired_url"):
+                answer = Answer(
+                    400, errors.EXPIRED_URL.encode(), content_type="application/xml; charset=UTF-8"
+                )
+            else:
+                answer = Answer(
+                    200, content_type="application/jsonl", chunks=file.chunks(), length=file.length
+                )
+                answer = delivered(answer, fault)
+            self.log(shop, "bulk_file", answer, fault)
         return answer
 
     def graphql(self, shop: Shop, incoming: Incoming) -> Answer:
@@ -86,7 +111,9 @@ class Shopify:
             elif call is None:
                 answer, fault = as_json(400, errors.BY_STATUS[400]), None
             else:
-                answer, fault = self.spoiled(shop, call, first_to_bite(shop.faults, call.name, call.text))
+                answer, fault = self.spoiled(
+                    shop, call, first_to_bite(shop.faults, call.name, call.text, REQUEST_KINDS)
+                )
                 answer.headers["X-Request-Id"] = call.request_id
             self.log(shop, call.name if call else "", answer, fault, call)
         return answer
@@ -127,7 +154,7 @@ class Shopify:
         if fault is not None and fault.kind == "throttled":
             bucket.give_back(call.requested)
             return errors.throttled(bucket.report(call.requested, None))
-        denied = self.denied(shop, [part.name for part in call.parts], fault)
+        denied = self.denied(shop, call.parts, fault)
         if denied is not None:
             bucket.give_back(call.requested)
             return errors.access_denied(*denied, bucket.report(call.requested, 0))
@@ -147,11 +174,11 @@ class Shopify:
         body["extensions"] = {"cost": bucket.report(call.requested, actual)}
         return body
 
-    def denied(self, shop: Shop, names: list[str], fault: Fault | None) -> tuple[str, str | None] | None:
-        """The root field that is denied, with the scope that it needs."""
+    def denied(self, shop: Shop, parts: list[Part], fault: Fault | None) -> tuple[str, str | None] | None:
+        """The field that is denied, with the scope that it needs."""
         if fault is not None and fault.kind == "access_denied":
-            return fault.field or (names[0] if names else ""), None
-        return next(((name, scope) for name in names if (scope := shop.access.missing_scope(name))), None)
+            return fault.field or (parts[0].name if parts else ""), None
+        return shop.access.denied(parts)
 
     def log(
         self, shop: Shop, name: str, answer: Answer, fault: Fault | None, call: Call | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bg_pipelines.sandbox.clock import Clock
@@ -217,18 +217,18 @@ class Store:
         self.items.remove(item["id"])
         self.variants.remove(variant["id"])
 
-    def export(self) -> dict[str, Any]:
+    def tables(self) -> dict[str, Callable[[], Any]]:
         """Everything as the API would show it; a row of another table appears as its id (items in full)."""
         return {
-            "shop": shown(self.shop),
-            "locations": [shown(row) for row in self.locations.ordered("ID")[1]],
-            "products": [shown(row) for row in self.products.ordered("ID")[1]],
-            "product_variants": [
+            "shop": lambda: shown(self.shop),
+            "locations": lambda: [shown(row) for row in self.locations.ordered("ID")[1]],
+            "products": lambda: [shown(row) for row in self.products.ordered("ID")[1]],
+            "product_variants": lambda: [
                 shown(row)
                 | {"inventoryItem": shown(row["inventoryItem"]), "product": {"id": row["product"]["id"]}}
                 for row in self.variants.ordered("ID")[1]
             ],
-            "inventory_levels": [show_level(row) for row in self.levels.ordered("ID")[1]],
+            "inventory_levels": lambda: [show_level(row) for row in self.levels.ordered("ID")[1]],
         }
 
 

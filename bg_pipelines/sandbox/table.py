@@ -31,6 +31,8 @@ ORDERS: dict[str, Order] = {
     "ID": by_id,
     "RELEVANCE": by_id,
     "CREATED_AT": by_field("createdAt"),
+    "ORDER_NUMBER": by_number("number"),
+    "PROCESSED_AT": by_field("processedAt"),
     "UPDATED_AT": by_field("updatedAt"),
     "TITLE": by_field("title"),
     "NAME": by_field("name"),

@@ -17,12 +17,15 @@ from bg_pipelines.sandbox.twilio_account import TwilioAccount
 if TYPE_CHECKING:
     from bg_pipelines.sandbox.scenario import Scenario
 
+MOST_ORDERS_PER_CUSTOMER = 1000
+
 
 class World:
     """Shops by their domain, one Twilio account, hooks by their name, and the scenario that is played if there is one.
 
     `variants` is the total over all shops; `clock` gives seconds since 1970 and is what the rows' times, the
-    budgets and the tokens go by. Two worlds of the same seed, size and clock are equal.
+    budgets and the tokens go by. Two worlds of the same seed, size and clock are equal. `customers` is their total
+    too (a third of the variants if it is not told), with `orders_per_customer` on average.
     """
 
     def __init__(
@@ -32,18 +35,28 @@ class World:
         seed: int = 7,
         clock: Callable[[], float] = time.time,
         search_lag: float = 0.0,
+        customers: int | None = None,
+        orders_per_customer: float = 3.0,
     ) -> None:
         if shops < 1:
             raise RejectedError("shops", "must be 1 or more")
         if variants < 0:
             raise RejectedError("variants", "must be 0 or more")
+        if customers is None:
+            customers = variants // 3
+        if customers < 0:
+            raise RejectedError("customers", "must be 0 or more")
+        if not 0 <= orders_per_customer <= MOST_ORDERS_PER_CUSTOMER:
+            raise RejectedError("orders_per_customer", f"must be from 0 to {MOST_ORDERS_PER_CUSTOMER}")
         self.clock = Clock(clock)
         self.twilio = TwilioAccount(seed, self.clock)
         self.hooks = Hooks(self.clock)
         self.scenario: Scenario | None = None
         self.shops: dict[str, Shop] = {}
+        people = shares(shops, customers)
         for index, share in enumerate(shares(shops, variants)):
-            shop = Shop(index, share, seed, self.clock)
+            orders = round(people[index] * orders_per_customer)
+            shop = Shop(index, share, seed, self.clock, customers=people[index], orders=orders)
             shop.search_lag_seconds = search_lag
             self.shops[shop.domain] = shop
         self._numbers = itertools.count(1)

@@ -15,6 +15,7 @@ def test_two_hundred_shops_are_made_in_a_moment() -> None:
     assert len(world.shops) == 200
     assert sum(len(shop.store.variants) for shop in world.shops.values()) == 2000
     assert {shop.tier for shop in world.shops.values()} == {1, 2, 3}
+    assert sum(shop.sales_seed.customers for shop in world.shops.values()) == 666
 
 
 def test_the_seed_holds_the_rows_that_break_naive_code() -> None:
@@ -47,7 +48,14 @@ def test_no_two_rows_of_any_kind_or_shop_share_a_number() -> None:
     numbers = [
         row["_key"][0]
         for shop in shops
-        for table in (shop.store.products, shop.store.variants, shop.store.items, shop.store.locations)
+        for table in (
+            shop.store.products,
+            shop.store.variants,
+            shop.store.items,
+            shop.store.locations,
+            shop.ledger.customers,
+            shop.ledger.orders,
+        )
         for row in table
     ]
     assert len(numbers) == len(set(numbers))
