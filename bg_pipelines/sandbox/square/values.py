@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -47,8 +46,7 @@ def read_time(text: str) -> float:
 
 def opaque_id(length: int, *words: object) -> str:
     """An id of upper-case letters and digits; the same words always make the same one."""
-    digest = hashlib.sha256(":".join(str(word) for word in words).encode()).digest()
-    return base64.b32encode(digest).decode()[:length]
+    return hashlib.sha256(":".join(map(str, words)).encode()).hexdigest()[:length].upper()
 
 
 def money(amount: int, currency: str) -> Node:
