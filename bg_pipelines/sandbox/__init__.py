@@ -8,16 +8,19 @@ from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.sandbox.scenario import SCENARIOS, Scenario
 from bg_pipelines.sandbox.server import Sandbox, serve
 from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.square.merchant import Merchant, SquareRequest
 from bg_pipelines.sandbox.world import World
 
 __all__ = [
     "SCENARIOS",
     "Fault",
+    "Merchant",
     "RejectedError",
     "Request",
     "Sandbox",
     "Scenario",
     "Shop",
+    "SquareRequest",
     "World",
     "serve",
 ]

@@ -17,6 +17,19 @@ def main() -> int:
         type=int,
         help="product variants in all shops together (default: 3000, or the scenario's)",
     )
+    parser.add_argument("--merchants", type=int, default=0, help="how many Square merchants (default: 0)")
+    parser.add_argument(
+        "--square-variants",
+        type=int,
+        default=1000,
+        help="variations of all merchants together (default: 1000)",
+    )
+    parser.add_argument(
+        "--square-customers",
+        type=int,
+        default=1000,
+        help="customers of all merchants together, with three orders each (default: 1000)",
+    )
     parser.add_argument("--seed", type=int, default=7, help="the same seed makes the same shops (default: 7)")
     parser.add_argument(
         "--change-every", type=float, default=0.0, help="seconds between random edits; 0: none"

@@ -14,6 +14,8 @@ from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
 from bg_pipelines.sandbox.faults import KINDS, Fault, whole
 from bg_pipelines.sandbox.hooks import Hook
 from bg_pipelines.sandbox.shop import Shop
+from bg_pipelines.sandbox.square import api as square
+from bg_pipelines.sandbox.square.merchant import Merchant
 from bg_pipelines.sandbox.twilio_account import TwilioAccount
 from bg_pipelines.sandbox.world import World
 
@@ -51,6 +53,11 @@ class Admin:
             if shop is None:
                 return as_json(404, {"error": f"there is no shop {place[1]}", "field": "domain"})
             handlers = self.of_shop(shop, place[2], incoming)
+        elif place[:1] == ["merchants"]:
+            merchant = self.world.square_merchants.get(place[1]) if len(place) > 1 else None
+            if merchant is None and len(place) > 1:
+                return as_json(404, {"error": f"there is no merchant {place[1]}", "field": "id"})
+            handlers = self.of_merchants(merchant, place[2:], incoming)
         elif place[:1] == ["twilio"]:
             handlers = self.of_twilio(place[1:], incoming)
         elif place[:1] == ["hooks"]:
@@ -77,6 +84,22 @@ class Admin:
                 return {"POST": lambda: change(shop, content(incoming))}
             case "edits":
                 return {"POST": lambda: edit(shop, content(incoming))}
+        return {}
+
+    def of_merchants(self, merchant: Merchant | None, place: list[str], incoming: Incoming) -> Handlers:
+        if merchant is None:
+            return {"GET": lambda: [one.to_json() for one in self.world.square_merchants.values()]}
+        match place:
+            case ["export"]:
+                return {"GET": merchant.export}
+            case ["requests"]:
+                return log_handlers(merchant, merchant.requests)
+            case ["faults"]:
+                return fault_handlers(merchant, incoming, square.KINDS)
+            case ["changes"]:
+                return {"POST": lambda: change(merchant, content(incoming))}
+            case ["edits"]:
+                return {"POST": lambda: edit(merchant, content(incoming))}
         return {}
 
     def of_twilio(self, place: list[str], incoming: Incoming) -> Handlers:
@@ -146,7 +169,7 @@ def content(incoming: Incoming) -> Any:
         raise RejectedError("body", f"is not JSON ({error})") from None
 
 
-def log_handlers(place: TwilioAccount | Hook, log: deque[Any]) -> Handlers:
+def log_handlers(place: Merchant | TwilioAccount | Hook, log: deque[Any]) -> Handlers:
     def listed() -> Any:
         with place.lock:
             return [entry.to_json() for entry in log]
@@ -160,7 +183,7 @@ def log_handlers(place: TwilioAccount | Hook, log: deque[Any]) -> Handlers:
 
 
 def fault_handlers(
-    place: Shop | TwilioAccount | Hook, incoming: Incoming, kinds: Collection[str]
+    place: Shop | Merchant | TwilioAccount | Hook, incoming: Incoming, kinds: Collection[str]
 ) -> Handlers:
     return {
         "GET": lambda: faults(place),
@@ -169,12 +192,12 @@ def fault_handlers(
     }
 
 
-def faults(place: Shop | TwilioAccount | Hook) -> Any:
+def faults(place: Shop | Merchant | TwilioAccount | Hook) -> Any:
     with place.lock:
         return [fault.to_json() for fault in place.faults]
 
 
-def add_faults(place: Shop | TwilioAccount | Hook, given: Any, kinds: Collection[str]) -> Any:
+def add_faults(place: Shop | Merchant | TwilioAccount | Hook, given: Any, kinds: Collection[str]) -> Any:
     """One fault or a list of them, added behind those that are there."""
     made = [Fault.from_json(one, kinds) for one in (given if isinstance(given, list) else [given])]
     with place.lock:
@@ -182,20 +205,20 @@ def add_faults(place: Shop | TwilioAccount | Hook, given: Any, kinds: Collection
     return faults(place)
 
 
-def clear_faults(place: Shop | TwilioAccount | Hook) -> Any:
+def clear_faults(place: Shop | Merchant | TwilioAccount | Hook) -> Any:
     with place.lock:
         place.faults.clear()
     return []
 
 
-def change(shop: Shop, given: Any) -> Any:
+def change(shop: Shop | Merchant, given: Any) -> Any:
     count = given.get("count") if isinstance(given, dict) else None
     if not isinstance(count, int) or not whole(count) or count > MOST_CHANGES:
         raise RejectedError("count", f"must be a whole number from 0 to {MOST_CHANGES}")
     return shop.change(count)
 
 
-def edit(place: Shop | TwilioAccount, given: Any) -> Any:
+def edit(place: Shop | Merchant | TwilioAccount, given: Any) -> Any:
     """One edit or a list of them, in order; those before one that is rejected stay done."""
     if isinstance(given, list):
         return [edit(place, one) for one in given]

@@ -25,6 +25,7 @@ from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
 from bg_pipelines.sandbox.hooks import Receiver
 from bg_pipelines.sandbox.scenario import Scenario, make_scenario, play
 from bg_pipelines.sandbox.shopify import Shopify
+from bg_pipelines.sandbox.square.api import Square
 from bg_pipelines.sandbox.twilio import Twilio
 from bg_pipelines.sandbox.twilio_account import API_VERSION
 from bg_pipelines.sandbox.world import World
@@ -51,6 +52,7 @@ class Server(ThreadingHTTPServer):
         self.world = world
         self.shopify = Shopify(world)
         self.twilio = Twilio(world)
+        self.square = Square(world)
         self.hooks = Receiver(world)
         self.admin = Admin(world)
         self.stopping = threading.Event()
@@ -89,6 +91,8 @@ class Server(ThreadingHTTPServer):
                 return self.admin.answer(incoming)
             case "hooks":
                 return self.hooks.answer(incoming)
+            case "v2":
+                return self.square.answer(incoming)
             case first if first == API_VERSION:
                 return self.twilio.answer(incoming)
         return self.shopify.answer(incoming)
@@ -202,6 +206,8 @@ class Sandbox:
         self.url = self.world.twilio.base_url = f"http://{HOST}:{self.port}"
         for shop in self.world.shops.values():
             shop.base_url = self.url
+        for merchant in self.world.square_merchants.values():
+            merchant.base_url = self.url
 
     def __enter__(self) -> Self:
         self.start()
@@ -260,6 +266,9 @@ def serve(
     orders_per_customer: float = 3.0,
     scenario: str | None = None,
     speed: float = 1.0,
+    merchants: int = 0,
+    square_variants: int = 1000,
+    square_customers: int = 1000,
 ) -> int:
     """Serve until SIGINT or SIGTERM; the answer is the exit code. A scenario says how many shops and variants."""
     script = None
@@ -286,9 +295,13 @@ def serve(
             search_lag=search_lag,
             customers=customers,
             orders_per_customer=orders_per_customer,
+            merchants=merchants,
+            square_variants=square_variants,
+            square_customers=square_customers,
         )
+        content = f"{len(world.shops)} shops" + (f", {merchants} merchants" if merchants else "")
         with Sandbox(world, port=port, change_every=change_every) as sandbox:
-            say(f"sandbox listening on {sandbox.url} ({len(world.shops)} shops)")
+            say(f"sandbox listening on {sandbox.url} ({content})")
             if script is not None:
                 sandbox.play(script, tell=say, speed=speed)
             # Not an Event: its lock deadlocks when a second signal comes while it is held, and a signal that comes

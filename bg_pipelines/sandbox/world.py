@@ -1,4 +1,4 @@
-"""Hold all that one sandbox plays, made from a seed: the shops, the Twilio account, the hooks."""
+"""Hold all that one sandbox plays, made from a seed: the shops, the merchants, the Twilio account, the hooks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.hooks import Hooks
 from bg_pipelines.sandbox.seed import shares
 from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.square.merchant import Merchant, Merchants
 from bg_pipelines.sandbox.twilio_account import TwilioAccount
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ MOST_ORDERS_PER_CUSTOMER = 1000
 
 
 class World:
-    """Shops by their domain, one Twilio account, hooks by their name, and the scenario that is played if there is one.
+    """Shops by their domain, Square's merchants by their id, one Twilio account, hooks by their name, and the scenario
+    that is played if there is one.
 
-    `variants` is the total over all shops; `clock` gives seconds since 1970 and is what the rows' times, the
-    budgets and the tokens go by. Two worlds of the same seed, size and clock are equal. `customers` is their total
-    too (a third of the variants if it is not told), with `orders_per_customer` on average.
+    `variants` is the total over all shops; `customers` is their total too (a third of the variants if it is not told),
+    with `orders_per_customer` on average. The `square_` numbers are totals over all merchants (`square_orders`: three a
+    customer); a merchant's rows are made when somebody first asks for them. `clock` gives seconds since 1970 and is
+    what the rows' times, the budgets and the tokens go by. Two worlds of the same seed, size and clock are equal.
     """
 
     def __init__(
@@ -37,6 +40,10 @@ class World:
         search_lag: float = 0.0,
         customers: int | None = None,
         orders_per_customer: float = 3.0,
+        merchants: int = 0,
+        square_variants: int = 1000,
+        square_customers: int = 1000,
+        square_orders: int | None = None,
     ) -> None:
         if shops < 1:
             raise RejectedError("shops", "must be 1 or more")
@@ -59,8 +66,19 @@ class World:
             shop = Shop(index, share, seed, self.clock, customers=people[index], orders=orders)
             shop.search_lag_seconds = search_lag
             self.shops[shop.domain] = shop
+        self.square_merchants = Merchants(
+            merchants,
+            seed=seed,
+            clock=self.clock,
+            variants=square_variants,
+            customers=square_customers,
+            orders=square_orders,
+        )
+        for merchant in self.square_merchants.values():
+            merchant.search_lag_seconds = search_lag
         self._numbers = itertools.count(1)
-        self._turn = itertools.cycle(list(self.shops.values()))
+        places: list[Shop | Merchant] = [*self.shops.values(), *self.square_merchants.values()]
+        self._turn = itertools.cycle(places)
 
     def next_number(self) -> int:
         return next(self._numbers)
@@ -76,5 +94,5 @@ class World:
                 shop.requests.clear()
 
     def change_one(self) -> None:
-        """One random edit in the shop whose turn it is."""
+        """One random edit in the shop or at the merchant whose turn it is."""
         next(self._turn).change(1)

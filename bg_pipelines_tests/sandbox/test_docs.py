@@ -11,6 +11,8 @@ from bg_pipelines.sandbox import hooks, twilio, twilio_account
 from bg_pipelines.sandbox.edits import EDITS
 from bg_pipelines.sandbox.faults import KINDS
 from bg_pipelines.sandbox.scenario import SCENARIOS
+from bg_pipelines.sandbox.square import api as square
+from bg_pipelines.sandbox.square import edits as square_edits
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sandbox.md"
 
@@ -45,6 +47,21 @@ def test_twilios_edits_and_faults_are_told(page: str) -> None:
     assert all(str(code) in part for code in codes)
 
 
+def test_squares_operations_edits_and_faults_are_told(page: str) -> None:
+    part = page.partition("## Square")[2].partition("\n## ")[0]
+    requests = re.findall(r"^\| `(\w+) /v2/([^`]+)`.* \| `(\w+)`", part, re.MULTILINE)
+    assert requests == [
+        (operation.method, operation.path.replace("{}", "{id}"), operation.name)
+        for operation in square.OPERATIONS
+    ]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", part, re.MULTILINE))
+    assert rows.keys() == square_edits.EDITS.keys()
+    for name, (_, fields) in square_edits.EDITS.items():
+        assert all(f"`{field}`" in rows[name] for field in fields), name
+    told = part.partition("The kinds are ")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"`(\w+)`", told)) == square.KINDS
+
+
 def test_the_faults_of_hooks_and_the_scenarios_are_told(page: str) -> None:
     part = page.partition("## Hooks")[2].partition("\n## ")[0]
     told = part.partition("The kinds are ")[2].partition("\n\n")[0]
@@ -61,4 +78,4 @@ def test_the_script_of_the_afternoon_is_told_step_by_step(page: str) -> None:
 
 
 def test_it_says_first_what_it_does_not_do(page: str) -> None:
-    assert page.split("\n\n")[1].startswith("**The sandbox is no Shopify and no Twilio.")
+    assert page.split("\n\n")[1].startswith("**The sandbox is no Shopify, no Square and no Twilio.")

@@ -1,0 +1,454 @@
+"""Edit a merchant as its staff would: exactly, or at random but repeatably."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.faults import whole
+from bg_pipelines.sandbox.square.people import invent
+from bg_pipelines.sandbox.square.sales import Order, return_of
+from bg_pipelines.sandbox.square.seed import add_item, item_fields, order_id
+from bg_pipelines.sandbox.square.stock import COUNTED
+from bg_pipelines.sandbox.square.values import HOUR_MS, now_ms
+from bg_pipelines.sandbox.store import shown
+from bg_pipelines.sandbox.table import Node
+
+if TYPE_CHECKING:
+    from bg_pipelines.sandbox.square.merchant import Merchant
+
+Edit = Callable[["Merchant", Node], Node]
+Made = dict[str, str]
+CUSTOMER_FIELDS = (
+    "given_name",
+    "family_name",
+    "company_name",
+    "nickname",
+    "email_address",
+    "phone_number",
+    "address",
+    "birthday",
+    "note",
+    "reference_id",
+)
+ITEM_FIELDS = ("name", "description", "is_archived")
+VARIATION_FIELDS = ("name", "sku", "upc", "price")
+STATES = ("OPEN", "COMPLETED", "CANCELED")
+LATEST_HOURS = 72
+
+
+def apply(merchant: Merchant, name: str, fields: Node) -> Node:
+    """Do one exact edit; the answer shows what it made of it."""
+    known = EDITS.get(name)
+    if known is None:
+        raise RejectedError("edit", f"{name!r} is none of {', '.join(EDITS)}")
+    edit, allowed = known
+    for field in fields:
+        if field not in allowed:
+            raise RejectedError(field, f"{name} takes {', '.join(allowed) or 'nothing'}")
+    return edit(merchant, fields)
+
+
+# Customers
+
+
+def add_customer(merchant: Merchant, fields: Node) -> Node:
+    store = merchant.store
+    given = changes(fields, CUSTOMER_FIELDS) if "fields" in fields else {}
+    place = next(iter(store.locations.values()))
+    row = invent(
+        merchant.random,
+        store.number("customer"),
+        merchant_id=merchant.id,
+        region=(store.merchant["country"], (place["address"]["locality"],)),
+        at=now_ms(merchant.clock),
+    )
+    row = {name: value for name, value in (row | given).items() if value is not None}
+    store.put_customer(row)
+    return shown(row)
+
+
+def update_customer(merchant: Merchant, fields: Node) -> Node:
+    row = find_customer(merchant, fields)
+    return shown(merchant.store.update_customer(row, changes(fields, CUSTOMER_FIELDS)))
+
+
+def delete_customer(merchant: Merchant, fields: Node) -> Node:
+    row = find_customer(merchant, fields)
+    merchant.store.delete_customer(row)
+    return {"id": row["id"]}
+
+
+def find_customer(merchant: Merchant, fields: Node) -> Node:
+    row = merchant.store.customers.get(str(fields.get("id")))
+    if row is None:
+        raise RejectedError("id", f"there is no customer {fields.get('id')!r}")
+    return row
+
+
+# Orders
+
+
+def add_order(merchant: Merchant, fields: Node) -> Node:
+    return made_order(merchant, fields, created=now_ms(merchant.clock))
+
+
+def add_late_order(merchant: Merchant, fields: Node) -> Node:
+    """One that was made offline `hours` ago and comes only now; `updated_hours` ago is what its updated_at says."""
+    now = now_ms(merchant.clock)
+    hours, updated = fields.get("hours", LATEST_HOURS - 1), fields.get("updated_hours", 0)
+    for name, value in (("hours", hours), ("updated_hours", updated)):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LATEST_HOURS:
+            raise RejectedError(name, f"must be a number from 0 to {LATEST_HOURS}")
+    if updated > hours:
+        raise RejectedError("updated_hours", "must not be more than hours")
+    created = now - int(hours * HOUR_MS)
+    return made_order(merchant, fields, created=created, updated=now - int(updated * HOUR_MS))
+
+
+def made_order(merchant: Merchant, fields: Node, *, created: int, updated: int | None = None) -> Node:
+    store, random = merchant.store, merchant.random
+    place = fields.get("location_id", random.choice(list(store.locations)))
+    if place not in store.locations:
+        raise RejectedError("location_id", f"there is no location {place!r}")
+    # A null says that nobody knows the buyer; otherwise it is somebody.
+    buyer = fields.get("customer_id", pick(list(store.customers), random, "id"))
+    if buyer is not None and buyer not in store.customers:
+        raise RejectedError("customer_id", f"there is no customer {buyer!r}")
+    state, lines = fields.get("state", "COMPLETED"), fields.get("lines")
+    if state not in STATES:
+        raise RejectedError("state", f"{state!r} is none of {', '.join(STATES)}")
+    if lines is not None and not whole(lines):
+        raise RejectedError("lines", "must be a whole number, 0 or more")
+    number = store.number("order")
+    order = Order(
+        id=order_id(store, number),
+        number=number,
+        location_id=place,
+        customer_id=buyer,
+        state=state,
+        created=created,
+        updated=created if updated is None else updated,
+        closed=None if state == "OPEN" else created,
+        source="Square Point of Sale",
+        lines=lines,
+    )
+    store.orders.put(order.id, order)
+    return store.show_order(order)
+
+
+def complete_order(merchant: Merchant, fields: Node) -> Node:
+    return close_order(merchant, fields, "COMPLETED")
+
+
+def cancel_order(merchant: Merchant, fields: Node) -> Node:
+    return close_order(merchant, fields, "CANCELED")
+
+
+def close_order(merchant: Merchant, fields: Node, state: str) -> Node:
+    order = find_order(merchant, fields)
+    if order.state != "OPEN":
+        raise RejectedError("id", f"the order {order.id} is {order.state}, not OPEN")
+    order.state = state
+    order.updated = order.closed = now_ms(merchant.clock)
+    order.version = None if order.version is None else order.version + 1
+    merchant.store.orders.put(order.id, order)
+    return merchant.store.show_order(order)
+
+
+def refund_order(merchant: Merchant, fields: Node) -> Node:
+    """Take all or the first `lines` lines back; the answer is the return, an order of its own as at the vendor."""
+    store, order, lines = merchant.store, find_order(merchant, fields), fields.get("lines")
+    if lines is not None and not (whole(lines) and lines > 0):
+        raise RejectedError("lines", "must be a whole number, 1 or more")
+    if order.state != "COMPLETED" or order.refunded or order.returned is not None:
+        raise RejectedError("id", f"the order {order.id} is no sale that can be refunded")
+    number, now = store.number("order"), now_ms(merchant.clock)
+    made = Order(
+        id=order_id(store, number),
+        number=number,
+        location_id=order.location_id,
+        customer_id=order.customer_id,
+        state="COMPLETED",
+        created=now,
+        updated=now,
+        closed=now,
+        source=order.source,
+    )
+    made.returned = return_of(store.till, order, made.id, now, lines)
+    order.refunded = True
+    store.orders.put(made.id, made)
+    return store.show_order(made)
+
+
+def find_order(merchant: Merchant, fields: Node) -> Order:
+    order = merchant.store.orders.get(str(fields.get("id")))
+    if order is None:
+        raise RejectedError("id", f"there is no order {fields.get('id')!r}")
+    return order
+
+
+# Catalogue and stock
+
+
+def add_new_item(merchant: Merchant, fields: Node) -> Node:
+    count = fields.get("variations", 1)
+    if not whole(count):
+        raise RejectedError("variations", "must be a whole number, 0 or more")
+    given = changes(fields, ITEM_FIELDS) if "fields" in fields else {}
+    store, random = merchant.store, merchant.random
+    now = now_ms(merchant.clock)
+    row = add_item(store, random, item_fields(random) | given, count, now)
+    for count_row in [one for one in store.counts if one["catalog_object_id"] in row["_variations"]]:
+        place = (count_row["catalog_object_id"], count_row["location_id"], count_row["state"])
+        store.put_count(*place, count_row["_quantity"], at=now, counted=now)
+    return store.show_object(row)
+
+
+def update_item(merchant: Merchant, fields: Node) -> Node:
+    row = find_object(merchant, fields, "ITEM")
+    merge(row["item_data"], changes(fields, ITEM_FIELDS))
+    merchant.store.touch(row)
+    return merchant.store.show_object(row)
+
+
+def update_variation(merchant: Merchant, fields: Node) -> Node:
+    row = find_object(merchant, fields, "ITEM_VARIATION")
+    given = changes(fields, VARIATION_FIELDS)
+    if "price" in given:
+        price = given.pop("price")
+        if price is not None and not whole(price):
+            raise RejectedError("price", "must be a whole number of the smallest unit, or null")
+        given |= {
+            "price_money": None if price is None else merchant.store.till.money(price),
+            "pricing_type": "VARIABLE_PRICING" if price is None else "FIXED_PRICING",
+        }
+    merge(row["item_variation_data"], given)
+    merchant.store.touch(row)
+    return merchant.store.show_object(row)
+
+
+def delete_item(merchant: Merchant, fields: Node) -> Node:
+    row = find_object(merchant, fields, "ITEM")
+    merchant.store.delete_object(row)
+    return merchant.store.show_object(row)
+
+
+def delete_variation(merchant: Merchant, fields: Node) -> Node:
+    row = find_object(merchant, fields, "ITEM_VARIATION")
+    merchant.store.delete_object(row)
+    return merchant.store.show_object(row)
+
+
+def find_object(merchant: Merchant, fields: Node, kind: str, name: str = "id") -> Node:
+    row = merchant.store.objects.get(str(fields.get(name)))
+    if row is None or row["type"] != kind or row["is_deleted"]:
+        raise RejectedError(name, f"there is no {kind} {fields.get(name)!r}")
+    return row
+
+
+def set_count(merchant: Merchant, fields: Node) -> Node:
+    variation = find_object(merchant, fields, "ITEM_VARIATION", "catalog_object_id")
+    place, state = fields.get("location_id"), fields.get("state", "IN_STOCK")
+    if not isinstance(place, str) or place not in merchant.store.locations:
+        raise RejectedError("location_id", f"there is no location {place!r}")
+    if state not in COUNTED:
+        raise RejectedError("state", f"{state!r} is none of {', '.join(sorted(COUNTED))}")
+    try:
+        quantity = Decimal(str(fields.get("quantity")))
+    except InvalidOperation:
+        quantity = Decimal("NaN")
+    if not quantity.is_finite() or isinstance(fields.get("quantity"), bool):
+        raise RejectedError("quantity", "must be a number, or the text of one")
+    now = now_ms(merchant.clock)
+    return shown(merchant.store.put_count(variation["id"], place, state, quantity, at=now, counted=now))
+
+
+def rename_location(merchant: Merchant, fields: Node) -> Node:
+    row = merchant.store.locations.get(str(fields.get("id")))
+    if row is None:
+        raise RejectedError("id", f"there is no location {fields.get('id')!r}")
+    row["name"] = text(fields, "name")
+    return row
+
+
+# Tokens and the search index
+
+
+def set_token(merchant: Merchant, fields: Node) -> Node:
+    merchant.set_token(text(fields, "token"))
+    return {"token": merchant.token}
+
+
+def expire_tokens(merchant: Merchant, fields: Node) -> Node:
+    code = fields.get("code", "ACCESS_TOKEN_EXPIRED")
+    if code not in {"ACCESS_TOKEN_EXPIRED", "ACCESS_TOKEN_REVOKED", "UNAUTHORIZED"}:
+        raise RejectedError("code", "must be ACCESS_TOKEN_EXPIRED, ACCESS_TOKEN_REVOKED or UNAUTHORIZED")
+    merchant.void[merchant.token] = code
+    return {"code": code}
+
+
+def set_scopes(merchant: Merchant, fields: Node) -> Node:
+    scopes = fields.get("scopes")
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise RejectedError("scopes", "must be a list of texts")
+    merchant.scopes = scopes
+    return {"scopes": scopes}
+
+
+def set_search_lag(merchant: Merchant, fields: Node) -> Node:
+    seconds = fields.get("seconds")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
+        raise RejectedError("seconds", "must be a number, 0 or more")
+    merchant.search_lag_seconds = float(seconds)
+    return {"seconds": seconds}
+
+
+EDITS: dict[str, tuple[Edit, tuple[str, ...]]] = {
+    "add_customer": (add_customer, ("fields",)),
+    "update_customer": (update_customer, ("id", "fields")),
+    "delete_customer": (delete_customer, ("id",)),
+    "add_order": (add_order, ("location_id", "customer_id", "state", "lines")),
+    "add_late_order": (
+        add_late_order,
+        ("hours", "updated_hours", "location_id", "customer_id", "state", "lines"),
+    ),
+    "complete_order": (complete_order, ("id",)),
+    "cancel_order": (cancel_order, ("id",)),
+    "refund_order": (refund_order, ("id", "lines")),
+    "add_item": (add_new_item, ("variations", "fields")),
+    "update_item": (update_item, ("id", "fields")),
+    "update_variation": (update_variation, ("id", "fields")),
+    "delete_item": (delete_item, ("id",)),
+    "delete_variation": (delete_variation, ("id",)),
+    "set_count": (set_count, ("catalog_object_id", "location_id", "quantity", "state")),
+    "rename_location": (rename_location, ("id", "name")),
+    "set_token": (set_token, ("token",)),
+    "expire_tokens": (expire_tokens, ("code",)),
+    "set_scopes": (set_scopes, ("scopes",)),
+    "set_search_lag": (set_search_lag, ("seconds",)),
+}
+
+
+def changes(fields: Node, allowed: tuple[str, ...]) -> Node:
+    given = fields.get("fields")
+    if not isinstance(given, dict) or not given:
+        raise RejectedError("fields", f"must be an object with some of {', '.join(allowed)}")
+    for name in given:
+        if name not in allowed:
+            raise RejectedError(f"fields.{name}", f"is none of {', '.join(allowed)}")
+    return dict(given)
+
+
+def merge(row: Node, given: Node) -> None:
+    """A null takes a field away."""
+    row.update(given)
+    for name in [name for name, value in given.items() if value is None]:
+        del row[name]
+
+
+def text(fields: Node, name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise RejectedError(name, "must be a text")
+    return value
+
+
+# At random
+
+
+def change_at_random(merchant: Merchant, count: int) -> list[Made]:
+    weights = [weight for _, weight in RANDOM_EDITS]
+    made = []
+    for _ in range(count):
+        [(name, _)] = merchant.random.choices(RANDOM_EDITS, weights)
+        made.append(change_one(merchant, name))
+    return made
+
+
+def change_one(merchant: Merchant, name: str) -> Made:
+    """Do this edit to a row picked at random; where there is none to do it to, a customer is added."""
+    random, store = merchant.random, merchant.store
+    fields: Node | None = {}
+    match name:
+        case "update_customer":
+            fields = chosen(
+                pick(list(store.customers), random, "id"), note=f"note {random.randint(1, 10**6)}"
+            )
+        case "delete_customer":
+            fields = chosen(pick(list(store.customers), random, "id"))
+        case "complete_order" | "cancel_order":
+            fields = chosen(pick_order(merchant, "OPEN"))
+        case "refund_order":
+            fields = chosen(pick_order(merchant, "COMPLETED"))
+        case "update_item":
+            named = item_fields(random)["name"]
+            fields = chosen(pick(living(merchant, "ITEM"), random, "id"), name=named)
+        case "update_variation":
+            variation = pick(living(merchant, "ITEM_VARIATION"), random, "id")
+            fields = chosen(variation, price=random.randint(100, 99_999))
+        case "delete_item":
+            fields = chosen(pick(living(merchant, "ITEM"), random, "id"))
+        case "rename_location":
+            place = random.choice(list(store.locations.values()))
+            named = f"{place['address']['locality']} {random.randint(1, 99)}"
+            fields = {"id": place["id"], "name": named}
+        case "set_count":
+            count = pick(list(store.counts), random)
+            fields = count and {
+                "catalog_object_id": count["catalog_object_id"],
+                "location_id": count["location_id"],
+                "state": count["state"],
+                "quantity": random.randint(0, 500),
+            }
+    if fields is None:
+        name, fields = "add_customer", {}
+    shown_row = apply(merchant, name, fields)
+    return {"edit": name, "id": str(shown_row.get("id") or shown_row.get("catalog_object_id"))}
+
+
+def chosen(row_id: Any, **fields: Any) -> Node | None:
+    if row_id is None:
+        return None
+    return {"id": row_id, "fields": fields} if fields else {"id": row_id}
+
+
+def pick(rows: list[Node], random: Random, name: str | None = None) -> Any:
+    if not rows:
+        return None
+    row = random.choice(rows)
+    return row if name is None else row[name]
+
+
+def pick_order(merchant: Merchant, state: str) -> str | None:
+    ids = [
+        order.id
+        for order in merchant.store.orders
+        if order.state == state and not order.refunded and order.returned is None
+    ]
+    return merchant.random.choice(ids) if ids else None
+
+
+def living(merchant: Merchant, kind: str) -> list[Node]:
+    return [row for row in merchant.store.objects if row["type"] == kind and not row["is_deleted"]]
+
+
+RANDOM_EDITS: tuple[tuple[str, int], ...] = (
+    ("set_count", 30),
+    ("add_order", 20),
+    ("update_customer", 12),
+    ("add_customer", 8),
+    ("update_variation", 8),
+    ("add_late_order", 5),
+    ("complete_order", 4),
+    ("refund_order", 3),
+    ("update_item", 3),
+    ("add_item", 2),
+    ("cancel_order", 2),
+    ("delete_customer", 1),
+    ("delete_item", 1),
+    ("rename_location", 1),
+)

@@ -1,0 +1,1 @@
+"""Square's side of the sandbox."""
