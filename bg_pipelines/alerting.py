@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from bg_pipelines.database import incidents
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.operations import alerts
 from bg_pipelines.resources import kept_database
 from bg_pipelines.settings import load_settings
@@ -42,17 +42,10 @@ def as_failure(error: IntegrationError) -> dg.Failure:
     )
 
 
-def unexpected(error: BaseException) -> IntegrationError:
-    """A bug as an error. Its text is left out, for it may quote anybody's data; where it happened is not."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    place = f" at {ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else ""
-    return IntegrationError.of(
-        ErrorType.UNKNOWN,
-        f"unexpected {type(error).__name__}{place}: please report it",
-        source="bg-pipelines",
-        details={"traceback": [f"{f.filename}:{f.lineno} {f.name}" for f in frames[-8:]]},
-    )
+def with_frames(error: BaseException) -> IntegrationError:
+    """An unexpected error with the way that led to it, for the run's log."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return unexpected(error, details={"traceback": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]})
 
 
 def error_of(exception: BaseException) -> IntegrationError:
@@ -62,8 +55,8 @@ def error_of(exception: BaseException) -> IntegrationError:
     if isinstance(exception, dg.RetryRequested) and exception.__cause__ is not None:
         return error_of(exception.__cause__)  # its last try
     if isinstance(exception, dg.Failure):
-        return _from_failure(exception.description or "", exception.metadata) or unexpected(exception)
-    return unexpected(exception)
+        return _from_failure(exception.description or "", exception.metadata) or with_frames(exception)
+    return with_frames(exception)
 
 
 def _from_failure(message: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> IntegrationError | None:

@@ -18,6 +18,7 @@ from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._serdes import ConfigurableClassData
 
 from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.database.runs import DEAD_AFTER, silence
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.settings import load_settings
@@ -25,8 +26,7 @@ from bg_pipelines.settings import load_settings
 if TYPE_CHECKING:
     from dagster import DagsterRun
 
-DEAD_AFTER_SECONDS = 150
-"""A run that has been silent for so long is dead: its leases (two minutes) have ended, and nothing it holds is lost."""
+DEAD_AFTER_SECONDS = int(DEAD_AFTER.total_seconds())
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
@@ -84,12 +84,9 @@ class WatchedRunLauncher(DefaultRunLauncher):
         if self._database is None:
             self._database = open_database(load_settings(), pool_size=1)
         with self._database.transaction() as connection:
-            row = connection.execute(
-                "SELECT extract(epoch FROM clock_timestamp() - seen_at) FROM job_runs WHERE run_id = %s",
-                (run.run_id,),
-            ).fetchone()
-        if row is not None:
-            return float(row[0])
+            silent = silence(connection, run.run_id)
+        if silent is not None:
+            return silent.total_seconds()
         if run.job_name not in JOBS:
             return None
         # It died before its first word, or has none yet.

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -159,6 +160,19 @@ class IntegrationError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call IntegrationError(message) and lose the rest between processes.
         return _rebuild, (self.as_dict(),)
+
+
+def unexpected(error: BaseException, *, details: Mapping[str, Any] | None = None) -> IntegrationError:
+    """A bug as an error. Its text is left out, for it may quote anybody's data; where it happened is not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    place = f" at {ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else ""
+    return IntegrationError.of(
+        ErrorType.UNKNOWN,
+        f"unexpected {type(error).__name__}{place}: please report it",
+        source="bg-pipelines",
+        details=details,
+    )
 
 
 def _storable(value: Any) -> Any:

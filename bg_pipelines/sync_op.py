@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 from pydantic import Field
 
-from bg_pipelines.alerting import as_failure, error_of, unexpected
+from bg_pipelines.alerting import as_failure, error_of, with_frames
 from bg_pipelines.database import incidents, leases
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations import alerts
@@ -66,7 +66,7 @@ def sync(
             raise dg.RetryRequested(DATABASE_RETRIES, random.uniform(0, most)) from failure  # noqa: S311
         raise failure from None
     except Exception as error:  # noqa: BLE001 (a bug: Dagster would quote its text)
-        surprise = unexpected(error)
+        surprise = with_frames(error)
         context.log.error(f"{surprise.message}\n" + "\n".join(surprise.details["traceback"]))
         raise as_failure(surprise) from None
     _report(context, summary)

@@ -15,6 +15,7 @@ import dagster as dg
 import psycopg
 
 from bg_pipelines.database import leases
+from bg_pipelines.database.runs import silence
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import alerts
 from bg_pipelines.platforms.base import Resource
@@ -113,18 +114,13 @@ def at_work(
         since = record.create_timestamp
         if run.status not in _WAITING:
             since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else since
-            if datetime.now(UTC) - since >= ALIVE and not _is_alive(connection, run.run_id):
-                continue
+            if datetime.now(UTC) - since >= ALIVE:
+                silent = silence(connection, run.run_id)
+                if silent is None or silent >= ALIVE:
+                    continue
         what = "waits" if run.status in _WAITING else "is at work"
         return f"run {run.run_id} of {_named(label)} {what} since {since:%H:%M:%S} UTC"
     return None
-
-
-def _is_alive(connection: psycopg.Connection[Any], run_id: str) -> bool:
-    row = connection.execute(
-        "SELECT seen_at > clock_timestamp() - %s FROM job_runs WHERE run_id = %s", (ALIVE, run_id)
-    ).fetchone()
-    return bool(row and row[0])
 
 
 def _named(label: str) -> str:

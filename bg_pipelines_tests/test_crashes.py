@@ -207,6 +207,7 @@ def test_after_all_of_dagster_was_killed_the_work_is_finished_and_no_run_is_stuc
                     "UPDATE instigators SET instigator_body = %s WHERE selector_id = %s",
                     (json.dumps(state), selector),
                 )
+        connection.execute("UPDATE runs SET start_time = start_time - 3 * 3600")
         before = connection.execute("SELECT count(*) FROM job_ticks WHERE type = 'SCHEDULE'").fetchone()
         daemon.start()
         started = time.monotonic()

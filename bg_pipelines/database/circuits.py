@@ -35,8 +35,6 @@ OF_A_PLATFORM = {
 """What may be wrong with the vendor as a whole."""
 OF_A_STORE = OF_A_PLATFORM | {ErrorType.THROTTLED}
 """A rate limit is each shop's own."""
-
-
 ANSWERED = {
     ErrorType.THROTTLED,
     ErrorType.SHOP_LOCKED,
@@ -109,23 +107,25 @@ def note_success(connection: Connection, store_id: int, platform: str) -> Outcom
 
 
 def _close(connection: Connection, platform: str, store_id: int | None) -> Outcome:
+    """Close a platform's circuit, and with `store_id` that store's."""
+    of_platform, of_store = f"platform:{platform}", f"store:{store_id}"
     # Looked at before it is written: there is almost never a row with anything in it.
     rows = connection.execute(
         "UPDATE circuits c SET failures = 0, failing_stores = '{}', opened_at = NULL, probe_at = NULL, probe_owner = NULL "
         "FROM (SELECT key, opened_at FROM circuits WHERE key = ANY(%s) AND failures > 0 ORDER BY key FOR UPDATE) held "
         "WHERE c.key = held.key RETURNING c.key, held.opened_at IS NOT NULL",
-        ([f"store:{store_id}", f"platform:{platform}"],),
+        ([of_platform] if store_id is None else [of_platform, of_store],),
     ).fetchall()
     closed = {key for key, was_open in rows if was_open}
-    if f"platform:{platform}" in closed:
+    if of_platform in closed:
         # Their failures were the vendor's.
         connection.execute(
             "UPDATE circuits SET failures = 0 WHERE opened_at IS NULL AND store_id IN (SELECT id FROM stores WHERE platform = %s)",
             (platform,),
         )
     return Outcome(
-        Change.CLOSED if f"store:{store_id}" in closed else Change.NONE,
-        Change.CLOSED if f"platform:{platform}" in closed else Change.NONE,
+        Change.CLOSED if of_store in closed else Change.NONE,
+        Change.CLOSED if of_platform in closed else Change.NONE,
     )
 
 

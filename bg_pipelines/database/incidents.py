@@ -114,30 +114,25 @@ def report(
 
 def clear(connection: Connection, fingerprints: Collection[str], how: str) -> int:
     """The faults are over by themselves: resolve what is open of them; returns how many that was."""
-    return connection.execute(
-        "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %s, resolution = %s "
-        "WHERE fingerprint = ANY(%s) AND status = 'open'",
-        (SYSTEM, how, list(fingerprints)),
-    ).rowcount
+    return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": list(fingerprints)})
 
 
 def clear_job(connection: Connection, job: str) -> int:
     """A run of the job has worked: what kept earlier ones from it is over."""
-    return connection.execute(
-        "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %s, "
-        "resolution = 'a later run worked' WHERE starts_with(fingerprint, %s) AND status = 'open'",
-        (SYSTEM, f"job:{job}:"),
-    ).rowcount
+    return _resolve(
+        connection, "a later run worked", "starts_with(fingerprint, %(job)s)", {"job": f"job:{job}:"}
+    )
 
 
 def clear_database_outages(connection: Connection) -> int:
     """The database answers: what runs and ticks reported of its being away is over."""
-    return connection.execute(
-        "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %s, "
-        "resolution = 'the database answers' WHERE status = 'open' AND starts_with(fingerprint, 'job:') "
-        "AND error_type = %s AND last_seen_at < clock_timestamp() - interval '1 minute'",
-        (SYSTEM, ErrorType.DATABASE.value),
-    ).rowcount
+    return _resolve(
+        connection,
+        "the database answers",
+        "starts_with(fingerprint, 'job:') AND error_type = %(error_type)s "
+        "AND last_seen_at < clock_timestamp() - interval '1 minute'",
+        {"error_type": ErrorType.DATABASE.value},
+    )
 
 
 def clear_recovered(connection: Connection, store_id: int, resources: Collection[str]) -> int:
@@ -148,16 +143,24 @@ def clear_recovered(connection: Connection, store_id: int, resources: Collection
         (store_id,),
     )
     fingerprints = [f"store:{store_id}:{resource}:" for resource in (*resources, _WHOLE_STORE)]
-    return connection.execute(
-        "UPDATE incidents i SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %(system)s, "
-        "resolution = 'the work succeeded' WHERE store_id = %(store)s AND status = 'open' "
-        "AND (fingerprint = %(circuit)s "
+    return _resolve(
+        connection,
+        "the work succeeded",
+        "store_id = %(store)s AND (fingerprint = %(circuit)s "
         "OR EXISTS (SELECT FROM unnest(%(own)s::text[]) own WHERE starts_with(fingerprint, own))) "
-        "AND NOT EXISTS (SELECT FROM sync_states y WHERE y.incident_id = i.id)",
+        "AND NOT EXISTS (SELECT FROM sync_states y WHERE y.incident_id = incidents.id)",
         {
-            "system": SYSTEM,
             "store": store_id,
             "circuit": circuit_fingerprint(f"store:{store_id}"),
             "own": fingerprints,
         },
+    )
+
+
+def _resolve(connection: Connection, how: str, where: str, parameters: dict[str, Any]) -> int:
+    """Resolve the open incidents of a condition (a constant of this module) as having mended themselves."""
+    return connection.execute(
+        "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %(by)s, "  # noqa: S608
+        f"resolution = %(how)s WHERE status = 'open' AND {where}",
+        {**parameters, "by": SYSTEM, "how": how},
     ).rowcount

@@ -45,7 +45,7 @@ _FREE = """
     AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= coalesce(%(now)s, statement_timestamp()))
     AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
     AND (%(stores)s::bigint[] IS NULL OR s.store_id = ANY(%(stores)s)) AND NOT s.store_id = ANY(%(not_stores)s)
-    AND (%(tiers)s::int[] IS NULL OR stores.tier = ANY(%(tiers)s))"""
+    AND stores.tier = ANY(%(tiers)s)"""
 _CLOSED = """
     AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = s.store_id)
     AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.platform = stores.platform)"""
@@ -93,25 +93,10 @@ def claim(
     holds up another, and no row waits for ever. Rows that somebody else is claiming at this moment are passed over,
     never waited for.
     """
-    parameters = {
-        "resources": list(resources),
-        "owner": owner,
-        "lease": lease,
-        "due_before": due_before,
-        "now": now,
-        "not_stores": list(not_stores),
-        "not_platforms": list(not_platforms),
-        "intervals": [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
-    }
 
     def pick(limit: int, tiers: Sequence[int], stores: Collection[int] | None) -> list[Work]:
-        chosen = None if stores is None else list(stores)
-        with connection.cursor(row_factory=class_row(Work)) as cursor:
-            cursor.execute(
-                _CLAIM.format(free=_FREE + _CLOSED),
-                {**parameters, "limit": limit, "tiers": list(tiers), "stores": chosen},
-            )
-            return cursor.fetchall()
+        among = _among(resources, due_before, stores, tiers, not_stores, now)
+        return _take(connection, _FREE + _CLOSED, among, owner, lease, limit, not_platforms)
 
     share = -(-limit // len(tiers))
     claimed: list[Work] = []
@@ -145,19 +130,8 @@ def claim_probe(
 
     One that has not failed goes first: what is wrong with a single store says little of its platform.
     """
-    parameters = {
-        "resources": list(resources),
-        "owner": owner,
-        "lease": lease,
-        "due_before": due_before,
-        "stores": None if stores is None else list(stores),
-        "tiers": list(tiers),
-        "now": None,
-        "not_stores": list(not_stores),
-        "not_platforms": [],
-        "intervals": [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
-    }
-    row = connection.execute(_PROBE.format(free=_FREE + _CLOSED_OR_PROBED), parameters).fetchone()
+    among = _among(resources, due_before, stores, tiers, not_stores)
+    row = connection.execute(_PROBE.format(free=_FREE + _CLOSED_OR_PROBED), among).fetchone()
     if row is None:
         return []
     store_id, resource, circuit = row
@@ -166,11 +140,48 @@ def claim_probe(
         "UPDATE circuits SET probe_at = clock_timestamp() + %s, probe_owner = %s WHERE key = %s",
         (lease, owner, circuit),
     )
+    among |= {"stores": [store_id], "resources": [resource]}
+    return _take(connection, _FREE, among, owner, lease, limit=1)
+
+
+def _among(
+    resources: Sequence[str],
+    due_before: datetime | None = None,
+    stores: Collection[int] | None = None,
+    tiers: Sequence[int] = tuple(TIERS),
+    not_stores: Collection[int] = (),
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """The parameters of `_FREE`."""
+    return {
+        "resources": list(resources),
+        "due_before": due_before,
+        "stores": None if stores is None else list(stores),
+        "tiers": list(tiers),
+        "not_stores": list(not_stores),
+        "now": now,
+    }
+
+
+def _take(
+    connection: Connection,
+    free: str,
+    among: dict[str, Any],
+    owner: str,
+    lease: timedelta,
+    limit: int,
+    not_platforms: Collection[str] = (),
+) -> list[Work]:
+    parameters = {
+        **among,
+        "owner": owner,
+        "lease": lease,
+        "limit": limit,
+        "not_platforms": list(not_platforms),
+        "intervals": [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
+    }
     with connection.cursor(row_factory=class_row(Work)) as cursor:
-        cursor.execute(
-            _CLAIM.format(free=_FREE),
-            {**parameters, "stores": [store_id], "resources": [resource], "limit": 1},
-        )
+        cursor.execute(_CLAIM.format(free=free), parameters)
         return cursor.fetchall()
 
 
@@ -185,19 +196,11 @@ def is_due(
 
     With `retries` only work that is due outside of its tier's ticks counts: what failed before and what is new.
     """
-    parameters = {
-        "resources": list(resources),
-        "due_before": None,
-        "now": None,
-        "stores": None,
-        "not_stores": [],
-        "tiers": list(tiers),
-    }
     off_tick = "AND (s.retry_strategy IS NOT NULL OR s.last_succeeded_at IS NULL)" if retries else ""
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM sync_states s JOIN stores ON stores.id = s.store_id "  # noqa: S608
         f"WHERE {_FREE} {off_tick} {_CLOSED_OR_PROBED})",
-        parameters,
+        _among(resources, tiers=tiers),
     ).fetchone()
     return bool(row and row[0])
 
@@ -331,25 +334,20 @@ def settle_failed(
     )
 
 
-def put_back(connection: Connection, work: Work) -> None:
-    """Unfinished: give the row back behind all others that are due, with the cursor it has reached. Raises like `save`."""
-    _update_owned(
-        connection, work, "next_due_at = clock_timestamp(), lease_owner = NULL, lease_expires_at = NULL", {}
-    )
+def put_back(connection: Connection, work: Work, *, behind_others: bool = True) -> None:
+    """Unfinished: give the row back with the cursor it has reached, in its place or behind all that are due.
 
-
-def release(
-    connection: Connection, owners: Collection[str], only: Collection[tuple[int, str]] | None = None
-) -> int:
-    """Give back unfinished rows, still due, with the cursor they have reached; returns how many.
-
-    All of these owners, or `only` these (store, resource).
+    Raises like `save`.
     """
-    stores, resources = zip(*only, strict=True) if only else ((), ())
+    place = "next_due_at = clock_timestamp(), " if behind_others else ""
+    _update_owned(connection, work, f"{place}lease_owner = NULL, lease_expires_at = NULL", {})
+
+
+def release(connection: Connection, owners: Collection[str]) -> int:
+    """Give back unfinished rows, still due, with the cursor they have reached; returns how many."""
     return connection.execute(
-        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL WHERE lease_owner = ANY(%s) "
-        "AND (%s OR (store_id, resource) IN (SELECT * FROM unnest(%s::bigint[], %s::text[])))",
-        (list(owners), only is None, list(stores), list(resources)),
+        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL WHERE lease_owner = ANY(%s)",
+        (list(owners),),
     ).rowcount
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -11,7 +12,18 @@ import psycopg
 from bg_pipelines.database.engine import Database
 from bg_pipelines.queues import JOBS
 
+DEAD_AFTER = timedelta(minutes=2, seconds=30)
+"""A run says every half minute that it lives. One that has been silent for so long is dead: its leases have ended."""
+
 Connection = psycopg.Connection[Any]
+
+
+def silence(connection: Connection, run_id: str) -> timedelta | None:
+    """How long ago a run was last heard of; None if it never was."""
+    row = connection.execute(
+        "SELECT clock_timestamp() - seen_at FROM job_runs WHERE run_id = %s", (run_id,)
+    ).fetchone()
+    return row[0] if row else None
 
 
 class RunRecord:

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.runs import DEAD_AFTER
 from bg_pipelines.platforms.base import JOB_RESOURCES
 from bg_pipelines.queues import JOBS, QUEUES, TIERS
 
@@ -24,8 +25,6 @@ WINDOW = timedelta(hours=24)
 """Over which tries and runs are counted and timed."""
 MOST_TRIES = 50_000
 """Of the window, the newest: ten thousand stores make millions a day, and a look should cost the same every day."""
-DEAD_AFTER = timedelta(minutes=2, seconds=30)
-"""A run says every half minute that it is alive. One that was silent for so long has died."""
 
 
 class QueueMetrics(NamedTuple):

@@ -238,8 +238,9 @@ class SyncRun:
     ) -> list[list[Work]]:
         """Claimed rows for the workers, those of one store together, in the order of the request's resources."""
         owner = f"{self.run_id}/{uuid.uuid4()}"
+        probe = f"{owner}/probe"
         with self._lock:
-            self._owners.add(owner)
+            self._owners |= {owner, probe}
             failed = list(self._failed_stores)  # a run tries them once
         with self.database.transaction() as connection:
             claimed = leases.claim(
@@ -257,7 +258,7 @@ class SyncRun:
             claimed += leases.claim_probe(
                 connection,
                 self.request.resources,
-                owner=f"{owner}/probe",
+                owner=probe,
                 lease=self.lease,
                 due_before=due_before,
                 stores=stores,
@@ -265,7 +266,7 @@ class SyncRun:
                 not_stores=failed,
             )
         with self._lock:
-            self._owners |= {work.owner for work in claimed}
+            self._owners -= {owner, probe} - {work.owner for work in claimed}
         by_store: dict[int, list[Work]] = {}
         for work in claimed:
             by_store.setdefault(work.store_id, []).append(work)

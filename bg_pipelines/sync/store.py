@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +14,7 @@ from bg_pipelines.database import circuits, incidents, leases
 from bg_pipelines.database.circuits import OF_A_STORE, Change, Outcome
 from bg_pipelines.database.engine import is_conflict
 from bg_pipelines.database.leases import Work
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.base import Platform, Resource
 from bg_pipelines.retries import Decision, Strategy, decide, vendor_delay
@@ -65,7 +64,7 @@ class StoreSync:
         probe = any(work.owner.endswith("/probe") for work in self.works)
         if (row.pop("is_shut") and not probe) or self.run_.is_over:
             # A circuit has opened since these were claimed, or the run's time is over: no more calls.
-            self._give_back(self.works)
+            self._put_back(self.works, turn_is_over=False)
             return
         platform: Platform | None = None
         failure: Failure | None = None
@@ -89,14 +88,14 @@ class StoreSync:
                 except IntegrationError as error:
                     failure = Failure(self.name, [], error)
                 except PutBack:
-                    self._put_back(self.works[number:])
+                    self._put_back(self.works[number:], turn_is_over=True)
                     if synced:
                         self._note_success(synced)
                     return
                 except Stopped:
                     raise
                 except Exception as error:  # noqa: BLE001 (one store's surprise must not stop the others)
-                    failure = Failure(self.name, [], _unexpected(error))
+                    failure = Failure(self.name, [], unexpected(error))
                 self._settle_failed(
                     work, attempt, failure, progressed=resource is not None and resource.progressed
                 )
@@ -347,33 +346,14 @@ class StoreSync:
             # A pass that does not read them again says nothing new of them.
             incidents.report(connection, fault, occurrence=f"{rows} rows")
 
-    def _put_back(self, works: Sequence[Work]) -> None:
+    def _put_back(self, works: Sequence[Work], *, turn_is_over: bool) -> None:
         with self.database.transaction() as connection:
             for work in works:
                 with suppress(IntegrationError):  # lost meanwhile: whoever has it now goes on with it
-                    leases.put_back(connection, work)
+                    leases.put_back(connection, work, behind_others=turn_is_over)
             connection.execute(
                 "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
                 "WHERE store_id = %s AND run_id = %s AND status = 'running'",
                 (self.store_id, self.run_.run_id),
             )
-        self.run_.note_given_back(turn_is_over=True)
-
-    def _give_back(self, works: Sequence[Work]) -> None:
-        with self.database.transaction() as connection:
-            leases.release(
-                connection, {work.owner for work in works}, [(w.store_id, w.resource) for w in works]
-            )
-        self.run_.note_given_back(turn_is_over=False)
-
-
-def _unexpected(error: Exception) -> IntegrationError:
-    """A bug, as an error of the store it showed up in; its text is left out: it may quote anybody's data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
-    place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
-    return IntegrationError.of(
-        ErrorType.UNKNOWN,
-        f"unexpected {type(error).__name__} at {place}: please report it",
-        source="bg-pipelines",
-    )
+        self.run_.note_given_back(turn_is_over=turn_is_over)
