@@ -56,7 +56,11 @@ def test_another_key_or_a_damaged_text_says_what_to_do(damage: Any) -> None:
         assert key not in raised.value.message
 
 
-@pytest.mark.parametrize("key", ["", "short", "ключ" * 11, "!" * 44, KEY[:-1], "a" * 43 + "\n"])
+@pytest.mark.parametrize(
+    "key",
+    ["", "short", "ключ" * 11, "!" * 44, KEY[:-1], "a" * 43 + "\n"],
+    ids=["empty", "short", "not ASCII", "not base64", "cut", "a line's end"],
+)
 def test_a_key_that_is_none_says_how_to_make_one_and_does_not_repeat_it(key: str) -> None:
     with pytest.raises(
         IntegrationError, match=r"BG_ENCRYPTION_KEY is not a Fernet key.*generate_key"
