@@ -18,7 +18,7 @@ test: $(READY)
 	mypy
 	lint-imports --no-cache
 	dagster definitions validate -m bg_pipelines.definitions >/dev/null
-	pytest $(ARGS)
+	pytest -n 2 --dist worksteal $(ARGS)
 
 bench: $(READY)
 	@python -m benchmarks $(ARGS)

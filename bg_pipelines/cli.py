@@ -90,44 +90,16 @@ def demo(
     sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port))
 
 
-@app.command()
-def sandbox(
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4010,
-    shops: Annotated[
-        int | None, typer.Option(help="How many shops.", show_default="12, or the scenario's")
-    ] = None,
-    variants: Annotated[
-        int | None,
-        typer.Option(help="Product variants in all shops together.", show_default="3000, or the scenario's"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same shops.")] = 7,
-    change_every: Annotated[float, typer.Option(help="Seconds between random edits; 0: none.")] = 0.0,
-    search_lag: Annotated[float, typer.Option(help="Seconds by which updated_at searches lag.")] = 0.0,
-    scenario: Annotated[
-        str | None, typer.Option(help="Play scripted troubles; there is one: afternoon.")
-    ] = None,
-    speed: Annotated[
-        float, typer.Option(help="How many times as quickly as it is written the scenario plays.")
-    ] = 1.0,
-) -> None:
-    """Speak the Admin API of many Shopify shops, and Twilio's Messages API, on loopback (docs/sandbox.md)."""
-    from bg_pipelines.sandbox import RejectedError, serve
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    help="Speak the APIs of many Shopify shops, Square merchants and Twilio on loopback (docs/sandbox.md).",
+)
+def sandbox(context: typer.Context) -> None:
+    """The sandbox, which is a program of its own, with its own options."""
+    from bg_pipelines.sandbox.__main__ import main
 
-    try:
-        sys.exit(
-            serve(
-                port=port,
-                shops=shops,
-                variants=variants,
-                seed=seed,
-                change_every=change_every,
-                search_lag=search_lag,
-                scenario=scenario,
-                speed=speed,
-            )
-        )
-    except RejectedError as error:
-        raise typer.BadParameter(f"--{error}") from None
+    sys.exit(main(context.args, program="bg-pipelines sandbox"))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from bg_pipelines.cli import app
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.sandbox import Sandbox, Shop
-from bg_pipelines_tests.conftest import KEY
+from bg_pipelines_tests.conftest import KEY, PATIENCE
 
 TOKEN = "shpat_0123456789abcdef"
 HARBOR = ("stores", "add", "Harbor", "--domain", "harbor.myshopify.com", "--token", TOKEN)
@@ -90,12 +90,22 @@ def test_nothing_typed_shows_what_there_is(typed: list[str]) -> None:
 
 
 def test_every_command_explains_itself() -> None:
-    for command in ("demo", "sandbox", "migrate", "check", "status"):
+    assert "usage: bg-pipelines sandbox" in ok(type_in("sandbox", "--help"))
+    for command in ("demo", "migrate", "check", "status"):
         assert "Usage:" in ok(type_in(command, "--help"))
     for command in ("add", "import", "list", "pause", "resume"):
         assert "Usage:" in ok(type_in("stores", command, "--help"))
     for command in ("list", "show", "assign", "retry", "resolve"):
         assert "Usage:" in ok(type_in("incidents", command, "--help"))
+
+
+def test_the_sandbox_takes_its_own_options_whoever_starts_it() -> None:
+    help_text = ok(type_in("sandbox", "--help"))
+    itself = [sys.executable, "-m", "bg_pipelines.sandbox"]
+    done = subprocess.run([*itself, "--help"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert set(re.findall(r"--[a-z-]+", done.stdout)) == set(re.findall(r"--[a-z-]+", help_text))
+    result = type_in("sandbox", "--scenario", "evening")
+    assert (result.exit_code, "'evening' is none of afternoon" in result.output) == (2, True)
 
 
 # Stores
@@ -362,7 +372,7 @@ def test_a_fault_is_one_clear_text_on_standard_error_and_exit_1(run: Run) -> Non
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")

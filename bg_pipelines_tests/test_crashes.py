@@ -26,13 +26,14 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.settings import load_settings
-from bg_pipelines_tests.conftest import KEY, PROJECT, as_store, assert_equal_to_source
+from bg_pipelines_tests.conftest import KEY, PATIENCE, PROJECT, as_store, assert_equal_to_source
 from bg_pipelines_tests.database.test_embedded import postmaster
 from bg_pipelines_tests.test_jobs import (
     dagster_url,
     environment,
     execute,
     job_process,
+    pause_after_a_commit,
     rows_held,
     wait_for,
 )
@@ -41,10 +42,8 @@ from bg_pipelines_tests.test_sync import expire_leases, query
 __all__ = ["dagster_url", "environment"]
 
 MakeSandbox = Callable[..., Sandbox]
-PATIENCE = 120
-"""Seconds a test waits for what should happen within a few, on a machine that has much else to do."""
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Daemon:
@@ -104,6 +103,7 @@ def daemon(home: Path, environment: None) -> Iterator[Daemon]:
     daemon = Daemon(home, PROJECT / "workspace.yaml")
     yield daemon
     daemon.kill()
+    print(daemon.log.read_text() if daemon.log.exists() else "the daemon was never started")
 
 
 @pytest.fixture
@@ -128,10 +128,11 @@ def run_pid(instance: dg.DagsterInstance, run_id: str) -> int:
 
 
 def large_shop(make_sandbox: MakeSandbox, database: Database) -> Sandbox:
-    """A store whose stock takes three commits, so that there is a middle to be killed in; due again in an hour."""
-    sandbox = make_sandbox(shops=1, variants=4000)
+    """A store whose stock takes two commits, so that there is a middle to be killed in; due again in an hour."""
+    sandbox = make_sandbox(shops=1, variants=2000)
     [shop] = sandbox.world.shops.values()
     shop.edit("set_budget", maximum=100_000, restore=10_000)
+    pause_after_a_commit(shop)
     save_stores(database, Cipher(KEY), [as_store(shop, tier=3)])
     return sandbox
 

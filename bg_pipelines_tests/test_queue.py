@@ -13,8 +13,9 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.queues import DEFAULT, JOBS, STORES_SYNC, UNHURRIED_RUNS
+from bg_pipelines_tests.conftest import PATIENCE
 from bg_pipelines_tests.queue_jobs import defs
-from bg_pipelines_tests.test_crashes import PATIENCE, Daemon, home, instance
+from bg_pipelines_tests.test_crashes import Daemon, home, instance
 from bg_pipelines_tests.test_jobs import dagster_url, environment, wait_for
 from bg_pipelines_tests.test_sync import query
 
@@ -35,6 +36,7 @@ def daemon(home: Path, workspace: Path, environment: None) -> Iterator[Daemon]:
     daemon = Daemon(home, workspace)
     yield daemon
     daemon.kill()
+    print(daemon.log.read_text() if daemon.log.exists() else "the daemon was never started")
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def enqueue(instance: dg.DagsterInstance, workspace: Path, environment: None) ->
         yield enqueue
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_stores_go_first_and_neither_queue_waits_for_the_other(
     enqueue: Enqueue, daemon: Daemon, instance: dg.DagsterInstance, database: Database
 ) -> None:

@@ -22,7 +22,7 @@ from bg_pipelines.operations.stores import save_stores, set_paused
 from bg_pipelines.platforms.base import Page, Platform, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Fault, Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines_tests.conftest import as_store, assert_equal_to_source
+from bg_pipelines_tests.conftest import PATIENCE, as_store, assert_equal_to_source
 
 Sync = Callable[..., Summary]
 MakeSandbox = Callable[..., Sandbox]
@@ -621,7 +621,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
     run_script: Callable[..., Summary], database: Database
 ) -> None:
     def steal() -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not product_ids(database) and time.monotonic() < deadline:
             time.sleep(0.01)
         query(database, "UPDATE sync_states SET lease_owner = 'somebody else' WHERE resource = 'products'")

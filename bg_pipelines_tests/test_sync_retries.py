@@ -22,7 +22,7 @@ from bg_pipelines.platforms.base import Page, Resource
 from bg_pipelines.retries import Decision, Policies, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines_tests.conftest import DatabaseClock, as_store, assert_equal_to_source
+from bg_pipelines_tests.conftest import PATIENCE, DatabaseClock, as_store, assert_equal_to_source
 from bg_pipelines_tests.test_sync import Scripted, page, query
 
 Sync = Callable[..., Summary]
@@ -355,7 +355,7 @@ def test_a_slow_vendor_never_has_all_workers(database: Database, cipher: Cipher)
 
     def connect(access: Any, sleep: Any) -> Any:
         if access.platform == "square":
-            return Slow([page(1)], lambda: release.wait(30))
+            return Slow([page(1)], lambda: release.wait(PATIENCE))
         quick.append(access.name)
         if len(quick) == 4:
             release.set()
@@ -363,7 +363,7 @@ def test_a_slow_vendor_never_has_all_workers(database: Database, cipher: Cipher)
 
     began = time.monotonic()
     summary = run(database, cipher, connect, max_workers=4, batch_size=4)
-    assert time.monotonic() - began < 30, "the quick stores waited for the slow ones"
+    assert time.monotonic() - began < PATIENCE, "the quick stores waited for the slow ones"
     assert summary.complete == 16
 
 
@@ -505,7 +505,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
         fault = core.Fault(fingerprint, "store", locked, needs_person=True, store_id=store)
         incident = core.report(connection, fault)
         clearing.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         # Until it waits for the row's lock, which is the moment this is about.
         while not query(database, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
             assert time.monotonic() < deadline

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from bg_pipelines.database.secrets import KEY_FILE, Cipher, cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings
+from bg_pipelines_tests.conftest import PATIENCE
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -97,6 +98,7 @@ import sys
 from pathlib import Path
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.settings import Settings
+from bg_pipelines_tests.conftest import PATIENCE
 print(flush=True)
 input()
 print(cipher(Settings(home_dir=Path(sys.argv[1]))).encrypt("x").decode())
@@ -118,7 +120,7 @@ def test_processes_that_make_the_key_at_once_agree_on_one(tmp_path: Path) -> Non
         assert maker.stdin is not None
         maker.stdin.write("\n")
         maker.stdin.flush()
-    tokens = [maker.communicate(timeout=20)[0].strip() for maker in makers]
+    tokens = [maker.communicate(timeout=PATIENCE)[0].strip() for maker in makers]
     key = cipher(Settings(home_dir=home))
     assert [key.decrypt(token.encode()) for token in tokens] == ["x"] * 4
     assert [path.name for path in home.iterdir()] == [KEY_FILE]

@@ -151,14 +151,14 @@ def test_an_answer_that_stops_in_the_middle_is_a_timeout(serve: Serve, connect: 
 
 
 def test_an_answer_that_drips_past_the_deadline_is_a_timeout(shop: Shop, connect: Connect) -> None:
-    shop.faults.append(Fault("drip", seconds=3.0, times=1))
+    shop.faults.append(Fault("drip", seconds=10.0, times=1))
     token = StaticToken(shop.token)
-    client = connect(shop.api_url, token, timeouts=(1.0, 1.0, 0.3), clock=time.monotonic)
+    client = connect(shop.api_url, token, timeouts=(1.0, 5.0, 0.3), clock=time.monotonic)
     began = time.monotonic()
     error = failure_of(lambda: ask(client))
     assert told_as(error) == (ErrorType.TIMEOUT, *LATER)
     assert "no whole answer within" in error.message
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5
 
 
 def test_an_answer_that_drips_but_comes_in_time_is_read(shop: Shop, connect: Connect) -> None:

