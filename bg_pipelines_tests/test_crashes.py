@@ -246,6 +246,11 @@ def test_postgresql_killed_in_the_middle_of_a_run_costs_a_pause(
     database = open_database(settings)
     try:
         sandbox = large_shop(make_sandbox, database)
+        url = EmbeddedServer(settings.home).url("postgres", driver=None)
+        with psycopg.connect(url, autocommit=True) as connection:
+            # A commit that does not wait for the disk is lost by the kill, and the run, which lives on, must not be wrong.
+            connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            connection.execute("SELECT pg_reload_conf()")
         with job_process("inventory_sync") as process:
             wait_for(lambda: rows_held(database) >= 1 or process.poll() is not None, PATIENCE)
             assert process.poll() is None

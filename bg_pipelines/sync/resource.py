@@ -174,8 +174,6 @@ class ResourceSync:
 
     def _load(self, connection: psycopg.Connection[Any], pages: list[Page]) -> Counts:
         """Rows of these pages into their table, and the cursor (not yet saved) behind them."""
-        # The cursor is committed with the rows, so losing the last commits of a crash only repeats work.
-        connection.execute("SET LOCAL synchronous_commit = off")
         state = self.cursor["pass"]
         table, store_id = self.resource.value, self.work.store_id
         rejects: list[Reject] = [reject for page in pages for reject in page.rejects]
