@@ -18,6 +18,7 @@ test: $(READY)
 	mypy
 	lint-imports --no-cache
 	dagster definitions validate -m bg_pipelines.definitions >/dev/null
+	@# One test, with a debugger: make test ARGS="-n 0 --pdb -k name", or plain pytest.
 	pytest -n 2 --dist worksteal $(ARGS)
 
 bench: $(READY)
