@@ -98,7 +98,6 @@ import sys
 from pathlib import Path
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.settings import Settings
-from bg_pipelines_tests.conftest import PATIENCE
 print(flush=True)
 input()
 print(cipher(Settings(home_dir=Path(sys.argv[1]))).encrypt("x").decode())
