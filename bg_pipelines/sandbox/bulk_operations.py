@@ -45,8 +45,8 @@ class BulkFile:
     operation: BulkOperation
     length: int
 
-    def chunks(self) -> Iterator[bytes]:
-        for start in range(0, self.length, CHUNK_BYTES):
+    def chunks(self, first: int = 0) -> Iterator[bytes]:
+        for start in range(first, self.length, CHUNK_BYTES):
             yield self.operation.read(start, min(CHUNK_BYTES, self.length - start))
 
 

@@ -1,8 +1,8 @@
 """Price a query and meter a shop's budget, with a simple model of the vendor's.
 
-A scalar costs 0, an object 1, a connection 2 + (rows x cost of one row) / 10 rounded up, a mutation 10. The
-requested cost assumes that every page is full; the actual cost counts the rows of the answer, and the
-difference is given back.
+A scalar costs 0, an object 1, a connection 2 + (rows x cost of one row) / 10 rounded up, a mutation 10, and `nodes`
+as much as an object for each id. The requested cost assumes that every page is full; the actual cost counts the
+rows of the answer, and the difference is given back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from graphql import (
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
+    GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLSchema,
     InlineFragmentNode,
@@ -51,6 +52,8 @@ class Part:
             return MUTATION_COST
         if self.kind == "connection":
             return CONNECTION_COST + math.ceil(self.rows * self.row_cost() / ROWS_PER_POINT)
+        if self.kind == "nodes":
+            return self.rows * self.row_cost()
         return OBJECT_COST + sum(part.requested() for part in self.parts)
 
     def row_cost(self) -> int:
@@ -62,6 +65,9 @@ class Part:
             return MUTATION_COST, 0
         if value is None:
             return (OBJECT_COST if self.kind == "object" else CONNECTION_COST), 0
+        if self.kind == "nodes":
+            found = [self.below(row) for row in value if row is not None]
+            return sum(OBJECT_COST + cost for cost, _ in found), len(found) + sum(count for _, count in found)
         if self.kind == "object":
             # A list of objects costs as one: it comes with its parent.
             cost, count = self.below(value[0] if isinstance(value, list) and value else value)
@@ -125,6 +131,8 @@ class Pricing:
         for selected in self.fields(selections):
             definition = parent.fields.get(selected.name.value)
             kind = get_named_type(definition.type) if definition else None
+            if isinstance(kind, GraphQLInterfaceType) and selected.name.value == "nodes":
+                parts.append(self.by_ids(selected))
             if not isinstance(kind, GraphQLObjectType):
                 continue
             key = selected.alias.value if selected.alias else selected.name.value
@@ -141,6 +149,20 @@ class Pricing:
                 part.parts = self.below(kind, selected.selection_set)
             parts.append(part)
         return parts
+
+    def by_ids(self, selected: FieldNode) -> Part:
+        """The rows of several kinds that are asked for by their ids: what is asked of any kind counts."""
+        ids = [self.value(one.value) for one in selected.arguments if one.name.value == "ids"]
+        part = Part(
+            selected.name.value, selected.alias.value if selected.alias else selected.name.value, "nodes"
+        )
+        part.rows = len(ids[0]) if ids and isinstance(ids[0], list) else 1
+        for inner in selected.selection_set.selections if selected.selection_set else ():
+            if isinstance(inner, InlineFragmentNode) and inner.type_condition is not None:
+                kind = self.schema.type_map[inner.type_condition.name.value]
+                if isinstance(kind, GraphQLObjectType):
+                    part.parts += self.below(kind, inner.selection_set)
+        return part
 
     def of_rows(self, connection: GraphQLObjectType, selections: SelectionSetNode | None) -> list[Part]:
         row = get_named_type(connection.fields["nodes"].type)

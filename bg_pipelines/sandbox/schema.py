@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from graphql import GraphQLObjectType, GraphQLSchema, build_schema
+from graphql import GraphQLInterfaceType, GraphQLObjectType, GraphQLSchema, build_schema
 
-from bg_pipelines.sandbox import account, bulk, catalogue, customers, inventory, orders
+from bg_pipelines.sandbox import account, bulk, catalogue, customers, inventory, nodes, orders
 from bg_pipelines.sandbox.connections import edges
 
-PARTS = (account, bulk, catalogue, customers, inventory, orders)
+PARTS = (account, bulk, catalogue, customers, inventory, nodes, orders)
 SDL = ("schema", "customers", "orders", "bulk")
 
 
@@ -26,6 +26,9 @@ def admin_schema() -> GraphQLSchema:
         for place, resolve in part.RESOLVERS.items():
             type_name, field_name = place.split(".")
             object_type(schema, type_name).fields[field_name].resolve = resolve
+    anything = schema.type_map["Node"]
+    assert isinstance(anything, GraphQLInterfaceType)
+    anything.resolve_type = nodes.resolve_kind
     for name in schema.type_map:
         if name.endswith("Connection"):
             object_type(schema, name).fields["edges"].resolve = edges

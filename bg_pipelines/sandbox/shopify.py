@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import orjson
 from graphql import GraphQLError, OperationDefinitionNode, get_operation_ast
 
 from bg_pipelines.sandbox import errors
+from bg_pipelines.sandbox.bulk_operations import BulkFile
 from bg_pipelines.sandbox.cost import MAX_QUERY_COST, Part, Pricing
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_html, as_json
 from bg_pipelines.sandbox.execution import execute, read
@@ -96,10 +98,7 @@ class Shopify:
                     400, errors.EXPIRED_URL.encode(), content_type="application/xml; charset=UTF-8"
                 )
             else:
-                answer = Answer(
-                    200, content_type="application/jsonl", chunks=file.chunks(), length=file.length
-                )
-                answer = delivered(answer, fault)
+                answer = delivered(as_file(file, incoming.headers.get("Range")), fault)
             self.log(shop, "bulk_file", answer, fault)
         return answer
 
@@ -197,6 +196,23 @@ class Shopify:
         )
 
 
+def as_file(file: BulkFile, wanted: str | None) -> Answer:
+    """The file, or what it has from a byte on (`Range: bytes=N-`), which is all that is asked for here."""
+    asked = re.fullmatch(r"bytes=(\d+)-", wanted or "")
+    first = int(asked[1]) if asked else 0
+    if first >= file.length:
+        return Answer(416, headers={"Content-Range": f"bytes */{file.length}"})
+    answer = Answer(
+        206 if asked else 200,
+        content_type="application/jsonl",
+        chunks=file.chunks(first),
+        length=file.length - first,
+    )
+    if asked:
+        answer.headers["Content-Range"] = f"bytes {first}-{file.length - 1}/{file.length}"
+    return answer
+
+
 def read_call(incoming: Incoming) -> Call | None:
     try:
         content = orjson.loads(incoming.body)
@@ -250,4 +266,6 @@ def formatted(error: GraphQLError) -> dict[str, Any]:
     if error.original_error is not None and not isinstance(error.original_error, GraphQLError):
         # A bug of the sandbox must not look like an answer of the vendor's.
         content["extensions"] = {"code": "SANDBOX_BUG", "problem": repr(error.original_error)}
+    elif error.path is None and error.message.startswith("Variable "):
+        content["extensions"] = {"code": "INVALID_VARIABLE"}
     return content

@@ -65,6 +65,13 @@ OPERATIONS = (
         "GET", "locations/{}", "RetrieveLocation", "MERCHANT_PROFILE_READ", locations.retrieve_location
     ),
     Operation("POST", "customers/search", "SearchCustomers", "CUSTOMERS_READ", customers.search_customers),
+    Operation(
+        "POST",
+        "customers/bulk-retrieve",
+        "BulkRetrieveCustomers",
+        "CUSTOMERS_READ",
+        customers.bulk_retrieve_customers,
+    ),
     Operation("POST", "customers", "CreateCustomer", "CUSTOMERS_WRITE", customers.create_customer),
     Operation("GET", "customers/{}", "RetrieveCustomer", "CUSTOMERS_READ", customers.retrieve_customer),
     Operation("PUT", "customers/{}", "UpdateCustomer", "CUSTOMERS_WRITE", customers.update_customer),
@@ -89,6 +96,13 @@ OPERATIONS = (
         "BatchRetrieveInventoryCounts",
         "INVENTORY_READ",
         stock.batch_retrieve_counts,
+    ),
+    Operation(
+        "POST",
+        "inventory/changes/batch-retrieve",
+        "BatchRetrieveInventoryChanges",
+        "INVENTORY_READ",
+        stock.batch_retrieve_changes,
     ),
     Operation(
         "POST",

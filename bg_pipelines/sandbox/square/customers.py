@@ -16,6 +16,7 @@ from bg_pipelines.sandbox.store import shown
 from bg_pipelines.sandbox.table import Node
 
 LARGEST_PAGE = 100
+MOST_IDS = 100
 NAMING = ("given_name", "family_name", "company_name", "email_address", "phone_number")
 EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 Matches = Callable[[Node], bool]
@@ -80,6 +81,20 @@ def has_value(name: str, value: str) -> Matches:
 
 def retrieve_customer(call: Call) -> Node:
     return {"customer": shown(find(call))}
+
+
+def bulk_retrieve_customers(call: Call) -> Node:
+    """Each id with its customer, or with the error that it would have been answered with alone."""
+    ids = shapes.at_most(call.content("BulkRetrieveCustomersRequest"), "customer_ids", MOST_IDS)
+    if not ids:
+        raise RefusalError("ARRAY_EMPTY", "`customer_ids` must not be empty.", field="customer_ids")
+    found = {one: call.store.customers.get(one) for one in ids}
+    missing = {one: {"errors": [not_found("Customer", one).shown()]} for one in ids}
+    return {
+        "responses": {
+            one: missing[one] if row is None else {"customer": shown(row)} for one, row in found.items()
+        }
+    }
 
 
 def create_customer(call: Call) -> Node:

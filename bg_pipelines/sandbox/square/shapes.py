@@ -36,6 +36,7 @@ SHAPES: dict[str, dict[str, str]] = {
     "CustomerTextFilter": {"exact": "string"},
     "CustomerSort": {"field": "CustomerSortField", "order": "SortOrder"},
     "TimeRange": {"start_at": "time", "end_at": "time"},
+    "BulkRetrieveCustomersRequest": {"customer_ids": "[string]"},
     "CreateCustomerRequest": {
         "idempotency_key": "string",
         "given_name": "string",
@@ -125,6 +126,16 @@ SHAPES: dict[str, dict[str, str]] = {
         "states": "[InventoryState]",
         "limit": "integer",
     },
+    "BatchRetrieveInventoryChangesRequest": {
+        "catalog_object_ids": "[string]",
+        "location_ids": "[string]",
+        "types": "[InventoryChangeType]",
+        "states": "[InventoryState]",
+        "updated_after": "time",
+        "updated_before": "time",
+        "cursor": "string",
+        "limit": "integer",
+    },
     "BatchChangeInventoryRequest": {
         "idempotency_key": "string",
         "changes": "[InventoryChange]",
@@ -160,6 +171,7 @@ SHAPES: dict[str, dict[str, str]] = {
     },
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
+    "BulkRetrieveCustomersRequest": ("customer_ids",),
     "SearchOrdersStateFilter": ("states",),
     "SearchOrdersSort": ("sort_field",),
     "BatchRetrieveOrdersRequest": ("order_ids",),

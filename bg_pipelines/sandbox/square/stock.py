@@ -53,6 +53,33 @@ def batch_retrieve_counts(call: Call) -> Node:
     return body
 
 
+def batch_retrieve_changes(call: Call) -> Node:
+    """Oldest first, by when they occurred."""
+    query = call.content("BatchRetrieveInventoryChangesRequest")
+    limit = shapes.page_size(query, PAGE_SIZE, LARGEST_PAGE)
+    if "TRANSFER" in query.get("types", []):
+        raise RefusalError("INVALID_ENUM_VALUE", "Transfers are not told of here.", field="types")
+    objects, places, kinds, states = (
+        set(query.get(name, [])) for name in ("catalog_object_ids", "location_ids", "types", "states")
+    )
+    after = read_time(query["updated_after"]) if "updated_after" in query else float("-inf")
+    before = read_time(query["updated_before"]) if "updated_before" in query else float("inf")
+
+    def matches(row: Node) -> bool:
+        given = content_of(row)
+        return (
+            after < row["_created"] < before
+            and (not objects or given["catalog_object_id"] in objects)
+            and (not places or given["location_id"] in places)
+            and (not kinds or row["type"] in kinds)
+            and (not states or bool(states & set(row["_states"])))
+        )
+
+    view = call.store.changes.ordered("OCCURRED_AT")
+    body, _ = call.page("changes", view, query, shown, limit=limit, matches=matches)
+    return body
+
+
 def batch_change_inventory(call: Call) -> Node:
     """Apply all changes, or none; a repeated key gets the first answer."""
     query = call.content("BatchChangeInventoryRequest")
@@ -116,7 +143,8 @@ def check(call: Call, change: Node, at: str) -> Node:
 def apply(call: Call, changes: list[Node], *, ignore_unchanged: bool) -> Node:
     """In the order in which they occurred, whatever the order in which they came."""
     store, now = call.store, now_ms(call.merchant.clock)
-    made, touched = [], {}
+    made: list[Node] = []
+    touched: dict[tuple[str, str, str], None] = {}
     for change in sorted(changes, key=lambda one: read_time(content_of(one)["occurred_at"])):
         given = content_of(change)
         occurred = int(read_time(given["occurred_at"]))
@@ -141,6 +169,8 @@ def apply(call: Call, changes: list[Node], *, ignore_unchanged: bool) -> Node:
         number = store.number("change")
         given |= {"id": opaque_id(20, call.merchant.id, "change", number), "created_at": show_time(now)}
         made.append(change)
+        kept = {"_occurred": occurred, "_number": number, "_created": now, "_states": states}
+        store.changes.put(given["id"], {**change, **kept})
     if made:
         call.merchant.applied += 1
     counts = [shown(row) for key in touched if (row := store.count(*key)) is not None]

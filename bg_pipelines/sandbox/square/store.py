@@ -70,6 +70,8 @@ class Store:
         )
         self.objects: Shelf[Node] = Shelf({"ID": lambda row: (row["id"],)})
         self.counts: Shelf[Node] = Shelf({"CALCULATED_AT": lambda row: (row["_at"], row["_id"])})
+        # Only what was changed through the API: the tills' own changes leave no trace here.
+        self.changes: Shelf[Node] = Shelf({"OCCURRED_AT": lambda row: (row["_occurred"], row["_number"])})
         self.made: dict[str, int] = {"customer": 0, "order": 0, "item": 0, "variation": 0, "change": 0}
         self.latest_version = 0
         self.latest_change = 0

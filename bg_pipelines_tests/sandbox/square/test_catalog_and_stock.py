@@ -191,6 +191,40 @@ def test_adjustments_move_stock_between_states(client: SquareClient, key: dict[s
     assert {row["state"] for row in body["counts"]} == {"IN_STOCK", "WASTE"}
 
 
+def test_what_was_changed_can_be_read_again_oldest_first(client: SquareClient, key: dict[str, str]) -> None:
+    for number, time in enumerate(("11:00:00", "10:00:00", "10:30:00")):
+        given = {
+            **key,
+            "from_state": "NONE",
+            "to_state": "IN_STOCK",
+            "quantity": "1",
+            "reference_id": str(number),
+        }
+        given["occurred_at"] = f"2026-11-18T{time}Z"
+        change = {"type": "ADJUSTMENT", "adjustment": given}
+        client.post(CHANGES, {"idempotency_key": str(number), "changes": [change]})
+    path = "inventory/changes/batch-retrieve"
+
+    def references(**asked: Any) -> list[str]:
+        return [
+            row["adjustment"]["reference_id"] for row in client.rows(path, "changes", {"limit": 2, **asked})
+        ]
+
+    assert references() == ["1", "2", "0"]
+    assert references(location_ids=[key["location_id"]], types=["ADJUSTMENT"], states=["IN_STOCK"]) == [
+        "1",
+        "2",
+        "0",
+    ]
+    assert (
+        references(types=["PHYSICAL_COUNT"])
+        == references(updated_after=NOW)
+        == references(states=["WASTE"])
+        == []
+    )
+    assert client.refused("POST", path, {"types": ["TRANSFER"]})[1] == "INVALID_ENUM_VALUE"
+
+
 def test_what_occurred_before_the_last_count_is_in_that_count_already(
     client: SquareClient, merchant: Merchant, key: dict[str, str]
 ) -> None:

@@ -119,6 +119,18 @@ def test_a_search_lags_behind_what_was_made_changed_or_deleted(
     assert [row["note"] for row in client.rows(SEARCH, "customers", query)] == ["new"]
 
 
+def test_customers_are_read_by_their_ids_each_with_an_answer_of_its_own(
+    client: SquareClient, merchant: Merchant
+) -> None:
+    row = merchant.export()["customers"][0]
+    path = "customers/bulk-retrieve"
+    answered = client.post(path, {"customer_ids": [row["id"], "nobody"]})["responses"]
+    assert answered[row["id"]] == {"customer": row}
+    assert [error["code"] for error in answered["nobody"]["errors"]] == ["NOT_FOUND"]
+    assert client.refused("POST", path, {"customer_ids": ["x"] * 101})[1] == "ARRAY_LENGTH_TOO_LONG"
+    assert client.refused("POST", path, {"customer_ids": []})[1] == "ARRAY_EMPTY"
+
+
 def test_a_customer_is_made_once_per_key(client: SquareClient, merchant: Merchant) -> None:
     given = {"given_name": "Ann", "phone_number": "(212) 555-0001", "idempotency_key": "k"}
     made = client.post("customers", given)

@@ -39,7 +39,7 @@ def faults_of(value: Any, rule: dict[str, Any], schemas: dict[str, Any], at: str
     if isinstance(value, dict):
         found += [f"{at}: {name} is missing" for name in rule.get("required", []) if name not in value]
         for name, one in value.items():
-            known = rule["properties"].get(name)
+            known = rule.get("properties", {}).get(name, rule.get("additionalProperties"))
             if known is None:
                 found.append(f"{at}: the vendor has no {name}")
             else:
@@ -143,6 +143,7 @@ def requests_of(merchant: Merchant) -> dict[str, tuple[str, Any, dict[str, Any]]
         "ListLocations": ("locations", None, {}),
         "RetrieveLocation": (f"locations/{places[0]}", None, {}),
         "SearchCustomers": ("customers/search", {"limit": 5, "count": True}, {}),
+        "BulkRetrieveCustomers": ("customers/bulk-retrieve", {"customer_ids": [customer, "gone"]}, {}),
         "CreateCustomer": ("customers", {"given_name": "Ann", "address": {"locality": "Köln"}}, {}),
         "RetrieveCustomer": (f"customers/{customer}", None, {}),
         "UpdateCustomer": (f"customers/{customer}", {"note": "new", "company_name": None}, {}),
@@ -166,6 +167,11 @@ def requests_of(merchant: Merchant) -> dict[str, tuple[str, Any, dict[str, Any]]
             {},
         ),
         "BatchRetrieveInventoryCounts": ("inventory/counts/batch-retrieve", {"limit": 5}, {}),
+        "BatchRetrieveInventoryChanges": (
+            "inventory/changes/batch-retrieve",
+            {"catalog_object_ids": [row["id"]], "types": ["ADJUSTMENT"], "limit": 5},
+            {},
+        ),
         "BatchChangeInventory": (
             "inventory/changes/batch-create",
             {
