@@ -25,7 +25,7 @@ from rich.text import Text
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.operations import checks, incidents, metrics, status, stores
+from bg_pipelines.operations import checks, customers, incidents, metrics, people, status, stores
 from bg_pipelines.settings import load_settings
 
 
@@ -56,6 +56,16 @@ incidents_app = typer.Typer(
     cls=Group, no_args_is_help=True, help="What failed, and what a person does about it (docs/on-call.md)."
 )
 app.add_typer(incidents_app, name="incidents")
+customers_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Customers of a store, and edits of their profiles (docs/jobs.md)."
+)
+app.add_typer(customers_app, name="customers")
+people_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="One person across stores: who is matched, why, and what they bought (docs/people.md).",
+)
+app.add_typer(people_app, name="people")
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
@@ -153,18 +163,41 @@ def show_metrics(
         sys.stdout.write(metrics.prometheus_text(metrics.read_metrics(database), stores=per_store))
 
 
+@app.command()
+def audit(
+    store: Annotated[str, typer.Argument(help="Name of the store.")],
+    sample: Annotated[
+        int, typer.Option(min=1, max=10_000, help="How many rows of each resource are compared.")
+    ] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compare rows of a store with its platform, repair what has drifted, and show what full passes proved.
+
+    Exit 1 if drift is left that could not be repaired, or if the store could not be audited (docs/audit.md).
+    """
+    from bg_pipelines.audit import audit_store
+
+    with _open_database() as database:
+        report = audit_store(database, store, sample=sample)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        console.print("\n".join(report.lines()), soft_wrap=True)
+    sys.exit(0 if report.is_well else 1)
+
+
 @stores_app.command("add")
 def add_store(
     name: Annotated[str, typer.Argument(help="How people call it.")],
-    domain: Annotated[str, typer.Option(help="Like harbor.myshopify.com.")],
-    platform: Annotated[str, typer.Option(help="Where it lives.")] = "shopify",
+    domain: Annotated[str, typer.Option(help="Like harbor.myshopify.com; of Square any name.")],
+    platform: Annotated[str, typer.Option(help="Where it lives: shopify or square.")] = "shopify",
     token: Annotated[str | None, typer.Option(help="Access token.", envvar="BG_STORE_TOKEN")] = None,
     client_id: Annotated[str | None, typer.Option(help="Client id, for 24-hour tokens.")] = None,
     client_secret: Annotated[
         str | None, typer.Option(help="Client secret.", envvar="BG_STORE_CLIENT_SECRET")
     ] = None,
     api_url: Annotated[
-        str | None, typer.Option(help="Base URL of the API, where it is not https://DOMAIN; '': none.")
+        str | None, typer.Option(help="Base URL of the API, where it is not the platform's own; '': none.")
     ] = None,
     tier: Annotated[
         int | None,
@@ -352,6 +385,164 @@ def resolve_incidents(
     console.print("\n".join([closed, *done.notes]), soft_wrap=True)
 
 
+StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Store name.")]
+CustomerId = Annotated[
+    str, typer.Argument(metavar="CUSTOMER", help="The customer's id there; of a gid:// its number will do.")
+]
+OtherStore = Annotated[str, typer.Argument(metavar="OTHER_STORE", help="The other's store.")]
+OtherCustomer = Annotated[str, typer.Argument(metavar="OTHER_CUSTOMER", help="The other's id there.")]
+
+
+@people_app.command("show")
+def show_person(
+    person: Annotated[int | None, typer.Argument(metavar="PERSON", help="Number of the person.")] = None,
+    customer: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="STORE ID", help="The person that this customer of this store is."),
+    ] = None,
+    orders: Annotated[int, typer.Option(help="How many of the newest orders.")] = 20,
+) -> None:
+    """The customers that are one person and why, what they spent, and their newest orders. Times are UTC."""
+    if (person is None) == (customer is None):
+        raise typer.BadParameter("give the number of a person, or --customer STORE ID")
+    with _open_database() as database:
+        if person is None:
+            assert customer is not None
+            person = people.find_person(database, *customer)
+        links = people.customers_of(database, person)
+        totals = people.totals(database, person)
+        history = people.history(database, person, newest=orders)
+    console.print(f"person {person}")
+    table = _table("store", "customer", "why")
+    for link in links:
+        table.add_row(link.store, link.customer, link.reason)
+    console.print(table)
+    table = _table("currency", "orders", "spent", "refunded", "net", "first order", "last visit", "stores")
+    for t in totals:
+        times = [_minute(at) if at else "" for at in (t.first_order_at, t.last_order_at)]
+        money = [f"{amount:,.2f}" for amount in (t.spent, t.refunded, t.net)]
+        table.add_row(t.currency, str(t.orders), *money, *times, str(t.stores))
+    console.print("", table if totals else "no orders", sep="\n")
+    if not history.empty:
+        table = _table("when", "store", "order", "channel", "status", "total", "refunded", "net")
+        rows: Any = history.itertuples()
+        for row in rows:
+            status_ = "return" if row.is_return else row.status
+            money = [f"{amount:,.2f}" for amount in (row.total, row.refunded, row.net)]
+            table.add_row(
+                _minute(row.ordered_at),
+                row.store,
+                row.name,
+                row.channel if isinstance(row.channel, str) else "",
+                status_,
+                *money[:2],
+                f"{money[2]} {row.currency}",
+            )
+        console.print("", table, sep="\n")
+
+
+@people_app.command("why")
+def show_why(store: StoreName, customer: CustomerId) -> None:
+    """Why a customer is the person it is, step by step, and why its e-mail or phone matches nobody."""
+    with _open_database() as database:
+        for line in people.why(database, store, customer):
+            console.print(line, soft_wrap=True)
+
+
+@people_app.command("join")
+def join_people(
+    store: StoreName, customer: CustomerId, other_store: OtherStore, other: OtherCustomer, by: By = None
+) -> None:
+    """Make two customers one person, with all who are matched with either; `undo` takes it back."""
+    with _open_database() as database:
+        made = people.join(database, (store, customer), (other_store, other), by=by or _person())
+    if made.person_id == made.other_person_id:
+        console.print(f"decision {made.id}: they are person {made.person_id}")
+    else:
+        console.print(
+            f"decision {made.id}: kept, but a split comes before it: they stay {_persons(made)}",
+            soft_wrap=True,
+        )
+
+
+@people_app.command("split")
+def split_people(
+    store: StoreName, customer: CustomerId, other_store: OtherStore, other: OtherCustomer, by: By = None
+) -> None:
+    """Keep two customers from ever being one person: the other one leaves; `undo` takes it back."""
+    with _open_database() as database:
+        made = people.split(database, (store, customer), (other_store, other), by=by or _person())
+    console.print(f"decision {made.id}: they are {_persons(made)}")
+
+
+@people_app.command("undo")
+def undo_decision(
+    decision: Annotated[int, typer.Argument(metavar="DECISION", help="Number of the decision.")],
+    by: By = None,
+) -> None:
+    """Take a join or a split back."""
+    with _open_database() as database:
+        undone = people.undo(database, decision, by=by or _person())
+    console.print(f"decision {decision} is undone: they are {_persons(undone)}")
+
+
+@people_app.command("decisions")
+def list_decisions() -> None:
+    """The joins and splits in force, the newest first."""
+    with _open_database() as database:
+        rows = people.list_decisions(database)
+    table = _table("decision", "what", "customer", "and", "by", "when")
+    for row in rows:
+        done = "joined" if row.kind == "together" else "split"
+        table.add_row(
+            str(row.id),
+            done,
+            f"{row.store} {row.customer}",
+            f"{row.other_store} {row.other}",
+            row.decided_by,
+            _minute(row.decided_at),
+        )
+    console.print(table if rows else "no decisions in force")
+
+
+@people_app.command("report")
+def report_people(
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all columns there, as CSV.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="So many of each currency.", show_default="20; all with --csv")
+    ] = None,
+    lapsed: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=0, help="Those who have not been there for so long.")
+    ] = None,
+) -> None:
+    """Who spent most, by currency: orders, spend, refunds, net, last visit."""
+    with _open_database() as database:
+        frame = people.report(
+            database, currency=currency, top=top or (None if csv else 20), lapsed_days=lapsed
+        )
+    if csv is not None:
+        frame.to_csv(csv, index=False)
+        console.print(f"{_counted(len(frame), 'row')} written to {csv}")
+        return
+    table = _table("rank", "person", "orders", "stores", "spent", "refunded", "net", "last visit", "days")
+    rows: Any = frame.itertuples()
+    for row in rows:
+        money = [f"{amount:,.2f}" for amount in (row.spent, row.refunded)]
+        table.add_row(
+            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), *money, f"{row.net:,.2f} {row.currency}",
+            f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
+        )  # fmt: skip
+    console.print(table if len(frame) else "nobody: no orders of known customers yet")
+
+
+def _persons(decision: people.Decision) -> str:
+    ids = (decision.person_id, decision.other_person_id)
+    if ids[0] == ids[1] and ids[0] is not None:
+        return f"person {ids[0]}"
+    return " and ".join("nobody" if person is None else f"person {person}" for person in ids)
+
+
 def _chosen(
     database: Database,
     ids: list[int] | None,
@@ -507,6 +698,105 @@ def _alert_line(alert: incidents.SentAlert) -> str:
 
 def _minute(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
+
+
+OfStore = Annotated[str, typer.Argument(metavar="STORE", help="Name of the store.")]
+GivenCustomer = Annotated[
+    str, typer.Argument(metavar="CUSTOMER", help="The platform's id, like gid://shopify/Customer/1234.")
+]
+
+
+@customers_app.command("show")
+def show_customer(store: OfStore, customer: GivenCustomer) -> None:
+    """A customer as the platform has them, and their latest changes with their values: personal data."""
+    with _open_database() as database:
+        details = customers.show(database, store, customer)
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in details.values.items():
+        if name != "store_id":
+            facts.add_row(name, _value(value))
+    console.print(facts)
+    table = _table("changed", "field", "from", "to", "by", "status")
+    for row in details.changes:
+        erased = "erased" if row.erased_at else None
+        state = f"{row.status}: {row.reason}" if row.reason else row.status
+        if row.found_value is not None:
+            state += f"; the platform had {_value(row.found_value)}"
+        table.add_row(
+            _minute(row.changed_at),
+            row.field,
+            _value(erased or row.from_value),
+            _value(erased or row.to_value),
+            row.changed_by,
+            state,
+        )
+    console.print(table if table.row_count else "no changes")
+
+
+@customers_app.command("edit")
+def edit_customer(
+    store: OfStore,
+    customer: GivenCustomer,
+    assignments: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help=f"Again for each field: {', '.join(customers.FIELDS)}. Nothing behind the sign takes the value away; "
+            "commas part tags.",
+        ),
+    ],
+    by: By = None,
+) -> None:
+    """Edit a profile: the next sync of the store, which is due now, sends it to the platform."""
+    with _open_database() as database:
+        added = customers.edit(database, store, customer, customers.parse(assignments), by=by or _person())
+    for change in added:
+        console.print(
+            f"{change.id}  {change.field}: {_value(change.from_value)} -> {_value(change.to_value)}"
+        )
+    console.print(
+        f"{_counted(len(added), 'change')} pending; `bg-pipelines customers changes {store}` shows what becomes of them"
+        if added
+        else "nothing to change: these are the values already",
+        soft_wrap=True,
+    )
+
+
+@customers_app.command("changes")
+def list_changes(
+    store: Annotated[str | None, typer.Argument(metavar="STORE", help="Name of a store; none: all.")] = None,
+    of_status: Annotated[
+        str | None, typer.Option("--status", help=f"Those that are {', '.join(customers.STATUSES)}.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the latest.")] = customers.LATEST,
+) -> None:
+    """Who changed which field of whom, and when; the values are in `customers show`."""
+    with _open_database() as database:
+        rows = customers.list_changes(database, store, status=of_status, limit=limit)
+    table = _table("id", "changed", "store", "customer", "field", "by", "status", "reason")
+    for row in rows:
+        table.add_row(
+            str(row.id),
+            _minute(row.changed_at),
+            row.store,
+            row.customer_external_id,
+            row.field,
+            row.changed_by,
+            row.status,
+            row.reason or "",
+        )
+    console.print(table if rows else "no changes", crop=console.is_terminal)
+
+
+def _value(value: Any) -> str:
+    if value is None or value in ("", []):
+        return "-"
+    if isinstance(value, datetime):
+        return _minute(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import warnings
 import dagster as dg
 
 from bg_pipelines.alerting import deliver_alerts, run_failures
-from bg_pipelines.jobs import inventory_sync, store_sync
+from bg_pipelines.jobs import customer_sync, drift_audit, inventory_sync, store_sync
 from bg_pipelines.platforms.base import Resource
 from bg_pipelines.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.sync_op import asset_key
@@ -20,12 +20,31 @@ _PARENTS = {
     Resource.PRODUCTS: Resource.STORE,
     Resource.PRODUCT_VARIANTS: Resource.PRODUCTS,
     Resource.INVENTORY_LEVELS: Resource.PRODUCT_VARIANTS,
+    Resource.CUSTOMERS: Resource.STORE,
+    Resource.ORDERS: Resource.CUSTOMERS,
 }
 
 defs = dg.Definitions(
-    jobs=[store_sync.store_sync, inventory_sync.inventory_sync],
-    schedules=[*store_sync.schedules, *inventory_sync.schedules],
-    sensors=[*store_sync.sensors, *inventory_sync.sensors, run_failures, deliver_alerts],
+    jobs=[
+        store_sync.store_sync,
+        inventory_sync.inventory_sync,
+        customer_sync.customer_sync,
+        drift_audit.drift_audit,
+    ],
+    schedules=[
+        *store_sync.schedules,
+        *inventory_sync.schedules,
+        *customer_sync.schedules,
+        *drift_audit.schedules,
+    ],
+    sensors=[
+        *store_sync.sensors,
+        *inventory_sync.sensors,
+        *customer_sync.sensors,
+        *drift_audit.sensors,
+        run_failures,
+        deliver_alerts,
+    ],
     assets=[
         dg.AssetSpec(
             asset_key(resource),
@@ -34,6 +53,15 @@ defs = dg.Definitions(
             description=f"table {asset_key(resource).to_user_string()}",
         )
         for resource in Resource
+        if resource is not Resource.AUDIT
+    ]
+    + [
+        dg.AssetSpec(
+            "people",
+            deps=[asset_key(Resource.CUSTOMERS), asset_key(Resource.ORDERS)],
+            group_name="matched",
+            description="table people: one person across stores",
+        )
     ],
     resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
     # A step in a process of its own costs a second and gains nothing: the work is in threads.

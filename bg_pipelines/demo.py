@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,27 @@ from bg_pipelines.settings import load_settings
 STOP_SECONDS = 15
 # Loaded here: between fork and exec is no time for it.
 _LIBC = ctypes.CDLL(None)
-JOBS = ("store_sync", "inventory_sync")
+JOBS: dict[str, dict[str, Any]] = {
+    "store_sync": {},
+    "inventory_sync": {},
+    "customer_sync": {},
+    "drift_audit": {"sample": 5},  # a look; each row that is asked for by its id costs the store's budget
+}
 TABLES = {
     "stores": "stores",
     "locations": "locations",
     "products": "products",
     "product_variants": "variants",
     "inventory_levels": "stock levels",
+    "customers": "customers",
+    "orders": "orders",
+    "order_lines": "their lines",
 }
+# Beside the sandbox's usual shops.
+SQUARE = ("--merchants", "2", "--square-variants", "120", "--square-customers", "150")
+
+Rows = dict[str, dict[tuple[str, str], datetime | None]]
+"""Of each table the rows by store and id, with the time of their last change where the sandbox tells it."""
 
 
 def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> int:
@@ -72,18 +86,21 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
         with console.status("starting the sandbox"):
             url = stack.enter_context(_sandbox(sandbox_port))
         shops = requests.get(f"{url}/sandbox/shops", timeout=10).json()
-        changes = save_stores(database, cipher(settings), [_store(shop) for shop in shops])
+        merchants = requests.get(f"{url}/sandbox/merchants", timeout=10).json()
+        stores = [_store("shopify", shop, shop["domain"]) for shop in shops]
+        stores += [_store("square", merchant, merchant["id"].lower()) for merchant in merchants]
+        changes = save_stores(database, cipher(settings), stores)
         console.print(
-            f"[bold]{len(shops)} sandbox stores[/] at {url}: {changes.added} added, "
-            f"{changes.updated} updated, {changes.unchanged} unchanged"
+            f"[bold]{len(shops)} Shopify and {len(merchants)} Square stores[/] of the sandbox at {url}: "
+            f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"
         )
         # Nobody's phone rings for a demo: its alerts go to the sandbox.
         os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
         os.environ["BG_ALERT_PHONES"] = ""
-        names = [shop["name"] for shop in shops]
+        names = [store.name for store in stores]
         ran = [_run_job(console, database, job, names) for job in JOBS]
         ran += _show_a_fault(console, database, url, shops[-1])
-        equal = _summary(console, database, url, shops, ran)
+        equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
         _serve_ui(console, stack, port)
@@ -99,7 +116,7 @@ def _run_job(console: Console, database: Database, name: str, stores: list[str])
     op = next(iter(job.graph.node_dict))
     config = {
         # Named, so that a second demo syncs them too, although nothing is due yet.
-        "ops": {op: {"config": {"stores": stores}}},
+        "ops": {op: {"config": {"stores": stores, **JOBS[name]}}},
         # The run's own log is in the UI; here the progress bar speaks.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
@@ -183,35 +200,76 @@ def _watch(
                 progress.update(task, completed=row[0], rows=int(row[1]))
 
 
-def _summary(
-    console: Console, database: Database, url: str, shops: list[dict[str, Any]], ran: list[dict[str, Any]]
-) -> bool:
-    """Print what was loaded and whether it equals the sandbox; returns whether it does."""
-    held_there: dict[str, dict[tuple[str, str], str]] = {table: {} for table in TABLES}
+def _held_there(url: str, shops: list[dict[str, Any]], merchants: list[dict[str, Any]]) -> Rows:
+    """What the sandbox holds, from the exports that its operator is given."""
+    held: Rows = {table: {} for table in TABLES}
     for shop in shops:
         export = requests.get(f"{url}/sandbox/shops/{shop['domain']}/export", timeout=30).json()
-        for name in TABLES:
-            rows = [export["shop"]] if name == "stores" else export[name]
-            for row in rows:
-                if row.get("isActive", True) or name == "locations":
-                    held_there[name][shop["domain"], row["id"]] = row["updatedAt"]
+        tables = {name: export[name] for name in TABLES if name in export}
+        tables["stores"] = [export["shop"]]
+        tables["inventory_levels"] = [level for level in export["inventory_levels"] if level["isActive"]]
+        tables["order_lines"] = [
+            {"id": line["id"], "updatedAt": order["updatedAt"]}
+            for order in export["orders"]
+            for line in order["lineItems"]
+        ]
+        for name, rows in tables.items():
+            held[name] |= {(shop["domain"], row["id"]): _time(row["updatedAt"]) for row in rows}
+    for merchant in merchants:
+        export = requests.get(f"{url}/sandbox/merchants/{merchant['id']}/export", timeout=30).json()
+        objects = [one for one in export["objects"] if not one["is_deleted"]]
+        tables = {
+            "stores": [export["merchant"]],
+            "locations": export["locations"],
+            "products": [one for one in objects if one["type"] == "ITEM"],
+            "product_variants": [one for one in objects if one["type"] == "ITEM_VARIATION"],
+            "inventory_levels": [
+                {
+                    "id": f"{count['catalog_object_id']}@{count['location_id']}",
+                    "updated_at": count["calculated_at"],
+                }
+                for count in export["counts"]
+                if count["state"] == "IN_STOCK"
+            ],
+            "customers": export["customers"],
+            "orders": export["orders"],
+            "order_lines": [
+                {"id": f"{order['id']}/{line['uid']}", "updated_at": order["updated_at"]}
+                for order in export["orders"]
+                for line in order.get("line_items", [])
+            ],
+        }
+        for name, rows in tables.items():
+            held[name] |= {(merchant["id"].lower(), row["id"]): _time(row.get("updated_at")) for row in rows}
+    return held
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _summary(console: Console, database: Database, held_there: Rows, ran: list[dict[str, Any]]) -> bool:
+    """Print what was loaded and whether it equals the sandbox; returns whether it does."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "sandbox", "database", "inserted", "updated", "deleted", "unchanged", "rejected"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     equal = True
     changed = 0
-    domains = [shop["domain"] for shop in shops]
+    domains = [domain for domain, _ in held_there["stores"]]
     with database.transaction() as connection:
         for name, title in TABLES.items():
             key = "s.id = t.id" if name == "stores" else "s.id = t.store_id"
             here = {
-                (domain, external_id): updated_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+                (domain, external_id): updated_at
                 for domain, external_id, updated_at in connection.execute(
                     f"SELECT s.domain, t.external_id, t.source_updated_at FROM {name} t JOIN stores s ON {key} "  # noqa: S608
                     "WHERE t.deleted_at IS NULL AND t.external_id IS NOT NULL AND s.domain = ANY(%s)",
                     (domains,),
                 )
             }
+            there = held_there[name]
+            untold = {row: None for row, time in there.items() if time is None}
+            here |= {row: None for row in untold if row in here}
             counts = (
                 connection.execute(
                     "SELECT coalesce(sum(inserted), 0), coalesce(sum(updated), 0), coalesce(sum(deleted), 0), "
@@ -221,16 +279,12 @@ def _summary(
                 ).fetchone()
                 or (0,) * 5
             )
-            same = here == held_there[name]
+            same = here == there
             equal = equal and same
             changed += sum(counts[:3])
-            table.add_row(
-                title,
-                f"{len(held_there[name]):,}",
-                f"{len(here):,}",
-                *(f"{count:,}" for count in counts),
-                style=None if same else "red",
-            )
+            # Lines are counted with their orders.
+            cells = [] if name == "order_lines" else [f"{count:,}" for count in counts]
+            table.add_row(title, f"{len(there):,}", f"{len(here):,}", *cells, style=None if same else "red")
     console.print(table)
     for run in ran:
         if not run["success"]:
@@ -246,21 +300,28 @@ def _summary(
     return equal
 
 
-def _store(shop: dict[str, Any]) -> NewStore:
+def _store(platform: str, account: dict[str, Any], domain: str) -> NewStore:
     return NewStore(
-        name=shop["name"],
-        platform="shopify",
-        domain=shop["domain"],
-        tier=shop["tier"],
-        api_url=shop["api_url"],
-        token=shop["token"],
+        name=account["name"],
+        platform=platform,
+        domain=domain,
+        tier=account["tier"],
+        api_url=account["api_url"],
+        token=account["token"],
     )
 
 
 @contextmanager
 def _sandbox(port: int) -> Iterator[str]:
     """A sandbox in a process of its own, on `port` or, where that is taken, any other; yields its URL."""
-    command = [sys.executable, "-m", "bg_pipelines.sandbox", "--port", str(port if _is_free(port) else 0)]
+    command = [
+        sys.executable,
+        "-m",
+        "bg_pipelines.sandbox",
+        "--port",
+        str(port if _is_free(port) else 0),
+        *SQUARE,
+    ]
     with _child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -10,9 +10,14 @@
      +-- malformed_response         HTML, half a page, or JSON that lacks what was asked for
      +-- database                   our PostgreSQL cannot be reached or refused the work
      +-- lease_lost                 another worker has taken this row over; it will settle it
+     +-- operation_failed           what the vendor was at work on for us came to nothing: it begins anew
      |
      |  time-dependent: succeeds once somebody else has finished something
      +-- shop_locked                the platform has locked the shop for now
+     +-- operation_running          the vendor is still at work on what was asked of it
+     |
+     |  found by an audit, which mends what it can
+     +-- drift                      what is held differed from the source although it had been synced
      |
      |  needs a person: the same call never succeeds unchanged
      +-- credentials                the token or secret is wrong, revoked or expired
@@ -49,7 +54,10 @@ class ErrorType(StrEnum):
     MALFORMED_RESPONSE = "malformed_response"
     DATABASE = "database"
     LEASE_LOST = "lease_lost"
+    OPERATION_FAILED = "operation_failed"
     SHOP_LOCKED = "shop_locked"
+    OPERATION_RUNNING = "operation_running"
+    DRIFT = "drift"
     CREDENTIALS = "credentials"
     SCOPES = "scopes"
     PAYMENT_REQUIRED = "payment_required"
@@ -84,7 +92,10 @@ KINDS: dict[ErrorType, Kind] = {
     ErrorType.MALFORMED_RESPONSE: Kind(Severity.MEDIUM, True),
     ErrorType.DATABASE: Kind(Severity.CRITICAL, True),
     ErrorType.LEASE_LOST: Kind(Severity.LOW, True),
+    ErrorType.OPERATION_FAILED: Kind(Severity.MEDIUM, True),
     ErrorType.SHOP_LOCKED: Kind(Severity.HIGH, True),
+    ErrorType.OPERATION_RUNNING: Kind(Severity.LOW, True),
+    ErrorType.DRIFT: Kind(Severity.MEDIUM, True),
     ErrorType.CREDENTIALS: Kind(Severity.HIGH, False),
     ErrorType.SCOPES: Kind(Severity.HIGH, False),
     ErrorType.PAYMENT_REQUIRED: Kind(Severity.HIGH, False),

@@ -19,6 +19,9 @@ TIERS: dict[int, timedelta] = {
 }
 """How often a store of each tier is due: whole ticks."""
 
+AUDIT_EVERY = timedelta(days=1)
+"""How often a store is audited, whatever its tier: the stores are spread over the day."""
+
 EARLY = timedelta(seconds=30)
 """A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
 
@@ -67,10 +70,13 @@ class Job(NamedTuple):
 
 
 _EVERY_TICK = {f"tier_{tier}": f"*/{TICK.seconds // 60} * * * *" for tier in TIERS}
+_EVERY_HOUR = {f"tier_{tier}": "0 * * * *" for tier in TIERS}
 
 JOBS: dict[str, Job] = {
     "store_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
     "inventory_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
+    "customer_sync": Job(DEFAULT, max_concurrent_runs=2, crons=_EVERY_TICK),
+    "drift_audit": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
 }
 
 

@@ -78,7 +78,11 @@ POLICIES: Mapping[ErrorType, Policy] = {
     # Where these are marked recoverable, the work begins anew at the next try.
     ErrorType.COUNT_MISMATCH: _backoff(60, 3600, 3),
     ErrorType.QUERY_REJECTED: _backoff(30, 600, 3),
+    ErrorType.DRIFT: _backoff(60, 3600, 3),
     ErrorType.SHOP_LOCKED: _scheduled(1800, 48),
+    # A bulk operation of a large shop takes minutes to hours.
+    ErrorType.OPERATION_RUNNING: _scheduled(60, 1440),
+    ErrorType.OPERATION_FAILED: _backoff(60, 3600, 5),
     ErrorType.CONFIGURATION: _scheduled(900, 3),
     ErrorType.CREDENTIALS: _MANUAL,
     ErrorType.SCOPES: _MANUAL,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import dagster as dg
 from pydantic import Field
@@ -18,6 +19,7 @@ from bg_pipelines.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+from bg_pipelines.sync.summary import BACKFILLS
 
 DATABASE_RETRIES = 3
 DATABASE_DELAY_SECONDS = 5
@@ -34,6 +36,11 @@ class SyncConfig(dg.Config):
     )
     tiers: list[int] = Field(default=list(TIERS), description="only stores of these tiers")
     force: bool = Field(default=False, description="read everything again, not only what changed")
+    backfill: str = Field(
+        default="auto",
+        description="how full passes of these stores read where the platform has bulk operations: bulk, pages, or auto, "
+        "as the number of rows suggests",
+    )
     batch_size: int = Field(default=50, ge=1, le=1000, description="how many rows of work to claim at a time")
     max_workers: int = Field(default=8, ge=1, le=64, description="how many stores to work on at once")
     max_minutes: float = Field(
@@ -41,6 +48,9 @@ class SyncConfig(dg.Config):
         gt=0,
         le=25,
         description="what is unfinished by then is left to the next run, at the page reached",
+    )
+    sample: int = Field(
+        default=50, ge=1, le=10_000, description="how many rows of each resource drift_audit looks at"
     )
 
 
@@ -56,8 +66,21 @@ def sync(
     Raises dagster.Failure only if the job itself could not work, which Dagster tries again where the database was
     away; a store that failed is in the metadata, in `sync_attempts`, and is tried again as its row says.
     """
-    try:
+    with as_dagster_failures(context):
         summary = _run(context, config, database, platforms, resources)
+    _report(context, summary)
+    _tell(context, database)
+    return summary
+
+
+@contextmanager
+def as_dagster_failures(context: dg.OpExecutionContext) -> Iterator[None]:
+    """What keeps a job from working at all becomes a `dagster.Failure` with our sentence, and ends the run.
+
+    While the database is away the op is tried again; see `DATABASE_RETRIES`.
+    """
+    try:
+        yield
     except IntegrationError as error:
         # Its cause is left out of the log: the sentence says it, and a long traceback would bury it.
         failure = as_failure(error)
@@ -69,9 +92,6 @@ def sync(
         surprise = with_frames(error)
         context.log.error(f"{surprise.message}\n" + "\n".join(surprise.details["traceback"]))
         raise as_failure(surprise) from None
-    _report(context, summary)
-    _tell(context, database)
-    return summary
 
 
 def _run(
@@ -88,6 +108,12 @@ def _run(
             f"config `tiers`: {', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}",
             source="settings",
         )
+    if config.backfill not in BACKFILLS:
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION,
+            f"config `backfill`: {config.backfill!r} is none of {', '.join(BACKFILLS)}",
+            source="settings",
+        )
     _take_over(context, database)
     return SyncRun(
         database.database,
@@ -101,6 +127,8 @@ def _run(
             batch_size=config.batch_size,
             max_workers=config.max_workers,
             max_minutes=config.max_minutes,
+            backfill=config.backfill,
+            sample=config.sample,
         ),
         run_id=context.run_id,
         connect=platforms.connect,
@@ -142,7 +170,7 @@ def _report(context: dg.OpExecutionContext, summary: Summary) -> None:
             f"{summary.done - summary.complete} of {summary.done} stores failed: see `failed` in this run's metadata, or `bg-pipelines status`"
         )
     for resource, done in summary.resources.items():
-        if done.synced or done.failed:
+        if resource is not Resource.AUDIT and (done.synced or done.failed):
             counts = {key: dg.MetadataValue.int(value) for key, value in vars(done.counts).items()}
             context.log_event(dg.AssetMaterialization(asset_key(resource), metadata=counts))
     context.add_output_metadata(_metadata(summary))
@@ -171,6 +199,18 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
             }
             for failure in summary.failures
         )
+    if summary.audits:
+        metadata["rows_audited"] = dg.MetadataValue.int(sum(found.sampled for found in summary.audits))
+        metadata["rows_drifted"] = dg.MetadataValue.int(sum(found.drifted for found in summary.audits))
+    if drift := [found for found in summary.audits if found.drifted or found.short]:
+        metadata["drift"] = _table(
+            {
+                **vars(found),
+                "fields": ", ".join(f"{name}: {rows}" for name, rows in sorted(found.fields.items())),
+                "external_ids": ", ".join(found.external_ids),
+            }
+            for found in drift
+        )
     if summary.corrections_left:
         metadata["corrections_left"] = _table(
             {
@@ -183,6 +223,20 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         )
     if summary.corrections_applied:
         metadata["corrections_applied"] = dg.MetadataValue.int(summary.corrections_applied)
+    if summary.changes_left:
+        metadata["profile_edits_left"] = _table(
+            {
+                "store": left.store,
+                "edit": left.change_id,
+                "customer": left.customer_external_id,
+                "field": left.field,
+                "status": left.status,
+                "message": left.message,
+            }
+            for left in summary.changes_left
+        )
+    if summary.changes_applied:
+        metadata["profile_edits_applied"] = dg.MetadataValue.int(summary.changes_applied)
     rejected = sum(done.counts.rejected for done in summary.resources.values())
     metadata |= {
         "rows_read": dg.MetadataValue.int(summary.rows),
@@ -194,6 +248,7 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
                 "resource": resource.value,
                 "stores": done.synced,
                 "failed": done.failed,
+                "waiting": done.waiting,
                 "pages": done.pages,
                 **vars(done.counts),
             }

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database, embedded_url
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.platforms.base import Resource
+from bg_pipelines.platforms.base import JOB_RESOURCES, Resource
 from bg_pipelines.sandbox import Sandbox, Shop, World
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 
 PROJECT = Path(__file__).parent.parent
 KEY = "0" * 43 + "="
-ALL_RESOURCES = tuple(Resource)
+CATALOGUE = (*JOB_RESOURCES["store_sync"], *JOB_RESOURCES["inventory_sync"])
+SALES = JOB_RESOURCES["customer_sync"]
 PATIENCE = 120
 """Seconds a test waits for what should happen within a few, on a machine that has much else to do."""
 
@@ -200,7 +202,7 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
 
     def run(
         *,
-        resources: tuple[Resource, ...] = ALL_RESOURCES,
+        resources: tuple[Resource, ...] = CATALOGUE,
         run_id: str = "test-run",
         log: Any = None,
         **request: Any,
@@ -246,7 +248,7 @@ def loaded_rows(database: Database, domain: str, resource: Resource) -> set[tupl
         }
 
 
-TABLES = tuple(resource for resource in Resource if resource is not Resource.STORE)
+TABLES = tuple(resource for resource in CATALOGUE if resource is not Resource.STORE)
 
 
 def assert_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) -> None:
@@ -255,4 +257,39 @@ def assert_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) 
         for resource in TABLES:
             assert loaded_rows(database, domain, resource) == source_rows(
                 sandbox.world.shops[domain], resource
+            )
+
+
+def assert_sales_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) -> None:
+    """Customers and orders of these shops (all, if none is named), with lines and refunds, are held as the source has them."""
+    for domain in domains or tuple(sandbox.world.shops):
+        shop = sandbox.world.shops[domain]
+        for resource in SALES:
+            assert loaded_rows(database, domain, resource) == source_rows(shop, resource)
+        export = shop.export(["orders"])["orders"]
+        lines = {
+            (line["id"], order["id"], line["quantity"], line["currentQuantity"], order["updatedAt"])
+            for order in export
+            for line in order["lineItems"]
+        }
+        refunds = {
+            (refund["id"], order["id"], Decimal(refund["totalRefundedSet"]["shopMoney"]["amount"]))
+            for order in export
+            for refund in order["refunds"]
+        }
+        with database.transaction() as connection:
+            assert lines == {
+                (*row, updated_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
+                for *row, updated_at in connection.execute(
+                    "SELECT l.external_id, order_external_id, quantity, current_quantity, l.source_updated_at "
+                    "FROM order_lines l JOIN stores s ON s.id = l.store_id WHERE s.domain = %s AND l.deleted_at IS NULL",
+                    (domain,),
+                )
+            }
+            assert refunds == set(
+                connection.execute(
+                    "SELECT r.external_id, order_external_id, amount FROM refunds r JOIN stores s ON s.id = r.store_id "
+                    "WHERE s.domain = %s AND r.deleted_at IS NULL",
+                    (domain,),
+                )
             )

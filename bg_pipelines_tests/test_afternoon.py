@@ -1,4 +1,4 @@
-"""An afternoon with many stores and everything that goes wrong in one, minute by minute by a clock that the test turns."""
+"""An afternoon with 200 stores and everything that goes wrong in one, minute by minute by a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bg_pipelines_tests.conftest import DatabaseClock, as_store, assert_equal_to
 from bg_pipelines_tests.test_sync import query
 
 MINUTES = 125
-STORES = 60
+STORES = 200
 PHONE = "+4915112345678"
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bg_pipelines.cli import app
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.platforms.base import Resource
 from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines_tests.conftest import KEY, PATIENCE
 
@@ -91,7 +92,7 @@ def test_nothing_typed_shows_what_there_is(typed: list[str]) -> None:
 
 def test_every_command_explains_itself() -> None:
     assert "usage: bg-pipelines sandbox" in ok(type_in("sandbox", "--help"))
-    for command in ("demo", "migrate", "check", "status"):
+    for command in ("demo", "migrate", "check", "status", "audit"):
         assert "Usage:" in ok(type_in(command, "--help"))
     for command in ("add", "import", "list", "pause", "resume"):
         assert "Usage:" in ok(type_in("stores", command, "--help"))
@@ -299,7 +300,7 @@ def test_status_is_a_table_or_one_json_object(run: Run) -> None:
     ok(run(*HARBOR))
     assert "store_sync" in ok(run("status"))
     state = json.loads(ok(run("status", "--json")))
-    assert [row["due"] for row in state["resources"]] == [1] * 5
+    assert [row["due"] for row in state["resources"]] == [1] * len(Resource)
     assert state["failing"] == []
 
 

@@ -84,7 +84,9 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     output, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, output
     assert "the database equals the sandbox" in output
-    assert re.search(r"stock levels +9,947 +9,947 +9,947", output), output
+    assert re.search(r"stock levels +10,596 +10,596 +10,596", output), output
+    assert re.search(r"12 Shopify and 2 Square stores", output), output
+    assert re.search(r"their lines +12,646 +12,646\n", output), output
     assert re.search(r"people were told: \[high\] store .+: credentials\n", output), output
     assert re.search(r"people were told: \[all clear\] store .+: credentials\n", output), output
     wait_until_nothing_is_left(project)
@@ -98,6 +100,8 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     assert {run for run in runs if run[1] == "SUCCESS"} == {
         ("store_sync", "SUCCESS"),
         ("inventory_sync", "SUCCESS"),
+        ("customer_sync", "SUCCESS"),
+        ("drift_audit", "SUCCESS"),
     }
     os.killpg(second.pid, signal.SIGINT)
     output, _ = second.communicate(timeout=PATIENCE)

@@ -151,7 +151,7 @@ def test_the_run_fails_with_one_sentence_when_the_job_itself_cannot_work(
     error = event.step_failure_data.error
     assert error is not None
     assert error.cause is None, "the cause's traceback would bury the sentence"
-    assert len(error.to_string().splitlines()) < 30, error.to_string()
+    assert len(error.to_string().splitlines()) < 35, error.to_string()
     monkeypatch.setenv("BG_ENCRYPTION_KEY", "1" * 43 + "=")
     sentence, _ = failure(execute("store_sync"))
     assert sentence.startswith("BG_ENCRYPTION_KEY is not the key this was encrypted with")
@@ -184,6 +184,11 @@ def test_only_stores_of_the_given_tiers_are_synced(
     assert [row["tier"] for row in done] == sorted(set(tiers) - {2})
     sentence, _ = failure(execute("store_sync", tiers=[1, 4]))
     assert sentence == "config `tiers`: 4: there are 1, 2, 3"
+
+
+def test_a_backfill_of_an_unknown_kind_is_refused(environment: None) -> None:
+    sentence, _ = failure(execute("customer_sync", backfill="bulky"))
+    assert sentence == "config `backfill`: 'bulky' is none of auto, bulk, pages"
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_an_id_too_long_for_an_index_is_a_rejected_row(run_with: Run, database: 
     letters = "".join(f"{i * 7919 % 100_003:05x}" for i in range(3000))
     bad = product(1)._replace(external_id=letters)
     summary = run_with(
-        (Resource.PRODUCTS,), pages=lambda resource, since, resume: iter([Page(2, [bad, product(2)])])
+        (Resource.PRODUCTS,), pages=lambda resource, since, resume, bulk: iter([Page(2, [bad, product(2)])])
     )
     assert summary.failures == []
     assert summary.resources[Resource.PRODUCTS].counts.rejected == 1
@@ -121,7 +121,7 @@ def test_an_incomplete_listing_of_one_resource_keeps_no_other_from_being_synced(
     [shop] = query(database, "SELECT name FROM stores ORDER BY id LIMIT 1")
     summary = run_with(
         (Resource.STORE, Resource.PRODUCTS),
-        pages=lambda resource, since, resume: iter([page(1, source_count=100)]),
+        pages=lambda resource, since, resume, bulk: iter([page(1, source_count=100)]),
     )
     assert [(f.store, f.resources) for f in summary.failures] == [(shop["name"], ["products"])]
     assert summary.resources[Resource.STORE].synced == 3
@@ -134,7 +134,7 @@ def test_an_empty_listing_of_stock_marks_nothing_deleted_while_there_are_variant
     held = query(database, "SELECT count(*) AS n FROM inventory_levels WHERE deleted_at IS NULL")
     query(database, "UPDATE sync_states SET last_full_at = NULL")
     summary = run_with(
-        (Resource.INVENTORY_LEVELS,), pages=lambda resource, since, resume: iter([Page(0, [])])
+        (Resource.INVENTORY_LEVELS,), pages=lambda resource, since, resume, bulk: iter([Page(0, [])])
     )
     assert [failure.error.error_type for failure in summary.failures] == [ErrorType.COUNT_MISMATCH]
     assert query(database, "SELECT count(*) AS n FROM inventory_levels WHERE deleted_at IS NULL") == held

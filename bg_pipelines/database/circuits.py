@@ -44,6 +44,7 @@ ANSWERED = {
     ErrorType.SHOP_GONE,
     ErrorType.QUERY_REJECTED,
     ErrorType.QUERY_TOO_COSTLY,
+    ErrorType.OPERATION_FAILED,
 }
 """What a vendor says who is up, whatever is wrong with the store."""
 

@@ -56,6 +56,10 @@ def rejects_fingerprint(store_id: int, resource: str) -> str:
     return f"rejects:{store_id}:{resource}"
 
 
+def drift_fingerprint(store_id: int, resource: str) -> str:
+    return f"drift:{store_id}:{resource}"
+
+
 def job_fingerprint(job: str, error_type: str) -> str:
     return f"job:{job}:{error_type}"
 

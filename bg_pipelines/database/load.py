@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.types.array import ListDumper
 
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -63,11 +66,12 @@ _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Reject(NamedTuple):
-    """A source row that cannot be loaded: why, and what it was."""
+    """A source row that cannot be loaded: why, and what it was; `table` where it is not the resource's own."""
 
     external_id: str | None
     reason: str
     payload: Any
+    table: str | None = None
 
     def key(self) -> str:
         """The vendor's id, or a digest of the row where it has none, so that a repeat is the same row."""
@@ -104,7 +108,7 @@ def load(
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
     counts = Counts(read=len(records))
-    unique = _newest(records)
+    unique = newest(records)
     counts.unchanged = len(records) - len(unique)
     if unique:
         columns = records[0]._fields
@@ -114,7 +118,7 @@ def load(
     return counts
 
 
-def _newest(records: Sequence[Any]) -> Sequence[Any]:
+def newest(records: Sequence[Any]) -> Sequence[Any]:
     """Of two rows of one id the one with the newer source clock, the later one where they are equal."""
     if len({record.external_id for record in records if type(record.external_id) is str}) == len(records):
         return records
@@ -140,42 +144,90 @@ def mark_deleted(
 
 
 def mark_unconfirmed_deleted(
-    connection: psycopg.Connection[Any], table: str, store_id: int, pass_began_at: datetime
+    connection: psycopg.Connection[Any],
+    table: str,
+    store_id: int,
+    pass_began_at: datetime,
+    created_since: datetime | None = None,
 ) -> int:
     """After a full pass: mark the rows that it did not meet as gone; returns how many.
 
     A row that the source has but that could not be loaded is not gone; what stood in `rejected_rows` and was not
-    met either is dropped there.
+    met either is dropped there. `created_since`: the source lists no rows that are older, so they stay.
     """
+    drop_unmet_rejects(connection, table, store_id, pass_began_at)
+    statement = sql.SQL(
+        "UPDATE {table} t SET deleted_at = now() "
+        "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} AND NOT EXISTS ("
+        "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
+        "  AND r.external_id = t.external_id)"
+    ).format(
+        table=sql.Identifier(table),
+        created=sql.SQL("AND source_created_at >= %(created)s" if created_since else ""),
+    )
+    parameters = {"store": store_id, "resource": table, "began": pass_began_at, "created": created_since}
+    return connection.execute(statement, parameters).rowcount
+
+
+def drop_unmet_rejects(
+    connection: psycopg.Connection[Any], table: str, store_id: int, pass_began_at: datetime
+) -> None:
+    """After a full pass: forget the rows that could not be loaded and that it did not meet again."""
     connection.execute(
         "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND last_seen_at < %s",
         (store_id, table, pass_began_at),
     )
+
+
+def mark_left_parts_deleted(
+    connection: psycopg.Connection[Any],
+    table: str,
+    whole: str,
+    store_id: int,
+    records: Sequence[Any],
+    parts: Sequence[Any],
+) -> int:
+    """Mark the parts gone that rows of `whole`, just loaded with all of their `parts`, no longer have; how many.
+
+    Parts carry their row's `source_updated_at`. So one that is older than its row was left behind, and one that is
+    not among `parts` is gone where the row is held as it has just been read.
+    """
     statement = sql.SQL(
-        "UPDATE {table} t SET deleted_at = now() "
-        "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s AND NOT EXISTS ("
-        "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
-        "  AND r.external_id = t.external_id)"
-    ).format(table=sql.Identifier(table))
-    parameters = {"store": store_id, "resource": table, "began": pass_began_at}
+        "UPDATE {table} p SET deleted_at = now() FROM {whole} w "
+        "JOIN unnest(%(ids)s::text[], %(times)s::text[]::timestamptz[]) AS read (id, time) ON w.external_id = read.id "
+        "WHERE w.store_id = %(store)s AND p.store_id = %(store)s AND p.order_external_id = w.external_id "
+        "AND p.deleted_at IS NULL AND (p.source_updated_at < w.source_updated_at OR (w.source_updated_at = read.time "
+        "AND NOT EXISTS (SELECT FROM unnest(%(parts)s::text[]) AS kept (id) WHERE kept.id = p.external_id))) "
+        "AND NOT EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(table)s "
+        "AND r.external_id = p.external_id)"
+    ).format(table=sql.Identifier(table), whole=sql.Identifier(whole))
+    parameters = {
+        "store": store_id,
+        "table": table,
+        "ids": [record.external_id for record in records],
+        "times": [record.source_updated_at for record in records],
+        "parts": [part.external_id for part in parts],
+    }
     return connection.execute(statement, parameters).rowcount
 
 
 def keep_rejects(
     connection: psycopg.Connection[Any],
     cipher: Cipher,
-    resource: str,
+    table: str,
     store_id: int,
     rejects: Sequence[Reject],
 ) -> None:
-    """Keep rows that could not be loaded, with their reason; one that is met again is counted, not doubled."""
+    """Keep rows of a table that could not be loaded, with their reason; one met again is counted, not doubled."""
+    if not rejects:
+        return
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO rejected_rows (store_id, resource, external_id, reason, payload) "
             "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (store_id, resource, external_id) DO UPDATE SET "
             "reason = excluded.reason, payload = excluded.payload, last_seen_at = now(), "
             "times_seen = rejected_rows.times_seen + 1",
-            [(store_id, resource, r.key(), r.reason, cipher.encrypt(r.payload)) for r in rejects],
+            [(store_id, table, r.key(), r.reason, cipher.encrypt(r.payload)) for r in rejects],
         )
 
 
@@ -232,9 +284,16 @@ class _Merge:
         counts += self(records[middle:])
         return counts
 
+    @contextmanager
+    def _copy(self, statement: str) -> Iterator[psycopg.Copy]:
+        with self.connection.cursor() as cursor:
+            cursor.adapters.register_dumper(list, _TextsDumper)
+            with cursor.copy(self.statements[statement]) as copy:
+                yield copy
+
     def _insert(self, records: Sequence[Any]) -> Counts:
         store_id = self.parameters["store"]
-        with self.connection.cursor() as cursor, cursor.copy(self.statements["insert"]) as copy:
+        with self._copy("insert") as copy:
             for record in records:
                 copy.write_row((store_id, *record))
         self.connection.execute(self.statements["clear_inserted_rejects"], self.parameters)
@@ -244,7 +303,7 @@ class _Merge:
         execute = self.connection.execute
         # Made once a connection, emptied at each commit: one a page would bloat PostgreSQL's catalogue.
         execute(self.statements["stage"])
-        with self.connection.cursor() as cursor, cursor.copy(self.statements["copy"]) as copy:
+        with self._copy("copy") as copy:
             for record in records:
                 copy.write_row(record)
         written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
@@ -252,6 +311,21 @@ class _Merge:
         if self.parameters["confirm_before"] is not None and written < len(records):
             execute(self.statements["confirm"], self.parameters)
         return Counts(inserted=inserted, updated=written - inserted, unchanged=len(records) - written)
+
+
+class _TextsDumper(ListDumper):
+    """Lists of texts (tags) as arrays. psycopg's own is for lists of anything and costs as much as the rest of a row."""
+
+    oid = psycopg.adapters.types["text"].array_oid
+
+    def dump(self, obj: list[Any]) -> Buffer | None:
+        try:
+            text = '","'.join(obj)
+        except TypeError:
+            return super().dump(obj)
+        if "\\" in text or text.count('"') != 2 * max(0, len(obj) - 1):
+            return super().dump(obj)
+        return self._dump_item('{"' + text + '"}') if obj else b"{}"
 
 
 @lru_cache

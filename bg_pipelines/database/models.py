@@ -17,6 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Timestamp = sa.DateTime(timezone=True)
 Money = sa.Numeric(19, 4)
+Quantity = sa.Numeric(19, 5)
+"""Pieces, or what is weighed and measured: Square has five decimals."""
 
 
 class Base(DeclarativeBase):
@@ -125,7 +127,7 @@ class ProductVariant(Synced, Base):
     sku: Mapped[str | None]
     barcode: Mapped[str | None]
     position: Mapped[int]
-    price: Mapped[Decimal]
+    price: Mapped[Decimal | None] = mapped_column(comment="null: typed at the till")
     compare_at_price: Mapped[Decimal | None]
     currency: Mapped[str] = mapped_column(comment="ISO 4217 code of both prices")
 
@@ -142,6 +144,291 @@ class InventoryLevel(Synced, Base):
     on_hand: Mapped[int]
     committed: Mapped[int]
     incoming: Mapped[int]
+
+
+class Customer(Synced, Base):
+    """A customer of a store as its platform has them. Personal: never in a log, a run's config or an error."""
+
+    __tablename__ = "customers"
+    __table_args__ = (
+        sa.Index(
+            "ix_customers_email", sa.text("lower(email)"), postgresql_where=sa.text("email IS NOT NULL")
+        ),
+        sa.Index("ix_customers_phone", "phone", postgresql_where=sa.text("phone IS NOT NULL")),
+        sa.Index(None, "store_id", "synced_at"),
+        sa.CheckConstraint("total_spent <> 'NaN'", name="total_spent"),
+    )
+
+    first_name: Mapped[str | None]
+    last_name: Mapped[str | None]
+    company: Mapped[str | None]
+    email: Mapped[str | None]
+    email_verified: Mapped[bool]
+    phone: Mapped[str | None] = mapped_column(comment="E.164")
+    phone_given: Mapped[str | None] = mapped_column(
+        comment="as the platform has it, where that is not `phone`"
+    )
+    addresses: Mapped[list[Any]] = mapped_column(
+        JSONB, comment="objects with the fields of `platforms.base.ADDRESS`"
+    )
+    tags: Mapped[list[str]]
+    locale: Mapped[str | None]
+    note: Mapped[str | None]
+    email_consent: Mapped[str | None] = mapped_column(
+        comment="subscribed, unsubscribed, not_subscribed, pending, invalid or redacted; null: the platform does not tell"
+    )
+    email_consent_at: Mapped[datetime | None]
+    email_consent_source: Mapped[str | None]
+    sms_consent: Mapped[str | None]
+    sms_consent_at: Mapped[datetime | None]
+    sms_consent_source: Mapped[str | None]
+    orders_count: Mapped[int | None] = mapped_column(comment="the platform's own count")
+    total_spent: Mapped[Decimal | None] = mapped_column(comment="the platform's own total")
+    currency: Mapped[str | None] = mapped_column(comment="ISO 4217 code of total_spent")
+    source_created_at: Mapped[datetime]
+
+
+class Order(Synced, Base):
+    """A sale, or a return that the platform records as an order of its own. Amounts are in the shop's currency."""
+
+    __tablename__ = "orders"
+    __table_args__ = (
+        sa.Index(None, "store_id", "customer_external_id"),
+        sa.Index(None, "store_id", "ordered_at"),
+        sa.CheckConstraint(
+            "total <> 'NaN' AND coalesce(subtotal, 0) <> 'NaN' AND coalesce(discount, 0) <> 'NaN' "
+            "AND coalesce(tax, 0) <> 'NaN'",
+            name="amounts",
+        ),
+    )
+
+    name: Mapped[str] = mapped_column(comment="as people call it, such as #1001")
+    customer_external_id: Mapped[str | None]
+    location_external_id: Mapped[str | None] = mapped_column(comment="where it was sold in person")
+    channel: Mapped[str | None] = mapped_column(comment="the platform's word: web, pos, ...")
+    status: Mapped[str] = mapped_column(comment="open, closed or cancelled")
+    financial_status: Mapped[str | None]
+    fulfillment_status: Mapped[str | None]
+    is_return: Mapped[bool] = mapped_column(comment="nothing was sold: its refunds name the sale")
+    is_test: Mapped[bool]
+    currency: Mapped[str]
+    subtotal: Mapped[Decimal | None]
+    discount: Mapped[Decimal | None]
+    tax: Mapped[Decimal | None]
+    total: Mapped[Decimal] = mapped_column(comment="as sold; what was paid back is in `refunds`")
+    email: Mapped[str | None]
+    phone: Mapped[str | None]
+    note: Mapped[str | None]
+    tags: Mapped[list[str]]
+    ordered_at: Mapped[datetime]
+    cancelled_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    closed_at: Mapped[datetime | None]
+    source_created_at: Mapped[datetime]
+
+
+class OrderLine(Synced, Base):
+    """A line of an order; `source_updated_at` is the order's."""
+
+    __tablename__ = "order_lines"
+    __table_args__ = (
+        sa.Index(None, "store_id", "order_external_id"),
+        sa.CheckConstraint("unit_price <> 'NaN' AND discount <> 'NaN' AND total <> 'NaN'", name="amounts"),
+        sa.CheckConstraint("quantity <> 'NaN' AND current_quantity <> 'NaN'", name="quantities"),
+    )
+
+    order_external_id: Mapped[str]
+    product_external_id: Mapped[str | None]
+    variant_external_id: Mapped[str | None]
+    title: Mapped[str]
+    variant_title: Mapped[str | None]
+    sku: Mapped[str | None]
+    quantity: Mapped[Decimal] = mapped_column(Quantity)
+    current_quantity: Mapped[Decimal] = mapped_column(
+        Quantity, comment="less what was taken off or came back"
+    )
+    unit_price: Mapped[Decimal]
+    discount: Mapped[Decimal]
+    total: Mapped[Decimal] = mapped_column(comment="of the line, discounts taken off")
+    currency: Mapped[str]
+
+
+class Refund(Synced, Base):
+    """Money paid back; `source_updated_at` is that of the order which records it."""
+
+    __tablename__ = "refunds"
+    __table_args__ = (
+        sa.Index(None, "store_id", "order_external_id"),
+        sa.Index(None, "store_id", "sale_external_id"),
+        sa.CheckConstraint("amount <> 'NaN'", name="amount"),
+    )
+
+    order_external_id: Mapped[str] = mapped_column(comment="the order that records it")
+    sale_external_id: Mapped[str | None] = mapped_column(
+        comment="the order whose goods were paid back, often the same; null: a return without one"
+    )
+    amount: Mapped[Decimal]
+    currency: Mapped[str]
+    note: Mapped[str | None]
+    refunded_at: Mapped[datetime]
+
+
+class CustomerChange(Base):
+    """A change of one field of a customer: an edit of ours on its way to the platform, or one that came from there.
+
+    `pending` -> `applied` | `superseded` (the platform has a newer value, `found_value`; or a later edit of ours took
+    its place) | `rejected` (the platform refuses it, or the customer is gone: `error`). `recorded` came from the
+    platform; a trigger of `customers` (migration 0003) writes these. Values are personal, as the customer is: the
+    same trigger erases them when the customer is redacted or deleted.
+    """
+
+    __tablename__ = "customer_changes"
+    __table_args__ = (
+        sa.CheckConstraint(
+            "status IN ('pending', 'applied', 'superseded', 'rejected', 'recorded')", name="status"
+        ),
+        sa.Index(None, "store_id", "customer_external_id", "id"),
+        sa.Index(
+            "ix_customer_changes_pending", "store_id", "id", postgresql_where=sa.text("status = 'pending'")
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    customer_external_id: Mapped[str]
+    field: Mapped[str] = mapped_column(comment="a column of `customers`")
+    from_value: Mapped[Any | None] = mapped_column(JSONB)
+    to_value: Mapped[Any | None] = mapped_column(JSONB)
+    changed_by: Mapped[str] = mapped_column(comment="a person of ours, or the platform's name")
+    changed_at: Mapped[datetime] = mapped_column(
+        server_default=sa.func.now(), comment="of the platform's: its row's source_updated_at"
+    )
+    status: Mapped[str] = mapped_column(server_default="pending")
+    settled_at: Mapped[datetime | None]
+    found_value: Mapped[Any | None] = mapped_column(
+        JSONB, comment="what the platform had, where that was neither from_value nor to_value"
+    )
+    error: Mapped[dict[str, Any] | None] = mapped_column(comment="`reason`, without any value")
+    erased_at: Mapped[datetime | None] = mapped_column(comment="when its values were, with the customer's")
+
+
+class Person(Base):
+    """One person, whichever stores they are a customer of. Views tell of their orders: `person_orders`, `person_totals`."""
+
+    __tablename__ = "people"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class PersonCustomer(Base):
+    """Which person a customer is, and why. Names customers, never their data: keys are digests."""
+
+    __tablename__ = "person_customers"
+    __table_args__ = (
+        sa.CheckConstraint("matched_by IN ('first', 'email', 'phone', 'decision')", name="matched_by"),
+        sa.Index(None, "person_id"),
+        sa.Index(
+            "ix_person_customers_email_key", "email_key", postgresql_where=sa.text("email_key IS NOT NULL")
+        ),
+        sa.Index(
+            "ix_person_customers_phone_key", "phone_key", postgresql_where=sa.text("phone_key IS NOT NULL")
+        ),
+    )
+
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    customer_external_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(
+        sa.BigInteger, comment="given when it was first seen; the lowest of a person is the person's id"
+    )
+    person_id: Mapped[int] = mapped_column(sa.BigInteger)
+    matched_by: Mapped[str] = mapped_column(
+        server_default="first",
+        comment="what it has in common with the customer `with_...`; first: none before it",
+    )
+    with_store_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    with_customer_external_id: Mapped[str | None]
+    email_key: Mapped[bytes | None] = mapped_column(
+        comment="digest of a verified e-mail; null: none that could match"
+    )
+    email_shared: Mapped[bool] = mapped_column(
+        server_default=sa.false(), comment="its e-mail is several people's, and matches nobody"
+    )
+    phone_key: Mapped[bytes | None] = mapped_column(
+        comment="digest of the phone; null: none that could match"
+    )
+    phone_shared: Mapped[bool] = mapped_column(
+        server_default=sa.false(), comment="its phone is several people's, and matches nobody"
+    )
+    linked_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    matched_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), comment="to this person, so")
+
+
+class PersonDecision(Base):
+    """What a person of ours decided: two customers are one person (`together`), or never are (`apart`)."""
+
+    __tablename__ = "person_decisions"
+    __table_args__ = (
+        sa.CheckConstraint("kind IN ('together', 'apart')", name="kind"),
+        sa.Index(
+            "uq_person_decisions_pair",
+            "store_id",
+            "customer_external_id",
+            "other_store_id",
+            "other_customer_external_id",
+            unique=True,
+            postgresql_where=sa.text("undone_at IS NULL"),
+        ),
+        sa.Index(None, "other_store_id", "other_customer_external_id"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    kind: Mapped[str]
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    customer_external_id: Mapped[str]
+    other_store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    other_customer_external_id: Mapped[str] = mapped_column(comment="where apart: the one who leaves")
+    decided_by: Mapped[str]
+    decided_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    undone_by: Mapped[str | None]
+    undone_at: Mapped[datetime | None]
+
+
+class PeopleQueue(Base):
+    """Customers to be matched again. Triggers fill it in the transaction of the change, so none is missed."""
+
+    __tablename__ = "people_queue"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.BigInteger)
+    customer_external_id: Mapped[str | None] = mapped_column(comment="null: the store's domain has changed")
+
+
+class Audit(Base):
+    """What one look at a sample of a store's rows found: how they differ from the source, and what was mended."""
+
+    __tablename__ = "audits"
+    __table_args__ = (sa.Index(None, "store_id", "resource", "audited_at"), sa.Index(None, "audited_at"))
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    resource: Mapped[str]
+    run_id: Mapped[str]
+    audited_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    sampled: Mapped[int]
+    different: Mapped[int] = mapped_column(comment="rows of which a field differs")
+    missing: Mapped[int] = mapped_column(comment="rows that are not held")
+    ahead: Mapped[int] = mapped_column(comment="rows held with a later time than the source has")
+    gone: Mapped[int] = mapped_column(comment="rows that the source has no more")
+    lag: Mapped[int] = mapped_column(comment="rows not synced yet: no drift")
+    short: Mapped[int] = mapped_column(comment="so many more rows the source has, where that outlasts a pass")
+    repaired: Mapped[int]
+    fields: Mapped[dict[str, Any]] = mapped_column(
+        server_default="{}", comment="rows in which each column differs"
+    )
+    external_ids: Mapped[list[str]] = mapped_column(
+        server_default="{}", comment="of the first rows that drifted"
+    )
 
 
 class InventoryCorrection(Base):
@@ -206,6 +493,9 @@ class SyncState(Base):
     last_error: Mapped[dict[str, Any] | None]
     last_succeeded_at: Mapped[datetime | None]
     last_full_at: Mapped[datetime | None]
+    proof: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="of the last full pass: counts and checksums, of what was read and of what is held"
+    )
 
 
 class SyncAttempt(Base):

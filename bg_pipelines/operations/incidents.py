@@ -25,6 +25,7 @@ from bg_pipelines.database.engine import Database, is_conflict
 from bg_pipelines.database.incidents import circuit_fingerprint
 from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.operations.runbooks import runbook, shell_word
+from bg_pipelines.platforms.base import Resource
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -420,8 +421,11 @@ def _hurry(connection: Connection, keys: Sequence[str]) -> int:
 
 
 def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
-    """Of rows that could not be loaded: the next pass of their resource reads everything. Returns their incidents."""
-    of = {place: incident.id for incident in held if (place := _rejects_place(incident.fingerprint))}
+    """Of rows that could not be loaded the next pass reads everything; of drift the audit is due. Returns their incidents."""
+    of: dict[tuple[int, str], set[int]] = {}
+    for incident in held:
+        if place := _rejects_place(incident.fingerprint) or _audit_place(incident.fingerprint):
+            of.setdefault(place, set()).add(incident.id)
     stores, resources = [store for store, _ in of], [resource for _, resource in of]
     found = connection.execute(
         "SELECT store_id, resource FROM sync_states WHERE (store_id, resource) IN "
@@ -437,7 +441,7 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
         "WHERE (store_id, resource) IN (SELECT * FROM unnest(%s::bigint[], %s::text[]))",
         (stores, resources),
     )
-    return {of[row] for row in found}
+    return {incident for row in found for incident in of[row]}
 
 
 def _why_nothing(incident: _Held) -> str:
@@ -549,6 +553,12 @@ def _rejects_place(fingerprint: str) -> tuple[int, str] | None:
     """Store and resource of an incident that stands for rows that could not be loaded."""
     found = re.fullmatch(r"rejects:(\d+):(.+)", fingerprint)
     return (int(found[1]), found[2]) if found else None
+
+
+def _audit_place(fingerprint: str) -> tuple[int, str] | None:
+    """Of an incident of drift, the store's audit."""
+    found = re.fullmatch(r"drift:(\d+):.+", fingerprint)
+    return (int(found[1]), Resource.AUDIT.value) if found else None
 
 
 def _attempts(connection: Connection, incident: IncidentRow, store_id: int | None) -> list[Attempt]:

@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.runs import DEAD_AFTER
-from bg_pipelines.platforms.base import JOB_RESOURCES
-from bg_pipelines.queues import JOBS, QUEUES, TIERS
+from bg_pipelines.platforms.base import JOB_RESOURCES, Resource
+from bg_pipelines.queues import AUDIT_EVERY, JOBS, QUEUES, TIERS
 
 WINDOW = timedelta(hours=24)
 """Over which tries and runs are counted and timed."""
@@ -113,6 +113,16 @@ class Connections(NamedTuple):
     server_size: int
 
 
+class AuditMetrics(NamedTuple):
+    """What the audits of the window found of a resource, over all stores."""
+
+    resource: str
+    sampled: int
+    drifted: int
+    repaired: int
+    lag: int
+
+
 class IncidentCount(NamedTuple):
     severity: str
     needs_person: bool
@@ -136,6 +146,7 @@ class Metrics(NamedTuple):
     deliveries: dict[str, int]
     corrections: dict[str, int]
     rejected_rows: dict[str, int]
+    audits: list[AuditMetrics]
 
 
 def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
@@ -159,7 +170,13 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             )
         }
         incidents = [_OpenIncident(*row) for row in rows(_INCIDENTS)]
-        stores, current = _stores(rows(_STATES, now=now, intervals=intervals, **_OWN), tries, incidents)
+        stores, current = _stores(
+            rows(
+                _STATES, now=now, intervals=intervals, audit=Resource.AUDIT, audit_every=AUDIT_EVERY, **_OWN
+            ),
+            tries,
+            incidents,
+        )
         runs = [RunMetrics(*row) for row in rows(_RUNS, since=since, alive=alive)]
         kinds = Counter((incident.severity, incident.needs_person) for incident in incidents)
         return Metrics(
@@ -182,6 +199,7 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             deliveries=counts(_DELIVERIES, since=since),
             corrections={"pending": 0} | counts(_CORRECTIONS),
             rejected_rows=counts(_REJECTED),
+            audits=[AuditMetrics(*row) for row in rows(_AUDITS, since=since)],
         )
 
 
@@ -196,7 +214,8 @@ _SERVER = """
 _STATES = """
     SELECT s.id, s.name, s.platform, own.job,
         bool_and(y.attempts = 0 AND y.last_succeeded_at IS NOT NULL AND y.next_due_at IS NOT NULL AND y.next_due_at > :now
-            - coalesce(make_interval(mins => s.interval_minutes), (CAST(:intervals AS interval[]))[s.tier])) AS current,
+            - CASE WHEN y.resource = :audit THEN CAST(:audit_every AS interval)
+                ELSE coalesce(make_interval(mins => s.interval_minutes), (CAST(:intervals AS interval[]))[s.tier]) END) AS current,
         coalesce(bool_or(y.next_due_at <= :now AND NOT leased), false)::int AS size,
         coalesce(extract(epoch FROM :now - min(y.next_due_at) FILTER (WHERE y.next_due_at <= :now AND NOT leased)), 0)::float
             AS oldest_seconds,
@@ -264,6 +283,11 @@ _CORRECTIONS = (
 _REJECTED = (
     "SELECT resource AS name, count(*) AS number FROM rejected_rows GROUP BY resource ORDER BY resource"
 )
+
+_AUDITS = """
+    SELECT resource, sum(sampled)::bigint, sum(different + missing + ahead + gone)::bigint, sum(repaired)::bigint,
+        sum(lag)::bigint
+    FROM audits WHERE audited_at > :since GROUP BY resource ORDER BY resource"""
 
 # By these a query knows the job of a resource, and the queue of a job.
 _OWN = {
@@ -444,6 +468,13 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
         ("database_connections_size", "How many it allows.", metrics.connections.server_size),
     ):
         yield GaugeMetricFamily(f"bg_pipelines_{name}", meaning, value=value)
+    for field, meaning in (
+        ("sampled", "Rows that were compared with their source."),
+        ("drifted", "Of these, rows that were otherwise, missing or gone there."),
+        ("repaired", "Of those, rows that are as at the source now."),
+        ("lag", "Of the compared rows, those that had not been synced yet."),
+    ):
+        yield _gauge(f"audit_rows_{field}", meaning, ("resource",), metrics.audits, field)
     incidents = GaugeMetricFamily(
         "bg_pipelines_incidents_open", "Open incidents.", labels=("severity", "needs_person")
     )

@@ -46,6 +46,20 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "The shop's owner asks the platform to unlock it. It is tried every half hour by itself for a day; "
         "`bg-pipelines incidents retry N` does so at once, `bg-pipelines stores pause STORE` leaves it alone."
     ),
+    ErrorType.OPERATION_RUNNING: (
+        "A bulk operation has not ended within a day, or other apps' leave no room for it: look at the vendor's status "
+        "page. `bg-pipelines incidents retry N` waits another day; a run with the config `backfill: pages` for STORE "
+        "reads it page by page instead."
+    ),
+    ErrorType.OPERATION_FAILED: (
+        "The vendor's bulk operation failed, was cancelled or expired several times: look at its status page. "
+        "`bg-pipelines incidents retry N` starts another; a run with the config `backfill: pages` for STORE "
+        "reads it page by page instead."
+    ),
+    ErrorType.DRIFT: (
+        "What could be repaired is as at the source again: look in `bg-pipelines incidents show N` for the columns, and "
+        "for who else writes to these tables. `bg-pipelines audit STORE` looks again now, and closes it if all is well."
+    ),
     ErrorType.CREDENTIALS: (
         "Make a new token in the shop's admin and give it with "
         "`bg-pipelines stores add STORE --domain DOMAIN --token -` (an app with a client id: "
@@ -72,7 +86,8 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.BAD_DATA: (
         "`bg-pipelines incidents show N` has the ids and reasons: correct the rows at the source. "
-        "Then `bg-pipelines incidents retry N` reads everything again."
+        "Then `bg-pipelines incidents retry N` reads everything again. If it is a profile edit that was rejected: edit "
+        "again, then `bg-pipelines incidents resolve N --note edited`."
     ),
     ErrorType.COUNT_MISMATCH: (
         "Nothing of the batch was kept; `bg-pipelines incidents retry N` reads it again. "

@@ -89,13 +89,9 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
             "platform",
             f"{_shown(store.platform)} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}",
         )
-    if not re.fullmatch(
-        r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})", store.domain
-    ):
-        fault(
-            "domain",
-            f"{_shown(store.domain)} is not a domain; give it like harbor.myshopify.com, without https://",
-        )
+    kind = PLATFORMS.get(store.platform, PLATFORMS["shopify"])
+    if not kind.domain.fullmatch(store.domain):
+        fault("domain", f"{_shown(store.domain)} {kind.domain_hint}")
     if store.tier not in TIERS:
         fault("tier", f"{store.tier} is not one of: {', '.join(map(str, TIERS))}")
     if store.every is not None and not (
@@ -111,10 +107,10 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
             f"{_shown(store.api_url)} is not an address like https://harbor.myshopify.com, without a user or a query",
         )
     given = [name for name in SECRETS if getattr(store, name)]
-    if given not in (["token"], ["client_id", "client_secret"]):
-        fault(
-            "token", f"give either token, or client_id and client_secret; given: {', '.join(given) or 'none'}"
-        )
+    if tuple(given) not in kind.secrets:
+        wanted = ", or ".join(" and ".join(names) for names in kind.secrets)
+        either = "either " if len(kind.secrets) > 1 else ""
+        fault("token", f"give {either}{wanted}; given: {', '.join(given) or 'none'}")
     faults += [
         Fault(line, name, "holds white space; paste it again")
         for name in given

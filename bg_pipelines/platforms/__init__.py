@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.base import Platform
@@ -63,8 +64,45 @@ def _shopify_credentials(stored: Mapping[str, Any]) -> Credentials:
         ) from None
 
 
-PLATFORMS: dict[str, Callable[..., Platform]] = {
-    "shopify": _shopify,
+def _square(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> Platform:  # noqa: ARG001
+    # Square's own client takes half a second to import: only who has a store there pays for it.
+    from bg_pipelines.platforms.square import SquarePlatform
+    from bg_pipelines.platforms.square_api import SquareClient
+
+    token = str(access.credentials.get("access_token") or "")
+    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep))
+
+
+_TOKEN = ("token",)
+
+
+class Kind(NamedTuple):
+    """A platform: what connects a store there, and how a store of it is given (`operations/stores.py`).
+
+    A store's `domain` must match `domain`, or people are told `domain_hint`; `secrets` are the sets of secrets of
+    which one has to be given.
+    """
+
+    make: Callable[..., Platform]
+    domain: re.Pattern[str]
+    domain_hint: str
+    secrets: tuple[tuple[str, ...], ...] = (_TOKEN,)
+
+
+# The name of a host.
+_HOST = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})")
+# Where the token tells whose store it is, any name that no other store there has.
+_ANY_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+PLATFORMS: dict[str, Kind] = {
+    "shopify": Kind(
+        _shopify,
+        _HOST,
+        "is not a domain; give it like harbor.myshopify.com, without https://",
+        (_TOKEN, ("client_id", "client_secret")),
+    ),
+    "square": Kind(
+        _square, _ANY_NAME, "is not a name of letters, digits, dots and hyphens; the merchant's id will do"
+    ),
 }
 
 
@@ -74,7 +112,7 @@ def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], o
     Raises IntegrationError (configuration) for a platform that does not exist.
     """
     try:
-        make = PLATFORMS[access.platform]
+        make = PLATFORMS[access.platform].make
     except KeyError:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,

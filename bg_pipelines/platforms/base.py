@@ -7,31 +7,40 @@ PostgreSQL checks them. Times are ISO 8601 texts, money is decimal text with a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bg_pipelines.database.load import Reject
 
 
 class Resource(StrEnum):
-    """What is synced of a store; but for `STORE`, each is a table of the same name."""
+    """What is done for a store. `STORE` is its profile and `AUDIT` the look for drift; the others are tables of that name."""
 
     STORE = "store"
     LOCATIONS = "locations"
     PRODUCTS = "products"
     PRODUCT_VARIANTS = "product_variants"
     INVENTORY_LEVELS = "inventory_levels"
+    CUSTOMERS = "customers"
+    ORDERS = "orders"
+    AUDIT = "audit"
 
 
 JOB_RESOURCES: dict[str, tuple[Resource, ...]] = {
     # The profile first: a store that cannot be reached shows in the cheapest call.
     "store_sync": (Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS),
     "inventory_sync": (Resource.INVENTORY_LEVELS,),
+    "customer_sync": (Resource.CUSTOMERS, Resource.ORDERS),
+    "drift_audit": (Resource.AUDIT,),
 }
 """What each sync job syncs of a store, in this order."""
+
+PARTS: dict[Resource, tuple[str, ...]] = {Resource.ORDERS: ("order_lines", "refunds")}
+"""The tables of what a row consists of and comes with: their `order_external_id` is the row's id. A row comes with
+all of its parts, and they carry its `source_updated_at`; a part that is held and does not come with it is gone."""
 
 
 class StoreProfile(NamedTuple):
@@ -79,7 +88,7 @@ class ProductVariant(NamedTuple):
     sku: str | None
     barcode: str | None
     position: int
-    price: str
+    price: str | None
     compare_at_price: str | None
     currency: str
 
@@ -95,7 +104,98 @@ class InventoryLevel(NamedTuple):
     incoming: int
 
 
-Record = Location | Product | ProductVariant | InventoryLevel
+ADDRESS = (
+    "first_name", "last_name", "company", "address_1", "address_2", "city", "province_code", "postal_code",
+    "country_code", "phone",
+)  # fmt: skip
+"""The fields of an address of a customer; those that are null are left out."""
+
+
+class Customer(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    first_name: str | None
+    last_name: str | None
+    company: str | None
+    email: str | None
+    email_verified: bool
+    phone: str | None
+    phone_given: str | None
+    addresses: str
+    """A JSON list of objects, see `ADDRESS`; the default one first."""
+    tags: list[str]
+    locale: str | None
+    note: str | None
+    email_consent: str | None
+    email_consent_at: str | None
+    email_consent_source: str | None
+    sms_consent: str | None
+    sms_consent_at: str | None
+    sms_consent_source: str | None
+    orders_count: int | str | None
+    total_spent: str | None
+    currency: str | None
+    source_created_at: str
+
+
+class Order(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    name: str
+    customer_external_id: str | None
+    location_external_id: str | None
+    channel: str | None
+    status: str
+    financial_status: str | None
+    fulfillment_status: str | None
+    is_return: bool
+    is_test: bool
+    currency: str
+    subtotal: str | None
+    discount: str | None
+    tax: str | None
+    total: str
+    email: str | None
+    phone: str | None
+    note: str | None
+    tags: list[str]
+    ordered_at: str
+    cancelled_at: str | None
+    cancel_reason: str | None
+    closed_at: str | None
+    source_created_at: str
+
+
+class OrderLine(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    order_external_id: str
+    product_external_id: str | None
+    variant_external_id: str | None
+    title: str
+    variant_title: str | None
+    sku: str | None
+    quantity: int | str
+    current_quantity: int | str
+    unit_price: str
+    discount: str
+    total: str
+    currency: str
+
+
+class Refund(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    order_external_id: str
+    sale_external_id: str | None
+    amount: str
+    currency: str
+    note: str | None
+    refunded_at: str
+
+
+Record = Location | Product | ProductVariant | InventoryLevel | Customer | Order
+Part = OrderLine | Refund
 
 
 @dataclass
@@ -104,7 +204,10 @@ class Page:
 
     `resume` is an opaque token: given to `pages` again it goes on behind this page. `read` is how many rows the
     answer held: records, those gone, and rejects together. `source_count`, where the platform tells it, is how
-    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered.
+    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered. `parts` are those
+    of the records, by their table; they are no rows of the answer. `listed_since`: rows that were created before it
+    are not listed although they are there, so their absence means nothing. A page without rows but with a token is kept
+    before the next is asked for: it says that something is about to be begun, or was.
     """
 
     read: int
@@ -114,6 +217,8 @@ class Page:
     resume: str | None = None
     source_count: int | None = None
     vendor_time: datetime | None = None
+    parts: dict[str, list[Part]] = field(default_factory=dict)
+    listed_since: datetime | None = None
 
 
 class Correction(NamedTuple):
@@ -135,6 +240,14 @@ class CorrectionOutcome(NamedTuple):
     reason: str | None = None
 
 
+class UpdateOutcome(NamedTuple):
+    """`applied`, with the row as the platform has it now; or `rejected` with the platform's reason, without values."""
+
+    status: str
+    page: Page | None = None
+    reason: str | None = None
+
+
 class Platform(Protocol):
     """One store on its platform. Every method raises IntegrationError, classified, and nothing else.
 
@@ -143,10 +256,34 @@ class Platform(Protocol):
 
     def profile(self) -> StoreProfile: ...
 
-    def pages(self, resource: Resource, *, since: datetime | None, resume: str | None) -> Iterator[Page]:
+    def pages(
+        self, resource: Resource, *, since: datetime | None, resume: str | None, bulk: bool | None = None
+    ) -> Iterator[Page]:
         """The rows of a resource: those changed at or after `since`, all where it is None, in a stable order.
 
-        `resume` is the token of the last page that was kept. Always yields at least one page.
+        `resume` is the token of the last page that was kept. Always yields at least one page. `bulk` says whether
+        all rows are to be exported as one file rather than listed, on a platform that can; None: as their number
+        suggests. Raises IntegrationError (operation_running) while such an export is not ready: the work is to be
+        tried again later, with the token of the last page; (operation_failed) if it came to nothing, or (count_mismatch)
+        if it was not the whole: then the tokens are void.
+        """
+        ...
+
+    def overlap(self, resource: Resource) -> timedelta:
+        """How late a change may show in `pages(since=)`: so far back a pass begins behind the last one's start."""
+        ...
+
+    def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
+        """These rows, 100 at most, as they are now; those that are not there any more are in `gone`."""
+        ...
+
+    editable: frozenset[str]
+    """The columns of `customers` that can be changed there; none: it takes no edits."""
+
+    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+        """Set columns of `customers` (from `editable`) to these values; None takes a value away.
+
+        Doing it again changes nothing.
         """
         ...
 

@@ -5,18 +5,20 @@ pages are read keeps its place, so that none is passed over; `updated_at` narrow
 and variants are two flat connections, because a product's own `variants` would need one more call for each
 product that has more of them than a page can afford (cost: see docs/decisions.md). Stock levels are nested in
 their location: one call shows the first few of every location, and each that has more is drained by itself.
+
+Customers and orders are in shopify_sales.py, edits of customers in shopify_edits.py, paging in shopify_pages.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from bg_pipelines.database.load import Reject
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms import shopify_bulk, shopify_edits, shopify_sales
 from bg_pipelines.platforms.base import (
     Correction,
     CorrectionOutcome,
@@ -25,19 +27,45 @@ from bg_pipelines.platforms.base import (
     Page,
     Product,
     ProductVariant,
-    Record,
     Resource,
     StoreProfile,
+    UpdateOutcome,
 )
-from bg_pipelines.platforms.shopify_api import SOURCE, Answer, ShopifyClient
+from bg_pipelines.platforms.shopify_api import SOURCE, ShopifyClient
+from bg_pipelines.platforms.shopify_bulk import BULK_FROM, EXPORTS, export_pages, is_export
+from bg_pipelines.platforms.shopify_edits import EDITABLE, CustomerEdits
+from bg_pipelines.platforms.shopify_pages import (
+    PAGE_INFO,
+    Convert,
+    Converted,
+    Node,
+    PageReader,
+    key,
+    malformed,
+    note_cursor,
+    rows_of,
+)
+from bg_pipelines.platforms.shopify_sales import ALL_ORDERS, Sales
 
-PAGE_ROWS = 250
 # Small, because this document multiplies: locations times levels stay under the limit of 1000 cost points.
 LOCATIONS_AT_ONCE = 20
 LEVELS_AT_FIRST = 15
-SCOPES = ("read_locations", "read_products", "write_inventory")
+SCOPES = (
+    "read_customers",
+    "read_locations",
+    "read_orders",
+    "read_products",
+    "write_customers",
+    "write_inventory",
+)
+# A search shows a change seconds to minutes late.
+OVERLAP = timedelta(minutes=10)
 
-_PAGE_INFO = "pageInfo { hasNextPage endCursor }"
+_LOCATION = (
+    "id name isActive fulfillsOnlineOrders updatedAt address { address1 city provinceCode countryCode zip }"
+)
+_PRODUCT = "id title handle status vendor productType tags createdAt updatedAt"
+_VARIANT = "id title sku barcode position price compareAtPrice updatedAt product { id } inventoryItem { id }"
 _LEVEL = 'id isActive updatedAt item { id } quantities(names: ["available", "on_hand", "committed", "incoming"]) { name quantity }'
 
 SHOP = "query Shop { shop { id name currencyCode ianaTimezone updatedAt plan { publicDisplayName } } }"
@@ -45,8 +73,8 @@ SHOP = "query Shop { shop { id name currencyCode ianaTimezone updatedAt plan { p
 LOCATIONS = f"""
 query Locations($first: Int!, $after: String) {{
   rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {{
-    nodes {{ id name isActive fulfillsOnlineOrders updatedAt address {{ address1 city provinceCode countryCode zip }} }}
-    {_PAGE_INFO}
+    nodes {{ {_LOCATION} }}
+    {PAGE_INFO}
   }}
 }}"""
 
@@ -54,8 +82,8 @@ PRODUCTS = f"""
 query Products($first: Int!, $after: String, $query: String) {{
   count: productsCount(limit: null) {{ count precision }}
   rows: products(first: $first, after: $after, sortKey: ID, query: $query) {{
-    nodes {{ id title handle status vendor productType tags createdAt updatedAt }}
-    {_PAGE_INFO}
+    nodes {{ {_PRODUCT} }}
+    {PAGE_INFO}
   }}
 }}"""
 
@@ -64,16 +92,16 @@ query ProductVariants($first: Int!, $after: String, $query: String) {{
   shop {{ currencyCode }}
   count: productVariantsCount(limit: null) {{ count precision }}
   rows: productVariants(first: $first, after: $after, sortKey: ID, query: $query) {{
-    nodes {{ id title sku barcode position price compareAtPrice updatedAt product {{ id }} inventoryItem {{ id }} }}
-    {_PAGE_INFO}
+    nodes {{ {_VARIANT} }}
+    {PAGE_INFO}
   }}
 }}"""
 
 INVENTORY_LEVELS = f"""
 query InventoryLevels($first: Int!, $after: String, $levels: Int!, $query: String) {{
   rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {{
-    nodes {{ id inventoryLevels(first: $levels, query: $query, includeInactive: true) {{ nodes {{ {_LEVEL} }} {_PAGE_INFO} }} }}
-    {_PAGE_INFO}
+    nodes {{ id inventoryLevels(first: $levels, query: $query, includeInactive: true) {{ nodes {{ {_LEVEL} }} {PAGE_INFO} }} }}
+    {PAGE_INFO}
   }}
 }}"""
 
@@ -81,7 +109,7 @@ LOCATION_INVENTORY_LEVELS = f"""
 query LocationInventoryLevels($location: ID!, $first: Int!, $after: String, $query: String) {{
   location(id: $location) {{
     rows: inventoryLevels(first: $first, after: $after, query: $query, includeInactive: true) {{
-      nodes {{ {_LEVEL} }} {_PAGE_INFO}
+      nodes {{ {_LEVEL} }} {PAGE_INFO}
     }}
   }}
 }}"""
@@ -98,15 +126,39 @@ mutation SetQuantities($input: InventorySetQuantitiesInput!, $key: String!) {
   inventorySetQuantities(input: $input) @idempotent(key: $key) { userErrors { code field message } }
 }"""
 
+LOCATIONS_BY_IDS = f"""
+query LocationsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Location {{ {_LOCATION} }} }} }}"""
+
+PRODUCTS_BY_IDS = f"""
+query ProductsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Product {{ {_PRODUCT} }} }} }}"""
+
+PRODUCT_VARIANTS_BY_IDS = f"""
+query ProductVariantsByIds($ids: [ID!]!) {{
+  shop {{ currencyCode }}
+  rows: nodes(ids: $ids) {{ ... on ProductVariant {{ {_VARIANT} }} }}
+}}"""
+
+INVENTORY_LEVELS_BY_IDS = f"""
+query InventoryLevelsByIds($ids: [ID!]!) {{
+  rows: nodes(ids: $ids) {{ ... on InventoryLevel {{ location {{ id }} {_LEVEL} }} }}
+}}"""
+
 GRANTED_SCOPES = "query GrantedScopes { currentAppInstallation { accessScopes { handle } } }"
 
 DOCUMENTS = (
+    *shopify_sales.DOCUMENTS,
+    *shopify_edits.DOCUMENTS,
+    *shopify_bulk.DOCUMENTS,
     SHOP,
     LOCATIONS,
     PRODUCTS,
     PRODUCT_VARIANTS,
     INVENTORY_LEVELS,
     LOCATION_INVENTORY_LEVELS,
+    LOCATIONS_BY_IDS,
+    PRODUCTS_BY_IDS,
+    PRODUCT_VARIANTS_BY_IDS,
+    INVENTORY_LEVELS_BY_IDS,
     AVAILABLE,
     SET_QUANTITIES,
     GRANTED_SCOPES,
@@ -121,7 +173,9 @@ class ShopifyPlatform:
 
     def __init__(self, client: ShopifyClient) -> None:
         self._client = client
-        self._page_rows: dict[str, int] = {}
+        self._reader = PageReader(client)
+        self._sales = Sales(self._reader)
+        self._edits = CustomerEdits(client, self._sales)
 
     def close(self) -> None:
         self._client.close()
@@ -139,16 +193,61 @@ class ShopifyPlatform:
                 source_updated_at=shop["updatedAt"],
             )
         except (KeyError, TypeError):
-            raise _malformed("Shopify's answer lacks the shop") from None
+            raise malformed("Shopify's answer lacks the shop") from None
 
-    def pages(self, resource: Resource, *, since: datetime | None, resume: str | None) -> Iterator[Page]:
+    def pages(
+        self,
+        resource: Resource,
+        *,
+        since: datetime | None,
+        resume: str | None,
+        bulk: bool | None = None,
+    ) -> Iterator[Page]:
+        if is_export(resume):
+            return export_pages(self._client, EXPORTS[resource], resume)
+        if resource in EXPORTS and since is None and resume is None and bulk is not False:
+            return self._all_pages(resource, at_once=bool(bulk))
+        return self._listed(resource, since, resume)
+
+    def _all_pages(self, resource: Resource, *, at_once: bool) -> Iterator[Page]:
+        """A resource from its beginning: by an export if it is wanted, or if the first page tells of so many rows."""
+        if not at_once:
+            listed = self._listed(resource, None, None)
+            first = next(listed)
+            if (first.source_count or 0) < BULK_FROM:
+                yield first
+                yield from listed
+                return
+        yield from export_pages(self._client, EXPORTS[resource], None)
+
+    def _listed(self, resource: Resource, since: datetime | None, resume: str | None) -> Iterator[Page]:
+        if resource is Resource.CUSTOMERS:
+            return self._sales.customers(_changed_since(since), resume)
+        if resource is Resource.ORDERS:
+            return self._sales.orders(_changed_since(since), resume)
         if resource is Resource.INVENTORY_LEVELS:
             return self._level_pages(since, resume)
         document, convert = _CONNECTIONS[resource]
-        variables: dict[str, Any] = {"query": _changed_since(since)}
+        variables: Node = {"query": _changed_since(since)}
         if resource is Resource.LOCATIONS:
             variables = {}  # few, and without a search by time: always all of them
-        return self._connection(document, variables, resume, convert)
+        return self._reader.connection(document, variables, resume, convert)
+
+    def overlap(self, resource: Resource) -> timedelta:  # noqa: ARG002
+        return OVERLAP
+
+    def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
+        if resource is Resource.CUSTOMERS:
+            return self._sales.customers_by_ids(external_ids)
+        if resource is Resource.ORDERS:
+            return self._sales.orders_by_ids(external_ids)
+        document, convert = _BY_IDS[resource]
+        return self._reader.by_ids(document, {}, external_ids, convert)
+
+    editable = EDITABLE
+
+    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+        return self._edits.update(external_id, values)
 
     def correct_stock(self, correction: Correction) -> CorrectionOutcome:
         quantity = {
@@ -172,7 +271,7 @@ class ShopifyPlatform:
             codes = [fault["code"] for fault in faults]
         except (KeyError, TypeError):
             # The key makes it safe to ask again: what was applied is then answered, not applied once more.
-            raise _malformed("Shopify's answer to a stock correction lacks its outcome") from None
+            raise malformed("Shopify's answer to a stock correction lacks its outcome") from None
         if not codes:
             return CorrectionOutcome("applied", found_quantity=correction.quantity)
         if _TRY_AGAIN.intersection(codes):
@@ -194,7 +293,13 @@ class ShopifyPlatform:
             return ["Shopify's answer lacks the app's scopes"]
         # The right to write includes the right to read.
         missing = [s for s in SCOPES if s not in granted and s.replace("read_", "write_") not in granted]
-        return [f"the app lacks the scope {scope}: grant it in the app's settings" for scope in missing]
+        faults = [f"the app lacks the scope {scope}: grant it in the app's settings" for scope in missing]
+        if ALL_ORDERS not in granted:
+            faults.append(
+                f"the app lacks the scope {ALL_ORDERS}: orders of more than 60 days ago are not read, and those that "
+                "grow so old are not followed any more; ask Shopify for it in the app's settings"
+            )
+        return faults
 
     def _available(self, correction: Correction) -> int | None:
         answer = self._client.execute(
@@ -222,19 +327,19 @@ class ShopifyPlatform:
         seen = {locations_after}
         while True:
             variables = {"levels": LEVELS_AT_FIRST, "query": query}
-            answer = self._page(INVENTORY_LEVELS, variables, locations_after, LOCATIONS_AT_ONCE)
-            rows = _rows(answer.data)
-            _note_cursor(rows.next_cursor, seen)
-            first = _Converted()
+            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, LOCATIONS_AT_ONCE)
+            rows = rows_of(answer.data.get("rows"))
+            note_cursor(rows.next_cursor, seen)
+            first = Converted()
             to_drain: list[tuple[str, str]] = []
             try:
                 for location in rows.nodes:
-                    levels = _connection_rows(location["inventoryLevels"])
+                    levels = rows_of(location["inventoryLevels"])
                     first.add(levels.nodes, partial(_level, location["id"]))
                     if levels.next_cursor is not None:
                         to_drain.append((location["id"], levels.next_cursor))
             except (KeyError, TypeError):
-                raise _malformed("Shopify's answer lacks a location's stock levels") from None
+                raise malformed("Shopify's answer lacks a location's stock levels") from None
             # Where each part of this page of locations goes on: behind the last, with the next page of them.
             parts: list[str | None] = [
                 _token(locations_after, location, after) for location, after in to_drain
@@ -245,7 +350,7 @@ class ShopifyPlatform:
             if started:
                 to_drain[begin] = (to_drain[begin][0], at["after"] or to_drain[begin][1])
             else:
-                yield first.page(answer, resume=parts[0])
+                yield first.page(answer.vendor_time, resume=parts[0])
             for i, (location, after) in enumerate(to_drain[begin:], begin):
                 yield from self._drain_location(location, after, query, locations_after, parts[i + 1])
             at = {}
@@ -257,120 +362,16 @@ class ShopifyPlatform:
         self, location: str, after: str, query: str | None, locations_after: str | None, behind: str | None
     ) -> Iterator[Page]:
         """The other pages of a location's levels; `behind` is the token of what follows them."""
-        pages = self._connection(
+        pages = self._reader.connection(
             LOCATION_INVENTORY_LEVELS,
             {"location": location, "query": query},
             after,
-            lambda _, node: _level(location, node),
+            partial(_level, location),
             within="location",
         )
         for page in pages:
             page.resume = behind if page.resume is None else _token(locations_after, location, page.resume)
             yield page
-
-    def _connection(
-        self,
-        document: str,
-        variables: dict[str, Any],
-        after: str | None,
-        convert: Callable[[dict[str, Any], dict[str, Any]], Record | str],
-        within: str | None = None,
-    ) -> Iterator[Page]:
-        seen = {after}
-        while True:
-            answer = self._page(document, variables, after, PAGE_ROWS)
-            data = answer.data if within is None else answer.data.get(within)
-            if data is None:
-                # The location went away while its levels were read; the next pass finds them gone.
-                yield _Converted().page(answer, resume=None)
-                return
-            rows = _rows(data)
-            _note_cursor(rows.next_cursor, seen)
-            converted = _Converted()
-            converted.add(rows.nodes, partial(convert, data))
-            yield converted.page(answer, resume=rows.next_cursor, source_count=_count(data))
-            if rows.next_cursor is None:
-                return
-            after = rows.next_cursor
-
-    def _page(self, document: str, variables: dict[str, Any], after: str | None, rows: int) -> Answer:
-        """One page, of fewer rows where this shop's cost limit does not allow so many."""
-        while True:
-            first = self._page_rows.get(document, rows)
-            try:
-                return self._client.execute(document, {**variables, "first": first, "after": after})
-            except IntegrationError as error:
-                if error.error_type is not ErrorType.QUERY_TOO_COSTLY or first == 1:
-                    raise
-                self._page_rows[document] = max(1, first // 2)
-
-
-class _Rows(NamedTuple):
-    nodes: list[Any]
-    next_cursor: str | None
-
-
-class _Converted:
-    """Nodes of an answer, sorted into records, those gone, and those that make no sense."""
-
-    def __init__(self) -> None:
-        self.read = 0
-        self.records: list[Record] = []
-        self.gone: list[str] = []
-        self.rejects: list[Reject] = []
-
-    def add(self, nodes: list[Any], convert: Callable[[dict[str, Any]], Record | str]) -> None:
-        self.read += len(nodes)
-        append = self.records.append
-        for node in nodes:
-            try:
-                converted = convert(node)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                self.rejects.append(_reject(node, error))
-                continue
-            if type(converted) is str:
-                self.gone.append(converted)
-            else:
-                append(converted)  # type: ignore[arg-type]
-
-    def page(self, answer: Answer, *, resume: str | None, source_count: int | None = None) -> Page:
-        return Page(
-            read=self.read,
-            records=self.records,
-            gone=self.gone,
-            rejects=self.rejects,
-            resume=resume,
-            source_count=source_count,
-            vendor_time=answer.vendor_time,
-        )
-
-
-def _rows(data: dict[str, Any]) -> _Rows:
-    return _connection_rows(data.get("rows"))
-
-
-def _connection_rows(connection: Any) -> _Rows:
-    try:
-        nodes, page_info = connection["nodes"], connection["pageInfo"]
-        more, cursor = page_info["hasNextPage"], page_info["endCursor"]
-    except (KeyError, TypeError):
-        raise _malformed("Shopify's answer lacks rows or its page information") from None
-    if not isinstance(nodes, list) or (more and not isinstance(cursor, str)):
-        raise _malformed("Shopify's answer says that there are more rows, but not where")
-    return _Rows(nodes, cursor if more else None)
-
-
-def _note_cursor(cursor: str | None, seen: set[str | None]) -> None:
-    if cursor is not None and cursor in seen:
-        raise _malformed("Shopify repeats a page's cursor: the end would never be reached")
-    seen.add(cursor)
-
-
-def _count(data: dict[str, Any]) -> int | None:
-    count = data.get("count")
-    if isinstance(count, dict) and count.get("precision") == "EXACT" and type(count.get("count")) is int:
-        return int(count["count"])
-    return None
 
 
 def _changed_since(since: datetime | None) -> str | None:
@@ -381,34 +382,10 @@ def _token(locations_after: str | None, location: str | None = None, after: str 
     return json.dumps({"locations_after": locations_after, "location": location, "after": after})
 
 
-def _reject(node: Any, error: Exception) -> Reject:
-    external_id = node.get("id") if isinstance(node, dict) else None
-    if not isinstance(external_id, str):
-        external_id = None
-    if isinstance(error, KeyError):
-        reason = f"{error.args[0]}: missing from the answer"
-    elif isinstance(error, ValueError):
-        reason = str(error)
-    else:
-        reason = "a field that holds further fields is null"
-    return Reject(
-        external_id, f"{reason}; correct it at the source, it loads once it has changed there", node
-    )
-
-
-def _key(node: dict[str, Any]) -> tuple[str, str]:
-    """Id and time of change: a row without either can be neither kept apart nor kept current."""
-    external_id, updated_at = node["id"], node["updatedAt"]
-    if type(external_id) is str and type(updated_at) is str and external_id and updated_at:
-        return external_id, updated_at
-    name = "updatedAt" if isinstance(external_id, str) and external_id else "id"
-    raise ValueError(f"{name}: must be a text and is not")
-
-
-def _location(_: dict[str, Any], node: dict[str, Any]) -> Location:
+def _location(_: Converted, node: Node) -> Location:
     address = node["address"]
     return Location(
-        *_key(node),
+        *key(node),
         node["name"],
         node["isActive"],
         node["fulfillsOnlineOrders"],
@@ -420,9 +397,9 @@ def _location(_: dict[str, Any], node: dict[str, Any]) -> Location:
     )
 
 
-def _product(_: dict[str, Any], node: dict[str, Any]) -> Product:
+def _product(_: Converted, node: Node) -> Product:
     return Product(
-        *_key(node),
+        *key(node),
         node["title"],
         node["handle"],
         node["status"],
@@ -433,13 +410,13 @@ def _product(_: dict[str, Any], node: dict[str, Any]) -> Product:
     )
 
 
-def _variant(data: dict[str, Any], node: dict[str, Any]) -> ProductVariant:
+def _variant(page: Converted, node: Node) -> ProductVariant:
     try:
-        currency = data["shop"]["currencyCode"]
+        currency = page.data["shop"]["currencyCode"]
     except (KeyError, TypeError):
-        raise _malformed("Shopify's answer lacks the shop's currency") from None  # no fault of the row's
+        raise malformed("Shopify's answer lacks the shop's currency") from None  # no fault of the row's
     return ProductVariant(
-        *_key(node),
+        *key(node),
         node["product"]["id"],
         node["inventoryItem"]["id"],
         node["title"],
@@ -452,8 +429,8 @@ def _variant(data: dict[str, Any], node: dict[str, Any]) -> ProductVariant:
     )
 
 
-def _level(location: str, node: dict[str, Any]) -> InventoryLevel | str:
-    external_id, updated_at = _key(node)
+def _level(location: str, _: Converted, node: Node) -> InventoryLevel | str:
+    external_id, updated_at = key(node)
     if not node["isActive"]:
         return external_id  # no longer stocked there
     quantities = {q["name"]: q["quantity"] for q in node["quantities"]}
@@ -469,12 +446,17 @@ def _level(location: str, node: dict[str, Any]) -> InventoryLevel | str:
     )
 
 
-_CONNECTIONS: dict[Resource, tuple[str, Callable[[dict[str, Any], dict[str, Any]], Record | str]]] = {
+_CONNECTIONS: dict[Resource, tuple[str, Convert]] = {
     Resource.LOCATIONS: (LOCATIONS, _location),
     Resource.PRODUCTS: (PRODUCTS, _product),
     Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS, _variant),
 }
-
-
-def _malformed(message: str) -> IntegrationError:
-    return IntegrationError.of(ErrorType.MALFORMED_RESPONSE, f"{message}; it is tried again", source=SOURCE)
+_BY_IDS: dict[Resource, tuple[str, Convert]] = {
+    Resource.LOCATIONS: (LOCATIONS_BY_IDS, _location),
+    Resource.PRODUCTS: (PRODUCTS_BY_IDS, _product),
+    Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS_BY_IDS, _variant),
+    Resource.INVENTORY_LEVELS: (
+        INVENTORY_LEVELS_BY_IDS,
+        lambda page, node: _level(node["location"]["id"], page, node),
+    ),
+}

@@ -111,10 +111,10 @@ class ShopifyClient:
         self._url = f"{self._base_url}/admin/api/{api_version}/graphql.json"
         self._credentials = credentials
         self._on_token = on_token
-        self._sleep = sleep
-        self._clock = clock
+        self.sleep = sleep
+        self.clock = clock
         self._now = now
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._throttle_wait_seconds = throttle_wait_seconds
         self._session = requests.Session()
         self._session.headers.update({"Content-Type": "application/json", "Accept": "application/json"})
@@ -150,14 +150,14 @@ class ShopifyClient:
                 if seconds > may_wait:
                     raise
                 may_wait -= seconds
-                self._sleep(seconds)
+                self.sleep(seconds)
 
     def _pace(self, document: str) -> None:
         """Wait until the bucket holds what this document cost last time, rather than be refused."""
         if self._budget is not None:
-            seconds = self._budget.wait_seconds(self._costs.get(document, 0.0), self._clock())
+            seconds = self._budget.wait_seconds(self._costs.get(document, 0.0), self.clock())
             if seconds > 0:
-                self._sleep(min(seconds, self._throttle_wait_seconds))
+                self.sleep(min(seconds, self._throttle_wait_seconds))
 
     def _read(self, document: str, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
         details: dict[str, Any] = {"status": status}
@@ -183,7 +183,7 @@ class ShopifyClient:
                 available=float(throttle["currentlyAvailable"]),
                 maximum=float(throttle["maximumAvailable"]),
                 restore_rate=max(1.0, float(throttle["restoreRate"])),
-                at=self._clock(),
+                at=self.clock(),
             )
         except (KeyError, TypeError, ValueError):
             return  # MAX_COST_EXCEEDED and some failures come without it
@@ -253,8 +253,8 @@ class ShopifyClient:
         return prepared.copy(), environment
 
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        connect, read, whole = self._timeouts
-        deadline = self._clock() + whole
+        connect, read, whole = self.timeouts
+        deadline = self.clock() + whole
         try:
             request, settings = self._prepare(url)
             request.prepare_body(body, None)
@@ -266,7 +266,7 @@ class ShopifyClient:
                 # read1 returns after each packet, so that the deadline is looked at however slowly they come.
                 while chunk := response.raw.read1(1 << 18, decode_content=True):
                     content += chunk
-                    if self._clock() > deadline:
+                    if self.clock() > deadline:
                         raise _transport_error(ErrorType.TIMEOUT, url, f"no whole answer within {whole:g} s")
                     if len(content) > MAX_ANSWER_BYTES:
                         raise _malformed(f"Shopify's answer is larger than {MAX_ANSWER_BYTES} bytes", {})

@@ -11,6 +11,8 @@ from bg_pipelines.platforms.base import Page
 
 LOAD_ROWS = 5_000
 """Rows in a commit: enough to make COPY worth it, few enough to lose little and hold little in memory."""
+CHANGED_LOAD_ROWS = 1_000
+"""Rows in a commit of what has changed: mostly so few that they would all be fetched before the first was loaded."""
 
 
 def prefetch(pages: Iterator[Page], check_stopped: Callable[[], None]) -> Iterator[Page]:

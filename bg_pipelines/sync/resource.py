@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,29 +10,36 @@ import psycopg
 from psycopg.rows import dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database import leases
+from bg_pipelines.database import changes, leases, proof
 from bg_pipelines.database.leases import Work
 from bg_pipelines.database.load import (
     Counts,
     Reject,
+    drop_unmet_rejects,
     keep_rejects,
     load,
     mark_deleted,
+    mark_left_parts_deleted,
     mark_unconfirmed_deleted,
+    newest,
 )
+from bg_pipelines.database.proof import Sum
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.base import Correction, Page, Platform, Resource
+from bg_pipelines.platforms.base import PARTS, Correction, Page, Part, Platform, Record, Resource
 from bg_pipelines.queues import next_turn
-from bg_pipelines.sync.prefetch import prefetch
-from bg_pipelines.sync.summary import CorrectionReport
+from bg_pipelines.sync.prefetch import CHANGED_LOAD_ROWS, prefetch
+from bg_pipelines.sync.profile import ProfilePush
+from bg_pipelines.sync.summary import BACKFILLS, CorrectionReport
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.store import StoreSync
 
-OVERLAP = timedelta(minutes=10)
-"""How far an incremental pass reaches back behind the last one's start: a vendor's search lags by minutes."""
 FULL_PASS_EVERY = timedelta(days=1)
 """How often everything is read again, so that what was deleted at the source is noticed whatever happened."""
+
+
+VOID = {ErrorType.COUNT_MISMATCH, ErrorType.OPERATION_FAILED, ErrorType.SCOPES}
+"""After these a pass begins anew: its pages were not the whole, or may show less than the next ones will."""
 
 
 class PutBack(Exception):  # noqa: N818 (not an error: others wait)
@@ -42,7 +50,7 @@ class ResourceSync:
     """One resource of one store: a pass over its pages, and the end of the pass.
 
     The cursor of a unit is JSON: `since`, where the next incremental pass begins (the vendor's clock); `pass`,
-    there while a pass is unfinished; `gap`, see `_gap`.
+    there while a pass is unfinished; `gap`, see `_gap`; `backfill`, how a person wants the next full pass read.
     """
 
     def __init__(self, store: StoreSync, platform: Platform, work: Work, attempt: int) -> None:
@@ -55,6 +63,7 @@ class ResourceSync:
         self.resource = Resource(work.resource)
         self.cursor = dict(work.cursor)
         self.progressed = False
+        self.newest_edit = 0
 
     def run(self) -> None:
         if self.resource is Resource.STORE:
@@ -62,6 +71,13 @@ class ResourceSync:
             return
         if self.resource is Resource.INVENTORY_LEVELS:
             self._push_corrections()
+        # Not amid a full pass: rows that come from elsewhere would not be what it has read.
+        if self.resource is Resource.CUSTOMERS and not self.cursor.get("pass", {}).get("full"):
+            store = self.store
+            push = ProfilePush(
+                self.run_, self.platform, self.work, store.name, self.cursor, store.turn_is_over
+            )
+            self.newest_edit = push.run()
         full = self._full_pass_due()
         if self._sync_pages(full) and not full:
             self._sync_pages(full=True)
@@ -69,8 +85,12 @@ class ResourceSync:
     # A pass
 
     def _full_pass_due(self) -> bool:
-        unfinished = self.cursor.get("pass")
-        if self.run_.request.force and not (unfinished and unfinished["run_id"] == self.run_.run_id):
+        request, unfinished = self.run_.request, self.cursor.get("pass")
+        changed = request.backfill not in ("auto", self.cursor.get("backfill"))
+        if changed:
+            self.cursor["backfill"] = request.backfill
+        again = request.force and not (unfinished and unfinished["run_id"] == self.run_.run_id)
+        if again or (changed and unfinished and unfinished["full"]):
             self.cursor.pop("pass", None)
             return True
         if unfinished:
@@ -84,7 +104,7 @@ class ResourceSync:
             self.seen_at = leases.clock(connection)
             into_empty = full and self._is_empty(connection)
         state = self.cursor.get("pass")
-        if state is None or state["full"] != full:
+        if state is None or state["full"] != full or "sums" not in state:
             state = {
                 "full": full,
                 "run_id": self.run_.run_id,
@@ -94,15 +114,23 @@ class ResourceSync:
                 "into_empty": into_empty,
                 "read": 0,
                 "source_count": None,
+                "listed_since": None,
+                # Of what was read, by table: how many rows, and their checksum.
+                "sums": {table: [0, 0] for table in (self.resource.value, *PARTS.get(self.resource, ()))},
             }
             self.cursor["pass"] = state
+        if full:
+            # An export may be as old as the pass: it says nothing of what was marked deleted since.
+            self.seen_at = datetime.fromisoformat(state["began_at"])
         since = None if full else datetime.fromisoformat(self.cursor["since"])
+        load_rows = self.run_.load_rows if full else min(self.run_.load_rows, CHANGED_LOAD_ROWS)
         buffer: list[Page] = []
-        pages = self.platform.pages(self.resource, since=since, resume=state["resume"])
+        bulk = BACKFILLS[self.cursor.get("backfill", "auto")]
+        pages = self.platform.pages(self.resource, since=since, resume=state["resume"], bulk=bulk)
         try:
             for page in prefetch(pages, self.run_.check_stopped):
                 self.run_.check_stopped()
-                if sum(p.read for p in buffer) >= self.run_.load_rows:
+                if sum(p.read for p in buffer) >= load_rows:
                     self._keep(buffer)
                     buffer = []
                 buffer.append(page)
@@ -112,6 +140,12 @@ class ResourceSync:
                     state["vendor_began_at"] = began.isoformat()
                     state["source_count"] = page.source_count
                 state["last_count"] = page.source_count
+                if page.listed_since is not None:
+                    oldest = datetime.fromisoformat(state["listed_since"] or page.listed_since.isoformat())
+                    state["listed_since"] = min(oldest, page.listed_since).isoformat()
+                if not page.read and page.resume is not None:
+                    self._keep(buffer)  # it marks what is to be begun next, or was begun just now
+                    buffer = []
                 if page.resume is not None and self.store.turn_is_over():
                     self._keep(buffer)
                     raise PutBack
@@ -119,9 +153,12 @@ class ResourceSync:
         except IntegrationError as error:
             # The pages were not the whole, or a page's token may have expired: the next try begins the pass again.
             expired = error.error_type is ErrorType.QUERY_REJECTED and state["resume"] is not None
-            if expired or error.error_type is ErrorType.COUNT_MISMATCH:
+            if expired or error.error_type in VOID:
                 self._forget_pass()
                 error.recoverable = error.recoverable or expired
+                self.progressed = (
+                    False  # what was kept is read again: it brought the pass no nearer to its end
+                )
             raise
 
     def _is_empty(self, connection: psycopg.Connection[Any]) -> bool:
@@ -136,7 +173,7 @@ class ResourceSync:
         with self.database.transaction() as connection:
             counts = self._load(connection, pages)
             leases.save(connection, self.work, self.cursor)
-        self.progressed = True
+        self.progressed = self.progressed or any(page.read for page in pages)
         self.run_.note_rows(self.resource, len(pages), counts)
 
     def _finish(self, pages: list[Page]) -> bool:
@@ -147,13 +184,21 @@ class ResourceSync:
             if full:
                 self._require_whole(connection, state)
                 began_at = datetime.fromisoformat(state["began_at"])
-                deleted = mark_unconfirmed_deleted(connection, self.resource, self.work.store_id, began_at)
+                listed_since = (
+                    datetime.fromisoformat(state["listed_since"]) if state["listed_since"] else None
+                )
+                deleted = mark_unconfirmed_deleted(
+                    connection, self.resource, self.work.store_id, began_at, listed_since
+                )
                 deleted += self._delete_orphans(connection, began_at)
-                self._count_attempt(connection, 0, Counts(deleted=deleted))
+                self.count_attempt(connection, 0, Counts(deleted=deleted))
                 counts.deleted += deleted
+                self._prove(connection, state, listed_since)
             needs_full = self._gap(connection, state)
-            since = datetime.fromisoformat(state["vendor_began_at"]) - OVERLAP
-            self.cursor = {key: value for key, value in self.cursor.items() if key in ("gap", "missing")} | {
+            overlap = self.platform.overlap(self.resource)
+            since = datetime.fromisoformat(state["vendor_began_at"]) - overlap
+            kept = ("gap", "missing") if full else ("gap", "missing", "backfill")
+            self.cursor = {key: value for key, value in self.cursor.items() if key in kept} | {
                 "since": since.isoformat()
             }
             if needs_full:
@@ -166,29 +211,30 @@ class ResourceSync:
     def _settle(self, connection: psycopg.Connection[Any], full: bool) -> None:
         due = next_turn(self.work.claimed_at, self.work.interval, self.work.store_id)
         leases.settle_succeeded(connection, self.work, self.cursor, next_due_at=due, full_pass=full)
+        if self.resource is Resource.CUSTOMERS:
+            changes.make_due(connection, self.work.store_id, after=self.newest_edit)
         connection.execute(
             "UPDATE sync_attempts SET status = 'succeeded', finished_at = clock_timestamp(), "
             "full_pass = full_pass OR %s WHERE id = %s",
             (full, self.attempt),
         )
 
+    def load_asked(self, connection: psycopg.Connection[Any], page: Page, seen_at: datetime) -> Counts:
+        """Load rows that were asked for by their ids at `seen_at`, apart from any pass."""
+        self.seen_at = seen_at
+        self.cursor = {"pass": {"full": False, "into_empty": False, "read": 0, "resume": None}}
+        return self._load(connection, [page])
+
     def _load(self, connection: psycopg.Connection[Any], pages: list[Page]) -> Counts:
-        """Rows of these pages into their table, and the cursor (not yet saved) behind them."""
+        """Rows of these pages into their tables, and the cursor (not yet saved) behind them."""
         state = self.cursor["pass"]
         table, store_id = self.resource.value, self.work.store_id
-        rejects: list[Reject] = [reject for page in pages for reject in page.rejects]
+        rejects = [reject for page in pages for reject in page.rejects if not reject.table]
         counts = Counts(read=sum(page.read for page in pages), rejected=len(rejects))
-        began_at = datetime.fromisoformat(state["began_at"])
-        loaded = load(
-            connection,
-            table,
-            store_id,
-            [record for page in pages for record in page.records],
-            seen_at=self.seen_at,
-            confirm_before=began_at if state["full"] else None,
-            into_empty=state["into_empty"],
-            reject=rejects.append,
-        )
+        began_at = datetime.fromisoformat(state["began_at"]) if state["full"] else None
+        records = [record for page in pages for record in page.records]
+        refused_rows: list[Reject] = []
+        loaded, kept = self._load_table(connection, table, records, refused_rows, confirm_before=began_at)
         counts += Counts(0, loaded.inserted, loaded.updated, loaded.unchanged, 0, loaded.rejected)
         gone = [external_id for page in pages for external_id in page.gone]
         if gone:
@@ -196,15 +242,67 @@ class ResourceSync:
             # A row that is gone and that we never had, or had marked before, changes nothing.
             counts.unchanged += len(gone) - counts.deleted
         counts.require_complete(table)
-        if rejects:
-            keep_rejects(connection, self.run_.cipher, table, store_id, rejects)
+        if gone:
+            counts.deleted += self._delete_children(connection)
         state["read"] += counts.read
+        without = {reject.external_id: reject.payload for reject in refused_rows}
+        for name in PARTS.get(self.resource, ()):
+            refused = [reject for page in pages for reject in page.rejects if reject.table == name]
+            counts += Counts(read=len(refused), rejected=len(refused))
+            parts = [part for page in pages for part in page.parts.get(name, ())]
+            if without:
+                # What belongs to a row that could not be loaded is kept with it.
+                for part in parts:
+                    if part.order_external_id in without:
+                        without[part.order_external_id].setdefault(name, []).append(part._asdict())
+                parts = [part for part in parts if part.order_external_id not in without]
+            loaded_parts, kept_parts = self._load_table(connection, name, parts, refused)
+            counts += loaded_parts
+            # Kept now, so that what is held of them is not taken for left behind.
+            keep_rejects(connection, self.run_.cipher, name, store_id, refused)
+            if loaded.inserted < len(records):
+                counts.deleted += mark_left_parts_deleted(connection, name, table, store_id, kept, kept_parts)
+        keep_rejects(connection, self.run_.cipher, table, store_id, [*rejects, *refused_rows])
         if pages:
             state["resume"] = pages[-1].resume
-        self._count_attempt(connection, len(pages), counts)
+        self.count_attempt(connection, len(pages), counts)
         return counts
 
-    def _count_attempt(self, connection: psycopg.Connection[Any], pages: int, counts: Counts) -> None:
+    def _load_table(
+        self,
+        connection: psycopg.Connection[Any],
+        table: str,
+        rows: Sequence[Record] | Sequence[Part],
+        rejects: list[Reject],
+        confirm_before: datetime | None = None,
+    ) -> tuple[Counts, Sequence[Any]]:
+        """Rows into one table, and into the sums of a full pass; returns counts and what was not refused.
+
+        What was refused is added to `rejects`.
+        """
+        state = self.cursor["pass"]
+        refused: list[Reject] = []
+        counts = load(
+            connection,
+            table,
+            self.work.store_id,
+            rows,
+            seen_at=self.seen_at,
+            confirm_before=confirm_before,
+            into_empty=state["into_empty"],
+            reject=refused.append,
+        )
+        kept = newest(rows)
+        if refused:
+            left_out = {reject.external_id for reject in refused}
+            kept = [row for row in kept if row.external_id not in left_out]
+            rejects += refused
+        if state["full"]:
+            of = proof.of_records if table == self.resource else proof.of_parts
+            state["sums"][table] = list(Sum(*state["sums"][table]) + of(kept))
+        return counts, kept
+
+    def count_attempt(self, connection: psycopg.Connection[Any], pages: int, counts: Counts) -> None:
         connection.execute(
             "UPDATE sync_attempts SET pages = pages + %s, rows_read = rows_read + %s, inserted = inserted + %s, "
             "updated = updated + %s, unchanged = unchanged + %s, deleted = deleted + %s, rejected = rejected + %s "
@@ -222,11 +320,70 @@ class ResourceSync:
         )
 
     def _forget_pass(self) -> None:
-        self.cursor.pop("pass", None)
+        forgotten = self.cursor.pop("pass", None)
+        if forgotten and forgotten["full"]:
+            self.cursor.pop("since", None)  # what was to be read whole is read whole the next time
         with self.database.transaction() as connection:
             leases.save(connection, self.work, self.cursor)
 
-    # What is gone
+    # What is held, and what is gone
+
+    def _prove(
+        self, connection: psycopg.Connection[Any], state: dict[str, Any], listed_since: datetime | None
+    ) -> None:
+        """Compare what this full pass read with what is held now, and keep the outcome.
+
+        Where they differ, rows that changed at the source after the pass began, and that were written by another way
+        (an edit of ours, a repair), may explain it: as many rows may differ as there are of these. Raises
+        IntegrationError (count_mismatch) where they do not: then nothing of the last pages is kept, and everything is
+        read again at the next try.
+        """
+        table, store_id = self.resource.value, self.work.store_id
+        held = {table: proof.held(connection, table, store_id, listed_since)}
+        for part in PARTS.get(self.resource, ()):
+            held[part] = proof.held_parts(connection, part, store_id, table, listed_since)
+        read = {name: Sum(*summed) for name, summed in state["sums"].items()}
+        changed = 0
+        for name in held:
+            if held[name] != read[name]:
+                changed = changed or self._changed_meanwhile(connection, state)
+                rows = abs(held[name].rows - read[name].rows)
+                if changed and (name != table or rows <= changed):
+                    continue
+                raise IntegrationError(
+                    f"after everything was read, {held[name].rows} {name} are held and {read[name].rows} were read, or they "
+                    "are not the same: nothing of the last pages was kept, everything is read again at the next try",
+                    error_type=ErrorType.COUNT_MISMATCH,
+                    severity="high",
+                    source=name,
+                    details={"held": held[name]._asdict(), "read": read[name]._asdict()},
+                )
+        rejected = connection.execute(
+            "SELECT count(*) FROM rejected_rows WHERE store_id = %s AND resource = ANY(%s)",
+            (store_id, list(held)),
+        ).fetchone()
+        found = {
+            "at": leases.clock(connection).isoformat(),
+            "source_count": state["source_count"],
+            "rejected": rejected[0] if rejected else 0,
+            "changed_meanwhile": changed,
+            "tables": {
+                name: {"rows": rows, "checksum": f"{total:x}"} for name, (rows, total) in held.items()
+            },
+        }
+        connection.execute(
+            "UPDATE sync_states SET proof = %s WHERE store_id = %s AND resource = %s",
+            (Jsonb(found), store_id, table),
+        )
+
+    def _changed_meanwhile(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> int:
+        """How many rows are newer than this pass, or were found gone (`mark_deleted`) since it began."""
+        row = connection.execute(
+            f"SELECT count(*) FROM {self.resource.value} WHERE store_id = %s "  # noqa: S608 (an enum's value)
+            "AND (source_updated_at >= %s OR (deleted_at >= %s AND deleted_at = synced_at AND deleted_at < now()))",
+            (self.work.store_id, state["vendor_began_at"], state["began_at"]),
+        ).fetchone()
+        return int(row[0]) if row else 0
 
     def _require_whole(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> None:
         """Before anything is marked deleted: the pages must have held about what the source says it has.
@@ -267,16 +424,7 @@ class ResourceSync:
         """
         if state["source_count"] is None:
             return False
-        with connection.cursor(row_factory=scalar_row) as cursor:
-            cursor.execute(
-                f"SELECT (SELECT count(*) FROM {self.resource.value} "  # noqa: S608 (an enum's value)
-                "WHERE store_id = %(store)s AND deleted_at IS NULL) "
-                "+ (SELECT count(*) FROM rejected_rows r WHERE store_id = %(store)s AND resource = %(resource)s "
-                f"AND NOT EXISTS (SELECT FROM {self.resource.value} t WHERE t.store_id = r.store_id "
-                "AND t.external_id = r.external_id AND t.deleted_at IS NULL))",
-                {"store": self.work.store_id, "resource": self.resource.value},
-            )
-            difference = state["source_count"] - int(cursor.fetchone() or 0)
+        difference = state["source_count"] - self.count_held(connection)
         missing = self.cursor.pop("missing", None)
         if state["full"]:
             # What came or went while it was read is no standing difference.
@@ -289,9 +437,35 @@ class ResourceSync:
             return False
         return bool(difference != expected)
 
+    def count_held(self, connection: psycopg.Connection[Any]) -> int:
+        """How many of the source's rows are accounted for: held, or kept as one that could not be loaded."""
+        with connection.cursor(row_factory=scalar_row) as cursor:
+            cursor.execute(
+                f"SELECT (SELECT count(*) FROM {self.resource.value} "  # noqa: S608 (an enum's value)
+                "WHERE store_id = %(store)s AND deleted_at IS NULL) "
+                "+ (SELECT count(*) FROM rejected_rows r WHERE store_id = %(store)s AND resource = %(resource)s "
+                f"AND NOT EXISTS (SELECT FROM {self.resource.value} t WHERE t.store_id = r.store_id "
+                "AND t.external_id = r.external_id AND t.deleted_at IS NULL))",
+                {"store": self.work.store_id, "resource": self.resource.value},
+            )
+            return int(cursor.fetchone() or 0)
+
     def _delete_orphans(self, connection: psycopg.Connection[Any], began_at: datetime) -> int:
-        """What goes with a deleted row at the source: a product's variants, a variant's stock levels."""
+        """At the end of a full pass: what went with the rows that it did not meet."""
+        for part in PARTS.get(self.resource, ()):
+            drop_unmet_rejects(connection, part, self.work.store_id, began_at)
+        deleted = self._delete_children(connection)
+        if self.resource is Resource.PRODUCT_VARIANTS:
+            deleted += self._delete_levels_of_no_variant(connection, began_at)
+        return deleted
+
+    def _delete_children(self, connection: psycopg.Connection[Any]) -> int:
+        """What goes with the rows marked in this transaction: their parts, a product's variants, a variant's stock."""
         deleted = 0
+        for part in PARTS.get(self.resource, ()):
+            deleted += self._delete_with_parent(
+                connection, (self.resource.value, "external_id"), (part, "order_external_id")
+            )
         if self.resource is Resource.PRODUCTS:
             deleted = self._delete_with_parent(
                 connection, ("products", "external_id"), ("product_variants", "product_external_id")
@@ -301,8 +475,6 @@ class ResourceSync:
             deleted += self._delete_with_parent(
                 connection, ("product_variants", item), ("inventory_levels", item)
             )
-        if self.resource is Resource.PRODUCT_VARIANTS:
-            deleted += self._delete_levels_of_no_variant(connection, began_at)
         return deleted
 
     def _delete_levels_of_no_variant(self, connection: psycopg.Connection[Any], began_at: datetime) -> int:
@@ -345,7 +517,7 @@ class ResourceSync:
                 {**profile._asdict(), "id": self.work.store_id},
             ).rowcount
             counts = Counts(read=1, updated=updated, unchanged=1 - updated)
-            self._count_attempt(connection, 1, counts)
+            self.count_attempt(connection, 1, counts)
             self._settle(connection, full=True)
         self.run_.note_rows(self.resource, 1, counts)
 

@@ -27,7 +27,15 @@ from bg_pipelines.platforms.base import Platform, Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.prefetch import LOAD_ROWS
 from bg_pipelines.sync.store import Stopped, StoreSync
-from bg_pipelines.sync.summary import CorrectionReport, Failure, ResourceSummary, Summary, SyncRequest
+from bg_pipelines.sync.summary import (
+    ChangeReport,
+    CorrectionReport,
+    Failure,
+    ResourceAudit,
+    ResourceSummary,
+    Summary,
+    SyncRequest,
+)
 from bg_pipelines.sync.turns import Turns
 
 LEASE = timedelta(minutes=2)
@@ -404,6 +412,11 @@ class SyncRun:
             f"{failure.store}: {resource} failed ({error.error_type}): {error.message}; {failure.next}"
         )
 
+    def note_waiting(self, resource: Resource, message: str) -> None:
+        with self._lock:
+            self.summary.resources[resource].waiting += 1
+        self._messages.put(message)
+
     def note_message(self, message: str) -> None:
         self._messages.put(message)
 
@@ -430,6 +443,24 @@ class SyncRun:
             self.summary.given_back += 1
         if turn_is_over:
             self._put_back.set()
+
+    def note_change(self, left: ChangeReport | None) -> None:
+        with self._lock:
+            if left is None:
+                self.summary.changes_applied += 1
+            else:
+                self.summary.changes_left.append(left)
+        if left is not None:
+            self._messages.put(
+                f"{left.store}: edit {left.change_id}, {left.field} of customer {left.customer_external_id}, "
+                f"is {left.status}: {left.message}"
+            )
+
+    def note_audit(self, found: ResourceAudit) -> None:
+        with self._lock:
+            self.summary.audits.append(found)
+        if found.drifted or found.short:
+            self._messages.put(f"{found.store}: {found.sentence()}")
 
     def note_correction(self, left: CorrectionReport | None) -> None:
         with self._lock:

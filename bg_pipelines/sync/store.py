@@ -22,6 +22,7 @@ from bg_pipelines.sync.resource import PutBack, ResourceSync
 from bg_pipelines.sync.summary import Failure
 
 if TYPE_CHECKING:
+    from bg_pipelines.sync.audit import StoreAudit
     from bg_pipelines.sync.run import SyncRun
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class StoreSync:
         platform: Platform | None = None
         failure: Failure | None = None
         synced: list[Resource] = []
+        answered = False
         try:
             for number, work in enumerate(self.works):
                 self.run_.check_stopped()
@@ -76,20 +78,26 @@ class StoreSync:
                 if failure is not None and failure.error.error_type in OUT_OF_REACH:
                     self._settle_failed(work, attempt, failure, progressed=False)
                     continue
-                resource: ResourceSync | None = None
+                resource: ResourceSync | StoreAudit | None = None
                 try:
                     if platform is None:
                         platform = self._connect(row)
-                    resource = ResourceSync(self, platform, work, attempt)
+                    resource = self._unit(platform, work, attempt)
                     resource.run()
                     self.run_.note_synced(Resource(work.resource))
                     synced.append(Resource(work.resource))
                     continue
                 except IntegrationError as error:
-                    failure = Failure(self.name, [], error)
+                    waits = None
+                    if error.error_type is ErrorType.OPERATION_RUNNING and isinstance(resource, ResourceSync):
+                        waits = self._wait(work, attempt, resource.cursor, error)
+                        if waits is None:
+                            answered = True
+                            continue
+                    failure = Failure(self.name, [], error, tries=waits)
                 except PutBack:
                     self._put_back(self.works[number:], turn_is_over=True)
-                    if synced:
+                    if synced or answered:
                         self._note_success(synced)
                     return
                 except Stopped:
@@ -99,12 +107,20 @@ class StoreSync:
                 self._settle_failed(
                     work, attempt, failure, progressed=resource is not None and resource.progressed
                 )
-            if synced:
+            if synced or answered:
                 self._note_success(synced)
         finally:
             if platform is not None:
                 platform.close()
         self.run_.note_store(self.store_id, complete=failure is None)
+
+    def _unit(self, platform: Platform, work: Work, attempt: int) -> ResourceSync | StoreAudit:
+        if work.resource != Resource.AUDIT:
+            return ResourceSync(self, platform, work, attempt)
+        # Here, for pandas takes half a second and 40 MB that no other job has a use for.
+        from bg_pipelines.sync.audit import StoreAudit
+
+        return StoreAudit(self, platform, work, attempt)
 
     def turn_is_over(self) -> bool:
         return self.run_.turn_is_over(self.began)
@@ -175,6 +191,48 @@ class StoreSync:
                 (Jsonb(error.as_dict()), attempt),
             )
 
+    def _wait(self, work: Work, attempt: int, cursor: dict[str, Any], error: IntegrationError) -> int | None:
+        """Settle a row whose platform is still at work for it: no failure, it is looked at again when it is due.
+
+        How often it was is counted in its pass. Returns None, or that count once it has used up its tries.
+        """
+        waits = int(cursor["pass"].get("waits", 0)) + 1
+        self.run_.check_stopped()
+
+        def settle(connection: psycopg.Connection[Any]) -> Decision:
+            decision = decide(
+                error,
+                waits,
+                leases.clock(connection),
+                self.run_.rng,
+                job=self.run_.request.job,
+                policies=self.run_.policies,
+            )
+            # A person who has it tried again has it waited for as long once more.
+            cursor["pass"]["waits"] = 0 if decision.retry_at is None else waits
+            leases.save(connection, work, cursor)
+            if decision.retry_at is not None:
+                leases.settle_failed(connection, work, error, decision, attempts=work.attempts)
+                connection.execute(
+                    "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp(), error = %s WHERE id = %s",
+                    (Jsonb(error.as_dict()), attempt),
+                )
+            return decision
+
+        try:
+            decision = self._retried(settle)
+        except IntegrationError as lost:
+            if lost.error_type is not ErrorType.LEASE_LOST:
+                raise
+            return None  # another worker has it now
+        if decision.retry_at is None:
+            return waits
+        again = f"it is looked at again at {decision.retry_at:%H:%M:%S} UTC"
+        self.run_.note_waiting(
+            Resource(work.resource), f"{self.name}: {work.resource} waits: {error.message}; {again}"
+        )
+        return None
+
     def _retried(self, act: Callable[[psycopg.Connection[Any]], T]) -> T:
         """A transaction, once more where it got into another's way: what lost did nothing."""
         counted, reported = self._outcome, set(self._reported)
@@ -204,7 +262,7 @@ class StoreSync:
             attempts = max(1, attempts - 1)  # the vendor's fault uses up no store's tries
         decision = decide(
             error,
-            attempts,
+            failure.tries or attempts,
             leases.clock(connection),
             self.run_.rng,
             job=self.run_.request.job,

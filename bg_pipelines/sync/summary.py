@@ -9,6 +9,9 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.base import Resource
 from bg_pipelines.queues import TIERS
 
+BACKFILLS: dict[str, bool | None] = {"auto": None, "bulk": True, "pages": False}
+"""How a full pass may read, as `Platform.pages` is told it."""
+
 
 @dataclass(frozen=True)
 class SyncRequest:
@@ -17,7 +20,9 @@ class SyncRequest:
     `job` names it in what is recorded. `stores` are names; empty means all that are due of these `tiers`, and a
     store that is named is due now. `force` makes all of them due and reads them whole, not only what changed.
     `batch_size` is how many rows of work a claim takes, `max_workers` how many stores are worked on at once. What is
-    unfinished after `max_minutes` is given back at the page reached, for the next run.
+    unfinished after `max_minutes` is given back at the page reached, for the next run. `backfill` is how a full pass
+    reads its rows where the platform can export them all at once: "bulk", "pages", or as their number suggests.
+    `sample` is how many rows of each resource an audit looks at.
     """
 
     resources: tuple[Resource, ...]
@@ -28,26 +33,33 @@ class SyncRequest:
     batch_size: int = 50
     max_workers: int = 8
     max_minutes: float = 15
+    backfill: str = "auto"
+    sample: int = 50
 
 
 @dataclass
 class ResourceSummary:
-    """What a run did for one resource, over all stores."""
+    """What a run did for one resource, over all stores; `waiting` counts those whose platform is not ready yet."""
 
     synced: int = 0
     failed: int = 0
+    waiting: int = 0
     pages: int = 0
     counts: Counts = field(default_factory=Counts)
 
 
 @dataclass
 class Failure:
-    """Resources of a store that could not be synced for one reason; `next` says what happens to them."""
+    """Resources of a store that could not be synced for one reason; `next` says what happens to them.
+
+    `tries` counts them where the row does not: see `StoreSync`.
+    """
 
     store: str
     resources: list[str]
     error: IntegrationError
     next: str = ""
+    tries: int | None = None
 
 
 @dataclass
@@ -61,6 +73,76 @@ class CorrectionReport:
 
 
 @dataclass
+class ChangeReport:
+    """An edit of a customer's profile that was not applied; says whose and which field, never a value."""
+
+    store: str
+    change_id: int
+    customer_external_id: str
+    field: str
+    status: str
+    message: str
+
+
+@dataclass
+class ResourceAudit:
+    """What an audit found of one resource of a store: rows, by what is wrong with them; ids and columns, no values.
+
+    `different` have another content here, `missing` are not held, `ahead` are held with a later time than the source
+    has, `gone` are held and no more there; of all these `repaired` are as at the source now. `lag` are not synced yet,
+    which is no drift. `short` is by how many rows the source has more, where that has outlasted a pass: everything is
+    then read again. `fields` counts the rows in which a column differs, `external_ids` are the first that drifted.
+    """
+
+    store: str
+    resource: str
+    sampled: int = 0
+    different: int = 0
+    missing: int = 0
+    ahead: int = 0
+    gone: int = 0
+    lag: int = 0
+    short: int = 0
+    repaired: int = 0
+    fields: dict[str, int] = field(default_factory=dict)
+    external_ids: list[str] = field(default_factory=list)
+
+    @property
+    def drifted(self) -> int:
+        return self.different + self.missing + self.ahead + self.gone
+
+    @property
+    def left(self) -> int:
+        """Rows that could not be repaired."""
+        return self.drifted - self.repaired
+
+    @property
+    def alarming(self) -> bool:
+        """Whether people should know. A row that is gone there and marked so now is none of these: no platform tells
+        of every deletion, so many are only found by the next full pass."""
+        return self.different + self.missing + self.ahead + self.short + self.left > 0
+
+    def sentence(self) -> str:
+        """What was found, in words."""
+        kinds = [
+            (self.different, "differ"),
+            (self.missing, "are missing here"),
+            (self.ahead, "have a later time here"),
+            (self.gone, "are gone there"),
+        ]
+        told = [f"{number} {what}" for number, what in kinds if number]
+        if self.fields:
+            told[-1:] = [f"{told[-1]} ({', '.join(sorted(self.fields))})"]
+        if self.drifted:
+            told.append("all repaired" if not self.left else f"{self.left} of them could not be repaired")
+        if self.short:
+            told.append(f"{self.short} more are there than here, everything is read again")
+        return (
+            f"{self.resource}: of {self.sampled} sampled rows {'; '.join(told) or 'all are as at the source'}"
+        )
+
+
+@dataclass
 class Summary:
     """What a run did. `total`, `done` and `complete` count stores; `given_back` those whose turn was over unfinished."""
 
@@ -70,8 +152,11 @@ class Summary:
     given_back: int = 0
     resources: dict[Resource, ResourceSummary] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    audits: list[ResourceAudit] = field(default_factory=list)
     corrections_applied: int = 0
     corrections_left: list[CorrectionReport] = field(default_factory=list)
+    changes_applied: int = 0
+    changes_left: list[ChangeReport] = field(default_factory=list)
     seconds: float = 0.0
 
     @property

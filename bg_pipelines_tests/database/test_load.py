@@ -275,7 +275,7 @@ WRONG: dict[str, tuple[str, Any]] = {
     "nan": ("price", "NaN"),
     "infinite": ("price", "Infinity"),
     "negative": ("price", "-1.00"),
-    "none": ("price", None),
+    "none": ("position", None),
     "too large": ("price", "1234567890123456789.00"),
     "compare at nan": ("compare_at_price", "NaN"),
     "nul": ("title", f"{MARK}\0"),

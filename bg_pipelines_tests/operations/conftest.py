@@ -25,6 +25,7 @@ def database_url(room_url: str, server_home: Path) -> str:
     url = embedded.ensure(server_home).url("test_operations", driver=None)
     with psycopg.connect(url) as connection:
         connection.execute(
-            "TRUNCATE stores, locations, products, product_variants, inventory_levels RESTART IDENTITY CASCADE"
+            "TRUNCATE stores, locations, products, product_variants, inventory_levels, customers, orders, order_lines, "
+            "refunds RESTART IDENTITY CASCADE"
         )
     return room_url

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.platforms.base import ADDRESS, Customer, Order, OrderLine, Refund
 from bg_pipelines.platforms.shopify_api import Credentials, ShopifyClient, StaticToken
 from bg_pipelines.sandbox import Sandbox, Shop, World
 from bg_pipelines_tests.platforms.scripted import Script, ScriptedServer
@@ -20,7 +21,7 @@ START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
 TOKEN = "shpat_" + "a1" * 16
 SECRET = "shpss_" + "b2" * 16
 # How each token and secret that is used in this folder begins.
-SECRET_BEGINNINGS = ("shpat_", "shpss_", "sandbox-token-", "sandbox-secret-")
+SECRET_BEGINNINGS = ("shpat_", "shpss_", "sandbox-token-", "sandbox-secret-", "sandbox-square-", "EAAA")
 
 
 class HandClock:
@@ -98,3 +99,125 @@ def failure_of(call: Callable[[], object]) -> IntegrationError:
     for secret in SECRET_BEGINNINGS:
         assert not any(secret in text for text in shown)
     return error
+
+
+# The sandbox's rows as the records that they should become, by a way of its own.
+
+
+def expected_customer(row: dict[str, Any]) -> Customer:
+    email, phone = row["defaultEmailAddress"] or {}, row["defaultPhoneNumber"] or {}
+    default = row["defaultAddress"] or {}
+    places = sorted(row["addressesV2"], key=lambda address: address["id"] != default.get("id"))
+    vendor_names = {"address_1": "address1", "address_2": "address2", "postal_code": "zip"}
+    vendor_names |= {"country_code": "countryCodeV2", "province_code": "provinceCode"}
+    vendor_names |= {"first_name": "firstName", "last_name": "lastName"}
+    addresses = [
+        {
+            name: address[vendor]
+            for name in ADDRESS
+            if address.get(vendor := vendor_names.get(name, name)) is not None
+        }
+        for address in places
+    ]
+    return Customer(
+        external_id=row["id"],
+        source_updated_at=row["updatedAt"],
+        first_name=row["firstName"],
+        last_name=row["lastName"],
+        company=default.get("company"),
+        email=email.get("emailAddress"),
+        email_verified=row["verifiedEmail"],
+        phone=phone.get("phoneNumber"),
+        phone_given=None,
+        addresses=json.dumps(addresses, ensure_ascii=False, separators=(",", ":")),
+        tags=row["tags"],
+        locale=row["locale"],
+        note=row["note"],
+        email_consent=lower(email.get("marketingState")),
+        email_consent_at=email.get("marketingUpdatedAt"),
+        email_consent_source=(email.get("sourceLocation") or {}).get("id"),
+        sms_consent=lower(phone.get("marketingState")),
+        sms_consent_at=phone.get("marketingUpdatedAt"),
+        sms_consent_source=(phone.get("sourceLocation") or {}).get("id")
+        or lower(phone.get("marketingCollectedFrom")),
+        orders_count=row["numberOfOrders"],
+        total_spent=row["amountSpent"]["amount"],
+        currency=row["amountSpent"]["currencyCode"],
+        source_created_at=row["createdAt"],
+    )
+
+
+def expected_order(row: dict[str, Any]) -> Order:
+    return Order(
+        external_id=row["id"],
+        source_updated_at=row["updatedAt"],
+        name=row["name"],
+        customer_external_id=(row["customer"] or {}).get("id"),
+        location_external_id=(row["retailLocation"] or {}).get("id"),
+        channel=row["sourceName"],
+        status="cancelled" if row["cancelledAt"] else "closed" if row["closedAt"] else "open",
+        financial_status=lower(row["displayFinancialStatus"]),
+        fulfillment_status=lower(row["displayFulfillmentStatus"]),
+        is_return=False,
+        is_test=row["test"],
+        currency=row["currencyCode"],
+        subtotal=amount(row["subtotalPriceSet"]),
+        discount=amount(row["totalDiscountsSet"]),
+        tax=amount(row["totalTaxSet"]),
+        total=amount(row["totalPriceSet"]),
+        email=row["email"],
+        phone=row["phone"],
+        note=row["note"],
+        tags=row["tags"],
+        ordered_at=row["processedAt"],
+        cancelled_at=row["cancelledAt"],
+        cancel_reason=lower(row["cancelReason"]),
+        closed_at=row["closedAt"],
+        source_created_at=row["createdAt"],
+    )
+
+
+def expected_lines(row: dict[str, Any]) -> list[OrderLine]:
+    return [
+        OrderLine(
+            external_id=line["id"],
+            source_updated_at=row["updatedAt"],
+            order_external_id=row["id"],
+            product_external_id=(line["product"] or {}).get("id"),
+            variant_external_id=(line["variant"] or {}).get("id"),
+            title=line["title"],
+            variant_title=line["variantTitle"],
+            sku=line["sku"],
+            quantity=line["quantity"],
+            current_quantity=line["currentQuantity"],
+            unit_price=amount(line["originalUnitPriceSet"]),
+            discount=amount(line["totalDiscountSet"]),
+            total=amount(line["discountedTotalSet"]),
+            currency=row["currencyCode"],
+        )
+        for line in row["lineItems"]
+    ]
+
+
+def expected_refunds(row: dict[str, Any]) -> list[Refund]:
+    return [
+        Refund(
+            external_id=refund["id"],
+            source_updated_at=row["updatedAt"],
+            order_external_id=row["id"],
+            sale_external_id=row["id"],
+            amount=amount(refund["totalRefundedSet"]),
+            currency=row["currencyCode"],
+            note=refund.get("note"),
+            refunded_at=refund["processedAt"],
+        )
+        for refund in row["refunds"]
+    ]
+
+
+def lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
+
+
+def amount(bag: dict[str, Any]) -> str:
+    return str(bag["shopMoney"]["amount"])

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, Self
 
 
 class Asked(NamedTuple):
-    """A request as it came."""
+    """A request as it came; `wanted` is its range of bytes."""
 
     path: str
     token: str | None
     body: dict[str, Any]
+    wanted: str | None = None
 
 
 @dataclass
@@ -47,18 +48,25 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = Asked(self.path, self.headers.get("X-Shopify-Access-Token"), body)
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else {}
+        token, wanted = self.headers.get("X-Shopify-Access-Token"), self.headers.get("Range")
+        asked = Asked(self.path, token, body, wanted)
         reply = self.server.reply_to(asked)
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(sum(map(len, reply.pieces))))
+        if "Content-Length" not in reply.headers:
+            self.send_header("Content-Length", str(sum(map(len, reply.pieces))))
         self.end_headers()
         for piece in reply.pieces:
             self.wfile.write(piece)
             if reply.pause_seconds:
                 time.sleep(reply.pause_seconds)
+        if "Content-Length" in reply.headers:
+            self.close_connection = True  # more was declared than comes
+
+    do_GET = do_PUT = do_POST  # noqa: N815 (the server asks for these names)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Quiet."""

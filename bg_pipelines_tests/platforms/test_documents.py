@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from graphql import (
+    DocumentNode,
     FieldNode,
     GraphQLError,
+    GraphQLObjectType,
     GraphQLSchema,
     IntValueNode,
     NoDeprecatedCustomRule,
@@ -25,7 +27,7 @@ from graphql import (
 )
 from graphql.execution.values import get_variable_values
 
-from bg_pipelines.platforms import shopify
+from bg_pipelines.platforms import shopify, shopify_bulk, shopify_edits, shopify_pages, shopify_sales
 from bg_pipelines.platforms.base import Correction, Resource
 from bg_pipelines.platforms.shopify import ShopifyPlatform
 from bg_pipelines_tests.platforms.scripted import Asked, Reply
@@ -33,8 +35,10 @@ from bg_pipelines_tests.platforms.scripted import Asked, Reply
 LARGEST_PAGE = 250
 # What each variable that sizes a page is filled with.
 PAGE_SIZES = {
-    "first": max(shopify.PAGE_ROWS, shopify.LOCATIONS_AT_ONCE),
+    "first": max(shopify_pages.PAGE_ROWS, shopify.LOCATIONS_AT_ONCE),
     "levels": shopify.LEVELS_AT_FIRST,
+    "addresses": shopify_sales.ADDRESSES_AT_FIRST,
+    "lines": shopify_sales.LINES_AT_FIRST,
 }
 
 
@@ -60,7 +64,50 @@ def test_a_document_is_valid_at_the_vendor(vendor: GraphQLSchema, document: str)
 
 @every_document
 def test_a_document_uses_nothing_deprecated(vendor: GraphQLSchema, document: str) -> None:
-    assert validate(vendor, parse(document), [NoDeprecatedCustomRule]) == []
+    found = [error.message for error in validate(vendor, parse(document), [NoDeprecatedCustomRule])]
+    # Their successor, `smsMarketingConsent`, is named by the vendor and not yet there.
+    unavoidable = (
+        "The field CustomerPhoneNumber.marketing",
+        "The field CustomerPhoneNumber.sourceLocation is deprecated",
+    )
+    assert [message for message in found if not message.startswith(unavoidable)] == []
+
+
+@pytest.mark.parametrize("resource", shopify_bulk.EXPORTS)
+def test_an_export_asks_for_the_same_as_the_pages_and_is_valid_at_the_vendor(
+    vendor: GraphQLSchema, resource: Resource
+) -> None:
+    exported = parse(shopify_bulk.EXPORTS[resource].query)
+    listed = parse(
+        {Resource.CUSTOMERS: shopify_sales.CUSTOMERS, Resource.ORDERS: shopify_sales.ORDERS}[resource]
+    )
+    assert validate(vendor, exported) == []
+    assert not any(getattr(definition, "variable_definitions", ()) for definition in exported.definitions)
+    assert fields_of(exported, vendor) == fields_of(listed, vendor)
+
+
+def fields_of(document: DocumentNode, vendor: GraphQLSchema) -> set[tuple[str, str]]:
+    """Type and name of every field of a document, but for those of pages, counts and the app."""
+    types = TypeInfo(vendor)
+    found: set[tuple[str, str]] = set()
+
+    class Fields(Visitor):
+        def enter_field(self, node: FieldNode, *_: Any) -> None:
+            parent = types.get_parent_type()
+            name = parent.name if parent is not None else ""
+            if not name.endswith(
+                ("Connection", "Edge", "Root", "PageInfo", "Count", "App", "Installation", "Scope")
+            ):
+                found.add((name, node.name.value))
+
+    visit(document, TypeInfoVisitor(types, Fields()))
+    return found
+
+
+def test_the_consent_of_a_phone_number_has_no_other_field_yet(vendor: GraphQLSchema) -> None:
+    phone = vendor.type_map["CustomerPhoneNumber"]
+    assert isinstance(phone, GraphQLObjectType)
+    assert "smsMarketingConsent" not in phone.fields, "ask for it in place of the deprecated fields"
 
 
 def test_the_check_for_deprecated_fields_finds_one(vendor: GraphQLSchema) -> None:
@@ -90,7 +137,8 @@ def test_every_connection_asks_for_a_page_that_the_vendor_gives(vendor: GraphQLS
 
 
 def test_no_document_of_the_module_is_forgotten() -> None:
-    assert set(documents_of(shopify)) == set(shopify.DOCUMENTS)
+    modules = (shopify, shopify_bulk, shopify_sales, shopify_edits)
+    assert {document for module in modules for document in documents_of(module)} == set(shopify.DOCUMENTS)
     assert len({name_of(document) for document in shopify.DOCUMENTS}) == len(shopify.DOCUMENTS)
 
 
@@ -121,9 +169,16 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     platform.faults()
     platform.correct_stock(correction)
     for resource in Resource:
-        if resource is not Resource.STORE:
+        if resource not in (Resource.STORE, Resource.AUDIT):
             for since in (None, clock.now()):
                 list(islice(platform.pages(resource, since=since, resume=None), 5))
+            platform.rows(resource, ["gid://shopify/Anything/1"])
+    for resource in shopify_bulk.EXPORTS:
+        wanted, *_ = platform.pages(resource, since=None, resume=None, bulk=True)
+        list(platform.pages(resource, since=None, resume=wanted.resume))
+    platform.update_customer("gid://shopify/Customer/1", {"first_name": "Ada", "note": None})
+    for consent in ("email_consent", "sms_consent"):
+        platform.update_customer("gid://shopify/Customer/1", {consent: "unsubscribed"})
 
     sent = {name_of(asked.body["query"]) for asked in server.asked}
     assert sent == {name_of(document) for document in shopify.DOCUMENTS}
@@ -132,6 +187,18 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
         assert isinstance(get_variable_values(vendor, definitions, asked.body["variables"]), dict)
         unknown = set(asked.body["variables"]) - {one.variable.name.value for one in definitions}
         assert unknown == set()
+
+
+CUSTOMER = {
+    "id": "gid://shopify/Customer/1",
+    **dict.fromkeys(("firstName", "lastName", "locale", "note", "createdAt", "updatedAt"), "x"),
+    **dict.fromkeys(("defaultAddress", "defaultEmailAddress", "defaultPhoneNumber")),
+    "verifiedEmail": False,
+    "tags": [],
+    "numberOfOrders": "0",
+    "amountSpent": {"amount": "0.0", "currencyCode": "USD"},
+    "addressesV2": {"nodes": [], "pageInfo": {"hasNextPage": False, "endCursor": None}},
+}
 
 
 def as_far_as_needed(asked: Asked) -> Reply:
@@ -155,5 +222,35 @@ def as_far_as_needed(asked: Asked) -> Reply:
             return Reply.of({"data": {"location": {"inventoryLevel": None}}})
         case "GrantedScopes":
             return Reply.of({"data": {"currentAppInstallation": {"accessScopes": []}}})
+        case "StartExport":
+            return Reply.of(
+                {"data": {"bulkOperationRunQuery": {"bulkOperation": {"id": "1"}, "userErrors": []}}}
+            )
+        case "RecentExports":
+            return Reply.of({"data": {"bulkOperations": {"nodes": []}}})
+        case "Export":
+            counts = {"objectCount": "0", "rootObjectCount": "0"}
+            operation = {"status": "COMPLETED", "errorCode": None, "url": None, **counts}
+            return Reply.of({"data": {"bulkOperation": operation}})
+        case "CustomersCount" | "OrdersCount":
+            return Reply.of({"data": {"app": {"accessScopes": []}}})
+        case "Customers":
+            customer = {**CUSTOMER, "addressesV2": {"nodes": [], "pageInfo": more}}
+            return Reply.of({"data": {"rows": {"nodes": [customer], "pageInfo": end}}})
+        case "Orders":
+            order = {"id": "gid://shopify/Order/1", "updatedAt": "x"}
+            order |= {"lineItems": {"nodes": [], "pageInfo": more}}
+            rows = {"nodes": [order], "pageInfo": end}
+            return Reply.of({"data": {"app": {"accessScopes": []}, "rows": rows}})
+        case "CustomerAddresses":
+            return Reply.of({"data": {"customer": {"rows": {"nodes": [], "pageInfo": end}}}})
+        case "OrderLines":
+            return Reply.of({"data": {"order": {"rows": {"nodes": [], "pageInfo": end}}}})
+        case "CustomersByIds":
+            return Reply.of({"data": {"rows": [CUSTOMER]}})
+        case "UpdateCustomer" | "UpdateEmailConsent" | "UpdateSmsConsent":
+            return Reply.of({"data": {"outcome": {"customer": CUSTOMER, "userErrors": []}}})
+        case by_ids if by_ids.endswith("ByIds"):
+            return Reply.of({"data": {"app": {"accessScopes": []}, "rows": [None]}})
         case _:
             return Reply.of({"data": {"rows": {"nodes": [], "pageInfo": end}}})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import ErrorType, Severity
-from bg_pipelines.platforms import shopify
+from bg_pipelines.platforms import shopify, shopify_pages, shopify_sales
 from bg_pipelines.platforms.base import (
     Correction,
     CorrectionOutcome,
@@ -27,10 +27,11 @@ from bg_pipelines.platforms.shopify import ShopifyPlatform
 from bg_pipelines.platforms.shopify_api import ShopifyClient, StaticToken
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World
 from bg_pipelines.sandbox import shopify as sandbox_shopify
-from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
+from bg_pipelines_tests.conftest import CATALOGUE, SALES
+from bg_pipelines_tests.platforms.conftest import HandClock, expected_customer, expected_order, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 
-TABLES = tuple(resource for resource in Resource if resource is not Resource.STORE)
+TABLES = tuple(resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE)
 FOR_EVER = 1000  # pages; who has read so many in these small shops does not come to an end
 
 every_table = pytest.mark.parametrize("resource", TABLES)
@@ -53,9 +54,11 @@ def platform(shop: Shop, connect: Callable[..., ShopifyClient]) -> ShopifyPlatfo
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
     """Pages so small that every resource of the shop has several, nested ones too."""
-    monkeypatch.setattr(shopify, "PAGE_ROWS", 9)
+    monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 9)
     monkeypatch.setattr(shopify, "LOCATIONS_AT_ONCE", 2)
     monkeypatch.setattr(shopify, "LEVELS_AT_FIRST", 4)
+    monkeypatch.setattr(shopify_sales, "ADDRESSES_AT_FIRST", 1)
+    monkeypatch.setattr(shopify_sales, "LINES_AT_FIRST", 8)
     shop.edit("set_budget", maximum=1_000_000, restore=1_000_000)
 
 
@@ -78,7 +81,7 @@ def gone(pages: Iterable[Page]) -> list[str]:
 
 def exported(shop: Shop, resource: Resource) -> set[Any]:
     """The shop's rows as the records that they should become, by a way of its own."""
-    export = shop.export()
+    export = shop.export(["shop", resource.value])
     currency = export["shop"]["currencyCode"]
     make: dict[Resource, Callable[[Any], Record]] = {
         Resource.LOCATIONS: lambda row: Location(
@@ -124,6 +127,8 @@ def exported(shop: Shop, resource: Resource) -> set[Any]:
             location_external_id=row["location"]["id"],
             **{quantity["name"]: quantity["quantity"] for quantity in row["quantities"]},
         ),
+        Resource.CUSTOMERS: expected_customer,
+        Resource.ORDERS: expected_order,
     }
     active = [
         row for row in export[resource.value] if resource is Resource.LOCATIONS or row.get("isActive", True)
@@ -136,12 +141,12 @@ def hashable(rows: Iterable[Record]) -> set[Any]:
 
 
 def inactive_levels(shop: Shop) -> set[str]:
-    return {row["id"] for row in shop.export()["inventory_levels"] if not row["isActive"]}
+    return {row["id"] for row in shop.export(["inventory_levels"])["inventory_levels"] if not row["isActive"]}
 
 
 def level_of(shop: Shop, place: int = 0) -> dict[str, Any]:
     """An active level of the shop, as it is exported, with its available quantity."""
-    level = [row for row in shop.export()["inventory_levels"] if row["isActive"]][place]
+    level = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]][place]
     quantities = {one["name"]: one["quantity"] for one in level["quantities"]}
     return {**level, "available": quantities["available"], "item": level["item"]["id"]} | {
         "location": level["location"]["id"]
@@ -152,7 +157,7 @@ def level_of(shop: Shop, place: int = 0) -> dict[str, Any]:
 
 
 def test_the_profile_is_what_the_shop_says_of_itself(shop: Shop, platform: ShopifyPlatform) -> None:
-    row = shop.export()["shop"]
+    row = shop.export(["shop"])["shop"]
     assert platform.profile() == StoreProfile(
         external_id=row["id"],
         shop_name=row["name"],
@@ -177,7 +182,7 @@ def test_all_rows_of_a_large_shop_are_read_once(
 
 
 def test_the_large_shop_has_what_breaks_naive_readers(large_shop: Shop) -> None:
-    export = large_shop.export()
+    export = large_shop.export(["locations", "product_variants", "inventory_levels"])
     of_product: dict[str, int] = {}
     for variant in export["product_variants"]:
         of_product[variant["product"]["id"]] = of_product.get(variant["product"]["id"], 0) + 1
@@ -218,7 +223,7 @@ def test_products_and_variants_tell_how_many_there_are(
     shop: Shop, platform: ShopifyPlatform, clock: HandClock
 ) -> None:
     export = shop.export()
-    for resource, counted in zip(TABLES, (None, len(export["products"]), 60, None), strict=True):
+    for resource, counted in zip(TABLES, (None, len(export["products"]), 60, None, 20, 60), strict=True):
         for since in (None, clock.now()):
             assert read(platform, resource, since=since)[0].source_count == counted
 
@@ -275,7 +280,7 @@ def test_since_includes_its_own_second(
 def test_locations_are_always_read_whole_with_what_changed(
     shop: Shop, platform: ShopifyPlatform, clock: HandClock
 ) -> None:
-    location = shop.export()["locations"][0]["id"]
+    location = shop.export(["locations"])["locations"][0]["id"]
     shop.edit("rename_location", id=location, name="Lighthouse")
     rows = records(read(platform, Resource.LOCATIONS, since=clock.now()))
     assert hashable(rows) == exported(shop, Resource.LOCATIONS)
@@ -296,7 +301,7 @@ def test_more_changes_than_a_page_holds_are_all_read(
     shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
 ) -> None:
     clock.seconds += 90
-    levels = [row for row in shop.export()["inventory_levels"] if row["isActive"]]
+    levels = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]]
     for level in levels[::2]:
         places = {"inventory_item_id": level["item"]["id"], "location_id": level["location"]["id"]}
         shop.edit("set_quantity", **places, quantity=4711)
@@ -311,8 +316,13 @@ def test_a_pass_in_which_nothing_changed_costs_one_request(
     clock.seconds += 90
     (page,) = read(platform, resource, since=clock.now())
     assert len(shop.requests) == 1
-    assert page.read == (len(shop.export()["locations"]) if resource is Resource.LOCATIONS else 0)
-    assert shop.requests[0].requested_cost < 150
+    assert page.read == (
+        len(shop.export(["locations"])["locations"]) if resource is Resource.LOCATIONS else 0
+    )
+    # Orders have the most to ask for; what they did not cost is given back.
+    assert shop.requests[0].requested_cost < {Resource.CUSTOMERS: 300, Resource.ORDERS: 900}.get(
+        resource, 150
+    )
 
 
 # Going on
@@ -357,7 +367,7 @@ def test_an_incremental_pass_goes_on_from_its_token_too(
     shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
 ) -> None:
     clock.seconds += 90
-    for product in shop.export()["products"]:
+    for product in shop.export(["products"])["products"]:
         shop.edit("update_product", id=product["id"], fields={"vendor": "Öland"})
     first = next(iter(platform.pages(Resource.PRODUCTS, since=clock.now(), resume=None)))
     rest = read(platform, Resource.PRODUCTS, since=clock.now(), resume=first.resume)
@@ -404,6 +414,10 @@ def test_a_row_that_changes_while_it_is_paged_is_not_lost(
         shop.edit("update_product", id=row["id"], fields={"title": "Newer"})
     for row in export["product_variants"]:
         shop.edit("update_variant", id=row["id"], fields={"title": "Newer"})
+    for row in export["customers"]:
+        shop.edit("update_customer", id=row["id"], fields={"note": "Newer"})
+    for row in export["orders"]:
+        shop.edit("update_order", id=row["id"], fields={"note": "Newer"})
     with shop.lock:
         for location in shop.store.locations:
             shop.store.rename_location(location, "Newer")
@@ -424,7 +438,7 @@ def test_a_row_that_changes_while_it_is_paged_is_not_lost(
 def test_a_row_that_is_deleted_while_it_is_paged_takes_no_other_with_it(
     shop: Shop, platform: ShopifyPlatform, small_pages: None
 ) -> None:
-    products = [row["id"] for row in shop.export()["products"]]
+    products = [row["id"] for row in shop.export(["products"])["products"]]
     pages = platform.pages(Resource.PRODUCTS, since=None, resume=None)
     rows = list(next(iter(pages)).records)
     # Among them the one that the cursor stands on.
@@ -459,7 +473,7 @@ def test_pages_that_lead_nowhere_are_malformed(
     kind: str,
 ) -> None:
     if resource is Resource.LOCATIONS:
-        monkeypatch.setattr(shopify, "PAGE_ROWS", 2)
+        monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 2)
     shop.faults.append(Fault(kind, operation=operation, after=1))
     error = failure_of(lambda: read(platform, resource))
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
@@ -613,7 +627,8 @@ def test_a_limit_that_falls_while_pages_are_read_loses_nothing(
 ) -> None:
     pages = platform.pages(resource, since=None, resume=None)
     before = next(iter(pages))
-    monkeypatch.setattr(sandbox_shopify, "MAX_QUERY_COST", 5)
+    # One order alone costs 7.
+    monkeypatch.setattr(sandbox_shopify, "MAX_QUERY_COST", 8 if resource is Resource.ORDERS else 5)
     rows = records([before, *pages])
     assert hashable(rows) == exported(shop, resource)
     assert len(rows) == len(hashable(rows))
@@ -781,15 +796,21 @@ def test_a_store_that_can_be_synced_has_no_faults(platform: ShopifyPlatform) -> 
 
 
 def test_each_missing_scope_is_named(shop: Shop, platform: ShopifyPlatform) -> None:
-    shop.edit("set_scopes", scopes=["read_products"])
+    shop.edit("set_scopes", scopes=["read_products", "write_customers"])
     assert platform.faults() == [
         "the app lacks the scope read_locations: grant it in the app's settings",
+        "the app lacks the scope read_orders: grant it in the app's settings",
         "the app lacks the scope write_inventory: grant it in the app's settings",
+        "the app lacks the scope read_all_orders: orders of more than 60 days ago are not read, and those that grow so "
+        "old are not followed any more; ask Shopify for it in the app's settings",
     ]
 
 
+WRITE = [f"write_{what}" for what in ("customers", "inventory", "locations", "orders", "products")]
+
+
 def test_the_right_to_write_includes_the_right_to_read(shop: Shop, platform: ShopifyPlatform) -> None:
-    shop.edit("set_scopes", scopes=["write_inventory", "write_locations", "write_products"])
+    shop.edit("set_scopes", scopes=[*WRITE, "read_all_orders"])
     assert platform.faults() == []
 
 

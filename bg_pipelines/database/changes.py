@@ -1,0 +1,116 @@
+"""Changes of customers' profiles: rows of `customer_changes` are added by who edits, settled by who sends them.
+
+The changes that come from a platform are written by a trigger of `customers` (migration 0003), whatever path wrote
+the row. Values are personal: they go into no log, no error and no run's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+Connection = psycopg.Connection[Any]
+
+
+class Change(NamedTuple):
+    """An edit of ours that is pending: one field of one customer, from what to what, by whom and when."""
+
+    id: int
+    customer_external_id: str
+    field: str
+    from_value: Any
+    to_value: Any
+    changed_by: str
+    changed_at: datetime
+
+
+_PENDING = (
+    "SELECT id, customer_external_id, field, from_value, to_value, changed_by, changed_at FROM customer_changes "
+    "WHERE store_id = %(store)s AND status = 'pending' "
+    "AND (%(customer)s::text IS NULL OR customer_external_id = %(customer)s) ORDER BY id"
+)
+
+
+def same(field: str, one: Any, other: Any) -> bool:
+    """Whether two values of a field mean the same to a platform: it may write them in its own way."""
+    if field == "tags":
+        return set(one or ()) == set(other or ())
+    if field == "email":
+        return (one or "").lower() == (other or "").lower()
+    return (one or None) == (other or None)
+
+
+def pending(connection: Connection, store_id: int, customer_external_id: str | None = None) -> list[Change]:
+    """The edits of a store, or of one of its customers, that the platform has not been sent yet; oldest first."""
+    with connection.cursor(row_factory=class_row(Change)) as cursor:
+        cursor.execute(_PENDING, {"store": store_id, "customer": customer_external_id})
+        return cursor.fetchall()
+
+
+def still_pending(connection: Connection, changes: Sequence[Change]) -> set[int]:
+    """The ids of those that nobody has settled meanwhile; the trigger does when their customer is redacted."""
+    rows = connection.execute(
+        "SELECT id FROM customer_changes WHERE id = ANY(%s) AND status = 'pending'",
+        ([change.id for change in changes],),
+    )
+    return {change_id for (change_id,) in rows}
+
+
+def add(
+    connection: Connection,
+    store_id: int,
+    customer_external_id: str,
+    field: str,
+    from_value: Any,
+    to_value: Any,
+    *,
+    by: str,
+) -> Change:
+    """Add an edit, pending."""
+    with connection.cursor(row_factory=class_row(Change)) as cursor:
+        cursor.execute(
+            "INSERT INTO customer_changes (store_id, customer_external_id, field, from_value, to_value, changed_by, "
+            "changed_at) VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp()) "
+            "RETURNING id, customer_external_id, field, from_value, to_value, changed_by, changed_at",
+            (store_id, customer_external_id, field, _json(from_value), _json(to_value), by),
+        )
+        added = cursor.fetchone()
+    assert added is not None
+    return added
+
+
+def settle(
+    connection: Connection, change: Change, status: str, *, found: Any = None, reason: str | None = None
+) -> None:
+    """End a pending change; `found` is what the platform had instead, `reason` a text without any value.
+
+    The trigger knows by `settled_at`, this transaction's time, that what is loaded in it is no change of the platform's.
+    """
+    connection.execute(
+        "UPDATE customer_changes SET status = %s, settled_at = now(), found_value = %s, error = %s "
+        "WHERE id = %s AND status = 'pending'",
+        (status, _json(found), None if reason is None else Jsonb({"reason": reason}), change.id),
+    )
+
+
+def make_due(connection: Connection, store_id: int, *, after: int = 0) -> None:
+    """Make the store's customers due now if an edit with a higher id than `after` waits.
+
+    What is parked or failing keeps its time: an edit mends nothing. Called by who edits, and by a run that ends (its
+    own due time would hide an edit which came while it was at work).
+    """
+    connection.execute(
+        "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = %(store)s "
+        "AND resource = 'customers' AND next_due_at IS NOT NULL AND attempts = 0 AND EXISTS ("
+        "SELECT FROM customer_changes WHERE store_id = %(store)s AND status = 'pending' AND id > %(after)s)",
+        {"store": store_id, "after": after},
+    )
+
+
+def _json(value: Any) -> Jsonb | None:
+    return None if value is None else Jsonb(value)

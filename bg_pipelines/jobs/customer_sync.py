@@ -1,0 +1,43 @@
+"""Customer Sync: customers and their orders, with lines and refunds, of each store that is due.
+
+    dagster job execute -m bg_pipelines.definitions -j customer_sync
+
+Profile edits made on our side are sent first; at the end customers are matched to people. What an interruption costs:
+nothing that was committed; the next run goes on at the page reached, and matches who is left.
+"""
+
+import dagster as dg
+
+from bg_pipelines.alerting import report_op_failure
+from bg_pipelines.operations import people
+from bg_pipelines.platforms.base import JOB_RESOURCES
+from bg_pipelines.queues import JOBS
+from bg_pipelines.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.sync_op import SyncConfig, as_dagster_failures, sync
+from bg_pipelines.sync_ticks import retries_sensor, tier_schedules
+
+RESOURCES = JOB_RESOURCES["customer_sync"]
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+def sync_customers(
+    context: dg.OpExecutionContext,
+    config: SyncConfig,
+    database: DatabaseResource,
+    platforms: PlatformsResource,
+) -> None:
+    """Send pending profile edits, sync what is due of every store's customers and orders, match people."""
+    sync(context, config, database, platforms, RESOURCES)
+    with as_dagster_failures(context):
+        matched = people.match(database.database, log=context.log.info)
+    context.log_event(dg.AssetMaterialization("people", metadata=matched.as_dict()))
+
+
+@dg.job(tags=JOBS["customer_sync"].tags("customer_sync"), hooks={report_op_failure})
+def customer_sync() -> None:
+    """Customers, profile updates and order history, from each store's platform."""
+    sync_customers()
+
+
+schedules = tier_schedules(customer_sync, RESOURCES)
+sensors = [retries_sensor(customer_sync, RESOURCES)]

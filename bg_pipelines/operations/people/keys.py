@@ -1,0 +1,59 @@
+"""What may tell that two customers are one person: the documented list, and the same in SQL (docs/people.md).
+
+A key is a verified e-mail or an E.164 phone, kept as a digest. What identifies nobody by its own look is no key at
+all; what does so by who holds it (`MOST`, shared within a store) is marked as shared, see `matching`.
+"""
+
+from __future__ import annotations
+
+MOST = 100
+"""A key held by more customers than this is nobody's own; nor do phones alone make a person of more customers."""
+
+PLACEHOLDER_NAMES = (
+    # No address at all:
+    "noemail", "nomail", "noaddress", "none", "no", "na", "nil", "null", "nan", "undefined", "unknown", "unavailable",
+    "notavailable", "notgiven", "notprovided", "refused", "declined", "anonymous", "anon", "nobody", "noone",
+    "noreply", "donotreply", "test", "testing", "tester", "dummy", "fake", "example", "sample", "placeholder",
+    "temp", "tbd", "asdf", "x", "xx", "xxx",
+    # Not a person but whoever stands at the till, or reads the shop's mail:
+    "guest", "customer", "client", "walkin", "cash", "cashcustomer", "pos", "till", "retail", "shop", "store", "staff",
+    "info", "sales", "office", "contact", "hello", "mail", "email", "support", "help", "service", "admin", "team",
+    "order", "orders", "billing", "accounts", "reception", "webmaster", "postmaster",
+)  # fmt: skip
+"""Local parts of an e-mail that identify nobody; compared by their letters alone, without a +suffix: No-Email+3@ too."""
+
+PLACEHOLDER_DOMAINS = ("noemail.com", "no-email.com", "nomail.com", "none.com", "noreply.com", "test.com")
+"""Domains that identify nobody, as do all that end in `.invalid` and every store's own."""
+
+EMAIL = "lower(btrim(c.email, E' \\t\\r\\n\\u00a0\\u200b\\ufeff'))"
+"""Trimmed, in lower case. Dots and +tags stay: whether they matter is for the address's own server to say."""
+
+_DIGEST = "substr(sha256(convert_to({}, 'UTF8')), 1, 16)"
+_LETTERS = "translate(split_part(split_part(e.email, '@', 1), '+', 1), '0123456789.-_/', '')"
+_DOMAIN = "split_part(e.email, '@', 2)"
+
+# Of `e.email`, which is EMAIL, worked out once a row.
+EMAIL_KEY = f"""CASE WHEN c.email_verified AND e.email LIKE '_%%@_%%._%%' AND e.email NOT LIKE '%%@%%@%%'
+    AND e.email !~ '[[:space:]]' AND {_LETTERS} <> ALL (%(placeholder_names)s)
+    AND {_DOMAIN} <> ALL (%(placeholder_domains)s) AND e.email NOT LIKE '%%.invalid'
+    AND {_DOMAIN} NOT IN (SELECT domain FROM stores) THEN {_DIGEST.format("e.email")} END"""  # noqa: S608 (of constants)
+
+PHONE_KEY = f"""CASE WHEN c.phone ~ '^[+][1-9][0-9]{{6,14}}$' AND right(c.phone, 7) <> repeat(right(c.phone, 1), 7)
+    AND right(c.phone, 7) NOT IN ('1234567', '2345678', '3456789', '4567890') AND c.phone NOT LIKE '+1555%%'
+    THEN {_DIGEST.format("c.phone")} END"""
+"""Made up: seven times one digit, or counted up, at the end; or the area code 555, which nobody has."""
+
+KNOWN = """(c.deleted_at IS NULL AND c.email_consent IS DISTINCT FROM 'redacted'
+    AND c.sms_consent IS DISTINCT FROM 'redacted'
+    AND coalesce(c.first_name, c.last_name, c.company, c.email, c.phone, c.phone_given) IS NOT NULL)"""
+"""Whether a customer is somebody: there, and not redacted."""
+
+NAME = """nullif(lower(regexp_replace(btrim(coalesce(
+    nullif(btrim(concat_ws(' ', c.first_name, c.last_name)), ''), c.company)), '[[:space:]]+', ' ', 'g')), '')"""
+"""What two customers of one store with one key must have in common, lest the key be shared; null: no name."""
+
+PARAMETERS = {
+    "placeholder_names": list(PLACEHOLDER_NAMES),
+    "placeholder_domains": list(PLACEHOLDER_DOMAINS),
+    "most": MOST,
+}

@@ -1,0 +1,223 @@
+"""Every kind of request that the platform makes, against Square's own description of its API.
+
+Prism (npm `@stoplight/prism-cli`) is a server that holds each request to the description and answers with the vendor's
+samples. It takes more than a minute for the whole of it, so it gets the operations that are used, made stricter: a field
+that Square does not know is a fault too, where Square would say nothing or guess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bg_pipelines.platforms.base import Correction, Resource
+from bg_pipelines.platforms.square import SquarePlatform
+from bg_pipelines.platforms.square_api import SquareClient
+from bg_pipelines.platforms.square_edits import EDITABLE
+from bg_pipelines_tests.conftest import PROJECT
+from bg_pipelines_tests.platforms.square.conftest import TABLES
+
+PRISM = "@stoplight/prism-cli@5.16.0"
+START_SECONDS = 60.0
+OPERATIONS = {
+    "RetrieveMerchant",
+    "ListLocations",
+    "RetrieveLocation",
+    "SearchCustomers",
+    "BulkRetrieveCustomers",
+    "RetrieveCustomer",
+    "UpdateCustomer",
+    "SearchOrders",
+    "BatchRetrieveOrders",
+    "SearchCatalogObjects",
+    "BatchRetrieveCatalogObjects",
+    "BatchRetrieveInventoryCounts",
+    "BatchRetrieveInventoryChanges",
+    "BatchChangeInventory",
+}
+SINCE = datetime(2026, 1, 2, 3, 4, 5, 678900, UTC)
+
+
+def cut_description(whole: dict[str, Any]) -> dict[str, Any]:
+    """The operations that are used with the schemas of their requests; their answers are the vendor's samples."""
+    schemas = whole["components"]["schemas"]
+    needed: dict[str, Any] = {}
+
+    def need(value: Any) -> None:
+        for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(value)):
+            if name not in needed:
+                needed[name] = dict(schemas[name])
+                if needed[name].get("type") == "object":
+                    needed[name]["additionalProperties"] = False
+                need(needed[name])
+
+    paths: dict[str, dict[str, Any]] = {}
+    for path, methods in whole["paths"].items():
+        for method, content in methods.items():
+            if content.get("operationId") not in OPERATIONS:
+                continue
+            need(content.get("requestBody", {}))
+            answer = content["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+            sample = dict(schemas[answer.rpartition("/")[2]]["example"])
+            # The samples repeat their cursor for ever.
+            sample.pop("cursor", None)
+            body = {"schema": {"type": "object"}, "example": sample}
+            responses = {"200": {"description": "", "content": {"application/json": body}}}
+            paths.setdefault(path, {})[method] = {**content, "responses": responses}
+    components = {**whole["components"], "schemas": needed}
+    return {"openapi": whole["openapi"], "info": whole["info"], "components": components, "paths": paths}
+
+
+@pytest.fixture(scope="module")
+def description() -> dict[str, Any]:
+    path = Path(os.environ.get("BG_VENDOR_SPECS", PROJECT.parent / "shared" / "vendor")) / "square_api.json"
+    if not path.exists():
+        pytest.skip(f"the vendor's description is not at {path}; set BG_VENDOR_SPECS")
+    return cut_description(json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def prism_program() -> Path:
+    """Prism, installed by npm once and kept in the user's cache."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed: Prism, which holds requests to the vendor's description, needs it")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bg-pipelines"
+    folder = cache / PRISM.rpartition("/")[2]
+    program = folder / "node_modules" / ".bin" / "prism"
+    if not program.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        # Another run may be at it, too: each in a folder of its own, and one of them stays.
+        fresh = Path(tempfile.mkdtemp(dir=cache))
+        command = [
+            npm,
+            "install",
+            "--prefix",
+            str(fresh),
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+            PRISM,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        if done.returncode:
+            shutil.rmtree(fresh)
+            pytest.skip(f"npm could not install {PRISM}: {done.stderr.strip()[-300:]}")
+        if program.exists():
+            shutil.rmtree(fresh)
+        else:
+            fresh.rename(folder)
+    return program
+
+
+@pytest.fixture(scope="module")
+def prism(
+    prism_program: Path, description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("prism")
+    file, log = folder / "square.json", folder / "log"
+    file.write_text(json.dumps(description), encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(prism_program), "mock", "--errors", "-h", "127.0.0.1", "-p", str(port), str(file)]
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while "Prism is listening" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, f"Prism did not start within {START_SECONDS:g} s"
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def answers() -> list[httpx.Response]:
+    """What Prism has answered."""
+    return []
+
+
+@pytest.fixture
+def platform(prism: str, answers: list[httpx.Response]) -> Iterator[SquarePlatform]:
+    client = SquareClient("EAAA", prism)
+
+    def note(response: httpx.Response) -> None:
+        response.read()
+        answers.append(response)
+
+    client._http.event_hooks = {"response": [note]}
+    platform = SquarePlatform(client)
+    yield platform
+    platform.close()
+
+
+def faults_of(answers: list[httpx.Response]) -> list[tuple[str, str, str]]:
+    return [
+        (answer.request.method, answer.request.url.path, answer.text[:1000])
+        for answer in answers
+        if answer.status_code != 200 or "sl-violations" in answer.headers
+    ]
+
+
+@pytest.mark.timeout(400)  # npm may have to fetch Prism first
+def test_every_kind_of_request_is_as_square_describes_it(
+    platform: SquarePlatform, answers: list[httpx.Response], description: dict[str, Any]
+) -> None:
+    assert platform.profile().currency == "USD"
+    for resource in TABLES:
+        for since in (None, SINCE):
+            at = "c" if resource is not Resource.ORDERS else json.dumps({"locations": ["L"], "cursor": "c"})
+            for resume in (None, at):
+                pages = list(platform.pages(resource, since=since, resume=resume))
+                assert pages
+                # The vendor's samples make records. Of orders there are none, and an item for a variation.
+                assert resource is Resource.PRODUCT_VARIANTS or not [page for page in pages if page.rejects]
+        platform.rows(resource, ["A@B", "C@D"])
+    values = dict.fromkeys(EDITABLE, None)
+    assert platform.update_customer("C", {**values, "first_name": "Jo"}).status == "applied"
+    [page] = platform.pages(Resource.INVENTORY_LEVELS, since=None, resume=None)
+    level = page.records[0]
+    for more in (2, -2):
+        item, place, found = level.inventory_item_external_id, level.location_external_id, level.available
+        correction = Correction(item, place, found, found + more, "correction", "key")
+        assert platform.correct_stock(correction).status == "applied"
+    assert (
+        platform.correct_stock(Correction(item, place, found + 1, 0, "correction", "key")).status == "stale"
+    )
+    assert platform.faults() == []
+    assert faults_of(answers) == []
+    asked = {(answer.request.method, answer.request.url.path) for answer in answers}
+    for path, methods in description["paths"].items():
+        pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
+        for method in methods:
+            assert any(method.upper() == m and pattern.fullmatch(p) for m, p in asked), (method, path)
+
+
+@pytest.mark.timeout(400)
+def test_prism_finds_what_is_wrong(platform: SquarePlatform, answers: list[httpx.Response]) -> None:
+    api, client = platform._api, platform._client
+    for method, arguments in (
+        (api.customers.search, {"limit": 101}),
+        (api.customers.search, {"query": {"filter": {"colour": {"exact": "red"}}}}),
+        (api.orders.search, {"query": {"sort": {"sort_order": "ASC"}}}),
+        (api.inventory.batch_get_counts, {"states": ["SOMEWHERE"]}),
+    ):
+        answers.clear()
+        with pytest.raises(Exception, match="Square refuses the request"):
+            client.call(method, **arguments)
+        assert len(faults_of(answers)) == 1

@@ -1,0 +1,136 @@
+"""Square stores in the jobs' own sync: all of the source, then what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import ErrorType
+from bg_pipelines.platforms.base import Resource
+from bg_pipelines.sandbox import Fault, Sandbox
+from bg_pipelines.sync import Summary
+from bg_pipelines_tests.platforms.square.conftest import (
+    TABLES,
+    AddMerchants,
+    assert_equal_to_merchant,
+    of_type,
+    shown,
+    source,
+)
+
+Sync = Callable[..., Summary]
+MakeSandbox = Callable[..., Sandbox]
+
+
+def test_a_sync_holds_what_the_merchants_hold_and_the_next_one_what_changed(
+    make_sandbox: MakeSandbox, add_merchants: AddMerchants, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=4, square_variants=500, square_customers=300, square_orders=700
+    )
+    merchants = add_merchants(sandbox)
+    for merchant in merchants:
+        merchant.change(40)
+    summary = sync(resources=(Resource.STORE, *TABLES))
+    assert (summary.total, summary.complete, summary.failures) == (4, 4, [])
+    for merchant in merchants:
+        assert_equal_to_merchant(database, merchant)
+        merchant.requests.clear()
+        merchant.change(60)
+        sold = merchant.edit("add_order", lines=3)
+        merchant.edit("refund_order", id=sold["id"], lines=2)
+        # Made and last changed three days ago by its own clock, and here only now.
+        merchant.edit("add_late_order", hours=72, updated_hours=71)
+        gone = of_type(merchant.export(), "ITEM")[0]
+        merchant.edit("delete_item", id=gone["id"])
+        merchant.edit("delete_customer", id=merchant.export()["customers"][0]["id"])
+    names = tuple(merchant.id.lower() for merchant in merchants)
+    summary = sync(resources=(Resource.STORE, *TABLES), stores=names)
+    assert (summary.complete, summary.failures) == (4, [])
+    for merchant in merchants:
+        assert_equal_to_merchant(database, merchant)
+        assert not [request for request in merchant.requests if request.status != 200]
+    # The audit reads rows by their ids and compares them field by field.
+    assert sync(resources=(Resource.AUDIT,), stores=names).failures == []
+    with database.transaction() as connection:
+        audits = connection.execute("SELECT sampled, different, gone, fields FROM audits").fetchall()
+    assert len(audits) == len(merchants) * len(TABLES)
+    assert sum(sampled for sampled, *_ in audits) > 200
+    assert {tuple(found) for _, *found, _ in audits} == {(0, 0)}, audits
+
+
+def test_profile_and_currency_come_from_the_merchant_and_its_main_location(
+    make_sandbox: MakeSandbox, add_merchants: AddMerchants, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=4, square_variants=0, square_customers=0, square_orders=0
+    )
+    merchants = add_merchants(sandbox)
+    sync(resources=(Resource.STORE,))
+    with database.transaction() as connection:
+        held = connection.execute("SELECT external_id, shop_name, currency, timezone FROM stores").fetchall()
+    assert set(held) == {
+        (merchant.id, merchant.name, export["merchant"]["currency"], export["locations"][0]["timezone"])
+        for merchant in merchants
+        for export in [merchant.export()]
+    }
+
+
+def test_a_changed_or_new_customer_that_the_search_shows_late_is_found_by_the_next_pass(
+    make_sandbox: MakeSandbox, add_merchants: AddMerchants, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=40, square_orders=0)
+    [merchant] = add_merchants(sandbox)
+    sync(resources=(Resource.CUSTOMERS,))
+    merchant.edit("set_search_lag", seconds=45)
+    merchant.edit("update_customer", id=merchant.export()["customers"][3]["id"], fields={"note": "changed"})
+    merchant.edit("add_customer")
+    names = (merchant.id.lower(),)
+    before = source(merchant)["customers"]
+    sync(resources=(Resource.CUSTOMERS,), stores=names)
+    with database.transaction() as connection:
+        assert connection.execute("SELECT count(*) FROM customers").fetchone() == (40,)
+    merchant.edit("set_search_lag", seconds=0)  # as if the time had passed
+    sync(resources=(Resource.CUSTOMERS,), stores=names)
+    assert source(merchant)["customers"] == before
+    with database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT external_id, source_updated_at, first_name, email, note FROM customers"
+        )
+        assert {tuple(shown(value) for value in row) for row in rows} == before
+
+
+@pytest.mark.parametrize(
+    ("resource", "operation"), [(Resource.CUSTOMERS, "SearchCustomers"), (Resource.ORDERS, "SearchOrders")]
+)
+def test_a_pass_that_fails_goes_on_behind_the_last_page_that_was_kept(
+    make_sandbox: MakeSandbox,
+    add_merchants: AddMerchants,
+    sync: Sync,
+    database: Database,
+    small_pages: None,
+    resource: Resource,
+    operation: str,
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=1, square_variants=9, square_customers=130, square_orders=200
+    )
+    [merchant] = add_merchants(sandbox)
+    merchant.faults.append(Fault("half_page", after=4, times=1, operation=operation))
+
+    def held() -> set[str]:
+        with database.transaction() as connection:
+            return {row[0] for row in connection.execute(f"SELECT external_id FROM {resource.value}")}
+
+    [failure] = sync(resources=(resource,), load_rows=20).failures
+    assert failure.error.error_type is ErrorType.CONNECTION
+    kept = held()
+    whole = {row[0] for row in source(merchant)[resource]}
+    assert set() < kept < whole
+    merchant.requests.clear()
+    assert sync(resources=(resource,), stores=(merchant.id.lower(),), load_rows=20).failures == []
+    assert held() == whole
+    asked = [request for request in merchant.requests if request.operation == operation]
+    assert sum(request.rows for request in asked) == len(whole - kept)
