@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
-import graphql
 import orjson
 import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import shopify_pages
+from benchmarks.harness import catalogue_pages, page_server
 from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
+from benchmarks.harness.shapes import require_shape
 from benchmarks.harness.store import add_store, forget, make_due, sync
 from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
@@ -70,7 +70,9 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         with console.status("starting PostgreSQL and the page server"):
             url = stack.enter_context(own_postgres())
-            server = stack.enter_context(shopify_pages.serve(variants=size.variants, levels=size.levels))
+            server = stack.enter_context(
+                page_server.serve(catalogue_pages, variants=size.variants, levels=size.levels)
+            )
             database = Database(url)
             stack.callback(database.close)
             _require_shapes(server.url)
@@ -188,7 +190,7 @@ def _digest(database: Database) -> list[Any]:
         ]
 
 
-def _incremental(database: Database, server: shopify_pages.PageServer) -> dict[str, int]:
+def _incremental(database: Database, server: page_server.PageServer) -> dict[str, int]:
     _begin_afresh(database)
     sync(database, RESOURCES)
     server.requests()
@@ -207,7 +209,7 @@ def _memory(console: Console, database: Database, levels: int) -> float:
     """Peak memory, in MB, of a process that syncs this many levels and does nothing else."""
     with (
         console.status(f"memory of a sync of {levels:,} levels"),
-        shopify_pages.serve(variants=0, levels=levels) as server,
+        page_server.serve(catalogue_pages, variants=0, levels=levels) as server,
     ):
         add_store(database, server.url)
         _begin_afresh(database)
@@ -246,7 +248,7 @@ def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dic
     with database.transaction() as connection:
         began_at = leases.clock(connection)
     for resource in RESOURCES:
-        client = _TimedClient(api_url, StaticToken(shopify_pages.TOKEN), api_version=SHOPIFY_API_VERSION)
+        client = _TimedClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
         began = time.perf_counter()
         pages = ShopifyPlatform(client).pages(resource, since=None, resume=None)
         records = [record for page in pages for record in page.records]
@@ -331,7 +333,7 @@ def _refuse(reject: Reject) -> None:
 
 def _ready(api_url: str, resource: Resource) -> Ready:
     """A resource's rows as COPY text: the product's own records, written out."""
-    client = ShopifyClient(api_url, StaticToken(shopify_pages.TOKEN), api_version=SHOPIFY_API_VERSION)
+    client = ShopifyClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
     lines: list[str] = []
     blocks: list[bytes] = []
     columns: tuple[str, ...] = ()
@@ -349,8 +351,8 @@ def _ready(api_url: str, resource: Resource) -> Ready:
 
 def _require_shapes(api_url: str) -> None:
     """The pages must hold the very fields that the product's documents ask for, no fewer and no more."""
-    client = ShopifyClient(api_url, StaticToken(shopify_pages.TOKEN), api_version=SHOPIFY_API_VERSION)
-    first = {"first": shopify_pages.PAGE_ROWS, "after": None, "query": None}
+    client = ShopifyClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
+    first = {"first": catalogue_pages.PAGE_ROWS, "after": None, "query": None}
     levels = {"first": shopify.LOCATIONS_AT_ONCE, "levels": shopify.LEVELS_AT_FIRST}
     answers = {
         shopify.PRODUCT_VARIANTS: client.execute(shopify.PRODUCT_VARIANTS, first).data,
@@ -364,25 +366,7 @@ def _require_shapes(api_url: str) -> None:
     answers[shopify.LOCATION_INVENTORY_LEVELS] = rest.data
     client.close()
     for document, data in answers.items():
-        (operation,) = graphql.parse(document).definitions
-        assert isinstance(operation, graphql.OperationDefinitionNode)
-        _require_fields(operation.selection_set, data, operation.name.value if operation.name else "")
-
-
-def _require_fields(selection: graphql.SelectionSetNode, value: Any, place: str) -> None:
-    for element in value if isinstance(value, list) else [value]:
-        fields = {
-            (field.alias or field.name).value: field
-            for field in selection.selections
-            if isinstance(field, graphql.FieldNode)
-        }
-        if fields.keys() != element.keys():
-            raise RuntimeError(
-                f"{place}: asked for {sorted(fields)}, the page server has {sorted(element)}: bring it up to date"
-            )
-        for name, field in fields.items():
-            if field.selection_set is not None:
-                _require_fields(field.selection_set, element[name], f"{place}.{name}")
+        require_shape(document, data)
 
 
 # What is shown

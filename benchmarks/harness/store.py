@@ -1,10 +1,13 @@
 """The benchmark's store: known to the database, synced by the product's own path with its default settings.
 
-python -m benchmarks.harness.store DATABASE_URL RESOURCE     # one sync in a process of its own, figures as JSON
+python -m benchmarks.harness.store DATABASE_URL RESOURCES MODULE...
+
+The latter is one sync in a process of its own, with figures as JSON; modules are what else that process imports.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import uuid
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import orjson
 
 from benchmarks.harness.machine import peak_rss_mb
-from benchmarks.harness.shopify_pages import TOKEN
+from benchmarks.harness.page_server import TOKEN
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
@@ -35,12 +38,15 @@ def add_store(database: Database, api_url: str) -> int:
     return int(row[0])
 
 
-def sync(database: Database, resources: tuple[Resource, ...]) -> Summary:
-    """Sync what is due. Raises RuntimeError if anything of it failed."""
+def sync(database: Database, resources: tuple[Resource, ...], *, by_pages: bool = False) -> Summary:
+    """Sync what is due, all of it page by page rather than as a file the platform exports, if asked to.
+
+    Raises RuntimeError if anything of it failed.
+    """
     summary = SyncRun(
         database,
         CIPHER,
-        SyncRequest(resources),
+        SyncRequest(resources, backfill="pages" if by_pages else "auto"),
         run_id=str(uuid.uuid4()),
         connect=lambda access, sleep: platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep),
         log=lambda _: None,
@@ -53,7 +59,9 @@ def sync(database: Database, resources: tuple[Resource, ...]) -> Summary:
 def forget(database: Database) -> None:
     """As if the store had been added just now: no rows, no cursors, everything due."""
     with database.transaction() as connection:
-        connection.execute("TRUNCATE product_variants, inventory_levels, sync_attempts")
+        connection.execute(
+            "TRUNCATE product_variants, inventory_levels, customers, orders, order_lines, refunds, sync_attempts"
+        )
         connection.execute("UPDATE sync_states SET cursor = '{}', last_full_at = NULL, next_due_at = now()")
 
 
@@ -63,13 +71,17 @@ def make_due(database: Database) -> None:
 
 
 def main() -> None:
-    url, resource = sys.argv[1:]
+    url, resources, *modules = sys.argv[1:]
+    for module in modules:
+        importlib.import_module(module)
+    imported = peak_rss_mb()
     database = Database(url)
-    summary = sync(database, (Resource(resource),))
+    summary = sync(database, tuple(map(Resource, resources.split(","))), by_pages=True)
     figures: dict[str, Any] = {
         "rows": summary.rows,
         "seconds": summary.seconds,
         "peak_rss_mb": peak_rss_mb(),
+        "imported_rss_mb": imported,
     }
     print(orjson.dumps(figures).decode())
 

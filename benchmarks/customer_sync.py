@@ -1,0 +1,280 @@
+"""A first sync of 100,000 customers and 300,000 orders with 750,000 lines, and one after 1% changed, beside the limit.
+
+Ours is the product's whole path: HTTP, parsing, records, COPY, merge, cursor, commit, and the proof at the end of a
+full pass. The limit (harness/sales_limit.py) fetches the very same pages and writes the very same rows in the fewest
+steps that Python can do it in, for this shop alone. Both take turns on a PostgreSQL with its durable defaults; each
+begins with the same tables, after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import page_server, sales_limit, sales_pages
+from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
+from benchmarks.harness.shapes import require_shape
+from benchmarks.harness.store import add_store, forget, make_due, sync
+from bg_pipelines.database.engine import Database
+from bg_pipelines.platforms import shopify_sales
+from bg_pipelines.platforms.base import JOB_RESOURCES
+from bg_pipelines.platforms.shopify_api import ShopifyClient, StaticToken
+from bg_pipelines.settings import SHOPIFY_API_VERSION
+
+RESOURCES = JOB_RESOURCES["customer_sync"]
+TABLES = tuple(sales_limit.TABLES)
+JOB_IMPORTS = ("dagster", "pandas")
+"""What the process of a job has in memory beside the sync."""
+
+
+@dataclass(frozen=True)
+class Size:
+    customers: int
+    rounds: int
+
+    @property
+    def orders(self) -> int:
+        return self.customers * sales_pages.ORDERS_PER_CUSTOMER
+
+
+FULL = Size(customers=100_000, rounds=5)
+SMALL = Size(customers=2_000, rounds=3)
+
+
+def run(console: Console, *, small: bool) -> dict[str, Any]:
+    size = SMALL if small else FULL
+    # What others do on the machine costs ours more than the limit, see docs/benchmarks.md.
+    busy_before = os.getloadavg()[0]
+    with ExitStack() as stack:
+        with console.status("starting PostgreSQL and the page server"):
+            url = stack.enter_context(own_postgres())
+            server = stack.enter_context(page_server.serve(sales_pages, customers=size.customers))
+            database = Database(url)
+            stack.callback(database.close)
+            _require_shapes(server.url)
+            store_id = add_store(database, server.url)
+        bench = _Bench(console, database, store_id, server, size)
+        full = bench.full_rounds()
+        incremental = bench.incremental_rounds()
+        rows = bench.rows()
+        memory = {size.customers: _memory(console, database, size.customers)}
+    quarter = size.customers // 4
+    memory[quarter] = _memory_of_a_smaller_shop(console, quarter)
+    figures: dict[str, Any] = {
+        "full_ratio_to_limit": round(statistics.median(full.ratios), 3),
+        "incremental_ratio_to_limit": round(statistics.median(incremental.ratios), 3),
+        "peak_rss_mb": round(memory[size.customers]["peak_rss_mb"], 1),
+        "rss_growth_mb": round(memory[size.customers]["peak_rss_mb"] - memory[quarter]["peak_rss_mb"], 1),
+        "imported_rss_mb": round(memory[size.customers]["imported_rss_mb"], 1),
+        "rows": rows,
+        "rows_per_second": round(sum(rows.values()) / statistics.median(full.ours)),
+        "full": full.figures(),
+        "incremental": incremental.figures(),
+        "rounds": size.rounds,
+        "machine": description(),
+        "load_average_before": round(busy_before, 2),
+    }
+    _show(console, size, figures)
+    return figures
+
+
+class _Turns:
+    """Seconds of limit and ours, turn by turn, and the processor seconds of ours."""
+
+    def __init__(self) -> None:
+        self.limit: list[float] = []
+        self.ours: list[float] = []
+        self.processor: dict[str, list[float]] = {"python": [], "page_server": []}
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.limit, self.ours, strict=True)]
+
+    def figures(self) -> dict[str, Any]:
+        digits = 2 if min(self.limit) > 1 else 4
+        return {
+            "ratios": spread(self.ratios, 3),
+            "seconds": spread(self.ours, digits),
+            "limit_seconds": spread(self.limit, digits),
+            "processor_seconds": {
+                name: round(statistics.median(spent), digits) for name, spent in self.processor.items()
+            },
+        }
+
+
+class _Bench:
+    """Both in turns on one database."""
+
+    def __init__(
+        self,
+        console: Console,
+        database: Database,
+        store_id: int,
+        server: page_server.PageServer,
+        size: Size,
+    ) -> None:
+        self.console = console
+        self.database = database
+        self.store_id = store_id
+        self.server = server
+        self.size = size
+
+    def full_rounds(self) -> _Turns:
+        def begin() -> None:
+            forget(self.database)
+
+        return self._rounds("full sync", begin, changed=False)
+
+    def incremental_rounds(self) -> _Turns:
+        """Each turn begins with what a full sync left, and the same 1% has changed since."""
+        with self.console.status("a full sync to change from"):
+            forget(self.database)
+            sync(self.database, RESOURCES, by_pages=True)
+            self._execute(*(f"CREATE TABLE before_{table} AS TABLE {table}" for table in TABLES))
+            self._execute("VACUUM ANALYZE")
+
+        def begin() -> None:
+            self._execute("TRUNCATE customer_changes")
+            for table in TABLES:
+                self._execute(
+                    f"DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM before_{table} b WHERE "
+                    "b.external_id = t.external_id AND b.synced_at = t.synced_at)",
+                    f"INSERT INTO {table} SELECT * FROM before_{table} ON CONFLICT DO NOTHING",
+                )
+            self._execute(*(f"VACUUM {table}" for table in TABLES))
+            make_due(self.database)
+
+        return self._rounds("sync of 1% changed", begin, changed=True)
+
+    def rows(self) -> dict[str, int]:
+        with self.database.transaction() as connection:
+            return {
+                table: (connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,))[0]
+                for table in TABLES
+            }
+
+    def _rounds(self, what: str, begin: Callable[[], None], *, changed: bool) -> _Turns:
+        turns = _Turns()
+
+        def limit() -> None:
+            turns.limit.append(
+                sales_limit.load(self.database, self.store_id, self.server.url, changed=changed)
+            )
+
+        def ours() -> None:
+            before = (time.process_time(), processor_seconds(self.server.process_id))
+            summary = sync(self.database, RESOURCES, by_pages=not changed)
+            after = (time.process_time(), processor_seconds(self.server.process_id))
+            for name, a, b in zip(turns.processor, before, after, strict=True):
+                turns.processor[name].append(b - a)
+            turns.ours.append(summary.seconds)
+
+        with self.console.status(f"{what}: warming up") as status:
+            digests = []
+            for turn in (limit, ours):
+                begin()
+                turn()
+                digests.append(self._digest())
+            if digests[0] != digests[1]:
+                raise RuntimeError(f"limit and product did not write the same rows: {digests}")
+            turns = _Turns()
+            for i in range(self.size.rounds):
+                status.update(f"{what}: round {i + 1} of {self.size.rounds}")
+                for turn in (limit, ours)[:: 1 if i % 2 else -1]:
+                    begin()
+                    self._execute("CHECKPOINT")
+                    turn()
+        return turns
+
+    def _digest(self) -> list[Any]:
+        """What the tables hold, but for when it was written."""
+        with self.database.transaction() as connection:
+            return [
+                connection.execute(
+                    f"SELECT count(*), sum(hashtextextended((to_jsonb(t) - 'synced_at')::text, 0)) FROM {table} t"
+                ).fetchone()
+                for table in TABLES
+            ]
+
+    def _execute(self, *statements: str) -> None:
+        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+
+# Memory
+
+
+def _memory_of_a_smaller_shop(console: Console, customers: int) -> dict[str, float]:
+    with own_postgres() as url, page_server.serve(sales_pages, customers=customers) as server:
+        database = Database(url)
+        add_store(database, server.url)
+        try:
+            return _memory(console, database, customers)
+        finally:
+            database.close()
+
+
+def _memory(console: Console, database: Database, customers: int) -> dict[str, float]:
+    """Peak memory, in MB, of a process that syncs this shop and does nothing else."""
+    with console.status(f"memory of a sync of {customers:,} customers"):
+        forget(database)
+        url = database.engine.url.render_as_string(hide_password=False)
+        resources = ",".join(resource.value for resource in RESOURCES)
+        command = [sys.executable, "-m", "benchmarks.harness.store", url, resources, *JOB_IMPORTS]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    figures: dict[str, float] = orjson.loads(done.stdout)
+    return figures
+
+
+# Before anything is measured
+
+
+def _require_shapes(api_url: str) -> None:
+    """The pages must hold the very fields that the product's documents ask for, no fewer and no more."""
+    client = ShopifyClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
+    for name, document in (("Customers", shopify_sales.CUSTOMERS), ("Orders", shopify_sales.ORDERS)):
+        variables = {**sales_pages.SIZES[name], "after": None, "query": None}
+        require_shape(document, client.execute(document, variables).data)
+    client.close()
+
+
+# What is shown
+
+
+def _show(console: Console, size: Size, figures: dict[str, Any]) -> None:
+    table = Table(
+        title=f"customer_sync: {size.customers:,} customers, {size.orders:,} orders, "
+        f"{figures['rows']['order_lines']:,} lines, {size.rounds} rounds in turns"
+    )
+    for name in ("", "min", "median", "max"):
+        table.add_column(name, justify="right" if name else "left")
+    for what, title in (("full", "all"), ("incremental", "1% changed")):
+        for label, key in (
+            (f"{title}: our time, s", "seconds"),
+            (f"{title}: limit (fetch, parse, COPY, merge), s", "limit_seconds"),
+            (f"{title}: limit / ours, round by round", "ratios"),
+        ):
+            table.add_row(label, *(str(figures[what][key][name]) for name in ("min", "median", "max")))
+        for name, seconds in figures[what]["processor_seconds"].items():
+            table.add_row(f"{title}: processor seconds, {name.replace('_', ' ')}", "", str(seconds), "")
+        table.add_section()
+    table.add_row("rows a second, all", "", f"{figures['rows_per_second']:,}", "")
+    table.add_row(f"peak memory, {size.customers:,} customers, MB", "", str(figures["peak_rss_mb"]), "")
+    table.add_row(
+        f"more than with {size.customers // 4:,} customers, MB", "", str(figures["rss_growth_mb"]), ""
+    )
+    table.add_row("of it once everything is imported, MB", "", str(figures["imported_rss_mb"]), "")
+    console.print(table)
+    console.print(f"{figures['machine']}, load average before: {figures['load_average_before']}", style="dim")
