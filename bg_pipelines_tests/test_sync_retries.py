@@ -18,17 +18,16 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.incidents import retry
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.platforms.base import Page, Resource
+from bg_pipelines.platforms.base import JOB_RESOURCES, Page, Resource
 from bg_pipelines.retries import Decision, Policies, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines_tests.conftest import PATIENCE, DatabaseClock, as_store, assert_equal_to_source
+from bg_pipelines_tests.conftest import CATALOGUE, PATIENCE, DatabaseClock, as_store, assert_equal_to_source
 from bg_pipelines_tests.test_sync import Scripted, page, query
 
 Sync = Callable[..., Summary]
 MakeSandbox = Callable[..., Sandbox]
 AddShops = Callable[[Sandbox], list[str]]
-CATALOGUE = (Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS)
 
 
 @pytest.fixture
@@ -149,7 +148,7 @@ def test_a_revoked_token_parks_all_of_a_store_under_one_incident_and_a_new_one_e
     shop: Shop, sync: Sync, database: Database, cipher: Cipher, clock: DatabaseClock
 ) -> None:
     shop.access.expire_all()
-    sync(resources=CATALOGUE, job="store_sync", run_id="a")
+    sync(resources=JOB_RESOURCES["store_sync"], job="store_sync", run_id="a")
     sync(resources=(Resource.INVENTORY_LEVELS,), job="inventory_sync", run_id="b")
     [incident] = incidents(database)
     assert (incident["error_type"], incident["severity"], incident["needs_person"]) == (

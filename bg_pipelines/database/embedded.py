@@ -39,6 +39,7 @@ from urllib.parse import quote
 MAJOR = "18"
 START_SECONDS = 600  # after a crash the server first replays up to 1 GB of its log
 STOP_SECONDS = 60  # then the server is stopped without its checkpoint, and recovers at the next start
+STARTS = 3  # a server that is killed while it starts is started again
 ORPHAN_SECONDS = 3  # what a killed server leaves behind ends by itself, unless busy with a long query
 POLL_SECONDS = 0.1
 SHORT_POLL_SECONDS = 0.02
@@ -57,6 +58,10 @@ os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after
 
 class EmbeddedServerError(RuntimeError):
     """The server cannot be started or does not answer."""
+
+
+class _EndedEarlyError(EmbeddedServerError):
+    """It ended while it was starting: it was killed, or it will not do better the next time either."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +297,13 @@ def _supervise(server: EmbeddedServer, binaries: Path, reports: int) -> None:
 
 def _start(server: EmbeddedServer, binaries: Path) -> int:
     """Adopt the running server or launch one; return the postmaster's pid when it answers."""
+    for _ in range(STARTS - 1):
+        with suppress(_EndedEarlyError):
+            return _start_once(server, binaries)
+    return _start_once(server, binaries)
+
+
+def _start_once(server: EmbeddedServer, binaries: Path) -> int:
     lock = _open(server.home / "postgres.server")
     try:
         patience = time.monotonic() + ORPHAN_SECONDS
@@ -312,7 +324,7 @@ def _start(server: EmbeddedServer, binaries: Path) -> int:
     try:
         while server.state() != READY:
             if not _alive(server, postmaster):
-                raise server.failure("PostgreSQL ended before it answered")
+                raise _EndedEarlyError(*server.failure("PostgreSQL ended before it answered").args)
             time.sleep(SHORT_POLL_SECONDS)
     except BaseException:
         _stop(server, postmaster)
