@@ -27,14 +27,15 @@ JOB = "drift_audit"
 class Proof(NamedTuple):
     """What the last full pass of a resource proved: `tables` has the rows and the checksum of each, read and held.
 
-    `source_count` is how many rows the platform said it has, where it says so; `rejected` could not be loaded.
+    `source_count` is how many rows the platform said it has, where it says so; `rejected` could not be loaded;
+    `changed_meanwhile` were written by another way while it was read, and are held as that way wrote them.
     """
 
     at: str
     source_count: int | None
     rejected: int
+    changed_meanwhile: int
     tables: dict[str, dict[str, Any]]
-    equal: bool
 
 
 class AuditReport(NamedTuple):
@@ -49,14 +50,11 @@ class AuditReport(NamedTuple):
 
     @property
     def is_well(self) -> bool:
-        """Whether the store was audited, no drift is left, and every proof says that read and held are equal."""
+        """Whether the store was audited and no drift is left. A pass whose proof fails keeps none, and fails."""
         return (
             self.audited
             and not self.failures
-            and all(
-                (proof is None or proof.equal) and (found is None or found.left == 0)
-                for proof, found in self.resources.values()
-            )
+            and all(found is None or found.left == 0 for _, found in self.resources.values())
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,9 +132,8 @@ def _proofs(database: Database, store: str) -> dict[str, Proof | None]:
 def _proof(kept: dict[str, Any] | None) -> Proof | None:
     if kept is None:
         return None
-    # A pass that does not prove equal keeps nothing, so what is kept is equal unless it says otherwise.
     return Proof(
-        kept["at"], kept.get("source_count"), kept.get("rejected", 0), kept["tables"], kept.get("equal", True)
+        kept["at"], kept["source_count"], kept["rejected"], kept["changed_meanwhile"], kept["tables"]
     )
 
 
@@ -146,7 +143,9 @@ def _proved(proof: Proof | None) -> str:
     tables = ", ".join(
         f"{held['rows']:,} {name} (checksum {held['checksum']})" for name, held in proof.tables.items()
     )
-    equal = "read and held are equal" if proof.equal else "READ AND HELD DIFFER"
+    equal = "read and held are equal"
+    if proof.changed_meanwhile:
+        equal += f" but for {proof.changed_meanwhile:,} that changed meanwhile"
     there = "" if proof.source_count is None else f"; the source counted {proof.source_count:,}"
     rejected = f"; {proof.rejected:,} could not be loaded" if proof.rejected else ""
     return f"{proof.at[:16].replace('T', ' ')} UTC, {equal}: {tables}{there}{rejected}"

@@ -116,8 +116,7 @@ def run_script(make_sandbox: MakeSandbox, add_shops: AddShops, database: Databas
             SyncRequest((Resource.ORDERS,), stores=tuple(names), force=force),
             run_id="scripted",
             connect=lambda access, sleep: platform,
-            log=lambda _: None,
-            **options,
+            **{"log": lambda _: None, **options},
         ).run()
 
     return run
@@ -302,10 +301,13 @@ def test_the_sum_of_what_is_held_is_the_same_computed_by_postgresql_and_here(
         monkeypatch.setattr(proof, "CRC32_SINCE", newest)
         with database.transaction() as connection:
             assert proof.held(connection, "orders", store["id"]) == proof.of_records(orders)
-            assert proof.held(connection, "orders", store["id"], since) == proof.of_records(orders)
-            assert proof.held(connection, "orders", store["id"], since + timedelta(days=999)) == Sum(0, 0)
+            assert proof.held(connection, "orders", store["id"], created_since=since) == proof.of_records(
+                orders
+            )
+            later = since + timedelta(days=999)
+            assert proof.held(connection, "orders", store["id"], created_since=later) == Sum(0, 0)
             lines = [line(o, 1) for o in orders]
             assert proof.held_parts(connection, "order_lines", store["id"], "orders") == proof.of_parts(lines)
             assert proof.held_parts(
-                connection, "order_lines", store["id"], "orders", since
+                connection, "order_lines", store["id"], "orders", created_since=since
             ) == proof.of_parts(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -377,11 +377,11 @@ def test_a_failed_store_goes_on_where_it_was_once_it_is_mended(
     shop.faults.append(Fault("half_json", operation="ProductVariants", after=3, times=1))
     summary = sync(load_rows=250)
     assert [failure.resources for failure in summary.failures] == [["product_variants", "inventory_levels"]]
-    assert query(database, "SELECT count(*) AS n FROM product_variants")[0]["n"] == 500
+    assert query(database, "SELECT count(*) AS n FROM product_variants")[0]["n"] == 750
     sandbox.world.forget_requests()
     sync(stores=names, load_rows=250)
     asked = Counter(request.operation for request in sandbox.world.requests())
-    assert asked["ProductVariants"] == 3, "the pages that were kept were read again"
+    assert asked["ProductVariants"] == 2, "the pages that were kept were read again"
     assert_equal_to_source(database, sandbox)
 
 
@@ -563,6 +563,10 @@ class Scripted:
                 if step.resume is None:
                     return
 
+    def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
+        """None of them is there any more."""
+        return Page(len(external_ids), [], gone=list(external_ids))
+
     def close(self) -> None: ...
 
 
@@ -616,10 +620,9 @@ def test_more_rows_at_the_source_twice_in_a_row_mean_that_all_is_read_again(
     run_script: Callable[..., Summary], database: Database
 ) -> None:
     run_script(page(*range(5), source_count=5))
-    # Two more than we hold: the search may lag. One more the next time: it did, in part.
+    # Two more than we hold: the search may lag. One of them is still not there the next time: it did not.
     assert run_script(page(source_count=7)).resources[Resource.PRODUCTS].pages == 1
-    assert run_script(page(5, source_count=7)).resources[Resource.PRODUCTS].pages == 1
-    summary = run_script(page(source_count=7), page(*range(7), source_count=7))
+    summary = run_script(page(5, source_count=7), page(*range(7), source_count=7))
     assert summary.resources[Resource.PRODUCTS].pages == 2
     assert len(product_ids(database)) == 7
 

@@ -143,6 +143,25 @@ def mark_deleted(
     return connection.execute(statement, (store_id, list(external_ids))).rowcount
 
 
+def unmet(
+    connection: psycopg.Connection[Any],
+    table: str,
+    store_id: int,
+    pass_began_at: datetime,
+    created_since: datetime | None,
+    limit: int,
+) -> list[str]:
+    """The ids of the rows, up to `limit`, that a full pass did not meet; see `mark_unconfirmed_deleted`."""
+    statement = sql.SQL(
+        "SELECT external_id FROM {table} t WHERE {unmet} ORDER BY external_id LIMIT %(limit)s"
+    )
+    parameters = {"limit": limit, **_unmet_parameters(table, store_id, pass_began_at, created_since)}
+    rows = connection.execute(
+        statement.format(table=sql.Identifier(table), unmet=_unmet(created_since)), parameters
+    )
+    return [external_id for (external_id,) in rows]
+
+
 def mark_unconfirmed_deleted(
     connection: psycopg.Connection[Any],
     table: str,
@@ -153,30 +172,50 @@ def mark_unconfirmed_deleted(
     """After a full pass: mark the rows that it did not meet as gone; returns how many.
 
     A row that the source has but that could not be loaded is not gone; what stood in `rejected_rows` and was not
-    met either is dropped there. `created_since`: the source lists no rows that are older, so they stay.
+    met either is dropped there. `created_since`: the source lists no rows that are older, so they stay, and so does
+    what could not be loaded, whose age is not known.
     """
-    drop_unmet_rejects(connection, table, store_id, pass_began_at)
-    statement = sql.SQL(
-        "UPDATE {table} t SET deleted_at = now() "
-        "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} AND NOT EXISTS ("
+    if created_since is None:
+        connection.execute(
+            "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND last_seen_at < %s",
+            (store_id, table, pass_began_at),
+        )
+    statement = sql.SQL("UPDATE {table} t SET deleted_at = now() WHERE {unmet}")
+    return connection.execute(
+        statement.format(table=sql.Identifier(table), unmet=_unmet(created_since)),
+        _unmet_parameters(table, store_id, pass_began_at, created_since),
+    ).rowcount
+
+
+def _unmet(created_since: datetime | None) -> sql.Composable:
+    return sql.SQL(
+        "store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} AND NOT EXISTS ("
         "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
         "  AND r.external_id = t.external_id)"
-    ).format(
-        table=sql.Identifier(table),
-        created=sql.SQL("AND source_created_at >= %(created)s" if created_since else ""),
-    )
-    parameters = {"store": store_id, "resource": table, "began": pass_began_at, "created": created_since}
-    return connection.execute(statement, parameters).rowcount
+    ).format(created=sql.SQL("AND source_created_at >= %(created)s" if created_since else ""))
 
 
-def drop_unmet_rejects(
-    connection: psycopg.Connection[Any], table: str, store_id: int, pass_began_at: datetime
-) -> None:
-    """After a full pass: forget the rows that could not be loaded and that it did not meet again."""
-    connection.execute(
-        "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND last_seen_at < %s",
-        (store_id, table, pass_began_at),
-    )
+def _unmet_parameters(
+    table: str, store_id: int, pass_began_at: datetime, created_since: datetime | None
+) -> dict[str, Any]:
+    return {"store": store_id, "resource": table, "began": pass_began_at, "created": created_since}
+
+
+def drop_unmet_part_rejects(
+    connection: psycopg.Connection[Any], table: str, whole: str, store_id: int, pass_began_at: datetime
+) -> int:
+    """After a full pass: forget the parts that could not be loaded and that it did not meet again.
+
+    An earlier version of such a part, that was kept, is gone with it where its row was met; returns how many are.
+    """
+    statement = sql.SQL(
+        "WITH dropped AS (DELETE FROM rejected_rows WHERE store_id = %(store)s AND resource = %(table)s "
+        "AND last_seen_at < %(began)s RETURNING external_id) "
+        "UPDATE {table} p SET deleted_at = now() FROM dropped d, {whole} w "
+        "WHERE p.store_id = %(store)s AND p.external_id = d.external_id AND p.deleted_at IS NULL "
+        "AND w.store_id = %(store)s AND w.external_id = p.order_external_id AND w.synced_at >= %(began)s"
+    ).format(table=sql.Identifier(table), whole=sql.Identifier(whole))
+    return connection.execute(statement, {"store": store_id, "table": table, "began": pass_began_at}).rowcount
 
 
 def mark_left_parts_deleted(

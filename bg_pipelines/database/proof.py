@@ -3,6 +3,9 @@
 A row's part of the checksum is the CRC-32 of its id and its `source_updated_at`, a part's (an order's line) that of its
 id; the checksum is their sum. Both sides are computed apart: over the records as they came from the source, before
 anything is written, and over the table after the last page was.
+
+`edge` parts the rows into those that did not change at the source since then, which are summed, and those that did
+(`fresh`), which are counted alone: such a row may come in one version and be held in the next.
 """
 
 from __future__ import annotations
@@ -20,60 +23,86 @@ CRC32_SINCE = 180_000
 
 
 class Sum(NamedTuple):
-    """How many rows, and the sum of their checksums."""
+    """How many rows and the sum of their checksums; and how many that changed since the edge."""
 
     rows: int
     checksum: int
+    fresh: int = 0
 
     def __add__(self, other: Any) -> Sum:
-        return Sum(self.rows + other.rows, self.checksum + other.checksum)
+        return Sum(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __sub__(self, other: Sum) -> Sum:
-        return Sum(self.rows - other.rows, self.checksum - other.checksum)
+        return Sum(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 NOTHING = Sum(0, 0)
 
 
-def of_records(records: Sequence[Any]) -> Sum:
+def of_records(records: Sequence[Any], edge: datetime | None = None) -> Sum:
     """Of rows as they were read: named tuples that begin with `external_id` and `source_updated_at`.
 
     One whose id is none is left out: it is rejected.
     """
-    texts = [
-        # To the second and in UTC is how most write it, and is left as it is.
-        f"{r[0]} {r[1] if type(r[1]) is str and len(r[1]) == 20 else _moment(r[1])}"
-        for r in records
-        if type(r[0]) is str
-    ]
-    return Sum(len(texts), _sum(texts))
+    known = [r for r in records if type(r[0]) is str]
+    settled = _before(known, edge)
+    # To the second and in UTC is how most write it, and is left as it is.
+    texts = [f"{r[0]} {r[1] if type(r[1]) is str and len(r[1]) == 20 else _moment(r[1])}" for r in settled]
+    return Sum(len(texts), _sum(texts), len(known) - len(settled))
 
 
-def of_parts(parts: Sequence[Any]) -> Sum:
+def of_parts(parts: Sequence[Any], edge: datetime | None = None) -> Sum:
     """Of parts of rows as they were read."""
-    ids = [part.external_id for part in parts if type(part.external_id) is str]
-    return Sum(len(ids), _sum(ids))
+    known = [part for part in parts if type(part[0]) is str]
+    settled = _before(known, edge)
+    return Sum(len(settled), _sum([part[0] for part in settled]), len(known) - len(settled))
+
+
+def fresh(records: Sequence[Any], edge: datetime) -> list[str]:
+    """The ids of those that changed since the edge."""
+    settled = {r[0] for r in _before(records, edge)}
+    return [r[0] for r in records if type(r[0]) is str and r[0] not in settled]
+
+
+def _before(records: Sequence[Any], edge: datetime | None) -> Sequence[Any]:
+    if edge is None:
+        return records
+    # A whole second: what is before it is so by its first 19 characters.
+    limit = edge.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return [r for r in records if (r[1] if _is_plain(r[1]) else _moment(r[1]))[:19] < limit]
+
+
+def _is_plain(text: Any) -> bool:
+    return type(text) is str and text[-1:] == "Z" and text[10:11] == "T"
 
 
 def held(
-    connection: psycopg.Connection[Any], table: str, store_id: int, created_since: datetime | None = None
+    connection: psycopg.Connection[Any],
+    table: str,
+    store_id: int,
+    *,
+    created_since: datetime | None = None,
+    edge: datetime | None = None,
+    only: Sequence[str] | None = None,
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
-    `created_since`: only rows that were created since then.
+    `created_since`: only rows that were created since then; `only`: of these ids.
     """
     return _of_query(
         connection,
         sql.SQL(
             "SELECT external_id || ' ' || rtrim(rtrim(to_char(source_updated_at AT TIME ZONE 'UTC', "
-            "'YYYY-MM-DD\"T\"HH24:MI:SS.US'), '0'), '.') || 'Z' "
-            "FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} AND {loadable}"
+            "'YYYY-MM-DD\"T\"HH24:MI:SS.US'), '0'), '.') || 'Z', {fresh} "
+            "FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} {only} AND {loadable}"
         ).format(
+            fresh=_fresh(edge),
             table=sql.Identifier(table),
             store=sql.Literal(store_id),
             created=sql.SQL("AND source_created_at >= {}").format(sql.Literal(created_since))
             if created_since
             else sql.SQL(""),
+            only=_only("external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
         ),
     )
@@ -84,9 +113,12 @@ def held_parts(
     table: str,
     store_id: int,
     whole: str,
+    *,
     created_since: datetime | None = None,
+    edge: datetime | None = None,
+    only: Sequence[str] | None = None,
 ) -> Sum:
-    """Of the parts that stand in a table and belong to a row of `whole` that could be loaded."""
+    """Of the parts that stand in a table and belong to a row of `whole` that could be loaded; `only`: to one of these."""
     created: sql.Composable = sql.SQL("")
     if created_since:
         created = sql.SQL(
@@ -96,16 +128,30 @@ def held_parts(
     return _of_query(
         connection,
         sql.SQL(
-            "SELECT external_id FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} "
+            "SELECT external_id, {fresh} FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} {only} "
             "AND {loadable} AND {whole_loadable}"
         ).format(
+            fresh=_fresh(edge),
             table=sql.Identifier(table),
             store=sql.Literal(store_id),
             created=created,
+            only=_only("order_external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
             whole_loadable=_loadable(whole, store_id, "order_external_id"),
         ),
     )
+
+
+def _fresh(edge: datetime | None) -> sql.Composable:
+    if edge is None:
+        return sql.SQL("false")
+    return sql.SQL("source_updated_at >= {}").format(sql.Literal(edge))
+
+
+def _only(column: str, ids: Sequence[str] | None) -> sql.Composable:
+    if ids is None:
+        return sql.SQL("")
+    return sql.SQL("AND {} = ANY ({})").format(sql.Identifier("t", column), sql.Literal(list(ids)))
 
 
 def _loadable(table: str, store_id: int, column: str) -> sql.Composed:
@@ -117,16 +163,18 @@ def _loadable(table: str, store_id: int, column: str) -> sql.Composed:
 def _of_query(connection: psycopg.Connection[Any], texts: sql.Composed) -> Sum:
     if connection.info.server_version >= CRC32_SINCE:
         summed = sql.SQL(
-            "SELECT count(*), coalesce(sum(crc32(convert_to(text, 'UTF8'))), 0)::bigint FROM ({texts}) AS r (text)"
+            "SELECT count(*) FILTER (WHERE NOT fresh), "
+            "coalesce(sum(crc32(convert_to(text, 'UTF8'))) FILTER (WHERE NOT fresh), 0)::bigint, "
+            "count(*) FILTER (WHERE fresh) FROM ({texts}) AS r (text, fresh)"
         ).format(texts=texts)
         row = connection.execute(summed).fetchone()
         assert row is not None
-        return Sum(int(row[0]), int(row[1]))
+        return Sum(*map(int, row))
     total = NOTHING
     with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY ({}) TO STDOUT").format(texts)) as copy:
-        copy.set_types(["text"])
-        for (text,) in copy.rows():
-            total += Sum(1, crc32(text.encode()))
+        copy.set_types(["text", "bool"])
+        for text, is_fresh in copy.rows():
+            total += Sum(0, 0, 1) if is_fresh else Sum(1, crc32(text.encode()))
     return total
 
 

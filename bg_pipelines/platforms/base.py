@@ -220,6 +220,11 @@ class Page:
     parts: dict[str, list[Part]] = field(default_factory=dict)
     listed_since: datetime | None = None
 
+    @property
+    def parts_read(self) -> int:
+        """How many parts its rows came with."""
+        return sum(map(len, self.parts.values()))
+
 
 class Correction(NamedTuple):
     """A stock correction to be written: `available` of an item at a location, from what to what."""

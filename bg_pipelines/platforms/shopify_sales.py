@@ -11,6 +11,7 @@ Fields: https://shopify.dev/docs/api/admin-graphql/2026-07/objects/Customer, ...
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import orjson
@@ -316,10 +317,13 @@ def all_are_shown(data: Node) -> bool:
 
 
 def _oldest(nodes: Sequence[Node]) -> datetime | None:
-    try:
-        return min((datetime.fromisoformat(node["createdAt"]) for node in nodes), default=None)
-    except (KeyError, TypeError, ValueError):
-        return None  # a row that will be rejected
+    """When the oldest of them was made; a node without a time is a row that will be rejected."""
+    oldest: datetime | None = None
+    for node in nodes:
+        with suppress(KeyError, TypeError, ValueError):
+            made = datetime.fromisoformat(node["createdAt"])
+            oldest = made if oldest is None else min(oldest, made)
+    return oldest
 
 
 def _lower(text: str | None) -> str | None:

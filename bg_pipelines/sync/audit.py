@@ -223,7 +223,7 @@ class _ResourceAudit:
         if source_count is None:
             return 0
         with self.database.transaction() as connection:
-            short = source_count - self._sync().count_held(connection) - self.gap
+            short = source_count - self._sync().whole.count_held(connection) - self.gap
         if short > 0:
             new = self._new_rows()
             short = 0 if new is None else short - new

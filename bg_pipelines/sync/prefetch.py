@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 from bg_pipelines.platforms.base import Page
 
@@ -15,21 +14,30 @@ CHANGED_LOAD_ROWS = 1_000
 """Rows in a commit of what has changed: mostly so few that they would all be fetched before the first was loaded."""
 
 
+PAGES_AHEAD = LOAD_ROWS // 250
+ROWS_A_PAGE = 1_000
+"""With their parts; a page of orders with hundreds of lines each counts as several."""
+
+
 def prefetch(pages: Iterator[Page], check_stopped: Callable[[], None]) -> Iterator[Page]:
     """The same pages, the next ones fetched by a thread while the caller loads these: one commit's worth ahead."""
-    first = next(pages)
+    first = next(pages, None)
+    if first is None:
+        return
     yield first
     if first.resume is None:
         yield from pages
         return
-    ready: queue.Queue[Page | BaseException | None] = queue.Queue(maxsize=LOAD_ROWS // 250)
+    ready: queue.Queue[Page | BaseException | None] = queue.Queue()
+    room = threading.Semaphore(PAGES_AHEAD)
     abandoned = threading.Event()
 
     def put(item: Page | BaseException | None) -> None:
-        while not abandoned.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=0.2)
-                return
+        for _ in range(_size(item)):
+            while not room.acquire(timeout=0.2):
+                if abandoned.is_set():
+                    return
+        ready.put(item)
 
     def fetch() -> None:
         try:
@@ -54,6 +62,13 @@ def prefetch(pages: Iterator[Page], check_stopped: Callable[[], None]) -> Iterat
                 return
             if isinstance(item, BaseException):
                 raise item
+            room.release(_size(item))
             yield item
     finally:
         abandoned.set()
+
+
+def _size(item: Page | BaseException | None) -> int:
+    """How many pages it counts for."""
+    rows = item.read + item.parts_read if isinstance(item, Page) else 0
+    return min(PAGES_AHEAD, max(1, rows // ROWS_A_PAGE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,12 @@ import psycopg
 from psycopg.rows import dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database import changes, leases, proof
+from bg_pipelines.database import changes, leases
 from bg_pipelines.database.leases import Work
 from bg_pipelines.database.load import (
     Counts,
     Reject,
-    drop_unmet_rejects,
+    drop_unmet_part_rejects,
     keep_rejects,
     load,
     mark_deleted,
@@ -23,13 +23,13 @@ from bg_pipelines.database.load import (
     mark_unconfirmed_deleted,
     newest,
 )
-from bg_pipelines.database.proof import Sum
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.base import PARTS, Correction, Page, Part, Platform, Record, Resource
 from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.prefetch import CHANGED_LOAD_ROWS, prefetch
 from bg_pipelines.sync.profile import ProfilePush
 from bg_pipelines.sync.summary import BACKFILLS, CorrectionReport
+from bg_pipelines.sync.whole import Whole
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.store import StoreSync
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 FULL_PASS_EVERY = timedelta(days=1)
 """How often everything is read again, so that what was deleted at the source is noticed whatever happened."""
 
+
+PARTS_A_ROW = 4
+"""Orders have a few lines each; those of a commit's worth of orders with hundreds would fill the memory."""
 
 VOID = {ErrorType.COUNT_MISMATCH, ErrorType.OPERATION_FAILED, ErrorType.SCOPES}
 """After these a pass begins anew: its pages were not the whole, or may show less than the next ones will."""
@@ -46,11 +49,19 @@ class PutBack(Exception):  # noqa: N818 (not an error: others wait)
     """The store has had its turn; what it has left waits for the next."""
 
 
+def _until_failure(pages: Iterator[Page], failures: list[IntegrationError]) -> Iterator[Page]:
+    """The pages up to where the platform failed; then that is in `failures`."""
+    try:
+        yield from pages
+    except IntegrationError as failure:
+        failures.append(failure)
+
+
 class ResourceSync:
     """One resource of one store: a pass over its pages, and the end of the pass.
 
     The cursor of a unit is JSON: `since`, where the next incremental pass begins (the vendor's clock); `pass`,
-    there while a pass is unfinished; `gap`, see `_gap`; `backfill`, how a person wants the next full pass read.
+    there while a pass is unfinished; `gap` and `missing`, see `Whole`; `backfill`, how a person wants the next full pass read.
     """
 
     def __init__(self, store: StoreSync, platform: Platform, work: Work, attempt: int) -> None:
@@ -58,12 +69,13 @@ class ResourceSync:
         self.run_ = store.run_
         self.database = store.database
         self.platform = platform
-        self.work = work
+        self.work: Work = work
         self.attempt = attempt
-        self.resource = Resource(work.resource)
+        self.resource: Resource = Resource(work.resource)
         self.cursor = dict(work.cursor)
         self.progressed = False
         self.newest_edit = 0
+        self.whole = Whole(self)
 
     def run(self) -> None:
         if self.resource is Resource.STORE:
@@ -100,55 +112,15 @@ class ResourceSync:
 
     def _sync_pages(self, full: bool) -> bool:
         """Read one pass to its end and settle the row; returns True instead if a full pass is needed first."""
-        with self.database.transaction() as connection:
-            self.seen_at = leases.clock(connection)
-            into_empty = full and self._is_empty(connection)
-        state = self.cursor.get("pass")
-        if state is None or state["full"] != full or "sums" not in state:
-            state = {
-                "full": full,
-                "run_id": self.run_.run_id,
-                "began_at": self.seen_at.isoformat(),
-                "vendor_began_at": None,
-                "resume": None,
-                "into_empty": into_empty,
-                "read": 0,
-                "source_count": None,
-                "listed_since": None,
-                # Of what was read, by table: how many rows, and their checksum.
-                "sums": {table: [0, 0] for table in (self.resource.value, *PARTS.get(self.resource, ()))},
-            }
-            self.cursor["pass"] = state
-        if full:
-            # An export may be as old as the pass: it says nothing of what was marked deleted since.
-            self.seen_at = datetime.fromisoformat(state["began_at"])
-        since = None if full else datetime.fromisoformat(self.cursor["since"])
-        load_rows = self.run_.load_rows if full else min(self.run_.load_rows, CHANGED_LOAD_ROWS)
-        buffer: list[Page] = []
-        bulk = BACKFILLS[self.cursor.get("backfill", "auto")]
-        pages = self.platform.pages(self.resource, since=since, resume=state["resume"], bulk=bulk)
+        state = self._pass(full)
         try:
-            for page in prefetch(pages, self.run_.check_stopped):
-                self.run_.check_stopped()
-                if sum(p.read for p in buffer) >= load_rows:
-                    self._keep(buffer)
-                    buffer = []
-                buffer.append(page)
-                if state["vendor_began_at"] is None:
-                    # The slower of the two clocks: reaching back too far only reads rows again.
-                    began = min(self.seen_at, page.vendor_time or self.seen_at)
-                    state["vendor_began_at"] = began.isoformat()
-                    state["source_count"] = page.source_count
-                state["last_count"] = page.source_count
-                if page.listed_since is not None:
-                    oldest = datetime.fromisoformat(state["listed_since"] or page.listed_since.isoformat())
-                    state["listed_since"] = min(oldest, page.listed_since).isoformat()
-                if not page.read and page.resume is not None:
-                    self._keep(buffer)  # it marks what is to be begun next, or was begun just now
-                    buffer = []
-                if page.resume is not None and self.store.turn_is_over():
-                    self._keep(buffer)
-                    raise PutBack
+            buffer = [] if state["listed"] else self._read(state)
+            if full and not state["into_empty"]:
+                # Kept first: what is held decides what is asked for, and no transaction waits for an answer.
+                state["listed"] = True
+                self.keep(buffer)
+                buffer = []
+                self.whole.ask_for_unmet()
             return self._finish(buffer)
         except IntegrationError as error:
             # The pages were not the whole, or a page's token may have expired: the next try begins the pass again.
@@ -161,6 +133,77 @@ class ResourceSync:
                 )
             raise
 
+    def _pass(self, full: bool) -> dict[str, Any]:
+        """The pass that is under way, or a new one."""
+        with self.database.transaction() as connection:
+            self.seen_at = leases.clock(connection)
+            into_empty = full and self._is_empty(connection)
+        state: dict[str, Any] | None = self.cursor.get("pass")
+        if state is None or state["full"] != full:
+            state = {
+                "full": full,
+                "run_id": self.run_.run_id,
+                "began_at": self.seen_at.isoformat(),
+                "vendor_began_at": None,
+                "resume": None,
+                "into_empty": into_empty,
+                "listed": False,  # whether all pages were kept
+                "read": 0,
+                "gone": 0,
+                "source_count": None,
+                "last_count": None,
+                "listed_since": None,
+                # Of what was read, by table: see `proof.Sum`.
+                "sums": {table: [0, 0, 0] for table in (self.resource.value, *PARTS.get(self.resource, ()))},
+            }
+            self.cursor["pass"] = state
+        if full:
+            # An export may be as old as the pass: it says nothing of what was marked deleted since.
+            self.seen_at = datetime.fromisoformat(state["began_at"])
+        return state
+
+    def _read(self, state: dict[str, Any]) -> list[Page]:
+        """The pages of a pass, kept a commit's worth at a time; returns the last ones, not kept yet.
+
+        What was read before the platform failed is kept. Raises IntegrationError, PutBack.
+        """
+        full = state["full"]
+        since = None if full else datetime.fromisoformat(self.cursor["since"])
+        load_rows = self.run_.load_rows if full else min(self.run_.load_rows, CHANGED_LOAD_ROWS)
+        buffer: list[Page] = []
+        bulk = BACKFILLS[self.cursor.get("backfill", "auto")]
+        failures: list[IntegrationError] = []
+        pages = self.platform.pages(self.resource, since=since, resume=state["resume"], bulk=bulk)
+        for page in prefetch(_until_failure(pages, failures), self.run_.check_stopped):
+            self.run_.check_stopped()
+            if (
+                sum(p.read for p in buffer) >= load_rows
+                or sum(p.parts_read for p in buffer) >= PARTS_A_ROW * load_rows
+            ):
+                self.keep(buffer)
+                buffer = []
+            buffer.append(page)
+            if state["vendor_began_at"] is None:
+                # The slower of the two clocks: reaching back too far only reads rows again.
+                began = min(self.seen_at, page.vendor_time or self.seen_at)
+                state["vendor_began_at"] = began.isoformat()
+                state["source_count"] = page.source_count
+            state["last_count"] = page.source_count
+            if page.listed_since is not None:
+                oldest = datetime.fromisoformat(state["listed_since"] or page.listed_since.isoformat())
+                state["listed_since"] = min(oldest, page.listed_since).isoformat()
+            if not page.read and page.resume is not None:
+                self.keep(buffer)  # it marks what is to be begun next, or was begun just now
+                buffer = []
+            if page.resume is not None and self.store.turn_is_over():
+                self.keep(buffer)
+                raise PutBack
+        for failure in failures:
+            if buffer and failure.error_type not in VOID:
+                self.keep(buffer)
+            raise failure
+        return buffer
+
     def _is_empty(self, connection: psycopg.Connection[Any]) -> bool:
         with connection.cursor(row_factory=scalar_row) as cursor:
             cursor.execute(
@@ -169,7 +212,8 @@ class ResourceSync:
             )
             return bool(cursor.fetchone())
 
-    def _keep(self, pages: list[Page]) -> None:
+    def keep(self, pages: list[Page]) -> None:
+        """Pages into the tables, with the cursor behind them."""
         with self.database.transaction() as connection:
             counts = self._load(connection, pages)
             leases.save(connection, self.work, self.cursor)
@@ -182,19 +226,16 @@ class ResourceSync:
         with self.database.transaction() as connection:
             counts = self._load(connection, pages)
             if full:
-                self._require_whole(connection, state)
-                began_at = datetime.fromisoformat(state["began_at"])
-                listed_since = (
-                    datetime.fromisoformat(state["listed_since"]) if state["listed_since"] else None
-                )
+                self.whole.require(connection)
+                began_at, listed_since = self.whole.began_at, self.whole.listed_since
                 deleted = mark_unconfirmed_deleted(
                     connection, self.resource, self.work.store_id, began_at, listed_since
                 )
                 deleted += self._delete_orphans(connection, began_at)
                 self.count_attempt(connection, 0, Counts(deleted=deleted))
                 counts.deleted += deleted
-                self._prove(connection, state, listed_since)
-            needs_full = self._gap(connection, state)
+                self.whole.prove(connection)
+            needs_full = self.whole.gap(connection)
             overlap = self.platform.overlap(self.resource)
             since = datetime.fromisoformat(state["vendor_began_at"]) - overlap
             kept = ("gap", "missing") if full else ("gap", "missing", "backfill")
@@ -222,7 +263,7 @@ class ResourceSync:
     def load_asked(self, connection: psycopg.Connection[Any], page: Page, seen_at: datetime) -> Counts:
         """Load rows that were asked for by their ids at `seen_at`, apart from any pass."""
         self.seen_at = seen_at
-        self.cursor = {"pass": {"full": False, "into_empty": False, "read": 0, "resume": None}}
+        self.cursor = {"pass": {"full": False, "into_empty": False, "read": 0, "gone": 0, "resume": None}}
         return self._load(connection, [page])
 
     def _load(self, connection: psycopg.Connection[Any], pages: list[Page]) -> Counts:
@@ -234,11 +275,14 @@ class ResourceSync:
         began_at = datetime.fromisoformat(state["began_at"]) if state["full"] else None
         records = [record for page in pages for record in page.records]
         refused_rows: list[Reject] = []
+        if began_at is not None:
+            self.whole.take_back(connection, records)
         loaded, kept = self._load_table(connection, table, records, refused_rows, confirm_before=began_at)
         counts += Counts(0, loaded.inserted, loaded.updated, loaded.unchanged, 0, loaded.rejected)
         gone = [external_id for page in pages for external_id in page.gone]
         if gone:
             counts.deleted = mark_deleted(connection, table, store_id, gone)
+            state["gone"] += counts.deleted
             # A row that is gone and that we never had, or had marked before, changes nothing.
             counts.unchanged += len(gone) - counts.deleted
         counts.require_complete(table)
@@ -298,8 +342,7 @@ class ResourceSync:
             kept = [row for row in kept if row.external_id not in left_out]
             rejects += refused
         if state["full"]:
-            of = proof.of_records if table == self.resource else proof.of_parts
-            state["sums"][table] = list(Sum(*state["sums"][table]) + of(kept))
+            self.whole.add(table, kept)
         return counts, kept
 
     def count_attempt(self, connection: psycopg.Connection[Any], pages: int, counts: Counts) -> None:
@@ -328,133 +371,16 @@ class ResourceSync:
 
     # What is held, and what is gone
 
-    def _prove(
-        self, connection: psycopg.Connection[Any], state: dict[str, Any], listed_since: datetime | None
-    ) -> None:
-        """Compare what this full pass read with what is held now, and keep the outcome.
-
-        Where they differ, rows that changed at the source after the pass began, and that were written by another way
-        (an edit of ours, a repair), may explain it: as many rows may differ as there are of these. Raises
-        IntegrationError (count_mismatch) where they do not: then nothing of the last pages is kept, and everything is
-        read again at the next try.
-        """
-        table, store_id = self.resource.value, self.work.store_id
-        held = {table: proof.held(connection, table, store_id, listed_since)}
-        for part in PARTS.get(self.resource, ()):
-            held[part] = proof.held_parts(connection, part, store_id, table, listed_since)
-        read = {name: Sum(*summed) for name, summed in state["sums"].items()}
-        changed = 0
-        for name in held:
-            if held[name] != read[name]:
-                changed = changed or self._changed_meanwhile(connection, state)
-                rows = abs(held[name].rows - read[name].rows)
-                if changed and (name != table or rows <= changed):
-                    continue
-                raise IntegrationError(
-                    f"after everything was read, {held[name].rows} {name} are held and {read[name].rows} were read, or they "
-                    "are not the same: nothing of the last pages was kept, everything is read again at the next try",
-                    error_type=ErrorType.COUNT_MISMATCH,
-                    severity="high",
-                    source=name,
-                    details={"held": held[name]._asdict(), "read": read[name]._asdict()},
-                )
-        rejected = connection.execute(
-            "SELECT count(*) FROM rejected_rows WHERE store_id = %s AND resource = ANY(%s)",
-            (store_id, list(held)),
-        ).fetchone()
-        found = {
-            "at": leases.clock(connection).isoformat(),
-            "source_count": state["source_count"],
-            "rejected": rejected[0] if rejected else 0,
-            "changed_meanwhile": changed,
-            "tables": {
-                name: {"rows": rows, "checksum": f"{total:x}"} for name, (rows, total) in held.items()
-            },
-        }
-        connection.execute(
-            "UPDATE sync_states SET proof = %s WHERE store_id = %s AND resource = %s",
-            (Jsonb(found), store_id, table),
-        )
-
-    def _changed_meanwhile(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> int:
-        """How many rows are newer than this pass, or were found gone (`mark_deleted`) since it began."""
-        row = connection.execute(
-            f"SELECT count(*) FROM {self.resource.value} WHERE store_id = %s "  # noqa: S608 (an enum's value)
-            "AND (source_updated_at >= %s OR (deleted_at >= %s AND deleted_at = synced_at AND deleted_at < now()))",
-            (self.work.store_id, state["vendor_began_at"], state["began_at"]),
-        ).fetchone()
-        return int(row[0]) if row else 0
-
-    def _require_whole(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> None:
-        """Before anything is marked deleted: the pages must have held about what the source says it has.
-
-        Where it does not say, they must have held something, unless the store has nothing to sell any more.
-        """
-        expected, read = state["source_count"], state["read"]
-        if expected is not None and read >= expected - max(5, expected // 100):
-            return
-        if expected is None and (read > 0 or not self._expects_rows(connection)):
-            return
-        raise IntegrationError(
-            f"the platform's pages held {read} {self.resource.value}, and it has "
-            f"{'some' if expected is None else expected}: nothing was marked deleted, everything is read again at the next try",
-            error_type=ErrorType.COUNT_MISMATCH,
-            severity="high",
-            source=self.resource.value,
-            details={"source_count": expected, "read": read},
-        )
-
-    def _expects_rows(self, connection: psycopg.Connection[Any]) -> bool:
-        """Whether it would be odd if the source had no rows of this resource, which does not tell how many it has."""
-        witness = Resource.PRODUCT_VARIANTS if self.resource is Resource.INVENTORY_LEVELS else self.resource
-        with connection.cursor(row_factory=scalar_row) as cursor:
-            cursor.execute(
-                f"SELECT EXISTS (SELECT FROM {self.resource.value} WHERE store_id = %(store)s AND deleted_at IS NULL) "  # noqa: S608 (enum values)
-                f"AND EXISTS (SELECT FROM {witness.value} WHERE store_id = %(store)s AND deleted_at IS NULL)",
-                {"store": self.work.store_id},
-            )
-            return bool(cursor.fetchone())
-
-    def _gap(self, connection: psycopg.Connection[Any], state: dict[str, Any]) -> bool:
-        """Compare how many rows the source has with how many we have; returns whether a full pass is needed.
-
-        Fewer there than here means that something was deleted. More there than here may be rows that the
-        platform's search does not show yet: that is looked at again the next time. The difference that stands
-        after a full pass is `gap` and is expected from then on (a platform may count what it does not list).
-        """
-        if state["source_count"] is None:
-            return False
-        difference = state["source_count"] - self.count_held(connection)
-        missing = self.cursor.pop("missing", None)
-        if state["full"]:
-            # What came or went while it was read is no standing difference.
-            if state.get("last_count") == state["source_count"]:
-                self.cursor["gap"] = difference
-            return False
-        expected = self.cursor.get("gap", 0)
-        if difference > expected and difference != missing:
-            self.cursor["missing"] = difference
-            return False
-        return bool(difference != expected)
-
-    def count_held(self, connection: psycopg.Connection[Any]) -> int:
-        """How many of the source's rows are accounted for: held, or kept as one that could not be loaded."""
-        with connection.cursor(row_factory=scalar_row) as cursor:
-            cursor.execute(
-                f"SELECT (SELECT count(*) FROM {self.resource.value} "  # noqa: S608 (an enum's value)
-                "WHERE store_id = %(store)s AND deleted_at IS NULL) "
-                "+ (SELECT count(*) FROM rejected_rows r WHERE store_id = %(store)s AND resource = %(resource)s "
-                f"AND NOT EXISTS (SELECT FROM {self.resource.value} t WHERE t.store_id = r.store_id "
-                "AND t.external_id = r.external_id AND t.deleted_at IS NULL))",
-                {"store": self.work.store_id, "resource": self.resource.value},
-            )
-            return int(cursor.fetchone() or 0)
-
     def _delete_orphans(self, connection: psycopg.Connection[Any], began_at: datetime) -> int:
         """At the end of a full pass: what went with the rows that it did not meet."""
+        deleted = 0
         for part in PARTS.get(self.resource, ()):
-            drop_unmet_rejects(connection, part, self.work.store_id, began_at)
-        deleted = self._delete_children(connection)
+            # Of those that are not listed for their age nothing is known.
+            if self.whole.listed_since is None:
+                deleted += drop_unmet_part_rejects(
+                    connection, part, self.resource, self.work.store_id, began_at
+                )
+        deleted += self._delete_children(connection)
         if self.resource is Resource.PRODUCT_VARIANTS:
             deleted += self._delete_levels_of_no_variant(connection, began_at)
         return deleted
