@@ -26,6 +26,7 @@ from bg_pipelines.platforms.base import (
     Record,
     Refund,
     Resource,
+    StoreAccess,
     StoreProfile,
     UpdateOutcome,
 )
@@ -50,9 +51,16 @@ MOST_CATCH_UPS = 5
 _OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATION"}
 
 
+def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> SquarePlatform:  # noqa: ARG001
+    """The API version is Shopify's: Square's client brings its own."""
+    token = str(access.credentials.get("access_token") or "")
+    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep))
+
+
 class SquarePlatform:
     """One merchant's Square account. See `Platform` for what each method promises."""
 
+    undated = frozenset({Resource.LOCATIONS})
     editable = frozenset(EDITABLE)
 
     def __init__(self, client: SquareClient) -> None:

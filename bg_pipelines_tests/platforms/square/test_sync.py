@@ -105,6 +105,24 @@ def test_a_changed_or_new_customer_that_the_search_shows_late_is_found_by_the_ne
         assert {tuple(shown(value) for value in row) for row in rows} == before
 
 
+def test_a_location_that_was_renamed_since_the_last_pass_is_no_drift(
+    make_sandbox: MakeSandbox, add_merchants: AddMerchants, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=1, square_variants=0, square_customers=0, square_orders=0
+    )
+    [merchant] = add_merchants(sandbox)
+    sync(resources=(Resource.LOCATIONS,))
+    merchant.edit("rename_location", id=merchant.export()["locations"][0]["id"], name="Renamed")
+    sync(resources=(Resource.AUDIT,), stores=(merchant.id.lower(),))
+    with database.transaction() as connection:
+        [found] = connection.execute("SELECT different, lag FROM audits").fetchall()
+        assert connection.execute("SELECT count(*) FROM incidents").fetchone() == (0,)
+    assert found == (0, 1)
+    sync(resources=(Resource.LOCATIONS,), stores=(merchant.id.lower(),))
+    assert_equal_to_merchant(database, merchant)
+
+
 def test_a_count_that_changes_while_all_are_read_is_not_marked_deleted(
     make_sandbox: MakeSandbox,
     add_merchants: AddMerchants,
