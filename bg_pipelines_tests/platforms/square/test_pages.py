@@ -107,6 +107,23 @@ def test_a_count_that_changes_before_it_was_read_is_met_wherever_the_pass_goes_o
         )
 
 
+def test_what_changed_meanwhile_may_be_many_pages_and_every_token_goes_on_there(
+    stock: Merchant, connect: Connect, small_pages: None
+) -> None:
+    pages = connect(stock).pages(Resource.INVENTORY_LEVELS, since=None, resume=None)
+    whole = [next(pages)]
+    sold = {sell_oldest(stock, number) for number in range(90)}
+    whole += pages
+    tokens = [json.loads(page.resume) for page in whole if page.resume is not None]
+    assert [token for token in tokens if token["after"] and token["cursor"]]
+    assert sold <= set(ids(whole))
+    for number, page in enumerate(whole[:-1]):
+        again = read(connect(stock), Resource.INVENTORY_LEVELS, resume=page.resume)
+        if tokens[number]["after"]:
+            assert ids(again) == ids(whole[number + 1 :])
+        assert set(ids(again)) == set(ids(whole[number + 1 :]))
+
+
 def test_counts_that_change_faster_than_they_are_read_are_left_to_the_next_pass(
     stock: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
