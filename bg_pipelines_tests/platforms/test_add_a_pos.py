@@ -131,7 +131,7 @@ def test_an_audit_finds_no_drift_and_leaves_the_lines_of_its_orders(
 
 
 def test_a_list_of_any_length_is_read_and_one_that_goes_round_is_malformed(
-    corner: None, serve: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+    corner: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = platform_at("http://127.0.0.1:9")
 
