@@ -1,13 +1,14 @@
 """What a platform (where stores live) is to the rest: a protocol, and the typed records it delivers.
 
-A new platform is one file that implements `Platform` and one line in `platforms/__init__.py`. Records are named
+A new platform is one file, with a `Platform` and a `connect` that makes one of a `StoreAccess`, and one line in
+`platforms/__init__.py`. Records are named
 tuples whose fields are the columns of their table (`database/models.py`); values are as the vendor writes them,
 PostgreSQL checks them. Times are ISO 8601 texts, money is decimal text with a currency.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -198,16 +199,33 @@ Record = Location | Product | ProductVariant | InventoryLevel | Customer | Order
 Part = OrderLine | Refund
 
 
+@dataclass(frozen=True)
+class StoreAccess:
+    """How to reach a store. `credentials` are decrypted; `save_credentials` keeps them when they were renewed."""
+
+    name: str
+    platform: str
+    domain: str
+    api_url: str | None
+    credentials: Mapping[str, Any] = field(repr=False)
+    save_credentials: Callable[[Mapping[str, Any]], None] = field(repr=False, default=lambda _: None)
+
+    @property
+    def base_url(self) -> str:
+        return self.api_url or f"https://{self.domain}"
+
+
 @dataclass
 class Page:
     """One answer of the platform.
 
     `resume` is an opaque token: given to `pages` again it goes on behind this page. `read` is how many rows the
     answer held: records, those gone, and rejects together. `source_count`, where the platform tells it, is how
-    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered. `parts` are those
-    of the records, by their table; they are no rows of the answer. `listed_since`: rows that were created before it
-    are not listed although they are there, so their absence means nothing. A page without rows but with a token is kept
-    before the next is asked for: it says that something is about to be begun, or was.
+    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered, or earlier where
+    rows that have changed since then may come again with a later page. `parts` are those of the records, by their
+    table; they are no rows of the answer. `listed_since`: rows that were created before it are not listed although
+    they are there, so their absence means nothing. A page without rows but with a token is kept before the next is
+    asked for: it says that something is about to be begun, or was.
     """
 
     read: int
@@ -281,6 +299,9 @@ class Platform(Protocol):
     def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
         """These rows, 100 at most, as they are now; those that are not there any more are in `gone`."""
         ...
+
+    undated: frozenset[Resource]
+    """Resources whose rows do not tell when they were changed."""
 
     editable: frozenset[str]
     """The columns of `customers` that can be changed there; none: it takes no edits."""

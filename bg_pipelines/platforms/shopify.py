@@ -12,7 +12,7 @@ Customers and orders are in shopify_sales.py, edits of customers in shopify_edit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -28,10 +28,11 @@ from bg_pipelines.platforms.base import (
     Product,
     ProductVariant,
     Resource,
+    StoreAccess,
     StoreProfile,
     UpdateOutcome,
 )
-from bg_pipelines.platforms.shopify_api import SOURCE, ShopifyClient
+from bg_pipelines.platforms.shopify_api import SOURCE, ClientCredentials, ShopifyClient, credentials
 from bg_pipelines.platforms.shopify_bulk import BULK_FROM, EXPORTS, export_pages, is_export
 from bg_pipelines.platforms.shopify_edits import EDITABLE, CustomerEdits
 from bg_pipelines.platforms.shopify_pages import (
@@ -168,6 +169,21 @@ _STALE = {"CHANGE_FROM_QUANTITY_STALE", "COMPARE_QUANTITY_STALE"}
 _TRY_AGAIN = {"IDEMPOTENCY_CONCURRENT_REQUEST"}
 
 
+def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> ShopifyPlatform:
+    def keep(renewed: ClientCredentials) -> None:
+        expires_at = renewed.expires_at.isoformat() if renewed.expires_at else None
+        access.save_credentials({**renewed._asdict(), "expires_at": expires_at})
+
+    client = ShopifyClient(
+        access.base_url,
+        credentials(access.credentials),
+        api_version=api_version,
+        on_token=keep,
+        sleep=sleep,
+    )
+    return ShopifyPlatform(client)
+
+
 class ShopifyPlatform:
     """One Shopify store. See `Platform` for what each method promises."""
 
@@ -244,6 +260,7 @@ class ShopifyPlatform:
         document, convert = _BY_IDS[resource]
         return self._reader.by_ids(document, {}, external_ids, convert)
 
+    undated: frozenset[Resource] = frozenset()
     editable = EDITABLE
 
     def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:

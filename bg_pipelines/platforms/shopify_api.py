@@ -61,6 +61,26 @@ class ClientCredentials(NamedTuple):
 Credentials = StaticToken | ClientCredentials
 
 
+def credentials(stored: Mapping[str, Any]) -> Credentials:
+    """As they are kept with a store."""
+    try:
+        if "client_secret" not in stored:
+            return StaticToken(stored["access_token"])
+        expires_at = stored.get("expires_at")
+        return ClientCredentials(
+            stored["client_id"],
+            stored["client_secret"],
+            stored.get("access_token"),
+            datetime.fromisoformat(expires_at) if expires_at else None,
+        )
+    except KeyError as error:
+        raise IntegrationError.of(
+            ErrorType.CREDENTIALS,
+            f"the store's credentials lack {error.args[0]}: give them again with `bg-pipelines stores add`",
+            source=SOURCE,
+        ) from None
+
+
 class Answer(NamedTuple):
     """The `data` of a successful answer and the vendor's clock (its `Date` header)."""
 

@@ -1,15 +1,16 @@
 """Square as a platform: what it is asked, and its pages.
 
 Every list is read page by page, behind the cursor of the page before. Customers and orders come in the order in which
-they were made, or last changed, so that a row which changes meanwhile is not passed over; counts of stock come newest
-first, and one that changes meanwhile is met by the next pass. A search for orders takes ten locations at most.
+they were made, or last changed, so that a row which changes meanwhile is not passed over. Counts of stock come newest
+first, so one that changes meanwhile is passed over, and asked for afterwards. A search for orders takes ten locations at
+most.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from bg_pipelines.platforms.base import (
     Record,
     Refund,
     Resource,
+    StoreAccess,
     StoreProfile,
     UpdateOutcome,
 )
@@ -32,21 +34,33 @@ from bg_pipelines.platforms.square_api import Answer, SquareClient, malformed, t
 from bg_pipelines.platforms.square_edits import EDITABLE
 from bg_pipelines.platforms.square_records import Converted, Node, Sale
 
-# Customers: the vendor's most. The others may have a thousand, and would then hold megabytes.
+# Customers: the vendor's most. The others may have a thousand, and would then hold megabytes: an item comes with its
+# variations, of which it may have 250.
 CUSTOMERS_A_PAGE = 100
 ORDERS_A_PAGE = 500
-OBJECTS_A_PAGE = 500
+OBJECTS_A_PAGE = 200
 COUNTS_A_PAGE = 1000
 LOCATIONS_A_CALL = 10
 # An order of a till without a connection comes up to 72 hours late, with the time at which it was made.
 ORDERS_OVERLAP = timedelta(hours=73)
 OVERLAP = timedelta(minutes=10)
+# So far behind the beginning of a full pass of counts is looked for those that changed meanwhile: an answer is a little
+# older than the time it carries, and a change may show late.
+COUNTS_OVERLAP = timedelta(minutes=1)
+MOST_CATCH_UPS = 5
 _OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATION"}
+
+
+def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> SquarePlatform:  # noqa: ARG001
+    """The API version is Shopify's: Square's client brings its own."""
+    token = str(access.credentials.get("access_token") or "")
+    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep))
 
 
 class SquarePlatform:
     """One merchant's Square account. See `Platform` for what each method promises."""
 
+    undated = frozenset({Resource.LOCATIONS})
     editable = frozenset(EDITABLE)
 
     def __init__(self, client: SquareClient) -> None:
@@ -110,17 +124,20 @@ class SquarePlatform:
 
     def _customers(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
         query: Node = {"sort": {"field": "CREATED_AT", "order": "ASC"}}
-        counted: int | None = None
         if since is not None:
             query["filter"] = {"updated_at": {"start_at": time_text(since)}}
-            # A search counts what it finds; what was deleted shows in how many there are in all.
-            if resume is None:
-                counted = _count(self._client.call(self._api.customers.search, limit=1, count=True))
         arguments = {"limit": CUSTOMERS_A_PAGE, "count": since is None, "query": query}
+        first = resume is None
         for answer, cursor in self._client.answers(self._api.customers.search, arguments, resume):
+            counted = answer if since is None else None
+            if since is not None and (first or cursor is None):
+                # A search counts what it finds; what was deleted shows in how many there are in all. Asked after the
+                # rows, or one that came between the two would be more than were read.
+                counted = self._client.call(self._api.customers.search, limit=1, count=True)
+            first = False
             convert = self._converter(Resource.CUSTOMERS, answer)
-            source_count = _count(answer) if since is None else counted
             rows = answer.rows("customers")
+            source_count = None if counted is None else _count(counted)
             yield _page(answer, rows, convert, resume=cursor, source_count=source_count)
 
     def _orders(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
@@ -146,10 +163,41 @@ class SquarePlatform:
     def _counts(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
         # One state alone: an answer has the states that have changed, which of several would be some.
         query: Node = {"states": ["IN_STOCK"], "limit": COUNTS_A_PAGE}
-        if since is not None:
-            query["updated_after"] = _just_before(since)
+        if since is None:
+            yield from self._all_counts(query, resume)
+            return
+        query["updated_after"] = _just_before(since)
         for answer, cursor in self._client.answers(self._api.inventory.batch_get_counts, query, resume):
             yield _page(answer, answer.rows("counts"), records.level, key=_level_id, resume=cursor)
+
+    def _all_counts(self, query: Node, resume: str | None) -> Iterator[Page]:
+        """All counts, and then those that changed while they were read.
+
+        A count that changes moves to the head. If it was not read before, the pages behind the cursor do not have it, and
+        it would be taken for deleted. So what changed since the pages began is asked for, until it comes in one answer:
+        nothing moves within one. Where counts change faster than that, the next pass brings what is left.
+
+        The token holds since when is asked (everything: null), when these pages began, the cursor among them and how
+        often was caught up. The pages tell that beginning as the vendor's time: what changed since may be met twice.
+        """
+        begin: Node = {"after": None, "began": None, "cursor": None, "catch_ups": 0}
+        at: Node = json.loads(resume) if resume else begin
+        while True:
+            asked = query if at["after"] is None else {**query, "updated_after": at["after"]}
+            answers = self._client.answers(self._api.inventory.batch_get_counts, asked, at["cursor"])
+            for answer, cursor in answers:
+                page = _page(answer, answer.rows("counts"), records.level, key=_level_id)
+                page.vendor_time = (answer.vendor_time or datetime.now(UTC)) - COUNTS_OVERLAP
+                began = at["began"] or time_text(page.vendor_time)
+                if cursor is not None:
+                    at = {**at, "began": began, "cursor": cursor}
+                elif at["began"] is None or at["catch_ups"] == MOST_CATCH_UPS:
+                    yield page
+                    return
+                else:
+                    at = {**begin, "after": began, "catch_ups": at["catch_ups"] + 1}
+                page.resume = json.dumps(at)
+                yield page
 
     def _location_rows(self) -> tuple[Answer, list[Any]]:
         answer = self._client.call(self._api.locations.list)
@@ -338,8 +386,8 @@ def _category_names(answer: Answer) -> dict[str, str]:
 
 
 def _count(answer: Answer) -> int | None:
-    """How many rows a search finds in all; a search that finds none has no count."""
-    count = answer.data.get("count", 0)
+    """How many rows a search finds in all; None where Square does not say, which is not none."""
+    count = answer.data.get("count")
     return count if type(count) is int else None
 
 

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -104,7 +105,8 @@ class SquareClient:
         while True:
             try:
                 method(*place, **arguments, request_options=ONCE)
-                return self._http.answers.pop()
+                answer: Answer = self._http.kept.answer
+                return answer
             except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
                 raise _of(
                     ErrorType.CONFIGURATION, "the store's --api-url is not an address that can be called", {}
@@ -140,13 +142,16 @@ class SquareClient:
 
 
 class _Http(httpx.Client):
-    """What Square's client sends with: reads each answer whole, in time, and keeps it; the client gets an empty one."""
+    """What Square's client sends with: reads each answer whole, in time, and keeps it; the client gets an empty one.
+
+    Kept for its own thread: another may still be in a call whose answer nobody waits for any more.
+    """
 
     def __init__(self, timeouts: tuple[float, float, float], clock: Callable[[], float]) -> None:
         connect, read, self._whole = timeouts
         super().__init__(timeout=httpx.Timeout(read, connect=connect), verify=_tls(), follow_redirects=False)
         self._clock = clock
-        self.answers: list[Answer] = []
+        self.kept = threading.local()
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         # The client sets one time limit for everything.
@@ -157,7 +162,7 @@ class _Http(httpx.Client):
         data = _parse(content, {"status": status})
         if errors := data.get("errors"):
             raise classify(status, headers, errors)
-        self.answers = [Answer(data, _vendor_time(headers))]
+        self.kept.answer = Answer(data, _vendor_time(headers))
         return httpx.Response(200, request=request, content=b"{}")
 
     def _read(self, request: httpx.Request, options: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:

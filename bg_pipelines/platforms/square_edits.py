@@ -33,9 +33,11 @@ def update_customer(
 ) -> UpdateOutcome:
     """Only over the version just read, so that nobody else's edit is undone. A null takes a value away.
 
-    `page` makes the page of an answer that has the customer.
+    Where somebody else was quicker, it is written over the new version only if none of these values is another now:
+    whose edit counts then is decided anew by the next run. `page` makes the page of an answer that has the customer.
     """
     wanted = {EDITABLE[column]: value for column, value in values.items()}
+    before: dict[str, Any] | None = None
     for last in (False, True):
         try:
             answer = client.call(client.api.customers.get, external_id)
@@ -43,6 +45,9 @@ def update_customer(
             if not isinstance(row, dict):
                 raise malformed("Square's answer lacks the customer")
             changed = {name: value for name, value in wanted.items() if row.get(name) != value}
+            if before is not None and any(row.get(name) != before.get(name) for name in changed):
+                raise _edited_elsewhere()
+            before = row
             if changed:
                 version = row.get("version")
                 answer = client.call(client.api.customers.update, external_id, version=version, **changed)
@@ -52,12 +57,16 @@ def update_customer(
             if status == 409 and not last:
                 continue  # somebody else was quicker
             if status == 409:
-                message = "this customer is being edited elsewhere; it is tried again"
-                raise IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE) from None
+                raise _edited_elsewhere() from None
             if error.error_type is not ErrorType.QUERY_REJECTED:
                 raise
             return UpdateOutcome("rejected", reason=_reason(error))
     raise AssertionError
+
+
+def _edited_elsewhere() -> IntegrationError:
+    message = "this customer is being edited elsewhere; it is tried again"
+    return IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE)
 
 
 def correct_stock(client: SquareClient, correction: Correction) -> CorrectionOutcome:

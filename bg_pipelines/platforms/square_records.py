@@ -97,7 +97,7 @@ def location(row: Node) -> Location:
         address.get("address_line_1"),
         address.get("locality"),
         address.get("administrative_district_level_1"),
-        address.get("country") or row.get("country"),
+        _country(address) or _country(row),
         address.get("postal_code"),
     )
 
@@ -160,15 +160,18 @@ def level(row: Node) -> InventoryLevel:
     return InventoryLevel(f"{item}@{place}", calculated_at, item, place, pieces, pieces, 0, 0)
 
 
-def customer(country: str | None, row: Node) -> Customer:
-    """`country` is the merchant's, whose national phone numbers those without an address are read as."""
+def customer(merchant_country: str | None, row: Node) -> Customer:
+    """Phone numbers are read as national ones of the address's country, or of the merchant's where it has none."""
     external_id, updated_at = _key(row)
     address = row.get("address") or {}
+    country = _country(address)
     kept = {name: address[theirs] for name, theirs in _ADDRESS if address.get(theirs) is not None}
+    if country is None:
+        kept.pop("country_code", None)
     given = row.get("phone_number")
     if given is not None and not isinstance(given, str):
         raise ValueError("phone_number: must be a text and is not")
-    phone, phone_given = normalise(given, address.get("country") or country)
+    phone, phone_given = normalise(given, country or merchant_country)
     unsubscribed = (row.get("preferences") or {}).get("email_unsubscribed") is True
     return Customer(
         external_id=external_id,
@@ -224,7 +227,7 @@ def sale(row: Node) -> Sale | str:
         status=_STATUSES[state],
         financial_status=None,
         fulfillment_status=shipped.pop().lower() if len(shipped) == 1 else None,
-        is_return=not lines and bool(refunds),
+        is_return=not lines and bool(refunds or row.get("returns")),
         is_test=False,
         currency=currency,
         subtotal=_subtotal(sold, currency),
@@ -273,10 +276,15 @@ def _line(order: str, updated_at: str, place: int, line: Node) -> OrderLine:
 
 
 def _refunds(row: Node, order: str, updated_at: str) -> list[Refund]:
-    """What came back, at what it was worth, by the sale it was of; else the money that was paid back for no goods."""
-    paid = [one for one in row.get("refunds") or [] if one.get("status") not in ("REJECTED", "FAILED")]
+    """What came back, at what it was worth, by the sale it was of; else the money that was paid back for no goods.
+
+    Nothing did where the return was cancelled, or no refund of it went through.
+    """
+    tried, returns = row.get("refunds") or [], row.get("returns") or []
+    paid = [one for one in tried if one.get("status") not in ("REJECTED", "FAILED")]
+    if (returns and row["state"] == "CANCELED") or (tried and not paid):
+        return []
     note = next((one["reason"] for one in paid if one.get("reason")), None)
-    returns = row.get("returns") or []
     at = (paid[0].get("created_at") if paid else None) or row.get("closed_at") or row["created_at"]
     found = []
     for one in returns:
@@ -296,9 +304,18 @@ def _refunds(row: Node, order: str, updated_at: str) -> list[Refund]:
 
 
 def _subtotal(sold: list[Node], currency: str) -> str:
-    """What the goods cost, discounts taken off, tax only where it is in their prices."""
+    """What the goods cost, discounts taken off: the sum of the lines' totals, as Square counts gross sales.
+
+    Tax that is in the prices already is in it, but in the US, Canada and Japan, where Square takes it out.
+    """
     gross = sum(_amount(line, "gross_sales_money") for line in sold)
     return decimal_text(gross - sum(_amount(line, "total_discount_money") for line in sold), currency)
+
+
+def _country(holder: Node) -> str | None:
+    """ZZ is Square's word for one that is not known."""
+    country = holder.get("country")
+    return None if country == "ZZ" else country or None
 
 
 def _key(row: Node, when: str = "updated_at") -> tuple[str, str]:

@@ -5,7 +5,8 @@ a row that was changed here by other hands, one that a pass never met, a field t
 sample are rows that changed at the source lately, half are taken from anywhere among those that are held.
 
 What is merely not synced yet is `lag` and no drift: it changed at the source since the time from which the next pass
-reads on, or another pass wrote it while the audit asked.
+reads on, or another pass wrote it while the audit asked. Where the source does not tell when a row was changed, it may
+have been since: that is for the next pass, which reads all of those, to put right.
 """
 
 from __future__ import annotations
@@ -307,7 +308,11 @@ class _ResourceAudit:
                 found.lag += external_id in comparison.let_go
                 continue
             there, here = source.moments[external_id], held.moments.get(external_id)
-            if external_id in moved or (here != there and self._is_late(external_id, here, there, held)):
+            if here == there:
+                late = self.resource in self.platform.undated
+            else:
+                late = self._is_late(external_id, here, there, held)
+            if late or external_id in moved:
                 found.lag += 1
                 continue
             if here is None:

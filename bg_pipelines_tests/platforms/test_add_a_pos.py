@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.errors import ErrorType
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.platforms.base import Platform, Resource
 from bg_pipelines.sync import Summary
@@ -37,21 +38,22 @@ def till(asked: Asked) -> Reply:
 
 
 @pytest.fixture
-def corner(monkeypatch: pytest.MonkeyPatch) -> None:
+def corner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The page's file among the platforms, and its line among theirs."""
     page = Path(PROJECT / "docs" / "add-a-pos.md").read_text(encoding="utf-8")
     code, line = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    module: dict[str, Any] = {"__name__": "corner"}
-    exec(compile(code, "docs/add-a-pos.md", "exec"), module)
-
-    def make(
-        access: platforms.StoreAccess, *, api_version: str, sleep: Callable[[float], object]
-    ) -> Platform:
-        made: Platform = module["CornerPlatform"](access.base_url, access.credentials["access_token"])
-        return made
-
-    added = eval(f"{{{line}}}", {**vars(platforms), "_corner": make})
+    (tmp_path / "corner.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(platforms, "__path__", [*platforms.__path__, str(tmp_path)])
+    added = eval(f"{{{line}}}", vars(platforms))
     monkeypatch.setattr(platforms, "PLATFORMS", platforms.PLATFORMS | added)
     monkeypatch.setattr("bg_pipelines.operations.stores.PLATFORMS", platforms.PLATFORMS)
+    yield
+    sys.modules.pop("bg_pipelines.platforms.corner", None)
+
+
+def platform_at(url: str) -> Platform:
+    access = platforms.StoreAccess("lamp", "corner", "lamp", url, {"access_token": "EAAA"})
+    return platforms.connect(access, api_version="2026-07", sleep=lambda _: None)
 
 
 def test_the_platform_of_the_page_is_synced_like_any_other(
@@ -101,3 +103,68 @@ def test_its_failures_are_classified(
     )
     [failure] = sync(resources=(Resource.STORE,)).failures
     assert failure.error.error_type is ErrorType.CREDENTIALS
+
+
+def test_an_audit_finds_no_drift_and_leaves_the_lines_of_its_orders(
+    corner: None,
+    sync: Callable[..., Summary],
+    serve: Callable[..., ScriptedServer],
+    database: Database,
+    cipher: Cipher,
+) -> None:
+    save_stores(database, cipher, [NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(till).url)])
+    sync(resources=(*CATALOGUE, *SALES))
+    assert sync(resources=(Resource.AUDIT,), stores=("lamp",)).failures == []
+    with database.transaction() as connection:
+        audits = connection.execute(
+            "SELECT resource, sampled, different, gone, repaired FROM audits"
+        ).fetchall()
+        lines = connection.execute("SELECT count(*) FROM order_lines WHERE deleted_at IS NULL").fetchone()
+    assert {(resource, sampled) for resource, sampled, *_ in audits if sampled} == {
+        ("locations", 1),
+        ("products", 3),
+        ("product_variants", 3),
+        ("orders", 4),
+    }
+    assert {tuple(found) for _, _, *found in audits} == {(0, 0, 0)}
+    assert lines == (4,)
+
+
+def test_a_list_of_any_length_is_read_and_one_that_goes_round_is_malformed(
+    corner: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = platform_at("http://127.0.0.1:9")
+
+    def get(what: str, *, since: str | None, after: str | None) -> dict[str, Any]:
+        number = int(after or 0)
+        return {
+            "rows": [{**ITEMS[0], "id": f"i{number}"}],
+            "next": str(number + 1) if number < 1500 else None,
+        }
+
+    monkeypatch.setattr(platform, "get", get)
+    assert len(list(platform.pages(Resource.PRODUCTS, since=None, resume=None))) == 1501
+    monkeypatch.setattr(platform, "get", lambda *_, **__: {"rows": [], "next": "1"})
+    with pytest.raises(IntegrationError, match="never be reached"):
+        list(platform.pages(Resource.PRODUCTS, since=None, resume="0"))
+
+
+@pytest.mark.parametrize("row", [{"id": "i9", "name": "Tea", "changed": AT}, None, "tea", []])
+def test_a_row_that_makes_no_sense_is_a_reject(
+    corner: None, serve: Callable[..., ScriptedServer], row: Any
+) -> None:
+    platform = platform_at(serve(Reply.of({"rows": [row, ITEMS[0]]})).url)
+    [page] = platform.pages(Resource.PRODUCT_VARIANTS, since=None, resume=None)
+    [reject] = page.rejects
+    assert (reject.payload, [record.external_id for record in page.records]) == (row, ["i0"])
+
+
+@pytest.mark.parametrize("body", [[], {}, {"rows": None}, {"rows": [], "next": {}}])
+def test_an_answer_that_makes_no_sense_is_malformed(
+    corner: None, serve: Callable[..., ScriptedServer], body: Any
+) -> None:
+    platform = platform_at(serve(Reply.of(body)).url)
+    for call in (platform.profile, lambda: list(platform.pages(Resource.ORDERS, since=None, resume=None))):
+        with pytest.raises(IntegrationError) as raised:
+            call()
+        assert raised.value.error_type is ErrorType.MALFORMED_RESPONSE

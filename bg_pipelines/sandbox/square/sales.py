@@ -23,6 +23,8 @@ TAXES = {
     "AU": ("GST", "10", "INCLUSIVE"),
     "BH": ("VAT", "10", "INCLUSIVE"),
 }
+# Where tax that is in the price is taken out of gross sales; elsewhere it stays in.
+GROSS_WITHOUT_TAX = frozenset(["US", "CA", "JP"])
 DISCOUNTS = (("Staff", "10"), ("Summer sale", "25"), ("Loyalty ❤", "12.5"))
 LINES, LINE_WEIGHTS = (1, 2, 3, 4, 7), (40, 30, 15, 10, 5)
 TENDERS, TENDER_WEIGHTS = ("CARD", "CASH", "OTHER"), (70, 25, 5)
@@ -120,6 +122,8 @@ def sale(till: Till, order: Order) -> Node:
                 {"uid": f"d{place}", "discount_uid": "discount", "applied_money": till.money(off)}
             ]
         total = gross - off + (tax if kind == "ADDITIVE" else 0)
+        if kind == "INCLUSIVE" and till.country in GROSS_WITHOUT_TAX:
+            line["gross_sales_money"] = till.money(gross - tax)
         line["total_tax_money"] = till.money(tax)
         line["total_discount_money"] = till.money(off)
         line["total_money"] = till.money(total)

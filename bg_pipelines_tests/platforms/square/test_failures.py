@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -281,3 +282,19 @@ def test_without_an_address_it_is_squares_own(monkeypatch: pytest.MonkeyPatch) -
         == "https://connect.squareup.com"
     )
     client.close()
+
+
+def test_threads_that_share_a_client_get_their_own_answers(merchant: Merchant, connect: Connect) -> None:
+    client = connect(merchant)._client
+    calls = {"customers": client.api.customers.search, "locations": client.api.locations.list}
+
+    def answered(name: str) -> set[str]:
+        return {name if name in client.call(calls[name]).data else "another" for _ in range(60)}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(answered, calls)) == [{name} for name in calls]
+    finally:
+        sys.setswitchinterval(interval)

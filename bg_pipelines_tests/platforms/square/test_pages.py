@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bg_pipelines.errors import ErrorType
+from bg_pipelines.platforms import square as square_module
 from bg_pipelines.platforms.base import Resource
+from bg_pipelines.platforms.square import COUNTS_OVERLAP, MOST_CATCH_UPS
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox
 from bg_pipelines_tests.platforms.conftest import START, HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
@@ -43,7 +45,8 @@ def test_all_rows_of_every_merchant_are_read_once(
             assert_accounted(pages)
             assert sorted(ids(pages)) == sorted(row[0] for row in expected[resource])
             assert pages[-1].resume is None
-            assert all(page.vendor_time == datetime.fromtimestamp(START, UTC) for page in pages)
+            back = COUNTS_OVERLAP if resource is Resource.INVENTORY_LEVELS else timedelta(0)
+            assert all(page.vendor_time == datetime.fromtimestamp(START, UTC) - back for page in pages)
 
 
 @pytest.mark.parametrize("resource", OPERATIONS)
@@ -61,6 +64,80 @@ def test_each_page_in_turn_may_fail_and_what_is_kept_goes_on_behind_it(
         assert (failure.error_type, failure.recoverable) == (error_type, True)
         rest = read(connect(merchant), resource, resume=kept[-1].resume if kept else None)
         assert ids(kept + rest) == ids(whole)
+
+
+def sell_oldest(merchant: Merchant, pieces: int) -> str:
+    """Change the count that comes last; returns the id of its level."""
+    counts = [row for row in merchant.export()["counts"] if row["state"] == "IN_STOCK"]
+    row = min(counts, key=lambda row: row["calculated_at"])
+    where = {name: row[name] for name in ("catalog_object_id", "location_id")}
+    merchant.edit("set_count", **where, quantity=pieces)
+    return "@".join(where.values())
+
+
+@pytest.fixture
+def stock(make_sandbox: MakeSandbox) -> Merchant:
+    """A merchant of this test's own, by the real clock."""
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=1, square_variants=150, square_customers=0, square_orders=0
+    )
+    [merchant] = sandbox.world.square_merchants.values()
+    return merchant
+
+
+def test_a_count_that_changes_before_it_was_read_is_met_wherever_the_pass_goes_on(
+    stock: Merchant, connect: Connect, small_pages: None
+) -> None:
+    everything = sorted(row[0] for row in source(stock)["inventory_levels"])
+    plain = read(connect(stock), Resource.INVENTORY_LEVELS)
+    assert len(plain) > 4
+    for number in range(1, len(plain)):
+        pages = connect(stock).pages(Resource.INVENTORY_LEVELS, since=None, resume=None)
+        kept = [next(pages) for _ in range(number)]
+        sold = sell_oldest(stock, 1000 + number)
+        whole = kept + read(connect(stock), Resource.INVENTORY_LEVELS, resume=kept[-1].resume)
+        assert sorted(set(ids(whole))) == everything
+        [last] = [record for record in whole[-1].records if record.external_id == sold]
+        assert last.available == 1000 + number
+        # What is met twice has changed since the time that the first page tells.
+        again = [record for record in whole[-1].records if ids(whole).count(record.external_id) > 1]
+        assert whole[0].vendor_time is not None
+        assert all(
+            datetime.fromisoformat(record.source_updated_at) > whole[0].vendor_time for record in again
+        )
+
+
+def test_what_changed_meanwhile_may_be_many_pages_and_every_token_goes_on_there(
+    stock: Merchant, connect: Connect, small_pages: None
+) -> None:
+    pages = connect(stock).pages(Resource.INVENTORY_LEVELS, since=None, resume=None)
+    whole = [next(pages)]
+    sold = {sell_oldest(stock, number) for number in range(90)}
+    whole += pages
+    tokens = [json.loads(page.resume) for page in whole if page.resume is not None]
+    assert [token for token in tokens if token["after"] and token["cursor"]]
+    assert sold <= set(ids(whole))
+    for number, page in enumerate(whole[:-1]):
+        again = read(connect(stock), Resource.INVENTORY_LEVELS, resume=page.resume)
+        if tokens[number]["after"]:
+            assert ids(again) == ids(whole[number + 1 :])
+        assert set(ids(again)) == set(ids(whole[number + 1 :]))
+
+
+def test_counts_that_change_faster_than_they_are_read_are_left_to_the_next_pass(
+    stock: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(square_module, "COUNTS_A_PAGE", 2)
+    asked = set()
+    for number, page in enumerate(connect(stock).pages(Resource.INVENTORY_LEVELS, since=None, resume=None)):
+        if page.resume is None:
+            break
+        token = json.loads(page.resume)
+        asked.add(token["catch_ups"])
+        if token["cursor"] is None:
+            for more in range(3):
+                sell_oldest(stock, 10 * number + more)
+    assert asked == set(range(MOST_CATCH_UPS + 1))
 
 
 def test_a_rate_limit_is_waited_out_and_nothing_is_lost(
@@ -144,6 +221,30 @@ def test_customers_tell_how_many_there_are_in_all_whatever_changed(
     since = datetime.fromtimestamp(START, UTC)
     assert [page.source_count for page in read(connect(merchant), Resource.CUSTOMERS, since)] == [count]
     assert {page.source_count for page in read(connect(merchant), Resource.ORDERS)} == {None}
+
+
+def test_what_changed_is_counted_after_it_was_read(
+    make_sandbox: MakeSandbox, connect: Connect, small_pages: None
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=50, square_orders=0)
+    [merchant] = sandbox.world.square_merchants.values()
+    since = datetime.fromtimestamp(0, UTC)
+    counted = []
+    for page in connect(merchant).pages(Resource.CUSTOMERS, since=since, resume=None):
+        counted.append(page.source_count)
+        merchant.edit("add_customer")  # by creation, so the last page has it
+    assert (counted[0], set(counted[1:-1]), counted[-1]) == (50, {None}, 50 + len(counted) - 1)
+    token = read(connect(merchant), Resource.CUSTOMERS, since)[0].resume
+    assert read(connect(merchant), Resource.CUSTOMERS, since, token)[-1].source_count == 50 + len(counted)
+
+
+@pytest.mark.parametrize("since", [None, datetime.fromtimestamp(START, UTC)])
+def test_an_answer_without_a_count_says_nothing_of_how_many_there_are(
+    connect: Connect, serve: Callable[..., ScriptedServer], since: datetime | None
+) -> None:
+    platform = connect(token="EAAA", base_url=serve(Reply.of({"merchant": {"currency": "USD"}})).url)
+    [page] = read(platform, Resource.CUSTOMERS, since)
+    assert (page.read, page.source_count) == (0, None)
 
 
 @pytest.mark.parametrize("locations", [None, [], [{"name": "somewhere"}], ["L"]])

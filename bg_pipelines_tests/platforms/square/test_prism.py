@@ -181,7 +181,12 @@ def test_every_kind_of_request_is_as_square_describes_it(
     assert platform.profile().currency == "USD"
     for resource in TABLES:
         for since in (None, SINCE):
-            at = "c" if resource is not Resource.ORDERS else json.dumps({"locations": ["L"], "cursor": "c"})
+            at = "c"
+            if resource is Resource.ORDERS:
+                at = json.dumps({"locations": ["L"], "cursor": "c"})
+            elif resource is Resource.INVENTORY_LEVELS and since is None:
+                began = "2026-01-01T00:00:00.000Z"
+                at = json.dumps({"after": began, "began": began, "cursor": "c", "catch_ups": 1})
             for resume in (None, at):
                 pages = list(platform.pages(resource, since=since, resume=resume))
                 assert pages

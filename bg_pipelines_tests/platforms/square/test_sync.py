@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms.base import Resource
+from bg_pipelines.platforms.base import Page, Resource
+from bg_pipelines.platforms.square import SquarePlatform
+from bg_pipelines.platforms.square_api import Answer, SquareClient
 from bg_pipelines.sandbox import Fault, Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines_tests.platforms.square.conftest import (
@@ -100,6 +103,79 @@ def test_a_changed_or_new_customer_that_the_search_shows_late_is_found_by_the_ne
             "SELECT external_id, source_updated_at, first_name, email, note FROM customers"
         )
         assert {tuple(shown(value) for value in row) for row in rows} == before
+
+
+def test_a_location_that_was_renamed_since_the_last_pass_is_no_drift(
+    make_sandbox: MakeSandbox, add_merchants: AddMerchants, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=1, square_variants=0, square_customers=0, square_orders=0
+    )
+    [merchant] = add_merchants(sandbox)
+    sync(resources=(Resource.LOCATIONS,))
+    merchant.edit("rename_location", id=merchant.export()["locations"][0]["id"], name="Renamed")
+    sync(resources=(Resource.AUDIT,), stores=(merchant.id.lower(),))
+    with database.transaction() as connection:
+        [found] = connection.execute("SELECT different, lag FROM audits").fetchall()
+        assert connection.execute("SELECT count(*) FROM incidents").fetchone() == (0,)
+    assert found == (0, 1)
+    sync(resources=(Resource.LOCATIONS,), stores=(merchant.id.lower(),))
+    assert_equal_to_merchant(database, merchant)
+
+
+def test_a_count_that_changes_while_all_are_read_is_not_marked_deleted(
+    make_sandbox: MakeSandbox,
+    add_merchants: AddMerchants,
+    sync: Sync,
+    database: Database,
+    small_pages: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=1, square_variants=400, square_customers=0, square_orders=0
+    )
+    [merchant] = add_merchants(sandbox)
+    sync(resources=TABLES)
+    counts = [row for row in merchant.export()["counts"] if row["state"] == "IN_STOCK"]
+    counts.sort(key=lambda row: row["calculated_at"])
+    pages = SquarePlatform._all_counts
+
+    def and_sell(*asked: Any) -> Iterator[Page]:
+        for number, page in enumerate(pages(*asked)):
+            if number == 1:
+                for row in (counts[0], counts[-1]):  # not read yet, and read before
+                    where = {name: row[name] for name in ("catalog_object_id", "location_id")}
+                    merchant.edit("set_count", **where, quantity=1)
+            yield page
+
+    monkeypatch.setattr(SquarePlatform, "_all_counts", and_sell)
+    again = sync(resources=(Resource.INVENTORY_LEVELS,), stores=(merchant.id.lower(),), force=True)
+    assert again.failures == []
+    assert_equal_to_merchant(database, merchant)
+
+
+def test_an_answer_without_customers_and_without_their_count_deletes_nobody(
+    make_sandbox: MakeSandbox,
+    add_merchants: AddMerchants,
+    sync: Sync,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=40, square_orders=0)
+    [merchant] = add_merchants(sandbox)
+    sync(resources=(Resource.CUSTOMERS,))
+    call = SquareClient.call
+
+    def without_customers(self: SquareClient, *asked: Any, **arguments: Any) -> Answer:
+        answer = call(self, *asked, **arguments)
+        return answer if "merchant" in answer.data else answer._replace(data={})
+
+    monkeypatch.setattr(SquareClient, "call", without_customers)
+    for force in (False, True):
+        sync(resources=(Resource.CUSTOMERS,), stores=(merchant.id.lower(),), force=force)
+        with database.transaction() as connection:
+            held = connection.execute("SELECT count(*), count(deleted_at) FROM customers").fetchone()
+        assert held == (40, 0)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,40 @@ def test_an_edit_over_a_version_that_has_moved_is_made_over_the_new_one(
 
 
 @pytest.mark.parametrize(
+    ("theirs", "outcome", "note"),
+    [
+        ({"company_name": "Theirs"}, "applied", "ours"),
+        ({"note": "ours"}, "applied", "ours"),
+        ({"note": "staff, just now"}, "tried again", "staff, just now"),
+    ],
+)
+def test_an_edit_that_staff_were_quicker_than_is_made_only_over_other_fields(
+    shelf: Merchant,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    theirs: Node,
+    outcome: str,
+    note: str,
+) -> None:
+    row = shelf.export()["customers"][0]
+    platform = connect(shelf)
+    update = platform._api.customers.update
+
+    def after_staff(*given: Any, **values: Any) -> object:
+        monkeypatch.undo()
+        shelf.edit("update_customer", id=row["id"], fields=theirs)
+        return update(*given, **values)
+
+    monkeypatch.setattr(platform._api.customers, "update", after_staff)
+    if outcome == "applied":
+        assert platform.update_customer(row["id"], {"note": "ours"}).status == "applied"
+    else:
+        failure = failure_of(lambda: platform.update_customer(row["id"], {"note": "ours"}))
+        assert (failure.error_type, failure.recoverable) == (ErrorType.SERVER_ERROR, True)
+    assert shelf.store.customers[row["id"]]["note"] == note
+
+
+@pytest.mark.parametrize(
     ("values", "reason"),
     [
         ({"email": "nobody at home"}, "INVALID_EMAIL_ADDRESS: email_address"),
