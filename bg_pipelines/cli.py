@@ -26,6 +26,7 @@ from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations import checks, customers, incidents, metrics, people, status, stores
+from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.settings import load_settings
 
 
@@ -190,7 +191,7 @@ def audit(
 def add_store(
     name: Annotated[str, typer.Argument(help="How people call it.")],
     domain: Annotated[str, typer.Option(help="Like harbor.myshopify.com; of Square any name.")],
-    platform: Annotated[str, typer.Option(help="Where it lives: shopify or square.")] = "shopify",
+    platform: Annotated[str, typer.Option(help=f"Where it lives: {' or '.join(PLATFORMS)}.")] = "shopify",
     token: Annotated[str | None, typer.Option(help="Access token.", envvar="BG_STORE_TOKEN")] = None,
     client_id: Annotated[str | None, typer.Option(help="Client id, for 24-hour tokens.")] = None,
     client_secret: Annotated[
@@ -700,14 +701,8 @@ def _minute(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-OfStore = Annotated[str, typer.Argument(metavar="STORE", help="Name of the store.")]
-GivenCustomer = Annotated[
-    str, typer.Argument(metavar="CUSTOMER", help="The platform's id, like gid://shopify/Customer/1234.")
-]
-
-
 @customers_app.command("show")
-def show_customer(store: OfStore, customer: GivenCustomer) -> None:
+def show_customer(store: StoreName, customer: CustomerId) -> None:
     """A customer as the platform has them, and their latest changes with their values: personal data."""
     with _open_database() as database:
         details = customers.show(database, store, customer)
@@ -735,8 +730,8 @@ def show_customer(store: OfStore, customer: GivenCustomer) -> None:
 
 @customers_app.command("edit")
 def edit_customer(
-    store: OfStore,
-    customer: GivenCustomer,
+    store: StoreName,
+    customer: CustomerId,
     assignments: Annotated[
         list[str],
         typer.Option(
@@ -766,6 +761,9 @@ def edit_customer(
 @customers_app.command("changes")
 def list_changes(
     store: Annotated[str | None, typer.Argument(metavar="STORE", help="Name of a store; none: all.")] = None,
+    customer: Annotated[
+        str | None, typer.Argument(metavar="CUSTOMER", help="Those of this customer alone.")
+    ] = None,
     of_status: Annotated[
         str | None, typer.Option("--status", help=f"Those that are {', '.join(customers.STATUSES)}.")
     ] = None,
@@ -773,7 +771,7 @@ def list_changes(
 ) -> None:
     """Who changed which field of whom, and when; the values are in `customers show`."""
     with _open_database() as database:
-        rows = customers.list_changes(database, store, status=of_status, limit=limit)
+        rows = customers.list_changes(database, store, customer, status=of_status, limit=limit)
     table = _table("id", "changed", "store", "customer", "field", "by", "status", "reason")
     for row in rows:
         table.add_row(

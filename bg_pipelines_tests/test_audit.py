@@ -211,6 +211,41 @@ def test_a_row_that_was_deleted_here_by_hand_comes_back_from_what_changed_lately
     ]
 
 
+def test_who_was_redacted_is_no_drift_nor_are_their_orders(
+    synced: Shop, audit: Audit, sync: Sync, database: Database
+) -> None:
+    [one] = query(
+        database,
+        "SELECT customer_external_id AS customer FROM orders o JOIN customers c ON c.external_id = o.customer_external_id "
+        "WHERE c.email IS NOT NULL AND o.email IS NOT NULL LIMIT 1",
+    )
+    synced.edit("redact_customer", id=one["customer"])
+    assert sync(resources=SALES, force=True).failures == []
+    assert is_clean(audit())
+
+
+def test_what_is_emptied_here_and_not_there_is_drift_once(
+    synced: Shop, audit: Audit, database: Database
+) -> None:
+    """Whether somebody's orders, redacted by hand, or somebody marked deleted: the platform's word stands."""
+    redacted, deleted = query(
+        database, "SELECT * FROM customers WHERE email IS NOT NULL ORDER BY external_id LIMIT 2"
+    )
+    ids = "external_id = %s"
+    query(database, f"UPDATE customers SET email_consent = 'redacted' WHERE {ids}", redacted["external_id"])
+    query(
+        database,
+        f"UPDATE customers SET deleted_at = now() - interval '1 minute' WHERE {ids}",
+        deleted["external_id"],
+    )
+    found = audit()["customers"]
+    assert (found.different, found.repaired) == (2, 2)
+    assert is_clean(audit())
+    for row in (redacted, deleted):
+        [held] = query(database, f"SELECT * FROM customers WHERE {ids}", row["external_id"])
+        assert {**held, "synced_at": None} == {**row, "synced_at": None}
+
+
 def test_a_row_held_with_a_later_time_than_the_source_has_is_set_back(
     synced: Shop, audit: Audit, database: Database
 ) -> None:

@@ -6,7 +6,7 @@ the row. Values are personal: they go into no log, no error and no run's metadat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -45,6 +45,11 @@ def same(field: str, one: Any, other: Any) -> bool:
     return (one or None) == (other or None)
 
 
+def value_of(profile: Mapping[str, Any], field: str) -> Any:
+    """What a profile has in a field. A phone that cannot be read as a number is still a phone."""
+    return profile["phone"] or profile["phone_given"] if field == "phone" else profile[field]
+
+
 def pending(connection: Connection, store_id: int, customer_external_id: str | None = None) -> list[Change]:
     """The edits of a store, or of one of its customers, that the platform has not been sent yet; oldest first."""
     with connection.cursor(row_factory=class_row(Change)) as cursor:
@@ -59,6 +64,23 @@ def still_pending(connection: Connection, changes: Sequence[Change]) -> set[int]
         ([change.id for change in changes],),
     )
     return {change_id for (change_id,) in rows}
+
+
+def is_somebody(connection: Connection, store_id: int, customer_external_id: str) -> bool:
+    """Whether a customer is held and neither deleted nor redacted; `somebody` of the database says so."""
+    row = connection.execute(
+        "SELECT somebody(c) FROM customers c WHERE store_id = %s AND external_id = %s",
+        (store_id, customer_external_id),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def forget_nobody(connection: Connection, store_id: int, customer_external_ids: Sequence[str]) -> None:
+    """Reject and erase what waits for customers who were deleted or redacted before: no trigger sees that again."""
+    connection.execute(
+        "SELECT forget_customer(c) FROM customers c WHERE store_id = %s AND external_id = ANY(%s) AND NOT somebody(c)",
+        (store_id, list(customer_external_ids)),
+    )
 
 
 def add(

@@ -99,8 +99,9 @@ def load(
     """Merge records of one type into `table`, in the caller's transaction.
 
     `seen_at` is when the source was asked (our database's clock): a row that was marked deleted before that, and
-    stands at the source now, lives again. `confirm_before`, in a full pass, is when the pass began: a row whose
-    `synced_at` is older is stamped although nothing changed, so that what is not stamped at the end is gone.
+    stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
+    is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
+    stamped at the end is gone.
     `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and
     rows are copied into the table itself, in half the time; if one is there after all, they are merged.
     `reject` is called with each row that cannot be loaded.
@@ -396,11 +397,11 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 INSERT INTO {table} AS t (store_id, {columns})
                 SELECT %(store)s, {columns} FROM {stage}
                 ON CONFLICT (store_id, external_id) DO UPDATE
-                SET {assignments}, synced_at = now(),
-                    deleted_at = CASE WHEN t.deleted_at >= %(seen_at)s THEN t.deleted_at END
-                WHERE excluded.source_updated_at > t.source_updated_at
-                   OR (excluded.source_updated_at = t.source_updated_at
-                       AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at < %(seen_at)s))
+                SET {assignments}, synced_at = now(), deleted_at = NULL
+                WHERE (t.deleted_at >= %(seen_at)s) IS NOT TRUE
+                  AND (excluded.source_updated_at > t.source_updated_at
+                       OR (excluded.source_updated_at = t.source_updated_at
+                           AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at IS NOT NULL)))
                 RETURNING t.xmax = 0 AS fresh
             ), cleared AS (
                 DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s

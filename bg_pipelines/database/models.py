@@ -147,7 +147,10 @@ class InventoryLevel(Synced, Base):
 
 
 class Customer(Synced, Base):
-    """A customer of a store as its platform has them. Personal: never in a log, a run's config or an error."""
+    """A customer of a store as its platform has them. Personal: never in a log, a run's config or an error.
+
+    A trigger (migration 0003) empties the row of one who is deleted.
+    """
 
     __tablename__ = "customers"
     __table_args__ = (
@@ -530,7 +533,10 @@ class SyncAttempt(Base):
 
 
 class RejectedRow(Base):
-    """A source row that could not be loaded, kept with its reason until it loads or is gone at the source."""
+    """A source row that could not be loaded, kept with its reason until it loads or is gone at the source.
+
+    Of an order whose customer was redacted or deleted `payload` is empty.
+    """
 
     __tablename__ = "rejected_rows"
     __table_args__ = (sa.UniqueConstraint("store_id", "resource", "external_id"),)

@@ -158,16 +158,17 @@ def edit(
     if not values:
         raise _bad_data(["give at least one field and its value"])
     with database.transaction() as connection:
-        store_id = _store(connection, store)
+        store_id, customer_id = find_customer(connection, store, customer_id)
         # Locked: a sync that redacts the customer, or another edit, comes before this one or after it.
-        held = _customer(connection, store, store_id, customer_id, lock=True)
-        if held["deleted_at"] is not None:
-            raise _bad_data([f"customer {customer_id}: was deleted on the platform; nothing can be edited"])
+        held = _customer(connection, store_id, customer_id, lock=True)
+        if not changes.is_somebody(connection, store_id, customer_id):
+            was = "redacted" if held["deleted_at"] is None else "deleted"
+            raise _bad_data([f"customer {customer_id}: was {was} on the platform; nothing can be edited"])
         checked = _check(values, _country(held))
         waiting = {change.field: change for change in changes.pending(connection, store_id, customer_id)}
         added = []
         for field, value in checked.items():
-            before = waiting[field].to_value if field in waiting else held[field]
+            before = waiting[field].to_value if field in waiting else changes.value_of(held, field)
             if not same(field, before, value):
                 added.append(
                     changes.add(connection, store_id, customer_id, field, before, value, by=by.strip())
@@ -180,20 +181,52 @@ def edit(
 def show(database: Database, store: str, customer_id: str) -> CustomerDetails:
     """A customer and their latest changes, with values. Raises IntegrationError (bad_data)."""
     with database.transaction() as connection:
-        store_id = _store(connection, store)
-        held = _customer(connection, store, store_id, customer_id)
+        store_id, customer_id = find_customer(connection, store, customer_id)
+        held = _customer(connection, store_id, customer_id)
         return CustomerDetails(store, held, _changes(connection, store_id=store_id, customer_id=customer_id))
 
 
 def list_changes(
-    database: Database, store: str | None = None, *, status: str | None = None, limit: int = LATEST
+    database: Database,
+    store: str | None = None,
+    customer_id: str | None = None,
+    *,
+    status: str | None = None,
+    limit: int = LATEST,
 ) -> list[ChangeRow]:
-    """The latest changes, newest first. Raises IntegrationError (bad_data) for a store or status that is none."""
+    """The latest changes, newest first: all, of a store, or of one of its customers.
+
+    Raises IntegrationError (bad_data) for a store, customer or status that is none.
+    """
     if status is not None and status not in STATUSES:
         raise _bad_data([f"status: is none of {', '.join(STATUSES)}{_meant(status, STATUSES)}"])
     with database.transaction() as connection:
         store_id = None if store is None else _store(connection, store)
-        return _changes(connection, store_id=store_id, status=status, limit=limit)
+        if store is not None and customer_id is not None:
+            store_id, customer_id = find_customer(connection, store, customer_id)
+        return _changes(connection, store_id=store_id, customer_id=customer_id, status=status, limit=limit)
+
+
+def find_customer(connection: psycopg.Connection[Any], store: str, customer_id: str) -> tuple[int, str]:
+    """The store's number, and the whole id of its customer who has this id or whose id ends in `/` and this.
+
+    Raises IntegrationError (bad_data).
+    """
+    store_id = _store(connection, store)
+    for condition in ("external_id = %s", "right(external_id, length(%s) + 1) = '/' || %s"):
+        parameters = (store_id, *[customer_id] * condition.count("%s"))
+        found = connection.execute(
+            f"SELECT external_id FROM customers WHERE store_id = %s AND {condition} LIMIT 2",  # noqa: S608
+            parameters,
+        ).fetchall()
+        if len(found) == 1:
+            return store_id, found[0][0]
+    raise _bad_data(
+        [
+            f"customer {customer_id!r}: store {store} has none of this id, or more than one; give it as the platform "
+            "writes it, for Shopify like gid://shopify/Customer/1234"
+        ]
+    )
 
 
 def _changes(
@@ -238,12 +271,16 @@ def _store(connection: psycopg.Connection[Any], name: str) -> int:
     row = connection.execute("SELECT id FROM stores WHERE name = %s", (name,)).fetchone()
     if row is None:
         names = [known for (known,) in connection.execute("SELECT name FROM stores")]
-        raise _bad_data([f"store {name!r}: there is none of this name{_meant(name, names)}"])
+        raise _bad_data(
+            [
+                f"store {name!r}: there is none of this name{_meant(name, names)}; `bg-pipelines stores list` has all"
+            ]
+        )
     return int(row[0])
 
 
 def _customer(
-    connection: psycopg.Connection[Any], store: str, store_id: int, customer_id: str, *, lock: bool = False
+    connection: psycopg.Connection[Any], store_id: int, customer_id: str, *, lock: bool = False
 ) -> dict[str, Any]:
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
@@ -251,13 +288,7 @@ def _customer(
             (store_id, customer_id),
         )
         held = cursor.fetchone()
-    if held is None:
-        raise _bad_data(
-            [
-                f"customer {customer_id}: store {store} has none of this id; give it as the platform writes it, for "
-                "Shopify like gid://shopify/Customer/1234"
-            ]
-        )
+    assert held is not None
     return held
 
 

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from bg_pipelines.sync.run import SyncRun
 
 READ_TOGETHER = 25
-"""How many customers are read in one call before they are written one by one: no platform compares and swaps, so
-what was read should not be old when it is written over."""
+"""How many customers are read in one call before they are written one by one. What was read should not be old when it
+is written over: Shopify does not compare and swap, Square does with a version, but with that of a moment later."""
 
 TABLE = Resource.CUSTOMERS.value
 GONE = "the customer is not there any more"
+FORGOTTEN = "the customer was deleted or redacted: nothing is sent"
 KEPT_ITS_OWN = "the platform took the update and kept its own value"
 LATER_EDIT = "a later edit of the same field took its place"
 
@@ -146,8 +147,12 @@ class ProfilePush:
                 else:
                     to_send[customer_id] = self._decide(connection, made, found[customer_id], skew)
             self._load(connection, page, asked_at)
+            changes.forget_nobody(connection, self.work.store_id, list(pending))
             made_all = [change for edits in to_send.values() for edit in edits for change in edit.changes]
             left = changes.still_pending(connection, made_all)
+            for change in (edit.last for edits in to_send.values() for edit in edits):
+                if change.id not in left:
+                    self._report(change, "rejected", FORGOTTEN)
             # Before anything is sent: a worker that has lost its lease leaves it to the other one.
             leases.save(connection, self.work, self.cursor)
         self._tell()
@@ -164,7 +169,7 @@ class ProfilePush:
         updated_at = _changed_at(record)
         assert updated_at is not None
         for field, of_field in groupby(sorted(made, key=lambda change: change.field), _field):
-            edit = Edit(list(of_field), getattr(record, field))
+            edit = Edit(list(of_field), changes.value_of(record._asdict(), field))
             if edit.is_done:
                 self._settle(connection, edit.changes, "applied")
             elif edit.is_expected or edit.is_newer_than(updated_at, skew):
@@ -294,7 +299,7 @@ def _field(change: Change) -> str:
 def _kept_its_own(edit: Edit, page: Page | None) -> bool:
     """Whether the platform says yes and its row is as it was."""
     for record in page.records if page else ():
-        held = getattr(record, edit.last.field)
+        held = changes.value_of(record._asdict(), edit.last.field)
         return same(edit.last.field, held, edit.found) and not same(edit.last.field, held, edit.last.to_value)
     return False
 

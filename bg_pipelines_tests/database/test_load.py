@@ -441,13 +441,18 @@ def test_a_row_deleted_before_the_source_was_asked_lives_again(shelf: Shelf) -> 
 
 
 @pytest.mark.parametrize("changes", [{}, {"minutes": 5, "title": "newer"}, {"title": "other"}])
-def test_a_row_deleted_after_the_source_was_asked_stays_deleted(
+def test_a_row_deleted_after_the_source_was_asked_stays_as_it_is_until_the_source_shows_it_again(
     shelf: Shelf, changes: dict[str, Any]
 ) -> None:
     shelf.load(variant(1))
     shelf.set(1, deleted_at=NOON)
-    shelf.load(variant(1, **changes), seen_at=NOON - timedelta(seconds=1))
-    assert shelf.row(1)["deleted_at"] == NOON
+    before = shelf.row(1)
+    counts, _ = shelf.load(variant(1, **changes), seen_at=NOON - timedelta(seconds=1))
+    assert counts == Counts(read=1, unchanged=1)
+    assert shelf.row(1) == before
+    shelf.load(variant(1, **changes), seen_at=NOON + timedelta(seconds=1))
+    assert shelf.row(1)["deleted_at"] is None
+    assert shelf.row(1)["title"] == changes.get("title", "Small")
 
 
 def test_marking_rows_deleted_counts_only_those_that_were_not(shelf: Shelf) -> None:

@@ -88,6 +88,34 @@ def test_phones_are_kept_in_e164_also_when_they_are_given_as_in_the_customer_s_c
     assert edit(phone="")[0].to_value is None
 
 
+def test_a_phone_that_cannot_be_read_can_be_taken_away_and_is_what_an_edit_began_with(
+    edit: Edit, database: Database
+) -> None:
+    query(database, "UPDATE customers SET phone = NULL, phone_given = 'ask at the desk'")
+    [change] = edit(phone="")
+    assert (change.from_value, change.to_value) == ("ask at the desk", None)
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE customers SET deleted_at = now()", "was deleted on the platform; nothing can be edited"),
+        ("UPDATE customers SET sms_consent = 'redacted'", "was redacted on the platform"),
+        (
+            "UPDATE customers SET first_name = NULL, email = NULL, phone = NULL, addresses = '[]'",
+            "was redacted on the platform",
+        ),
+    ],
+    ids=["deleted", "a consent says so", "nothing is left"],
+)
+def test_who_is_deleted_or_redacted_cannot_be_edited(
+    edit: Edit, database: Database, statement: str, told: str
+) -> None:
+    query(database, statement)
+    assert told in refused(edit, note="called")
+    assert query(database, "SELECT * FROM customer_changes WHERE changed_by = 'Grace'") == []
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -130,7 +158,9 @@ def test_a_store_or_a_customer_that_is_none_is_told(edit: Edit, database: Databa
     with pytest.raises(IntegrationError, match="did you mean harbor"):
         customers.edit(database, "harbour", ADA, {"note": "x"}, by="Grace")
     with pytest.raises(IntegrationError, match="store harbor has none of this id"):
-        customers.show(database, "harbor", "1")
+        customers.show(database, "harbor", "2")
+    with pytest.raises(IntegrationError, match="store harbor has none of this id"):
+        customers.list_changes(database, "harbor", "2")
     with pytest.raises(IntegrationError, match="say who makes the edit"):
         customers.edit(database, "harbor", ADA, {"note": "x"}, by=" ")
     with pytest.raises(IntegrationError, match="did you mean pending"):
@@ -166,6 +196,11 @@ def test_on_the_command_line_values_are_shown_of_one_customer_and_never_in_the_l
     assert "Augusta" in shown
     assert "nothing to change" in run("edit", "harbor", ADA, "--set", "first_name=Augusta")
     assert run("changes", "--status", "rejected") == "no changes\n"
+    # Of a gid:// the number will do, and it is the whole id that is kept.
+    assert run("show", "harbor", "1") == shown
+    assert "1 change pending" in run("edit", "harbor", "1", "--set", "note=called")
+    assert run("changes", "harbor", "1") == run("changes", "harbor") == run("changes", "harbor", ADA)
+    assert run("changes", "harbor", "1").count(ADA) == 4
     for wrong in (["--set", "first_name"], ["--set", "note=a", "--set", "note=b"]):
         result = CliRunner().invoke(app, ["customers", "edit", "harbor", ADA, *wrong])
         assert isinstance(result.exception, IntegrationError)

@@ -25,6 +25,7 @@ from bg_pipelines.operations.people.grouping import Decided, Member, group
 from bg_pipelines.operations.people.keys import MOST
 from bg_pipelines.operations.people.matching import match_batch
 from bg_pipelines.platforms.base import Customer
+from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines_tests.conftest import KEY
 
@@ -151,6 +152,30 @@ def test_a_made_up_phone_matches_nobody(shop: Database, phone: str) -> None:
     assert persons(shop) == together("harbor/a", "quay/b")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("+44 20 7946 0123 ext. 12", "020 7946 0123 x34"), ("02079460123 #5", "020 7946 0123;ext=6")],
+)
+def test_two_extensions_of_a_switchboard_are_not_one_person(shop: Database, one: str, other: str) -> None:
+    for store, text in ((1, one), (2, other)):
+        phone, phone_given = normalise(text, "GB")
+        assert phone == PHONE
+        put(shop, store, "a", phone=phone, phone_given=phone_given)
+    put(shop, 3, "the-number-itself", phone=PHONE)
+    people.match(shop)
+    assert len(persons(shop)) == 3
+    assert people.why(shop, "quay", "a")[-1] == "phone: matches nobody: it is made up, or has an extension"
+
+
+@pytest.mark.parametrize("text", ["020 7946 0123", "+44 (0)20 7946-0123", "tel: +44 20 7946 0123"])
+def test_a_phone_in_national_form_matches_as_any(shop: Database, text: str) -> None:
+    phone, phone_given = normalise(text, "GB")
+    put(shop, 1, "a", phone=phone, phone_given=phone_given)
+    put(shop, 2, "b", phone=PHONE)
+    people.match(shop)
+    assert len(persons(shop)) == 1
+
+
 @pytest.mark.parametrize("key", [{"phone": PHONE}, {"email": ADA}], ids=["phone", "email"])
 def test_what_two_customers_of_a_store_share_matches_nobody_until_one_gives_it_up(
     shop: Database, key: dict[str, str]
@@ -176,6 +201,32 @@ def test_the_same_name_twice_in_a_store_is_one_person_but_no_name_is_no_name(sho
     put(shop, 2, "d", phone="+442079460999", first_name=None, last_name=None)
     people.match(shop)
     assert persons(shop) == together("harbor/a harbor/b", "quay/c", "quay/d")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [("Walk-in", "Customer"), ("WALK IN", None), (None, "walkin"), ("Customer", "Walk-In 17"), ("Cash", "Sale"), ("N/A", "-"),
+     ("Guest", ""), ("POS Customer", None), ("Test", "Test"), ("anonymous", None), (".", ".")],
+)  # fmt: skip
+def test_a_name_that_is_none_makes_nobody_of_a_shop_s_phone_however_many_have_it(
+    shop: Database, name: tuple[str | None, str | None]
+) -> None:
+    first_name, last_name = name
+    for number in range(5):
+        put(shop, 3, f"w{number}", phone=PHONE, first_name=first_name, last_name=last_name)
+    put(shop, 1, "real", phone=PHONE, first_name="Eve", last_name="Stone")
+    people.match(shop)
+    assert len(persons(shop)) == 6
+
+
+@pytest.mark.parametrize("name", [("Ann", "Guest"), ("Johnny", "Cash"), ("李", "伟"), ("Ø", "Å")])
+def test_a_name_with_such_a_word_in_it_or_in_another_script_is_a_name(
+    shop: Database, name: tuple[str, str]
+) -> None:
+    for external_id in "ab":
+        put(shop, 1, external_id, phone=PHONE, first_name=name[0], last_name=name[1])
+    people.match(shop)
+    assert persons(shop) == together("harbor/a harbor/b")
 
 
 def test_a_phone_of_more_customers_than_one_person_has_matches_nobody(shop: Database) -> None:
@@ -227,6 +278,17 @@ def test_who_is_deleted_or_redacted_leaves_and_the_person_keeps_its_number_while
     assert ids(shop) == {}
     assert counts.people_gone == 2
     assert "redacted" in people.why(shop, "pier", "c")[0]
+
+
+def test_who_has_nothing_but_an_address_is_somebody_until_that_is_gone_too(shop: Database) -> None:
+    put(shop, 1, "a", first_name=None, last_name=None)
+    people.match(shop)
+    assert ids(shop) == {}
+    for addresses, expected in (('[{"city": "Ghent"}]', {"harbor/a": 1}), ("[]", {})):
+        with shop.transaction() as connection:
+            connection.execute("UPDATE customers SET addresses = %s", (addresses,))
+        people.match(shop)
+        assert ids(shop) == expected
 
 
 def test_an_email_that_changes_and_changes_back_gives_the_same_people_again(shop: Database) -> None:
@@ -345,6 +407,17 @@ def test_a_decision_on_nobody_names_what_is_wrong(shop: Database) -> None:
     ):
         with pytest.raises(IntegrationError, match=fault):
             people.join(shop, ("harbor", "a"), (store, customer), by="jane")
+
+
+def test_nobody_is_joined_with_one_who_is_deleted_or_redacted(shop: Database) -> None:
+    put(shop, 1, "a")
+    put(shop, 2, "b", deleted_at=datetime.now(UTC))
+    put(shop, 3, "c", email_consent="redacted")
+    for pair in ((("harbor", "a"), ("quay", "b")), (("pier", "c"), ("harbor", "a"))):
+        for decide in (people.join, people.split):
+            with pytest.raises(IntegrationError, match="is nobody: deleted, or redacted"):
+                decide(shop, *pair, by="jane")
+    assert people.list_decisions(shop) == []
 
 
 # Any order, any history
@@ -794,8 +867,17 @@ def test_the_report_ranks_by_currency_and_finds_who_has_not_been_there_for_long(
     ]  # fmt: skip
     assert frame["average"].tolist() == [400, 75, 1000]
     assert people.report(sold, as_of=now, lapsed_days=90)["person_id"].tolist() == [3]
+    assert people.report(sold, as_of=now, lapsed_days=59, top=1)["person_id"].tolist() == [3, 1]
+    assert people.report(sold, as_of=now, lapsed_days=60)["person_id"].tolist() == [3]
     assert people.report(sold, as_of=now, top=1, currency="EUR")["person_id"].tolist() == [3]
     assert people.report(sold, as_of=now, currency="USD").empty
+    put(sold, 3, "dee", email="dee@example.com")
+    people.match(sold)
+    order(sold, 3, "dee", "#10", "900", ordered_at="2026-11-29T10:00:00Z")
+    ranked = people.report(sold, as_of=now, lapsed_days=30, currency="EUR")
+    assert ranked[["rank", "person_id"]].to_numpy().tolist() == [[1, 3], [2, 1]], (
+        "ranked among those who lapsed"
+    )
 
 
 def test_one_persons_history_is_found_by_index_among_a_hundred_thousand_orders(shop: Database) -> None:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from bg_pipelines.database.changes import is_somebody
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations.customers import find_customer
 from bg_pipelines.operations.people.grouping import CustomerId
 from bg_pipelines.operations.people.matching import BATCH, lock, match, match_batch
 
@@ -82,24 +84,6 @@ def list_decisions(database: Database) -> list[HeldDecision]:
     return [HeldDecision(*row) for row in rows]
 
 
-def find_customer(connection: psycopg.Connection[Any], store: str, customer: str) -> CustomerId:
-    """The customer of this id, or whose id ends in `/` and this. Raises IntegrationError (bad_data)."""
-    row = connection.execute("SELECT id FROM stores WHERE name = %s", (store,)).fetchone()
-    if row is None:
-        raise _bad_data(f"store {store!r}: there is none of this name; `bg-pipelines stores list` has all")
-    for condition in ("external_id = %s", "right(external_id, length(%s) + 1) = '/' || %s"):
-        parameters = (row[0], *[customer] * condition.count("%s"))
-        found = connection.execute(
-            f"SELECT external_id FROM customers WHERE store_id = %s AND {condition} LIMIT 2",  # noqa: S608
-            parameters,
-        ).fetchall()
-        if len(found) == 1:
-            return row[0], found[0][0]
-    raise _bad_data(
-        f"customer {customer!r} of store {store}: there is none, or more than one; give its whole id"
-    )
-
-
 def _decide(
     database: Database, kind: str, customer: tuple[str, str], other: tuple[str, str], by: str
 ) -> Decision:
@@ -107,6 +91,11 @@ def _decide(
         pair = [find_customer(connection, *name) for name in (customer, other)]
         if pair[0] == pair[1]:
             raise _bad_data("these are one and the same customer; name two")
+        for (store, _), found in zip((customer, other), pair, strict=True):
+            if not is_somebody(connection, *found):
+                raise _bad_data(
+                    f"customer {found[1]} of store {store} is nobody: deleted, or redacted; there is nothing to decide"
+                )
         (store_id, external_id), (other_store_id, other_id) = pair
         held = connection.execute(
             "SELECT id, kind, decided_by FROM person_decisions WHERE undone_at IS NULL AND "

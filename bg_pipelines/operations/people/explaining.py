@@ -9,7 +9,7 @@ import psycopg
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.operations.people.decisions import find_customer
+from bg_pipelines.operations.customers import find_customer
 from bg_pipelines.operations.people.grouping import CustomerId
 from bg_pipelines.operations.people.keys import MOST
 
@@ -118,7 +118,7 @@ def _keys(connection: psycopg.Connection[Any], customer: CustomerId) -> list[str
         return []
     return [
         f"e-mail: {_told(*row[:6], unfit='it is not verified', placeholder='it is a placeholder, or of a store itself')}",
-        f"phone: {_told(*row[6:], unfit='it could not be read', placeholder='it is made up')}",
+        f"phone: {_told(*row[6:], unfit='it could not be read', placeholder='it is made up, or has an extension')}",
     ]
 
 

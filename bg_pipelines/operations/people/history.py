@@ -72,26 +72,27 @@ def report(
     `top`: only so many of each currency. `lapsed_days`: only those whose last visit, in whatever currency and store,
     was longer ago, seen from `as_of` (now). Persons who never bought anything are not in it.
     """
+    # Only what is shown leaves PostgreSQL: the other persons may be many.
     frame = _frame(
         database,
-        (*TOTAL_COLUMNS, "as_of"),
-        f"SELECT {', '.join(TOTAL_COLUMNS)}, coalesce(%(as_of)s, now()) FROM ("  # noqa: S608
-        "  SELECT *, max(last_order_at) OVER (PARTITION BY person_id) AS last_visit_at FROM person_totals) AS t "
-        "WHERE last_visit_at IS NOT NULL AND (%(currency)s::text IS NULL OR currency = %(currency)s) "
-        "ORDER BY currency, net DESC, person_id",
-        {"currency": currency, "as_of": as_of},
+        (*TOTAL_COLUMNS, "as_of", "rank"),
+        f"SELECT {', '.join(TOTAL_COLUMNS)}, as_of, rank FROM ("  # noqa: S608
+        "  SELECT *, row_number() OVER (PARTITION BY currency ORDER BY net DESC, person_id) AS rank FROM ("
+        "    SELECT *, max(last_order_at) OVER (PARTITION BY person_id) AS last_visit_at, "
+        "    coalesce(%(as_of)s::timestamptz, now()) AS as_of FROM person_totals) AS visited "
+        "  WHERE last_visit_at IS NOT NULL AND (%(currency)s::text IS NULL OR currency = %(currency)s) "
+        "  AND (%(lapsed)s::bigint IS NULL OR extract(epoch FROM as_of - last_visit_at) >= %(lapsed)s * 86400.0)"
+        ") AS ranked "
+        "WHERE %(top)s::bigint IS NULL OR rank <= %(top)s ORDER BY currency, rank",
+        {"currency": currency, "as_of": as_of, "lapsed": lapsed_days, "top": top},
     )
     frame["average"] = [
         round(spent / orders, 2) if orders else None
         for spent, orders in zip(frame["spent"], frame["orders"], strict=True)
     ]
     frame["days_since"] = (frame.pop("as_of") - frame["last_visit_at"]).dt.days
-    if lapsed_days is not None:
-        frame = frame[frame["days_since"] >= lapsed_days]
-    frame["rank"] = frame.groupby("currency").cumcount() + 1
-    if top is not None:
-        frame = frame[frame["rank"] <= top]
-    return frame.reset_index(drop=True)
+    frame["rank"] = frame.pop("rank")
+    return frame
 
 
 def _frame(

@@ -22,6 +22,20 @@ PLACEHOLDER_NAMES = (
 )  # fmt: skip
 """Local parts of an e-mail that identify nobody; compared by their letters alone, without a +suffix: No-Email+3@ too."""
 
+PLACEHOLDER_WORDS = (
+    # No name at all:
+    "", "na", "n", "a", "nil", "null", "none", "no", "name", "noname", "unknown", "unnamed", "undefined", "unspecified",
+    "anonymous", "anon", "nobody", "noone", "tbd", "blank", "empty", "default", "x", "xx", "xxx", "test", "testing",
+    "tester", "dummy", "fake", "sample", "example", "temp", "asdf", "first", "last", "firstname", "lastname",
+    # Whoever stands at the till:
+    "walk", "in", "walkin", "walkins", "guest", "customer", "client", "buyer", "shopper", "visitor", "consumer",
+    "cash", "sale", "sales", "pos", "till", "counter", "register", "store", "shop", "instore", "retail", "online", "web",
+    "general", "generic", "valued", "new", "user", "account", "walkincustomer", "guestcustomer", "cashcustomer",
+    "cashsale", "poscustomer", "storecustomer", "shopcustomer", "retailcustomer", "unknowncustomer", "testcustomer",
+    "newcustomer", "laufkundschaft", "laufkunde", "barverkauf",
+)  # fmt: skip
+"""A name of such words alone is none: Walk-in Customer, Cash Sale 2, N/A, -. Compared in lower case by their letters."""
+
 PLACEHOLDER_DOMAINS = ("noemail.com", "no-email.com", "nomail.com", "none.com", "noreply.com", "test.com")
 """Domains that identify nobody, as do all that end in `.invalid` and every store's own."""
 
@@ -40,20 +54,22 @@ EMAIL_KEY = f"""CASE WHEN c.email_verified AND e.email LIKE '_%%@_%%._%%' AND e.
 
 PHONE_KEY = f"""CASE WHEN c.phone ~ '^[+][1-9][0-9]{{6,14}}$' AND right(c.phone, 7) <> repeat(right(c.phone, 1), 7)
     AND right(c.phone, 7) NOT IN ('1234567', '2345678', '3456789', '4567890') AND c.phone NOT LIKE '+1555%%'
+    AND coalesce(c.phone_given, '') !~ '[[:alpha:]#;~,][^0-9]*[0-9]{{1,9}}[^0-9]*$'
     THEN {_DIGEST.format("c.phone")} END"""
-"""Made up: seven times one digit, or counted up, at the end; or the area code 555, which nobody has."""
+"""Made up: seven times one digit, or counted up, at the end; or the area code 555, which nobody has. What ends in an
+extension (x34, ext. 12, #5) is a switchboard's: `phone` is without it, so what was given is looked at."""
 
-KNOWN = """(c.deleted_at IS NULL AND c.email_consent IS DISTINCT FROM 'redacted'
-    AND c.sms_consent IS DISTINCT FROM 'redacted'
-    AND coalesce(c.first_name, c.last_name, c.company, c.email, c.phone, c.phone_given) IS NOT NULL)"""
-"""Whether a customer is somebody: there, and not redacted."""
+KNOWN = "somebody(c)"
+"""Whether a customer is somebody: there, and not redacted. Migration 0003 says how that is seen."""
 
-NAME = """nullif(lower(regexp_replace(btrim(coalesce(
-    nullif(btrim(concat_ws(' ', c.first_name, c.last_name)), ''), c.company)), '[[:space:]]+', ' ', 'g')), '')"""
+_NAME = "coalesce(nullif(btrim(concat_ws(' ', c.first_name, c.last_name)), ''), c.company, '')"
+NAME = f"""CASE WHEN NOT regexp_split_to_array(lower({_NAME}), '[[:space:][:punct:][:digit:]]+')
+    <@ %(placeholder_words)s::text[] THEN lower(regexp_replace(btrim({_NAME}), '[[:space:]]+', ' ', 'g')) END"""
 """What two customers of one store with one key must have in common, lest the key be shared; null: no name."""
 
 PARAMETERS = {
     "placeholder_names": list(PLACEHOLDER_NAMES),
+    "placeholder_words": list(PLACEHOLDER_WORDS),
     "placeholder_domains": list(PLACEHOLDER_DOMAINS),
     "most": MOST,
 }

@@ -250,8 +250,9 @@ _JUDGE_KEYS = f"""
         SELECT h.key FROM held h
         JOIN person_customers p ON p.KIND_key = h.key AND p.store_id = h.store_id
         JOIN customers c ON c.store_id = p.store_id AND c.external_id = p.customer_external_id
+        CROSS JOIN LATERAL (SELECT {NAME} AS name OFFSET 0) n
         WHERE h.customers > 1
-        GROUP BY h.key, h.store_id HAVING min({NAME}) <> max({NAME}) OR count({NAME}) < count(*)
+        GROUP BY h.key, h.store_id HAVING min(n.name) <> max(n.name) OR count(n.name) < count(*)
     )
     SELECT 'KIND', key, sum(customers) > %(most)s OR key IN (SELECT key FROM several) FROM held GROUP BY key"""  # noqa: S608
 

@@ -20,55 +20,89 @@ PROFILE = (
 _WAS, _IS = (", ".join(f"{row}.{field}" for field in PROFILE) for row in ("OLD", "NEW"))
 _VALUES = ", ".join(f"('{field}', to_jsonb(OLD.{field}), to_jsonb(NEW.{field}))" for field in PROFILE)
 
-# Whatever writes `customers` goes by here. A row trigger whose condition is checked first: most rows that are written
-# have a new order count or were only confirmed, and cost next to nothing; inserts, and COPY, cost nothing at all.
+# Who is somebody is said here, once: matching, edits and what is forgotten go by it.
+#
+# Whatever writes `customers` goes by its triggers. Their conditions are checked first: most rows that are written have
+# a new order count or were only confirmed, and cost next to nothing; inserts, and COPY, cost nothing at all.
 #
 # A change is not recorded if it is an edit of ours: one that is settled in this very transaction (now() is its time),
-# or a pending one with this value, whose answer was lost. A customer is forgotten when the source deletes or redacts
-# them: says so by their consent, or has no name, address, phone or e-mail any more.
+# or a pending one with this value, whose answer was lost. Nor are the emptying of a row that is deleted, and its
+# filling when it lives again, which is a first load.
+#
+# Who is nobody any more is forgotten whenever something of them is written, not only the first time: a redaction may
+# come in several steps. A row that could not be loaded stays known as one, without what it held: otherwise a full pass
+# would take its order for gone. Orders are emptied once, when their customer is redacted: what comes with them later
+# is what the platform keeps, as of those of who is merely deleted.
 CUSTOMER_CHANGED = f"""
-CREATE FUNCTION customer_changed() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    is_deleted boolean := OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL;
-    is_redacted boolean := ('redacted' IN (NEW.email_consent, NEW.sms_consent)
-            AND 'redacted' NOT IN (coalesce(OLD.email_consent, ''), coalesce(OLD.sms_consent, '')))
-        OR (concat(NEW.first_name, NEW.last_name, NEW.company, NEW.email, NEW.phone, NEW.phone_given) = ''
-            AND NEW.addresses = '[]'
-            AND (concat(OLD.first_name, OLD.last_name, OLD.company, OLD.email, OLD.phone, OLD.phone_given) <> ''
-                OR OLD.addresses <> '[]'));
-BEGIN
-    INSERT INTO customer_changes (store_id, customer_external_id, field, from_value, to_value, changed_by, changed_at, status)
-    SELECT NEW.store_id, NEW.external_id, f.field, f.was, f.value, s.platform, NEW.source_updated_at, 'recorded'
-    FROM (VALUES {_VALUES}) AS f (field, was, value) JOIN stores s ON s.id = NEW.store_id
-    WHERE f.was IS DISTINCT FROM f.value AND NOT EXISTS (
-        SELECT FROM customer_changes c
-        WHERE c.store_id = NEW.store_id AND c.customer_external_id = NEW.external_id AND c.field = f.field
-        AND ((c.status = 'pending' AND c.to_value IS NOT DISTINCT FROM f.value)
-            OR (c.status = 'applied' AND c.settled_at = now())));
-    IF is_deleted OR is_redacted THEN
-        UPDATE customer_changes SET status = 'rejected', settled_at = now(), error = jsonb_build_object('reason',
-            CASE WHEN is_deleted THEN 'the customer was deleted' ELSE 'the customer was redacted' END)
-        WHERE store_id = NEW.store_id AND customer_external_id = NEW.external_id AND status = 'pending';
-        UPDATE customer_changes SET from_value = NULL, to_value = NULL, found_value = NULL, erased_at = now()
-        WHERE store_id = NEW.store_id AND customer_external_id = NEW.external_id AND erased_at IS NULL
-        AND field NOT IN ('locale', 'email_consent', 'sms_consent');
-        DELETE FROM rejected_rows r WHERE r.store_id = NEW.store_id AND (
-            (r.resource = 'customers' AND r.external_id = NEW.external_id)
-            OR (r.resource = 'orders' AND r.external_id IN (SELECT o.external_id FROM orders o
-                WHERE o.store_id = NEW.store_id AND o.customer_external_id = NEW.external_id))
-            OR (r.resource = 'order_lines' AND r.external_id IN (SELECT l.external_id FROM orders o
-                JOIN order_lines l ON l.store_id = o.store_id AND l.order_external_id = o.external_id
-                WHERE o.store_id = NEW.store_id AND o.customer_external_id = NEW.external_id))
-            OR (r.resource = 'refunds' AND r.external_id IN (SELECT f.external_id FROM orders o
-                JOIN refunds f ON f.store_id = o.store_id AND f.order_external_id = o.external_id
-                WHERE o.store_id = NEW.store_id AND o.customer_external_id = NEW.external_id)));
+CREATE FUNCTION somebody(c customers) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT c.deleted_at IS NULL AND c.email_consent IS DISTINCT FROM 'redacted'
+        AND c.sms_consent IS DISTINCT FROM 'redacted' AND (c.addresses <> '[]'
+            OR concat(c.first_name, c.last_name, c.company, c.email, c.phone, c.phone_given) <> '')
+$$;
+CREATE FUNCTION forget_customer(c customers) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    UPDATE customer_changes SET status = 'rejected', settled_at = now(), error = jsonb_build_object('reason',
+        CASE WHEN c.deleted_at IS NULL THEN 'the customer was redacted' ELSE 'the customer was deleted' END)
+    WHERE store_id = c.store_id AND customer_external_id = c.external_id AND status = 'pending';
+    UPDATE customer_changes SET from_value = NULL, to_value = NULL, found_value = NULL, erased_at = now()
+    WHERE store_id = c.store_id AND customer_external_id = c.external_id AND erased_at IS NULL
+    AND field NOT IN ('locale', 'email_consent', 'sms_consent');
+    DELETE FROM rejected_rows
+    WHERE store_id = c.store_id AND resource = 'customers' AND external_id = c.external_id;
+    UPDATE rejected_rows r SET payload = '' WHERE r.store_id = c.store_id AND (
+        (r.resource = 'orders' AND r.external_id IN (SELECT o.external_id FROM orders o
+            WHERE o.store_id = c.store_id AND o.customer_external_id = c.external_id))
+        OR (r.resource = 'order_lines' AND r.external_id IN (SELECT l.external_id FROM orders o
+            JOIN order_lines l ON l.store_id = o.store_id AND l.order_external_id = o.external_id
+            WHERE o.store_id = c.store_id AND o.customer_external_id = c.external_id))
+        OR (r.resource = 'refunds' AND r.external_id IN (SELECT f.external_id FROM orders o
+            JOIN refunds f ON f.store_id = o.store_id AND f.order_external_id = o.external_id
+            WHERE o.store_id = c.store_id AND o.customer_external_id = c.external_id)));
+END $$;
+CREATE FUNCTION customer_changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF OLD.deleted_at IS NULL AND NEW.deleted_at IS NULL THEN
+        INSERT INTO customer_changes
+            (store_id, customer_external_id, field, from_value, to_value, changed_by, changed_at, status)
+        SELECT NEW.store_id, NEW.external_id, f.field, f.was, f.value, s.platform, NEW.source_updated_at, 'recorded'
+        FROM (VALUES {_VALUES}) AS f (field, was, value) JOIN stores s ON s.id = NEW.store_id
+        WHERE f.was IS DISTINCT FROM f.value AND NOT EXISTS (
+            SELECT FROM customer_changes c
+            WHERE c.store_id = NEW.store_id AND c.customer_external_id = NEW.external_id AND c.field = f.field
+            AND ((c.status = 'pending' AND c.to_value IS NOT DISTINCT FROM f.value)
+                OR (c.status = 'applied' AND c.settled_at = now())));
+    END IF;
+    IF NOT somebody(NEW) THEN
+        PERFORM forget_customer(NEW);
+    END IF;
+    IF NEW.deleted_at IS NULL AND NOT somebody(NEW) AND (OLD.deleted_at IS NOT NULL OR somebody(OLD)) THEN
+        UPDATE orders SET email = NULL, phone = NULL, note = NULL
+        WHERE store_id = NEW.store_id AND customer_external_id = NEW.external_id
+        AND coalesce(email, phone, note) IS NOT NULL;
+        UPDATE refunds f SET note = NULL FROM orders o
+        WHERE o.store_id = NEW.store_id AND o.customer_external_id = NEW.external_id
+        AND f.store_id = o.store_id AND f.order_external_id = o.external_id AND f.note IS NOT NULL;
     END IF;
     RETURN NULL;
 END $$;
+CREATE FUNCTION empty_customer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    NEW.first_name := NULL; NEW.last_name := NULL; NEW.company := NULL; NEW.email := NULL;
+    NEW.email_verified := false; NEW.phone := NULL; NEW.phone_given := NULL; NEW.note := NULL;
+    NEW.addresses := '[]'; NEW.tags := '{{}}';
+    RETURN NEW;
+END $$;
+CREATE TRIGGER customer_deleted BEFORE UPDATE ON customers FOR EACH ROW
+WHEN (NEW.deleted_at IS NOT NULL) EXECUTE FUNCTION empty_customer();
 CREATE TRIGGER customer_changed AFTER UPDATE OF {", ".join(PROFILE)}, deleted_at ON customers FOR EACH ROW
 WHEN (({_WAS}) IS DISTINCT FROM ({_IS}) OR (OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL))
 EXECUTE FUNCTION customer_changed()
 """  # noqa: S608 (names from above)
+FORGET_NOBODY = """
+    DROP TRIGGER customer_changed ON customers;
+    DROP TRIGGER customer_deleted ON customers;
+    DROP FUNCTION empty_customer();
+    DROP FUNCTION customer_changed();
+    DROP FUNCTION forget_customer(customers);
+    DROP FUNCTION somebody(customers);
+"""
 # Whoever may be matched differently is queued by the transaction that changes them, so that no change is missed,
 # however late it commits. A statement trigger for inserts: a first load brings many rows. A row trigger for updates,
 # with columns: confirming that rows are still there (`synced_at`) costs nothing.
@@ -97,11 +131,10 @@ QUEUE = """
     CREATE TRIGGER customers_new AFTER INSERT ON customers REFERENCING NEW TABLE AS new_customers
         FOR EACH STATEMENT EXECUTE FUNCTION queue_new_customers();
     CREATE TRIGGER customers_changed AFTER UPDATE OF first_name, last_name, company, email, email_verified, phone,
-        phone_given, email_consent, sms_consent, deleted_at ON customers FOR EACH ROW
+        phone_given, addresses, email_consent, sms_consent, deleted_at ON customers FOR EACH ROW
         WHEN ((OLD.first_name, OLD.last_name, OLD.company, OLD.email, OLD.email_verified, OLD.phone, OLD.phone_given,
-            OLD.email_consent = 'redacted', OLD.sms_consent = 'redacted', OLD.deleted_at IS NULL)
-        IS DISTINCT FROM (NEW.first_name, NEW.last_name, NEW.company, NEW.email, NEW.email_verified, NEW.phone,
-            NEW.phone_given, NEW.email_consent = 'redacted', NEW.sms_consent = 'redacted', NEW.deleted_at IS NULL))
+            somebody(OLD)) IS DISTINCT FROM (NEW.first_name, NEW.last_name, NEW.company, NEW.email,
+            NEW.email_verified, NEW.phone, NEW.phone_given, somebody(NEW)))
         EXECUTE FUNCTION queue_customer();
     CREATE TRIGGER customers_gone AFTER DELETE ON customers FOR EACH ROW EXECUTE FUNCTION queue_customer();
     CREATE TRIGGER person_decisions_changed AFTER INSERT OR UPDATE OR DELETE ON person_decisions
@@ -671,5 +704,5 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_customers_store_id_synced_at"), table_name="customers")
     op.drop_index("ix_customers_phone", table_name="customers", postgresql_where=sa.text("phone IS NOT NULL"))
     op.drop_index("ix_customers_email", table_name="customers", postgresql_where=sa.text("email IS NOT NULL"))
+    op.execute(FORGET_NOBODY)
     op.drop_table("customers")
-    op.execute("DROP FUNCTION customer_changed")
