@@ -85,7 +85,11 @@ def database_url(server_home: Path, request: pytest.FixtureRequest) -> Iterator[
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
         yield server.url(name)
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        try:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        except psycopg.OperationalError as error:
+            error.add_note(server.log.read_text()[-3000:])
+            raise
 
 
 @pytest.fixture
