@@ -19,6 +19,7 @@ import dagster as dg
 from bg_pipelines.database import incidents
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.operations import alerts
+from bg_pipelines.queues import JOBS
 from bg_pipelines.resources import kept_database
 from bg_pipelines.settings import load_settings
 
@@ -90,13 +91,31 @@ def report_op_failure(context: dg.HookContext) -> None:
     monitor_all_code_locations=True,
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
-    """Report runs that died before they could report themselves."""
+    """Report runs that died before they could report themselves; where their history cannot be read, report that."""
+    run = context.dagster_run
+    if run.job_name not in JOBS:
+        return  # another code location's
     try:
-        report_dead_run(context.instance, context.dagster_run, context.failure_event)
+        report_dead_run(context.instance, run, context.failure_event)
     except Exception as error:  # noqa: BLE001 (one run's surprise must not hide the next run's)
-        context.log.error(
-            f"run {context.dagster_run.run_id} could not be reported: {error_of(error).message}"
-        )
+        unread = error_of(error).message
+        context.log.error(f"run {run.run_id}: its history cannot be read: {unread}")
+        if not _is_reported(run):
+            died = IntegrationError.of(
+                ErrorType.UNKNOWN,
+                f"run {run.run_id} of {run.job_name} failed, and why cannot be read: {unread}",
+                source="dagster",
+            )
+            alerts.report_failure(run.job_name, died, run_id=run.run_id)
+
+
+def _is_reported(run: dg.DagsterRun) -> bool:
+    """Whether an incident tells of this run already; in doubt not."""
+    try:
+        with kept_database(load_settings()).transaction() as connection:
+            return incidents.is_reported(connection, run.run_id)
+    except IntegrationError:
+        return False
 
 
 def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: dg.DagsterEvent) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
+from bg_pipelines.alerting import error_of
 from bg_pipelines.database import leases
 from bg_pipelines.database.runs import silence
 from bg_pipelines.errors import IntegrationError
@@ -94,6 +95,9 @@ def _look(
     except IntegrationError as error:
         alerts.report_failure(job.name, error, run_id=tick)
         raise error from None
+    except Exception as error:  # Dagster's storage is away, or a bug: no run would tell of it
+        alerts.report_failure(job.name, error_of(error), run_id=tick)
+        raise
     if busy:
         return dg.SkipReason(busy)
     [op] = job.graph.node_dict

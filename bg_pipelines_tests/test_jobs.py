@@ -19,7 +19,7 @@ import pytest
 from dagster_postgres.storage import DagsterPostgresStorage
 
 from bg_pipelines import resources, sync_op
-from bg_pipelines.alerting import FAILURE_REASON_TAG, WILL_RETRY_TAG, report_dead_run
+from bg_pipelines.alerting import FAILURE_REASON_TAG, WILL_RETRY_TAG, report_dead_run, run_failures
 from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.definitions import defs
@@ -300,6 +300,31 @@ def test_a_run_that_died_is_reported_with_dagsters_reason(
     )
     report_dead_run(instance, run, event)
     assert len(query(database, "SELECT 1 FROM incidents")) == 1
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_failed_run_whose_history_cannot_be_read_is_reported_all_the_same_and_once(
+    database: Database, instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    told = instance.get_run_by_id(execute("store_sync", instance=instance, stores=["nowhere"]).run_id)
+    died = instance.create_run_for_job(defs.resolve_job_def("inventory_sync"))
+    foreign = died._replace(job_name="somebody_elses")
+    event = instance.report_run_failed(died)
+    with psycopg.connect(dagster_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DROP TABLE event_logs")
+    assert told is not None
+    for run in (told, died, died, foreign):
+        run_failures(
+            dg.build_run_status_sensor_context(
+                "run_failures", event, instance, run, None
+            ).for_run_failure()
+        )
+    own, unread = query(database, "SELECT job, message, occurrences FROM incidents ORDER BY id")
+    assert (own["job"], own["occurrences"]) == ("store_sync", 1), "its own hook has told of it"
+    assert (unread["job"], unread["occurrences"]) == ("inventory_sync", 1)
+    assert unread["message"].startswith(
+        f"run {died.run_id} of inventory_sync failed, and why cannot be read: unexpected "
+    )
 
 
 def test_impossible_config_is_refused_before_anything_runs() -> None:

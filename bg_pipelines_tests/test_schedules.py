@@ -307,6 +307,23 @@ def test_while_the_database_is_away_a_tick_fails_with_one_sentence_and_tells(
 
 
 @pytest.mark.usefixtures("environment")
+def test_whatever_keeps_a_tick_from_starting_a_run_is_told(
+    database: Database, dagster_url: str, tick: Tick
+) -> None:
+    add_fleet(database, 6)
+    make_due(database, tier=1)
+    with psycopg.connect(dagster_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("ALTER TABLE runs RENAME run_body TO elsewhere")
+        with pytest.raises(dg.DagsterError, match="store_sync_tier_1"):
+            tick("store_sync_tier_1")
+        connection.execute("ALTER TABLE runs RENAME elsewhere TO run_body")
+    [incident] = query(database, "SELECT job, status, message FROM incidents")
+    assert (incident["job"], incident["status"]) == ("store_sync", "open")
+    assert incident["message"].startswith("unexpected ")
+    assert isinstance(tick("store_sync_tier_1"), dg.RunRequest)
+
+
+@pytest.mark.usefixtures("environment")
 def test_what_is_to_be_told_is_delivered_by_a_sensor(tick: Tick, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(tick("deliver_alerts")).startswith("told: ")
     monkeypatch.setenv("BG_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:1/nothing")

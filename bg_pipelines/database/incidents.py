@@ -116,6 +116,14 @@ def report(
     return int(row[0])
 
 
+def is_reported(connection: Connection, occurrence: str) -> bool:
+    """Whether an incident was opened by this occurrence, or counted it last."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM incidents WHERE last_occurrence = %s)", (occurrence,)
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def clear(connection: Connection, fingerprints: Collection[str], how: str) -> int:
     """The faults are over by themselves: resolve what is open of them; returns how many that was."""
     return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": list(fingerprints)})
