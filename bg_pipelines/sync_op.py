@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
@@ -60,15 +60,21 @@ def sync(
     database: DatabaseResource,
     platforms: PlatformsResource,
     resources: tuple[Resource, ...],
+    then: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Run one sync; report progress to the run's log and the outcome as metadata and materializations.
 
-    Raises dagster.Failure only if the job itself could not work, which Dagster tries again where the database was
-    away; a store that failed is in the metadata, in `sync_attempts`, and is tried again as its row says.
+    `then` is what the job does when its stores are done; the run says that it lives until that is done, too. Raises
+    dagster.Failure only if the job itself could not work, which Dagster tries again where the database was away; a
+    store that failed is in the metadata, in `sync_attempts`, and is tried again as its row says.
     """
+
+    def end(summary: Summary) -> None:
+        _report(context, summary)
+        then()
+
     with as_dagster_failures(context):
-        summary = _run(context, config, database, platforms, resources)
-    _report(context, summary)
+        summary = _run(context, config, database, platforms, resources, end)
     _tell(context, database)
     return summary
 
@@ -100,6 +106,7 @@ def _run(
     database: DatabaseResource,
     platforms: PlatformsResource,
     resources: tuple[Resource, ...],
+    then: Callable[[Summary], object],
 ) -> Summary:
     wrong = [str(tier) for tier in config.tiers if tier not in TIERS]
     if wrong or not config.tiers:
@@ -134,7 +141,7 @@ def _run(
         connect=platforms.connect,
         log=context.log.info,
         policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
-    ).run()
+    ).run(then)
 
 
 def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> None:

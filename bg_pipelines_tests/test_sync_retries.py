@@ -23,6 +23,7 @@ from bg_pipelines.retries import Decision, Policies, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.conftest import CATALOGUE, PATIENCE, DatabaseClock, as_store, assert_equal_to_source
+from bg_pipelines_tests.test_jobs import wait_for
 from bg_pipelines_tests.test_sync import Scripted, page, query
 
 Sync = Callable[..., Summary]
@@ -398,18 +399,18 @@ def test_a_run_ends_when_its_time_is_over_and_the_next_goes_on_at_the_page_reach
     asked: list[int] = []
 
     def connect(access: Any, sleep: Any) -> Any:
-        return Slow([page(n) for n in range(1, 21)], lambda: (asked.append(1), time.sleep(0.1)))
+        return Slow([page(n) for n in range(1, 61)], lambda: (asked.append(1), time.sleep(0.1)))
 
-    summary = run(database, cipher, connect, max_minutes=0.5 / 60)
+    summary = run(database, cipher, connect, max_minutes=2 / 60)
     assert (summary.done, summary.given_back, summary.failures) == (0, 1, [])
     [held] = query(database, "SELECT count(*) AS n FROM products")
-    assert 0 < held["n"] < 20
+    assert 0 < held["n"] < 60
     assert {(r["lease_owner"], r["attempts"]) for r in states(database)} == {(None, 0)}
     summary = run(database, cipher, connect)
     assert summary.complete == 1
-    assert query(database, "SELECT count(*) AS n FROM products")[0]["n"] == 20
+    assert query(database, "SELECT count(*) AS n FROM products")[0]["n"] == 60
     # What was fetched ahead of the last page kept is fetched again, and no more.
-    assert len(asked) <= 20 + 21
+    assert len(asked) <= 60 + 21
 
 
 # The run's own row
@@ -428,6 +429,27 @@ def test_a_run_leaves_a_row_of_how_it_went(shop: Shop, sync: Sync, database: Dat
     assert row["peak_rss_mb"] > 50
     assert 1 <= row["connections_in_use"] <= row["connections_size"] == 10
     assert row["finished_at"] >= row["started_at"]
+
+
+def test_a_run_is_heard_of_until_what_follows_its_stores_is_done(
+    shop: Shop, database: Database, cipher: Cipher, clock: DatabaseClock
+) -> None:
+    def follow(summary: Summary) -> None:
+        clock.advance(minutes=5)
+        heard = "SELECT 1 FROM job_runs WHERE status = 'running' AND seen_at = clock_timestamp()"
+        wait_for(lambda: query(database, heard) != [], PATIENCE)
+
+    sync = SyncRun(
+        database,
+        cipher,
+        SyncRequest((Resource.PRODUCTS,)),
+        run_id="run",
+        connect=lambda access, sleep: Scripted([page(1)]),
+        log=lambda _: None,
+        lease=timedelta(seconds=1),
+    )
+    sync.run(follow)
+    assert query(database, "SELECT status FROM job_runs") == [{"status": "succeeded"}]
 
 
 # What a review found

@@ -96,6 +96,7 @@ class SyncRun:
         self.summary = Summary(resources={resource: ResourceSummary() for resource in request.resources})
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._ended = threading.Event()
         self._over = threading.Event()
         self._put_back = threading.Event()
         self._owners: set[str] = set()
@@ -106,15 +107,16 @@ class SyncRun:
         self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def run(self) -> Summary:
+    def run(self, then: Callable[[Summary], object] = lambda _: None) -> Summary:
+        """`then` is what the run does when its stores are done; until it has returned, the run is at work."""
         usual = gc.get_threshold()
         gc.set_threshold(*COLLECT_AFTER)
         try:
-            return self._run()
+            return self._run(then)
         finally:
             gc.set_threshold(*usual)
 
-    def _run(self) -> Summary:
+    def _run(self, then: Callable[[Summary], object]) -> Summary:
         began = self.clock()
         with self.database.transaction() as connection:
             stores = self._named_stores(connection)
@@ -142,21 +144,25 @@ class SyncRun:
         self._start(self._beat)
         status = "stopped"
         try:
-            self._work_through(due_before, stores, began)
+            try:
+                self._work_through(due_before, stores, began)
+            finally:
+                # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
+                # hold is given back here, and a lease that is lost keeps them from writing anything more.
+                self._stop.set()
+                self._give_back()
+                self.summary.seconds = self.clock() - began
+            self._tell()
+            self.log(self._progress(began))
+            then(self.summary)
             status = "succeeded"
         except Exception:
             status = "failed"
             raise
         finally:
-            # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
-            # hold is given back here, and a lease that is lost keeps them from writing anything more.
-            self._stop.set()
-            self._give_back()
-            self.summary.seconds = self.clock() - began
+            self._ended.set()
             with suppress(IntegrationError), self.database.transaction() as connection:
                 self._save_record(connection, status)
-        self._tell()
-        self.log(self._progress(began))
         return self.summary
 
     def _work_through(self, due_before: datetime, stores: set[int] | None, began: float) -> None:
@@ -346,7 +352,7 @@ class SyncRun:
 
     def _beat(self) -> None:
         due = self.clock() + self.lease.total_seconds() / 4
-        while not self._stop.wait(min(1.0, self.lease.total_seconds() / 4)):
+        while not self._ended.wait(min(1.0, self.lease.total_seconds() / 4)):
             self._record.look()
             if self.clock() < due:
                 continue
