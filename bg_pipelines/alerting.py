@@ -26,6 +26,8 @@ from bg_pipelines.settings import load_settings
 DELIVER_SECONDS = 15
 WILL_RETRY_TAG = "dagster/will_retry"
 FAILURE_REASON_TAG = "dagster/failure_reason"
+TIER_TAG = "tier"
+"""What a run was started for: the number of a tier, or retries. One that was started by hand has none."""
 
 
 def as_failure(error: IntegrationError) -> dg.Failure:
@@ -80,7 +82,9 @@ def report_op_failure(context: dg.HookContext) -> None:
     """Report why an op failed for good; a run that was stopped has not failed."""
     exception = context.op_exception
     if isinstance(exception, Exception):
-        alerts.report_failure(context.job_name, error_of(exception), run_id=context.run_id)
+        # From the step's context, not from Dagster's storage, which may be what is away.
+        tier = context._step_execution_context.get_tag(TIER_TAG)
+        alerts.report_failure(context.job_name, error_of(exception), run_id=context.run_id, tier=tier)
 
 
 @dg.run_failure_sensor(
@@ -106,7 +110,7 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
                 f"run {run.run_id} of {run.job_name} failed, and why cannot be read: {unread}",
                 source="dagster",
             )
-            alerts.report_failure(run.job_name, died, run_id=run.run_id)
+            alerts.report_failure(run.job_name, died, run_id=run.run_id, tier=run.tags.get(TIER_TAG))
 
 
 def _is_reported(run: dg.DagsterRun) -> bool:
@@ -139,15 +143,19 @@ def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: d
     )
     if any(_type(entry) is dg.DagsterEventType.HOOK_COMPLETED for entry in entries) and not stopped:
         return
-    alerts.report_failure(run.job_name, _why(run, failure, entries[:end]), run_id=run.run_id)
+    tier = run.tags.get(TIER_TAG)
+    alerts.report_failure(run.job_name, _why(run, failure, entries[:end]), run_id=run.run_id, tier=tier)
     died_at = datetime.fromtimestamp(entries[end].timestamp, UTC) if entries else datetime.now(UTC)
     worked = dg.RunsFilter(
-        job_name=run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=died_at
+        job_name=run.job_name,
+        tags={TIER_TAG: tier} if tier else {},
+        statuses=[dg.DagsterRunStatus.SUCCESS],
+        updated_after=died_at,
     )
     if instance.get_runs_count(worked):
         # By now it is over; else it would stay open until the job's next run.
         with kept_database(load_settings()).transaction() as connection:
-            incidents.clear_job(connection, run.job_name)
+            incidents.clear_job(connection, run.job_name, tier or incidents.BY_HAND)
 
 
 def _why(

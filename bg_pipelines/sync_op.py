@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 from pydantic import Field
 
-from bg_pipelines.alerting import as_failure, error_of, with_frames
+from bg_pipelines.alerting import TIER_TAG, as_failure, error_of, with_frames
 from bg_pipelines.database import incidents, leases
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations import alerts
@@ -75,7 +75,7 @@ def sync(
 
     with as_dagster_failures(context):
         summary = _run(context, config, database, platforms, resources, end)
-    _tell(context, database)
+    _tell(context, config, database)
     return summary
 
 
@@ -113,13 +113,13 @@ def _run(
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,
             f"config `tiers`: {', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}",
-            source="settings",
+            source="run config",
         )
     if config.backfill not in BACKFILLS:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,
             f"config `backfill`: {config.backfill!r} is none of {', '.join(BACKFILLS)}",
-            source="settings",
+            source="run config",
         )
     _take_over(context, database)
     return SyncRun(
@@ -161,11 +161,13 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
         context.log.info(f"taken over from a try that died: {freed} resources of stores")
 
 
-def _tell(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
+def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: DatabaseResource) -> None:
     """The job works: what kept earlier runs from it is over. Then people are told, at once, of what this run met."""
+    did_all = not config.stores and set(config.tiers) == set(TIERS)
+    tier = context.get_tag(TIER_TAG) or (None if did_all else incidents.BY_HAND)
     try:
         with database.database.transaction() as connection:
-            incidents.clear_job(connection, context.job_name)
+            incidents.clear_job(connection, context.job_name, tier)
         alerts.tell(database.database, load_settings())
     except Exception as error:  # noqa: BLE001 (the work is done; the sensor tells it later)
         context.log.warning(f"nobody was told yet: {error_of(error).message}")

@@ -285,7 +285,7 @@ def test_while_the_database_is_away_a_tick_fails_with_one_sentence_and_tells(
     told = []
     monkeypatch.setattr(
         "bg_pipelines.sync_ticks.alerts.report_failure",
-        lambda job, error, *, run_id: told.append((job, error.error_type, run_id.split()[0])),
+        lambda job, error, *, run_id, tier: told.append((job, error.error_type, run_id.split()[0], tier)),
     )
     monkeypatch.setenv("BG_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:1/nothing")
     for name in ("store_sync_tier_1", "inventory_sync_retries"):
@@ -298,8 +298,8 @@ def test_while_the_database_is_away_a_tick_fails_with_one_sentence_and_tells(
         assert error.__suppress_context__
         assert "hunter2" not in error.message
     assert told == [
-        ("store_sync", "database", "store_sync_tier_1"),
-        ("inventory_sync", "database", "inventory_sync_retries"),
+        ("store_sync", "database", "store_sync_tier_1", "1"),
+        ("inventory_sync", "database", "inventory_sync_retries", "retries"),
     ]
     # It is back: nothing needs to be started again.
     monkeypatch.setenv("BG_DATABASE_URL", database_url)

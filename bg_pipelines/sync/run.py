@@ -306,7 +306,7 @@ class SyncRun:
         ]
         if faults:
             raise IntegrationError.of(
-                ErrorType.CONFIGURATION, "config `stores`: " + "; ".join(faults), source="settings"
+                ErrorType.CONFIGURATION, "config `stores`: " + "; ".join(faults), source="run config"
             )
         return {row[1] for row in rows}
 

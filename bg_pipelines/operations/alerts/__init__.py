@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from bg_pipelines.database import incidents
 from bg_pipelines.database.engine import Database, open_database
-from bg_pipelines.database.incidents import Fault, job_fingerprint
+from bg_pipelines.database.incidents import BY_HAND, run_fault
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging.targets import targets
 from bg_pipelines.operations.alerts import unrecorded
@@ -57,21 +57,20 @@ def tell(database: Database, settings: Settings) -> Delivered:
 
 
 def report_failure(
-    job: str, error: IntegrationError, *, run_id: str, settings: Settings | None = None
+    job: str,
+    error: IntegrationError,
+    *,
+    run_id: str,
+    tier: str | None = None,
+    settings: Settings | None = None,
 ) -> None:
     """Record that a run of a job failed, and tell people of it; at once and directly if it cannot be recorded.
 
-    Never raises.
+    `tier` is the run's tag of that name. Never raises.
     """
     try:
         settings = settings or load_settings()
-        fault = Fault(
-            job_fingerprint(job, error.error_type),
-            f"job {job}",
-            error,
-            needs_person=not error.recoverable,
-            job=job,
-        )
+        fault = run_fault(job, tier or BY_HAND, error)
         try:
             database = open_database(settings)
             try:
