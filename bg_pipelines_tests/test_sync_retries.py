@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database import incidents as core
-from bg_pipelines.database import leases
+from bg_pipelines.database import circuits, leases
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -264,6 +264,77 @@ def test_a_store_that_fails_again_and_again_is_probed_until_it_answers(
     assert incidents(database) == []
     assert f"store {names[0]} answers again" in lines
     assert_equal_to_source(database, sandbox)
+
+
+def test_a_vendor_that_fails_now_here_now_there_is_few_incidents_and_over_by_itself(
+    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, clock: DatabaseClock, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=30, variants=30, clock=lambda: clock.now.timestamp())
+    add_shops(sandbox)
+    query(database, "UPDATE stores SET interval_minutes = 5")
+    rng = random.Random(3)
+    for _ in range(60):  # half an hour, in which four calls of five fail
+        for shop in sandbox.world.shops.values():
+            shop.faults[:] = [Fault("bad_gateway")] if rng.random() < 0.8 else []
+        sync(rng=rng)
+        clock.advance(seconds=30)
+    told = query(database, "SELECT split_part(fingerprint, ':', 2) AS of, needs_person FROM incidents")
+    assert [row["of"] for row in told].count("platform") == 1
+    assert len(told) <= circuits.PLATFORM_STORES
+    assert not any(row["needs_person"] for row in told)
+    for shop in sandbox.world.shops.values():
+        shop.faults.clear()
+    for _ in range(15):
+        sync(rng=rng)
+        clock.advance(minutes=1)
+    assert incidents(database) == []
+    assert_equal_to_source(database, sandbox)
+
+
+def leave_alone(database: Database) -> None:
+    """As after ten minutes of an outage: a probe may go now."""
+    query(
+        database,
+        "INSERT INTO circuits (key, platform, failures, opened_at, probe_at) VALUES ('platform:shopify', 'shopify', 3, "
+        "clock_timestamp() - interval '10 minutes', clock_timestamp() - interval '1 second')",
+    )
+
+
+@pytest.mark.xfail(reason="resource.py does not say yet that pages were kept", strict=False)
+def test_an_outage_is_over_with_the_first_pages_of_a_probe_and_not_with_its_last(
+    database: Database, cipher: Cipher
+) -> None:
+    add_named(database, "large", due="2 hours")
+    for number in range(5):
+        add_named(database, f"small-{number}")
+    leave_alone(database)
+    served = threading.Event()
+    small: list[str] = []
+    waited: list[bool] = []
+
+    def connect(access: Any, sleep: Any) -> Any:
+        if access.name == "large":
+            # Each page but the first three comes when all the others have been served.
+            pages = [page(n) for n in range(1, 6)]
+            return Slow(pages, lambda: waited.append(len(waited) < 3 or served.wait(10)))
+        small.append(access.name)
+        if len(small) == 5:
+            served.set()
+        return Scripted([page(1)])
+
+    summary = run(database, cipher, connect, load_rows=1)
+    assert all(waited)
+    assert (summary.complete, summary.failures) == (6, [])
+
+
+def test_an_outage_is_over_with_a_probe_that_is_put_back_amid_its_pages(
+    database: Database, cipher: Cipher
+) -> None:
+    add_named(database, "large")
+    leave_alone(database)
+    pages = [page(n) for n in range(1, 61)]
+    run(database, cipher, lambda *_: Slow(pages, lambda: time.sleep(0.1)), load_rows=1, max_minutes=2 / 60)
+    assert query(database, "SELECT opened_at FROM circuits") == [{"opened_at": None}]
 
 
 def test_rows_that_were_claimed_before_the_circuit_opened_are_given_back_without_a_call(

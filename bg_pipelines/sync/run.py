@@ -98,7 +98,7 @@ class SyncRun:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._over = threading.Event()
-        self._put_back = threading.Event()
+        self._look_again = threading.Event()
         self._owners: set[str] = set()
         self._failed_stores: set[int] = set()
         self._waiting = 0
@@ -175,10 +175,12 @@ class SyncRun:
             now = self.clock()
             # Once everything that was due is taken, a run that a slow store keeps busy also takes what comes due
             # meanwhile: its tier's next tick finds this run at work and starts no other.
-            if self._put_back.is_set() and not self._over.is_set():
-                self._put_back.clear()
+            if self._look_again.is_set() and not self._over.is_set():
+                self._look_again.clear()
                 with self.database.transaction() as connection:
-                    until = leases.clock(connection)  # who was put back has had no other turn yet
+                    until = leases.clock(
+                        connection
+                    )  # who was put back, or left alone, has had no other turn yet
             look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
             if look and self._turns.a_worker_is_free():
                 looked_at = now
@@ -448,7 +450,11 @@ class SyncRun:
         with self._lock:
             self.summary.given_back += 1
         if turn_is_over:
-            self._put_back.set()
+            self.look_again()
+
+    def look_again(self) -> None:
+        """There is more to claim than there was at the last look."""
+        self._look_again.set()
 
     def note_change(self, left: ChangeReport | None) -> None:
         with self._lock:
