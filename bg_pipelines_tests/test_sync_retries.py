@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.database import incidents as core
 from bg_pipelines.database import circuits, leases
+from bg_pipelines.database import incidents as core
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
