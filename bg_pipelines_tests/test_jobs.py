@@ -382,7 +382,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         time.sleep(0.05)
 
 
-def pause_after_a_commit(shop: Shop, seconds: float = 5) -> None:
+def pause_after_a_commit(shop: Shop, seconds: float = 10) -> None:
     """Make the run that now comes wait between its first commit of stock, of 20 pages, and its next: time to kill it."""
     operation = "LocationInventoryLevels"
     shop.faults.append(Fault("slow", seconds=seconds, operation=operation, after=22, times=1))
