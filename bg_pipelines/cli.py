@@ -649,6 +649,7 @@ def _incident_page(details: incidents.IncidentDetails) -> Table:
     elif not row.needs_person:
         add("by itself", "it is tried again without a person")
     add("affects", *([", ".join(row.resources)] if row.resources else []))
+    add("met by", *([", ".join(details.met_by)] if details.met_by else []))
     add("parked", *_together((_held_line(held), held.store, held.resource) for held in details.held))
     for circuit in details.circuits:
         probe = f"next probe {circuit.probe_at:%H:%M:%S} UTC" if circuit.probe_at else "no probe yet"

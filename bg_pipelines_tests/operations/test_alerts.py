@@ -22,7 +22,7 @@ from bg_pipelines.operations.alerts import Delivered
 from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sandbox.faults import Fault as Trouble
-from bg_pipelines.settings import Settings
+from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines_tests import conftest
 from bg_pipelines_tests.conftest import DatabaseClock
 
@@ -732,11 +732,26 @@ def test_reporting_never_raises(
 ) -> None:
     monkeypatch.setenv("BG_DATABASE_URL", SECRET)
     alerts.report_failure("store_sync", FAILURE, run_id="run-1")
-    assert "nobody was told that store_sync failed: settings are wrong: BG_DATABASE_URL" in caplog.text
+    assert "the failure of store_sync is not recorded: settings are wrong: BG_DATABASE_URL" in caplog.text
+    assert "nobody could be told: the database: PostgreSQL" in caplog.text
     database_away(house)
     house.only()
     fail(house)
     assert SECRET not in caplog.text
+
+
+def test_wrong_settings_keep_nobody_from_being_told_whom_the_right_ones_name(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_ALERT_URLS", house.address("ops"))
+    monkeypatch.setenv("BG_ALERT_PHONES", "nobody")
+    monkeypatch.setenv("BG_DATABASE_URL", SECRET)
+    with pytest.raises(IntegrationError) as raised:
+        load_settings()
+    for job in JOBS:
+        alerts.report_failure(job, raised.value, run_id=f"{job} tick")
+    assert house.heard("ops") == ["[high] the settings: configuration"]
+    assert not (Path(".bg") / "postgres").exists(), "no server is started where one's address is wrong"
 
 
 def test_telling_never_raises_and_says_what_is_wrong(house: House) -> None:

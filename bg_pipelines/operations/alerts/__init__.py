@@ -24,7 +24,7 @@ from bg_pipelines.messaging.targets import targets
 from bg_pipelines.operations.alerts import unrecorded
 from bg_pipelines.operations.alerts.announcements import ESCALATE_AFTER, announce
 from bg_pipelines.operations.alerts.deliveries import Delivered, deliver
-from bg_pipelines.settings import Settings, load_settings
+from bg_pipelines.settings import Settings, load_settings, right_settings
 
 __all__ = ["ESCALATE_AFTER", "Delivered", "announce", "deliver", "report_failure", "targets", "tell"]
 
@@ -69,9 +69,9 @@ def report_failure(
     `tier` is the run's tag of that name. Never raises.
     """
     try:
-        settings = settings or load_settings()
         fault = run_fault(job, tier or BY_HAND, error)
         try:
+            settings = settings or load_settings()
             database = open_database(settings)
             try:
                 with database.transaction() as connection:
@@ -81,6 +81,7 @@ def report_failure(
                 database.close()
         except Exception as trouble:  # noqa: BLE001 (whatever keeps it from being recorded, people must hear)
             log.error("alerts: the failure of %s is not recorded: %s", job, _sentence(trouble))
+            settings = settings or right_settings()
             unrecorded.send(settings.home, targets(settings), fault, run_id)
     except Exception as trouble:  # noqa: BLE001 (the job has failed already, and its own error is the one to show)
         log.critical("alerts: nobody was told that %s failed: %s", job, _sentence(trouble))
