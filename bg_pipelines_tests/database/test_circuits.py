@@ -135,6 +135,16 @@ def test_one_probe_goes_at_a_time_and_one_row_of_it(
     assert claim(database) == []
 
 
+def test_a_probe_passes_over_a_row_that_somebody_is_claiming(
+    clock: DatabaseClock, fleet: list[int], database: Database
+) -> None:
+    open_platform(database, fleet)
+    clock.advance(seconds=31)
+    with database.transaction() as connection:
+        connection.execute("SELECT FROM sync_states WHERE store_id <> %s FOR UPDATE", (fleet[-1],))
+        assert [work.store_id for work in probe(database)] == [fleet[-1]]
+
+
 def test_a_probe_that_fails_makes_the_next_one_wait_twice_as_long_up_to_five_minutes(
     fleet: list[int], database: Database, clock: DatabaseClock
 ) -> None:
