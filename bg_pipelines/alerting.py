@@ -19,12 +19,15 @@ import dagster as dg
 from bg_pipelines.database import incidents
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.operations import alerts
+from bg_pipelines.queues import JOBS
 from bg_pipelines.resources import kept_database
 from bg_pipelines.settings import load_settings
 
 DELIVER_SECONDS = 15
 WILL_RETRY_TAG = "dagster/will_retry"
 FAILURE_REASON_TAG = "dagster/failure_reason"
+TIER_TAG = "tier"
+"""What a run was started for: the number of a tier, or retries. One that was started by hand has none."""
 
 
 def as_failure(error: IntegrationError) -> dg.Failure:
@@ -79,7 +82,9 @@ def report_op_failure(context: dg.HookContext) -> None:
     """Report why an op failed for good; a run that was stopped has not failed."""
     exception = context.op_exception
     if isinstance(exception, Exception):
-        alerts.report_failure(context.job_name, error_of(exception), run_id=context.run_id)
+        # From the step's context, not from Dagster's storage, which may be what is away.
+        tier = context._step_execution_context.get_tag(TIER_TAG)
+        alerts.report_failure(context.job_name, error_of(exception), run_id=context.run_id, tier=tier)
 
 
 @dg.run_failure_sensor(
@@ -90,13 +95,31 @@ def report_op_failure(context: dg.HookContext) -> None:
     monitor_all_code_locations=True,
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
-    """Report runs that died before they could report themselves."""
+    """Report runs that died before they could report themselves; where their history cannot be read, report that."""
+    run = context.dagster_run
+    if run.job_name not in JOBS:
+        return  # another code location's
     try:
-        report_dead_run(context.instance, context.dagster_run, context.failure_event)
+        report_dead_run(context.instance, run, context.failure_event)
     except Exception as error:  # noqa: BLE001 (one run's surprise must not hide the next run's)
-        context.log.error(
-            f"run {context.dagster_run.run_id} could not be reported: {error_of(error).message}"
-        )
+        unread = error_of(error).message
+        context.log.error(f"run {run.run_id}: its history cannot be read: {unread}")
+        if not _is_reported(run):
+            died = IntegrationError.of(
+                ErrorType.UNKNOWN,
+                f"run {run.run_id} of {run.job_name} failed, and why cannot be read: {unread}",
+                source="dagster",
+            )
+            alerts.report_failure(run.job_name, died, run_id=run.run_id, tier=run.tags.get(TIER_TAG))
+
+
+def _is_reported(run: dg.DagsterRun) -> bool:
+    """Whether an incident tells of this run already; in doubt not."""
+    try:
+        with kept_database(load_settings()).transaction() as connection:
+            return incidents.is_reported(connection, run.run_id)
+    except IntegrationError:
+        return False
 
 
 def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: dg.DagsterEvent) -> None:
@@ -120,15 +143,19 @@ def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: d
     )
     if any(_type(entry) is dg.DagsterEventType.HOOK_COMPLETED for entry in entries) and not stopped:
         return
-    alerts.report_failure(run.job_name, _why(run, failure, entries[:end]), run_id=run.run_id)
+    tier = run.tags.get(TIER_TAG)
+    alerts.report_failure(run.job_name, _why(run, failure, entries[:end]), run_id=run.run_id, tier=tier)
     died_at = datetime.fromtimestamp(entries[end].timestamp, UTC) if entries else datetime.now(UTC)
     worked = dg.RunsFilter(
-        job_name=run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=died_at
+        job_name=run.job_name,
+        tags={TIER_TAG: tier} if tier else {},
+        statuses=[dg.DagsterRunStatus.SUCCESS],
+        updated_after=died_at,
     )
     if instance.get_runs_count(worked):
         # By now it is over; else it would stay open until the job's next run.
         with kept_database(load_settings()).transaction() as connection:
-            incidents.clear_job(connection, run.job_name)
+            incidents.clear_job(connection, run.job_name, tier or incidents.BY_HAND)
 
 
 def _why(

@@ -144,10 +144,17 @@ def show_status(
         if as_json:
             sys.stdout.write(json.dumps(status.read_status(database).as_dict(), indent=2) + "\n")
         elif watch:
-            with Live(_status_tables(status.read_status(database)), console=console, screen=True) as live:
+            shown = _status_tables(status.read_status(database))
+            with Live(shown, console=console, screen=True) as live:
                 while True:
                     time.sleep(2)
-                    live.update(_status_tables(status.read_status(database)))
+                    try:
+                        shown = _status_tables(status.read_status(database))
+                    except IntegrationError as error:
+                        # Just then it is looked at: what was last known stays, and it is asked again.
+                        live.update(Lines(_line((error.message, "bold red")), "", shown))
+                    else:
+                        live.update(shown)
         else:
             # Not cropped: what is piped into a file or a grep is told in full.
             console.print(_status_tables(status.read_status(database)), crop=console.is_terminal)
@@ -643,6 +650,7 @@ def _incident_page(details: incidents.IncidentDetails) -> Table:
     elif not row.needs_person:
         add("by itself", "it is tried again without a person")
     add("affects", *([", ".join(row.resources)] if row.resources else []))
+    add("met by", *([", ".join(details.met_by)] if details.met_by else []))
     add("parked", *_together((_held_line(held), held.store, held.resource) for held in details.held))
     for circuit in details.circuits:
         probe = f"next probe {circuit.probe_at:%H:%M:%S} UTC" if circuit.probe_at else "no probe yet"
@@ -825,6 +833,8 @@ def _table(*columns: str, **options: Any) -> Table:
 
 _LONG = 20
 """Lines of one kind that `status` shows; `--json` has all."""
+_WORST = 5
+"""Of those that are late: how far behind each store is stands in `--json`."""
 
 
 def _status_tables(state: status.Status) -> Lines:
@@ -847,6 +857,20 @@ def _status_tables(state: status.Status) -> Lines:
     if any(job.stores for job in state.metrics.jobs):
         page.append("")
         page.append(_jobs_table(state.metrics, narrow=console.width < 100))
+    late = sorted(
+        (line for line in state.metrics.stores if not line.current and line.behind_seconds >= 60),
+        key=lambda line: -line.behind_seconds,
+    )
+    block(
+        [
+            _line(
+                ("late  ", "yellow"),
+                f"{line.store}  {line.job}  {line.behind_seconds / 60:.0f} minutes behind",
+            )
+            for line in late[:_WORST]
+        ]
+        + ([_line(f"and {len(late) - _WORST} more are late")] if len(late) > _WORST else [])
+    )
     block(
         [
             _line(
@@ -864,11 +888,17 @@ def _status_tables(state: status.Status) -> Lines:
     pool = state.metrics.connections
     of_runs = f"{pool.in_use} of {pool.size} in runs, " if pool.size else ""
     others = f" and {len(state.paused) - _LONG} more" if len(state.paused) > _LONG else ""
+    memory = [
+        f"{run.job} {run.peak_memory_bytes / 2**20:.0f} MB"
+        for run in state.metrics.runs
+        if run.peak_memory_bytes
+    ]
     facts = {
         "rows that could not be loaded": _listed(state.metrics.rejected_rows),
         "stock corrections": _listed(state.metrics.corrections),
         "paused": ", ".join(state.paused[:_LONG]) + others,
         "connections": f"{of_runs}{pool.server_in_use} of {pool.server_size} in the server",
+        "most memory of a run": ", ".join(memory),
     }
     block([_line(f"{name}: {fact}") for name, fact in facts.items() if fact])
     return Lines(*page)
@@ -878,7 +908,7 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     """A line for each queue that has work, and for each of its jobs."""
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("queue, job", no_wrap=True)
-    names = "stores current due oldest running retries parked p50 p95 success behind"
+    names = "stores current due oldest running retries parked faults p50 p95 success behind"
     if narrow:
         names = "stores current due run retry parked p50/p95 success behind"
     for name in names.split():
@@ -891,6 +921,7 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
         cells = [title, *(map(str, counts) if counts else ("", "")), str(work.size)]
         cells += [] if narrow else [_span(work.oldest_seconds) if work.size else ""]
         cells += map(str, (work.running, work.retries_waiting, work.parked))
+        cells += [] if narrow else [str(work.open_incidents)]
         cells += ["/".join(filter(None, spans))] if narrow else spans
         cells += ["" if work.success_rate is None else f"{work.success_rate * 100:.3g}%"]
         table.add_row(*cells, _span(work.behind_seconds), style=style)

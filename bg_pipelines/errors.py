@@ -114,7 +114,7 @@ class IntegrationError(Exception):
 
     `message` is a sentence a person can act on. `error_type` is one of `ErrorType`, `severity` one of
     `Severity`; `recoverable` tells whether the same work may succeed later without a person; `source` names
-    who failed (a vendor, "database", "settings"); `details` are JSON-ready facts (status, request id, retry
+    who failed (a vendor, "database", "settings", "run config"); `details` are JSON-ready facts (status, request id, retry
     delay in seconds). Raises ValueError for an error type or severity that does not exist.
     """
 

@@ -170,6 +170,15 @@ def load_settings() -> Settings:
         ) from None
 
 
+def right_settings() -> Settings:
+    """The environment with what is wrong left out: enough to tell people of that, and for nothing else."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = {str(e["loc"][0]) for e in error.errors(include_input=False)}
+        return Settings(**{name: Settings.model_fields[name].get_default() for name in wrong})
+
+
 def _below(place: tuple[int | str, ...]) -> str:
     """Where in a variable that has parts."""
     return f"{'.'.join(map(str, place[1:]))}: " if place[1:] else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
 from pydantic import Field
 
-from bg_pipelines.alerting import as_failure, error_of, with_frames
+from bg_pipelines.alerting import TIER_TAG, as_failure, error_of, with_frames
 from bg_pipelines.database import incidents, leases
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations import alerts
@@ -60,16 +60,22 @@ def sync(
     database: DatabaseResource,
     platforms: PlatformsResource,
     resources: tuple[Resource, ...],
+    then: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Run one sync; report progress to the run's log and the outcome as metadata and materializations.
 
-    Raises dagster.Failure only if the job itself could not work, which Dagster tries again where the database was
-    away; a store that failed is in the metadata, in `sync_attempts`, and is tried again as its row says.
+    `then` is what the job does when its stores are done; the run says that it lives until that is done, too. Raises
+    dagster.Failure only if the job itself could not work, which Dagster tries again where the database was away; a
+    store that failed is in the metadata, in `sync_attempts`, and is tried again as its row says.
     """
+
+    def end(summary: Summary) -> None:
+        _report(context, summary)
+        then()
+
     with as_dagster_failures(context):
-        summary = _run(context, config, database, platforms, resources)
-    _report(context, summary)
-    _tell(context, database)
+        summary = _run(context, config, database, platforms, resources, end)
+    _tell(context, config, database)
     return summary
 
 
@@ -100,19 +106,20 @@ def _run(
     database: DatabaseResource,
     platforms: PlatformsResource,
     resources: tuple[Resource, ...],
+    then: Callable[[Summary], object],
 ) -> Summary:
     wrong = [str(tier) for tier in config.tiers if tier not in TIERS]
     if wrong or not config.tiers:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,
             f"config `tiers`: {', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}",
-            source="settings",
+            source="run config",
         )
     if config.backfill not in BACKFILLS:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,
             f"config `backfill`: {config.backfill!r} is none of {', '.join(BACKFILLS)}",
-            source="settings",
+            source="run config",
         )
     _take_over(context, database)
     return SyncRun(
@@ -134,7 +141,7 @@ def _run(
         connect=platforms.connect,
         log=context.log.info,
         policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
-    ).run()
+    ).run(then)
 
 
 def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
@@ -154,11 +161,13 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
         context.log.info(f"taken over from a try that died: {freed} resources of stores")
 
 
-def _tell(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
+def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: DatabaseResource) -> None:
     """The job works: what kept earlier runs from it is over. Then people are told, at once, of what this run met."""
+    did_all = not config.stores and set(config.tiers) == set(TIERS)
+    tier = context.get_tag(TIER_TAG) or (None if did_all else incidents.BY_HAND)
     try:
         with database.database.transaction() as connection:
-            incidents.clear_job(connection, context.job_name)
+            incidents.clear_job(connection, context.job_name, tier)
         alerts.tell(database.database, load_settings())
     except Exception as error:  # noqa: BLE001 (the work is done; the sensor tells it later)
         context.log.warning(f"nobody was told yet: {error_of(error).message}")

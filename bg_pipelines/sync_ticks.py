@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
+from bg_pipelines.alerting import TIER_TAG, error_of
 from bg_pipelines.database import leases
 from bg_pipelines.database.runs import silence
 from bg_pipelines.errors import IntegrationError
@@ -92,13 +93,16 @@ def _look(
                 return dg.SkipReason(f"nothing {of} is due")
             busy = at_work(instance, connection, job.name, label)
     except IntegrationError as error:
-        alerts.report_failure(job.name, error, run_id=tick)
+        alerts.report_failure(job.name, error, run_id=tick, tier=label)
         raise error from None
+    except Exception as error:  # Dagster's storage is away, or a bug: no run would tell of it
+        alerts.report_failure(job.name, error_of(error), run_id=tick, tier=label)
+        raise
     if busy:
         return dg.SkipReason(busy)
     [op] = job.graph.node_dict
     config: dict[str, Any] = {} if tier is None else {"ops": {op: {"config": {"tiers": [tier]}}}}
-    return dg.RunRequest(run_config=config, tags={**JOBS[job.name].tags(job.name, tier), "tier": label})
+    return dg.RunRequest(run_config=config, tags={**JOBS[job.name].tags(job.name, tier), TIER_TAG: label})
 
 
 def at_work(
@@ -106,7 +110,9 @@ def at_work(
 ) -> str | None:
     """The run of this job and tier that waits or works, as a sentence; None if there is none, or it has died."""
     records = instance.get_run_records(
-        dg.RunsFilter(job_name=job, tags={"tier": label}, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]),
+        dg.RunsFilter(
+            job_name=job, tags={TIER_TAG: label}, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]
+        ),
         limit=20,
     )
     for record in records:

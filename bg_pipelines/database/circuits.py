@@ -6,6 +6,9 @@
 A store's circuit opens after `STORE_FAILURES` failed visits in a row; a platform's when `PLATFORM_STORES` stores
 (or all it has, if fewer) failed one after another and none succeeded in between. Only failures that pass by
 themselves count. While a circuit is open, `leases` hands out one row at a time of what it covers: the probe.
+
+A vendor may also answer some stores and not others, now these, now those. No failures come in a row then, but the
+circuits of many stores open, and that is the vendor's fault as well: it is `AILING`.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ STORE_FAILURES = 5
 PLATFORM_STORES = 5
 FIRST_PROBE = timedelta(seconds=30)
 LAST_PROBE = timedelta(minutes=5)
+LATELY = timedelta(minutes=30)
+"""A platform of which `PLATFORM_STORES` circuits of stores are open that opened within this time is ailing."""
 """A probe goes this long after the circuit opened; the wait doubles with each that fails, up to the second."""
 
 OF_A_PLATFORM = {
@@ -54,6 +59,7 @@ class Change(StrEnum):
     OPENED = "opened"
     STILL_OPEN = "still_open"
     PROBE_FAILED = "probe_failed"
+    AILING = "ailing"
     CLOSED = "closed"
 
 
@@ -81,7 +87,7 @@ def note_failure(
     """
     of_platform = Change.NONE
     if error_type in ANSWERED:
-        of_platform = _close(connection, platform, None).platform
+        of_platform = note_answer(connection, platform).platform
     if error_type not in OF_A_STORE:
         return Outcome(platform=of_platform)
     if error_type in OF_A_PLATFORM:
@@ -96,10 +102,27 @@ def note_failure(
         )
     if of_platform not in (Change.NONE, Change.CLOSED):
         return Outcome(platform=of_platform)  # the vendor's fault, not the store's
-    return Outcome(
-        _count(connection, f"store:{store_id}", platform=None, store_id=store_id, owner=owner, wait=wait),
-        of_platform,
+    of_store = _count(
+        connection, f"store:{store_id}", platform=None, store_id=store_id, owner=owner, wait=wait
     )
+    if error_type in OF_A_PLATFORM and of_store is not Change.NONE and is_ailing(connection, platform):
+        of_platform = Change.AILING
+    return Outcome(of_store, of_platform)
+
+
+def is_ailing(connection: Connection, platform: str) -> bool:
+    """Whether many stores of a platform are left alone since lately: those few that fail for ever do not count."""
+    row = connection.execute(
+        "SELECT count(*) FROM circuits c JOIN stores s ON s.id = c.store_id "
+        "WHERE s.platform = %s AND c.opened_at > clock_timestamp() - %s",
+        (platform, LATELY),
+    ).fetchone()
+    return row is not None and row[0] >= PLATFORM_STORES
+
+
+def note_answer(connection: Connection, platform: str) -> Outcome:
+    """A platform has answered, whatever becomes of the store that it was asked for: its circuit is closed."""
+    return _close(connection, platform, None)
 
 
 def note_success(connection: Connection, store_id: int, platform: str) -> Outcome:

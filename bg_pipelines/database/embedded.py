@@ -279,8 +279,10 @@ def _supervise(server: EmbeddedServer, binaries: Path, reports: int) -> None:
         while not _lock(users):
             time.sleep(POLL_SECONDS)
             if not _alive(server, postmaster):
+                _note(f"the server, process {postmaster}, is gone: it is started again")
                 postmaster = None
                 postmaster = _start(server, binaries)
+        _note("the last user has left: the server is stopped")
     except Exception as error:
         expected = isinstance(error, EmbeddedServerError)
         with suppress(OSError):
@@ -293,6 +295,11 @@ def _supervise(server: EmbeddedServer, binaries: Path, reports: int) -> None:
         if server.socket_directory != server.data.parent:
             with suppress(OSError):
                 server.socket_directory.rmdir()
+
+
+def _note(what: str) -> None:
+    """Into postgres.log, among what the server itself says."""
+    print(time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "supervisor:", what, flush=True)  # noqa: T201
 
 
 def _start(server: EmbeddedServer, binaries: Path) -> int:
@@ -456,6 +463,7 @@ def _kill_orphans(server: EmbeddedServer) -> None:
             program, *arguments = command.split(b"\0")
             ours = any(argument.startswith(data) for argument in arguments)
             if command.startswith(title) or (ours and program.endswith((b"/postgres", b"/initdb"))):
+                _note(f"process {process.name}, which a dead server left, is killed")
                 os.kill(int(process.name), signal.SIGKILL)
 
 

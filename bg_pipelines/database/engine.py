@@ -26,6 +26,10 @@ APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
 CONNECT_TIMEOUT_SECONDS = 10
 
+AWAY = "away"
+"""There is no server, or it is going or coming: over as soon as one answers. See `_server`."""
+_GOING = {"57P01", "57P02", "57P03"}
+
 # One number for all migrations of this project: PostgreSQL's advisory locks are plain integers.
 _MIGRATION_LOCK = 0x6267_7069
 
@@ -168,7 +172,9 @@ def embedded_url(home: Path, database: str) -> str:
         server = embedded.ensure(home)
         server.create_database(database)
     except embedded.EmbeddedServerError as error:
-        raise IntegrationError.of(ErrorType.DATABASE, str(error), source="database") from error
+        raise IntegrationError.of(
+            ErrorType.DATABASE, str(error), source="database", details={"server": AWAY}
+        ) from error
     return server.url(database)
 
 
@@ -210,10 +216,23 @@ def _raise_classified(error: sa.exc.DBAPIError) -> NoReturn:
 
 
 def _unreachable(error: Exception) -> IntegrationError:
+    cause = getattr(error, "orig", None) or error
     # Only the first line: later ones repeat the statement, whose parameters may be anybody's data.
-    cause = str(getattr(error, "orig", error) or error).strip().splitlines()
+    said = str(cause).strip().splitlines()
     return IntegrationError.of(
         ErrorType.DATABASE,
-        f"PostgreSQL is not available: {cause[0] if cause else type(error).__name__}",
+        f"PostgreSQL is not available: {said[0] if said else type(error).__name__}",
         source="database",
+        details={"server": _server(cause)},
     )
+
+
+def _server(cause: BaseException) -> str | None:
+    """What is wrong with the server: it is away, it refuses connections, or its own code for it; None: nothing known."""
+    if not isinstance(cause, psycopg.OperationalError):
+        return None
+    if cause.sqlstate is not None:
+        return AWAY if cause.sqlstate in _GOING or cause.sqlstate.startswith("08") else cause.sqlstate
+    # psycopg has no code for what was said to it while it connected.
+    said = str(cause)
+    return "refuses" if "FATAL" in said and "the database system is" not in said else AWAY

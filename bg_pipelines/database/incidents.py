@@ -6,6 +6,7 @@ the same incident again. What people are told of all this is up to `operations.a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.types.json import Jsonb
 
+from bg_pipelines.database.engine import AWAY
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import TIERS
 
 Connection = psycopg.Connection[Any]
 
@@ -22,14 +25,23 @@ QUIET = timedelta(minutes=30)
 SYSTEM = "bg-pipelines"
 """Who resolved what mended itself."""
 
+BY_HAND = "by hand"
+"""The tier of a run that no schedule and no sensor started."""
+
+FORGOTTEN = 2 * max(TIERS.values())
+"""A tier that has not met a fault for so long, as it may have no stores any more, does not keep it open."""
+
 _WHOLE_STORE = "unreachable"
+_DATABASE_AWAY = "house:database"
+_CONFIGURATION = "house:configuration:"
 
 
 class Fault(NamedTuple):
     """Something wrong, as it is reported.
 
     `fingerprint` is the same for the same fault; `subject` is what is affected, as people call it; `needs_person`
-    says that nothing will mend it by itself; `payload` says where what failed is kept.
+    says that nothing will mend it by itself; `payload` says where what failed is kept; `met_by` says whose runs it
+    kept from working, as job/tier.
     """
 
     fingerprint: str
@@ -41,6 +53,7 @@ class Fault(NamedTuple):
     store_id: int | None = None
     resources: Sequence[str] = ()
     payload: str | None = None
+    met_by: Sequence[str] = ()
 
 
 def store_fingerprint(store_id: int, error_type: ErrorType, resource: str | None) -> str:
@@ -64,6 +77,36 @@ def job_fingerprint(job: str, error_type: str) -> str:
     return f"job:{job}:{error_type}"
 
 
+def run_fault(job: str, tier: str, error: IntegrationError) -> Fault:
+    """What keeps runs of a job from working: a fault of its own, or of the house, which every job meets.
+
+    `tier` is the run's tag of that name, or `BY_HAND`.
+    """
+    fingerprint, subject = _of_the_house(error) or (job_fingerprint(job, error.error_type), f"job {job}")
+    return Fault(
+        fingerprint,
+        subject,
+        error,
+        needs_person=not error.recoverable,
+        job=job if fingerprint.startswith("job:") else None,
+        met_by=[f"{job}/{tier}"],
+    )
+
+
+def _of_the_house(error: IntegrationError) -> tuple[str, str] | None:
+    """Fingerprint and subject, if it is the database or the settings that are wrong."""
+    server = str(error.details.get("server") or "")
+    if error.error_type is ErrorType.DATABASE and server == AWAY:
+        return _DATABASE_AWAY, "the database"
+    # Disk full, too many connections, an error of the system.
+    if error.error_type is ErrorType.DATABASE and server.startswith(("refuses", "53", "58")):
+        return f"{_DATABASE_AWAY}:{server}", "the database"
+    if error.error_type is ErrorType.CONFIGURATION and error.source in ("database", "settings"):
+        digest = hashlib.sha256(error.message.encode()).hexdigest()[:8]
+        return f"{_CONFIGURATION}{digest}", f"the {error.source}"
+    return None
+
+
 def report(
     connection: Connection, fault: Fault, *, occurrence: str | None = None, repeat: bool = True
 ) -> int:
@@ -77,6 +120,7 @@ def report(
     values = {
         **fault._asdict(),
         "resources": list(fault.resources),
+        "met_by": list(fault.met_by),
         "occurrence": occurrence,
         "repeat": repeat,
         "error_type": error.error_type.value,
@@ -97,7 +141,8 @@ def report(
         "needs_person = CASE WHEN status = 'open' THEN needs_person OR %(needs_person)s ELSE %(needs_person)s END, "
         "error_type = %(error_type)s, severity = %(severity)s, source = %(source)s, subject = %(subject)s, "
         "message = %(message)s, details = %(details)s, payload = coalesce(%(payload)s, payload), "
-        "resources = ARRAY(SELECT DISTINCT unnest(resources || %(resources)s::text[]) ORDER BY 1) "
+        "resources = ARRAY(SELECT DISTINCT unnest(resources || %(resources)s::text[]) ORDER BY 1), "
+        "met_by = ARRAY(SELECT DISTINCT unnest(CASE WHEN status = 'open' THEN met_by END || %(met_by)s::text[]) ORDER BY 1) "
         "WHERE id = (SELECT id FROM incidents WHERE fingerprint = %(fingerprint)s "
         "AND (status = 'open' OR resolved_at > clock_timestamp() - %(quiet)s) ORDER BY status = 'open' DESC, id DESC LIMIT 1) "
         "RETURNING id",
@@ -106,9 +151,9 @@ def report(
     if row is None:
         row = connection.execute(
             "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, details, "
-            "job, platform, store_id, resources, payload, last_occurrence, opened_at, last_seen_at) VALUES "
+            "job, platform, store_id, resources, payload, met_by, last_occurrence, opened_at, last_seen_at) VALUES "
             "(%(fingerprint)s, %(needs_person)s, %(error_type)s, %(severity)s, %(source)s, %(subject)s, %(message)s, "
-            "%(details)s, %(job)s, %(platform)s, %(store_id)s, %(resources)s, %(payload)s, %(occurrence)s, "
+            "%(details)s, %(job)s, %(platform)s, %(store_id)s, %(resources)s, %(payload)s, %(met_by)s, %(occurrence)s, "
             "clock_timestamp(), clock_timestamp()) RETURNING id",
             values,
         ).fetchone()
@@ -116,15 +161,43 @@ def report(
     return int(row[0])
 
 
+def is_reported(connection: Connection, occurrence: str) -> bool:
+    """Whether an incident was opened by this occurrence, or counted it last."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM incidents WHERE last_occurrence = %s)", (occurrence,)
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def clear(connection: Connection, fingerprints: Collection[str], how: str) -> int:
     """The faults are over by themselves: resolve what is open of them; returns how many that was."""
     return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": list(fingerprints)})
 
 
-def clear_job(connection: Connection, job: str) -> int:
-    """A run of the job has worked: what kept earlier ones from it is over."""
+def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:
+    """A run of the job has worked, for this tier, or (None) for all: what kept earlier ones of it from that is over.
+
+    A fault that other tiers' runs met, too, stays until they have worked as well: a store of tier 3 may kill its run
+    at each tick while tier 1 is well. With right settings and a database any run shows that these are so.
+    """
+    connection.execute(
+        "UPDATE incidents SET met_by = ARRAY(SELECT met FROM unnest(met_by) met "
+        "WHERE NOT (met = ANY(%(own)s) OR (%(all)s AND starts_with(met, %(job)s)))) "
+        "WHERE status = 'open' AND EXISTS (SELECT FROM unnest(met_by) met WHERE starts_with(met, %(job)s))",
+        {"own": [f"{job}/{tier}", f"{job}/{BY_HAND}"], "all": tier is None, "job": f"{job}/"},
+    )
     return _resolve(
-        connection, "a later run worked", "starts_with(fingerprint, %(job)s)", {"job": f"job:{job}:"}
+        connection,
+        "a later run worked",
+        "(fingerprint = %(away)s OR starts_with(fingerprint, %(configuration)s) "
+        "OR ((starts_with(fingerprint, %(job)s) OR starts_with(fingerprint, 'house:')) "
+        "AND (met_by = '{}' OR last_seen_at < clock_timestamp() - %(forgotten)s)))",
+        {
+            "away": _DATABASE_AWAY,
+            "configuration": _CONFIGURATION,
+            "job": f"job:{job}:",
+            "forgotten": FORGOTTEN,
+        },
     )
 
 
@@ -133,9 +206,8 @@ def clear_database_outages(connection: Connection) -> int:
     return _resolve(
         connection,
         "the database answers",
-        "starts_with(fingerprint, 'job:') AND error_type = %(error_type)s "
-        "AND last_seen_at < clock_timestamp() - interval '1 minute'",
-        {"error_type": ErrorType.DATABASE.value},
+        "fingerprint = %(away)s AND last_seen_at < clock_timestamp() - interval '1 minute'",
+        {"away": _DATABASE_AWAY},
     )
 
 

@@ -112,7 +112,8 @@ def claim(
 _PROBE = """
     SELECT s.store_id, s.resource, c.key FROM sync_states s JOIN stores ON stores.id = s.store_id
     JOIN circuits c ON c.opened_at IS NOT NULL AND (c.store_id = s.store_id OR c.platform = stores.platform)
-    WHERE {free} ORDER BY c.platform IS NULL, s.attempts > 0, s.next_due_at, s.store_id LIMIT 1 FOR UPDATE OF c SKIP LOCKED"""
+    WHERE {free} ORDER BY c.platform IS NULL, s.attempts > 0, s.next_due_at, s.store_id LIMIT 1
+    FOR UPDATE OF c, s SKIP LOCKED"""
 
 
 def claim_probe(

@@ -591,6 +591,9 @@ class Incident(Base):
     resources: Mapped[list[str]] = mapped_column(server_default="{}")
     payload: Mapped[str | None] = mapped_column(comment="where what failed is kept: a table and its keys")
     occurrences: Mapped[int] = mapped_column(server_default="1")
+    met_by: Mapped[list[str]] = mapped_column(
+        server_default="{}", comment="job/tier of the runs it keeps from working: over when each of them has"
+    )
     last_occurrence: Mapped[str | None] = mapped_column(comment="the same again is not counted twice")
     opened_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     last_seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())

@@ -13,7 +13,7 @@ from bg_pipelines.operations import people
 from bg_pipelines.platforms.base import JOB_RESOURCES
 from bg_pipelines.queues import JOBS
 from bg_pipelines.resources import DatabaseResource, PlatformsResource
-from bg_pipelines.sync_op import SyncConfig, as_dagster_failures, sync
+from bg_pipelines.sync_op import SyncConfig, sync
 from bg_pipelines.sync_ticks import retries_sensor, tier_schedules
 
 RESOURCES = JOB_RESOURCES["customer_sync"]
@@ -27,10 +27,12 @@ def sync_customers(
     platforms: PlatformsResource,
 ) -> None:
     """Send pending profile edits, sync what is due of every store's customers and orders, match people."""
-    sync(context, config, database, platforms, RESOURCES)
-    with as_dagster_failures(context):
+
+    def match() -> None:
         matched = people.match(database.database, log=context.log.info)
-    context.log_event(dg.AssetMaterialization("people", metadata=matched.as_dict()))
+        context.log_event(dg.AssetMaterialization("people", metadata=matched.as_dict()))
+
+    sync(context, config, database, platforms, RESOURCES, then=match)
 
 
 @dg.job(tags=JOBS["customer_sync"].tags("customer_sync"), hooks={report_op_failure})

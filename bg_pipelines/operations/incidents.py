@@ -131,12 +131,16 @@ class SentAlert(NamedTuple):
 
 
 class IncidentDetails(NamedTuple):
-    """All there is to know of an incident. `rejects_total` counts what `rejects` has the first of."""
+    """All there is to know of an incident. `rejects_total` counts what `rejects` has the first of.
+
+    `met_by` are job and tier of the runs that it still keeps from working.
+    """
 
     incident: IncidentRow
     source: str
     details: dict[str, Any]
     payload: str | None
+    met_by: list[str]
     held: list[HeldRow]
     circuits: list[OpenCircuit]
     rejects: list[Rejected]
@@ -209,9 +213,9 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
         if not found:
             raise _unknown([incident_id])
         [incident] = found
-        source, details, payload, fingerprint, store_id, domain = _one(
+        source, details, payload, met_by, fingerprint, store_id, domain = _one(
             connection,
-            "SELECT i.source, i.details, i.payload, i.fingerprint, i.store_id, s.domain "
+            "SELECT i.source, i.details, i.payload, i.met_by, i.fingerprint, i.store_id, s.domain "
             "FROM incidents i LEFT JOIN stores s ON s.id = i.store_id WHERE i.id = %s",
             (incident_id,),
         )
@@ -221,6 +225,7 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
             source,
             details,
             payload,
+            met_by,
             _held(connection, incident_id),
             _circuits_over(connection, incident, fingerprint, store_id),
             rejects,

@@ -35,8 +35,8 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "`bg-pipelines stores add STORE --domain DOMAIN --token - --every 60` asks for it once an hour only."
     ),
     ErrorType.DATABASE: (
-        "Bring PostgreSQL back; `bg-pipelines check` says what is wrong with it. "
-        "The next run does what was under way."
+        "Bring PostgreSQL back, or give it the disk or the connections that it lacks; `bg-pipelines check` says what is "
+        "wrong with it. The next run does what was under way."
     ),
     ErrorType.LEASE_LOST: (
         "Nothing: the other worker finishes it. "
@@ -95,7 +95,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.CONFIGURATION: (
         "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "
-        "Then `bg-pipelines incidents retry N`."
+        "What no job could work without is over with the next run; what was parked, with `bg-pipelines incidents retry N`."
     ),
     ErrorType.UNKNOWN: (
         "A fault of ours: report the message, which names the place. `bg-pipelines incidents retry N` tries it again."

@@ -96,8 +96,9 @@ class SyncRun:
         self.summary = Summary(resources={resource: ResourceSummary() for resource in request.resources})
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._ended = threading.Event()
         self._over = threading.Event()
-        self._put_back = threading.Event()
+        self._look_again = threading.Event()
         self._owners: set[str] = set()
         self._failed_stores: set[int] = set()
         self._waiting = 0
@@ -106,15 +107,16 @@ class SyncRun:
         self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def run(self) -> Summary:
+    def run(self, then: Callable[[Summary], object] = lambda _: None) -> Summary:
+        """`then` is what the run does when its stores are done; until it has returned, the run is at work."""
         usual = gc.get_threshold()
         gc.set_threshold(*COLLECT_AFTER)
         try:
-            return self._run()
+            return self._run(then)
         finally:
             gc.set_threshold(*usual)
 
-    def _run(self) -> Summary:
+    def _run(self, then: Callable[[Summary], object]) -> Summary:
         began = self.clock()
         with self.database.transaction() as connection:
             stores = self._named_stores(connection)
@@ -142,21 +144,25 @@ class SyncRun:
         self._start(self._beat)
         status = "stopped"
         try:
-            self._work_through(due_before, stores, began)
+            try:
+                self._work_through(due_before, stores, began)
+            finally:
+                # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
+                # hold is given back here, and a lease that is lost keeps them from writing anything more.
+                self._stop.set()
+                self._give_back()
+                self.summary.seconds = self.clock() - began
+            self._tell()
+            self.log(self._progress(began))
+            then(self.summary)
             status = "succeeded"
         except Exception:
             status = "failed"
             raise
         finally:
-            # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
-            # hold is given back here, and a lease that is lost keeps them from writing anything more.
-            self._stop.set()
-            self._give_back()
-            self.summary.seconds = self.clock() - began
+            self._ended.set()
             with suppress(IntegrationError), self.database.transaction() as connection:
                 self._save_record(connection, status)
-        self._tell()
-        self.log(self._progress(began))
         return self.summary
 
     def _work_through(self, due_before: datetime, stores: set[int] | None, began: float) -> None:
@@ -169,10 +175,12 @@ class SyncRun:
             now = self.clock()
             # Once everything that was due is taken, a run that a slow store keeps busy also takes what comes due
             # meanwhile: its tier's next tick finds this run at work and starts no other.
-            if self._put_back.is_set() and not self._over.is_set():
-                self._put_back.clear()
+            if self._look_again.is_set() and not self._over.is_set():
+                self._look_again.clear()
                 with self.database.transaction() as connection:
-                    until = leases.clock(connection)  # who was put back has had no other turn yet
+                    until = leases.clock(
+                        connection
+                    )  # who was put back, or left alone, has had no other turn yet
             look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
             if look and self._turns.a_worker_is_free():
                 looked_at = now
@@ -300,7 +308,7 @@ class SyncRun:
         ]
         if faults:
             raise IntegrationError.of(
-                ErrorType.CONFIGURATION, "config `stores`: " + "; ".join(faults), source="settings"
+                ErrorType.CONFIGURATION, "config `stores`: " + "; ".join(faults), source="run config"
             )
         return {row[1] for row in rows}
 
@@ -346,7 +354,7 @@ class SyncRun:
 
     def _beat(self) -> None:
         due = self.clock() + self.lease.total_seconds() / 4
-        while not self._stop.wait(min(1.0, self.lease.total_seconds() / 4)):
+        while not self._ended.wait(min(1.0, self.lease.total_seconds() / 4)):
             self._record.look()
             if self.clock() < due:
                 continue
@@ -442,7 +450,11 @@ class SyncRun:
         with self._lock:
             self.summary.given_back += 1
         if turn_is_over:
-            self._put_back.set()
+            self.look_again()
+
+    def look_again(self) -> None:
+        """There is more to claim than there was at the last look."""
+        self._look_again.set()
 
     def note_change(self, left: ChangeReport | None) -> None:
         with self._lock:

@@ -58,12 +58,13 @@ class StoreSync:
         self.began = run.clock()
         self._outcome: Outcome | None = None
         self._reported: set[str] = set()
+        self._is_probe = self._reopened = False
 
     def run(self) -> None:
         row = self._row()
         self.name = row["name"]
-        probe = any(work.owner.endswith("/probe") for work in self.works)
-        if (row.pop("is_shut") and not probe) or self.run_.is_over:
+        self._is_probe = any(work.owner.endswith("/probe") for work in self.works)
+        if (row.pop("is_shut") and not self._is_probe) or self.run_.is_over:
             # A circuit has opened since these were claimed, or the run's time is over: no more calls.
             self._put_back(self.works, turn_is_over=False)
             return
@@ -99,6 +100,8 @@ class StoreSync:
                     self._put_back(self.works[number:], turn_is_over=True)
                     if synced or answered:
                         self._note_success(synced)
+                    elif resource is not None and resource.progressed:
+                        self.note_progress()
                     return
                 except Stopped:
                     raise
@@ -121,6 +124,17 @@ class StoreSync:
         from bg_pipelines.sync.audit import StoreAudit
 
         return StoreAudit(self, platform, work, attempt)
+
+    def note_progress(self) -> None:
+        """Pages were kept. If this is a probe, its vendor answers, and nobody need wait until all is read."""
+        if not self._is_probe:
+            return
+        self._is_probe = False
+        self._retried(
+            lambda connection: self._note_closed(
+                connection, circuits.note_answer(connection, self.platform_name)
+            )
+        )
 
     def turn_is_over(self) -> bool:
         return self.run_.turn_is_over(self.began)
@@ -239,7 +253,11 @@ class StoreSync:
         for last in (False, False, True):
             try:
                 with self.database.transaction() as connection:
-                    return act(connection)
+                    outcome = act(connection)
+                if self._reopened:
+                    self._reopened = False
+                    self.run_.look_again()
+                return outcome
             except IntegrationError as error:
                 self._outcome, self._reported = counted, set(reported)
                 if last or not is_conflict(error):
@@ -258,7 +276,7 @@ class StoreSync:
         error = failure.error
         outcome = self._count_failure(connection, work, error)
         attempts = 1 if progressed else work.attempts + 1
-        if outcome.platform in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED):
+        if outcome.platform in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED, Change.AILING):
             attempts = max(1, attempts - 1)  # the vendor's fault uses up no store's tries
         decision = decide(
             error,
@@ -319,28 +337,36 @@ class StoreSync:
         )
         if error.error_type in OF_A_STORE:
             self._outcome = outcome
-        if outcome.platform is Change.CLOSED:
-            self._platform_answers(connection)
-        for key, subject, change in (
-            (f"platform:{self.platform_name}", f"platform {self.platform_name}", outcome.platform),
-            (f"store:{self.store_id}", f"store {self.name}", outcome.store),
-        ):
-            if change in (Change.OPENED, Change.PROBE_FAILED):
-                of_store = key.startswith("store:")
-                fault = incidents.Fault(
-                    incidents.circuit_fingerprint(key),
-                    subject=subject,
-                    error=error,
-                    needs_person=False,
-                    platform=self.platform_name,
-                    store_id=self.store_id if of_store else None,
+        self._note_closed(connection, outcome)
+        store, platform = f"store {self.name}", f"platform {self.platform_name}"
+        for subject, change in ((platform, outcome.platform), (store, outcome.store)):
+            if change is Change.OPENED:
+                self.run_.note_message(
+                    f"{subject} failed too often ({error.error_type}): it is left alone and probed until it answers"
                 )
-                incidents.report(connection, fault, occurrence=work.owner)
-                if change is Change.OPENED:
-                    self.run_.note_message(
-                        f"{subject} failed too often ({error.error_type}): it is left alone and probed until it answers"
-                    )
+            if change not in (Change.OPENED, Change.PROBE_FAILED):
+                continue
+            of_store = subject is store and outcome.platform is not Change.AILING
+            key = f"store:{self.store_id}" if of_store else f"platform:{self.platform_name}"
+            fault = incidents.Fault(
+                incidents.circuit_fingerprint(key),
+                subject=store if of_store else platform,
+                error=self._of_many(error) if outcome.platform is Change.AILING else error,
+                needs_person=False,
+                platform=self.platform_name,
+                store_id=self.store_id if of_store else None,
+            )
+            incidents.report(connection, fault, occurrence=work.owner)
         return outcome
+
+    def _of_many(self, error: IntegrationError) -> IntegrationError:
+        """The error as one of many stores of the platform that fail now and then."""
+        return IntegrationError.of(
+            error.error_type,
+            f"many of its stores fail again and again; the last, {self.name}: {error.message}",
+            source=error.source,
+            details=error.details,
+        )
 
     def _note_success(self, synced: Sequence[Resource]) -> None:
         """Close circuits and incidents of what has worked; report rows that could not be loaded."""
@@ -349,19 +375,24 @@ class StoreSync:
             # A visit that was answered in part is no sign that store or vendor are well again.
             if self._outcome is None:
                 outcome = circuits.note_success(connection, self.store_id, self.platform_name)
-                if outcome.platform is Change.CLOSED:
-                    self._platform_answers(connection)
-                if outcome.store is Change.CLOSED:
-                    self.run_.note_message(f"store {self.name} answers again")
+                self._note_closed(connection, outcome)
             incidents.clear_recovered(connection, self.store_id, synced)
             self._report_rejects(connection, synced)
 
         self._retried(note)
 
-    def _platform_answers(self, connection: psycopg.Connection[Any]) -> None:
-        key = incidents.circuit_fingerprint(f"platform:{self.platform_name}")
-        incidents.clear(connection, [key], "it answers again")
-        self.run_.note_message(f"platform {self.platform_name} answers again")
+    def _note_closed(self, connection: psycopg.Connection[Any], outcome: Outcome) -> None:
+        """Tell of circuits that closed; the platform's incident is over unless many of its stores still fail."""
+        if Change.CLOSED not in outcome:
+            return
+        if outcome.store is Change.CLOSED:
+            self.run_.note_message(f"store {self.name} answers again")
+        if outcome.platform is Change.CLOSED:
+            self.run_.note_message(f"platform {self.platform_name} answers again")
+            self._reopened = True
+        if not circuits.is_ailing(connection, self.platform_name):
+            key = incidents.circuit_fingerprint(f"platform:{self.platform_name}")
+            incidents.clear(connection, [key], "it answers again")
 
     def _has_new_credentials(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether somebody gave the store others since this visit read them."""

@@ -135,6 +135,16 @@ def test_one_probe_goes_at_a_time_and_one_row_of_it(
     assert claim(database) == []
 
 
+def test_a_probe_passes_over_a_row_that_somebody_is_claiming(
+    clock: DatabaseClock, fleet: list[int], database: Database
+) -> None:
+    open_platform(database, fleet)
+    clock.advance(seconds=31)
+    with database.transaction() as connection:
+        connection.execute("SELECT FROM sync_states WHERE store_id <> %s FOR UPDATE", (fleet[-1],))
+        assert [work.store_id for work in probe(database)] == [fleet[-1]]
+
+
 def test_a_probe_that_fails_makes_the_next_one_wait_twice_as_long_up_to_five_minutes(
     fleet: list[int], database: Database, clock: DatabaseClock
 ) -> None:
@@ -206,6 +216,24 @@ def test_a_stores_own_circuit_waits_for_its_platforms(
     if work.store_id != fleet[9]:
         assert {w.store_id for w in claim(database)} == set(fleet) - {fleet[9]}
         assert [w.store_id for w in probe(database, owner="other")] == [fleet[9]]
+
+
+def test_a_platform_of_which_many_stores_were_left_alone_lately_is_ailing(
+    clock: DatabaseClock, fleet: list[int], database: Database
+) -> None:
+    def open_circuit(store: int, error: str = "server_error") -> Outcome:
+        for _ in range(circuits.STORE_FAILURES):
+            with database.transaction() as connection:
+                circuits.note_answer(connection, "shopify")  # as it does to others meanwhile
+            outcome = fail(database, store, error)
+        return outcome
+
+    alone = Outcome(store=Change.OPENED)
+    assert {open_circuit(store) for store in fleet[: circuits.PLATFORM_STORES - 1]} == {alone}
+    assert open_circuit(fleet[5], "throttled") == alone, "a rate limit is a store's own"
+    assert open_circuit(fleet[6]) == Outcome(Change.OPENED, Change.AILING)
+    clock.advance(minutes=31)
+    assert open_circuit(fleet[7]) == alone, "what has been broken for long says nothing of it"
 
 
 def test_many_failing_at_once_open_a_circuit_once(fleet: list[int], database: Database) -> None:

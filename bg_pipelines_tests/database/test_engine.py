@@ -58,6 +58,7 @@ def test_a_server_that_is_away_is_a_database_error_without_the_password(way: str
     assert (error.error_type, error.source, error.recoverable) == ("database", "database", True)
     assert error.message.startswith("PostgreSQL is not available: ")
     assert "refused" in error.message
+    assert error.details == {"server": "away"}
     assert PASSWORD not in str(error.as_dict())
 
 
@@ -107,7 +108,21 @@ def test_a_connection_killed_in_a_transaction_is_a_database_error_and_the_next_t
                 terminate_others(database)
                 session.execute(sa.text("SELECT 1"))
     assert (raised.value.error_type, is_conflict(raised.value)) == ("database", False)
+    assert raised.value.details == {"server": "away"}
     use(database, way)
+
+
+def test_a_server_that_answers_with_an_error_is_told_from_one_that_is_away(
+    database: Database, database_url: str
+) -> None:
+    with pytest.raises(IntegrationError) as raised, database.transaction() as connection:
+        connection.execute("SET LOCAL statement_timeout = 10; SELECT pg_sleep(1)")
+    assert raised.value.details == {"server": "57014"}
+    elsewhere = Database(database_url.replace("/test_", "/no_such_database_"))
+    for way in ("transaction", "session"):
+        with pytest.raises(IntegrationError) as raised:
+            use(elsewhere, way)
+        assert raised.value.details == {"server": "refuses"}
 
 
 def test_a_connection_killed_before_the_commit_is_a_database_error(database: Database) -> None:

@@ -19,9 +19,10 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.operations import alerts
 from bg_pipelines.operations.alerts import Delivered
+from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sandbox.faults import Fault as Trouble
-from bg_pipelines.settings import Settings
+from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines_tests import conftest
 from bg_pipelines_tests.conftest import DatabaseClock
 
@@ -479,16 +480,36 @@ def test_no_number_address_or_secret_is_in_tables_or_logs(
 # A run that failed
 
 
-FAILURE = IntegrationError.of(
-    ErrorType.DATABASE, "PostgreSQL is not available: it is away", source="database"
-)
-FAILED = "[critical] job store_sync: database"
+def database_error(server: str) -> IntegrationError:
+    return IntegrationError.of(
+        ErrorType.DATABASE, f"PostgreSQL: {server}", source="database", details={"server": server}
+    )
+
+
+FAILURE = database_error("away")
+FAILED = "[critical] the database: database"
 
 
 def fail(
-    house: House, run: str = "run-1", error: IntegrationError = FAILURE, job: str = "store_sync"
+    house: House,
+    run: str = "run-1",
+    error: IntegrationError = FAILURE,
+    job: str = "store_sync",
+    tier: str | None = None,
 ) -> None:
-    alerts.report_failure(job, error, run_id=run, settings=house.settings)
+    alerts.report_failure(job, error, run_id=run, tier=tier, settings=house.settings)
+
+
+def work(house: House, job: str = "store_sync", tier: str | None = None) -> None:
+    with house.database.transaction() as connection:
+        incidents.clear_job(connection, job, tier)
+    house.tell()
+
+
+def answer(house: House) -> None:
+    with house.database.transaction() as connection:
+        incidents.clear_database_outages(connection)
+    house.tell()
 
 
 def database_away(house: House) -> None:
@@ -559,8 +580,88 @@ def test_when_the_database_is_back_the_fault_is_one_that_people_know_of_and_its_
     with house.database.transaction() as connection:
         assert incidents.clear_job(connection, "store_sync") == 1
     assert house.tell() == Delivered(sent=3)
-    over = "[all clear] job store_sync: database"
+    over = "[all clear] the database: database"
     assert (house.heard("ops"), house.heard("boss"), house.phone) == ([FAILED, over],) * 3
+
+
+def test_a_database_that_is_away_is_one_fault_whatever_meets_it(house: House) -> None:
+    working = house.settings
+    database_away(house)
+    for job in JOBS:
+        fail(house, f"{job} tick", job=job, tier="1")
+    house.settings = working
+    fail(house, "one that could be recorded", job="inventory_sync", tier="2")
+    answer(house)
+    assert (house.heard(), house.phone) == ([FAILED], [FAILED]), "it may be gone again at once"
+    house.clock.advance(minutes=2)
+    answer(house)
+    assert house.heard() == house.phone == [FAILED, "[all clear] the database: database"]
+
+
+@pytest.mark.parametrize("server", ["53100", "refuses"])
+def test_a_database_that_is_full_is_one_fault_until_all_who_met_it_have_worked(
+    house: House, server: str
+) -> None:
+    for minute in range(40):
+        if minute % 5 == 0:
+            fail(house, f"store_sync {minute}", database_error(server), tier="1")
+            fail(house, f"customer_sync {minute}", database_error(server), job="customer_sync", tier="1")
+        answer(house)  # which it does, all the time
+        house.clock.advance(minutes=1)
+    assert house.heard() == [FAILED, f"{FAILED}, still"]
+    work(house, "store_sync", "1")
+    work(house, "inventory_sync", "1")
+    assert len(house.heard()) == 2
+    work(house, "customer_sync", "1")
+    assert house.heard()[2:] == ["[all clear] the database: database"]
+
+
+def test_settings_that_are_wrong_are_one_fault_until_any_run_works(house: House) -> None:
+    for setting in ("BG_ENCRYPTION_KEY is not a key", "BG_HOME_DIR is no directory"):
+        wrong = IntegrationError.of(ErrorType.CONFIGURATION, setting, source="settings")
+        for job in JOBS:
+            fail(house, f"{job} run", wrong, job)
+    assert house.heard() == ["[high] the settings: configuration"] * 2
+    work(house, "inventory_sync", "3")
+    assert house.heard()[2:] == ["[all clear] the settings: configuration"] * 2
+
+
+def test_a_run_that_dies_at_every_tick_is_one_fault_however_well_other_tiers_do(house: House) -> None:
+    died = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL", source="dagster")
+    for minute in range(0, 40, 5):
+        fail(house, f"run {minute}", died, tier="3")
+        house.clock.advance(minutes=1)
+        work(house, tier="1")
+        work(house, tier="retries")
+        house.clock.advance(minutes=4)
+    fail(house, "another", died, tier="2")
+    opened = "[medium] job store_sync: unknown"
+    assert house.heard() == [opened]
+    work(house, tier="3")
+    assert house.heard() == [opened]
+    work(house, tier="2")
+    assert house.heard() == [opened, "[all clear] job store_sync: unknown"]
+
+
+def test_what_a_tier_without_stores_once_met_does_not_stay_open(house: House) -> None:
+    died = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL", source="dagster")
+    fail(house, error=died, tier="3")
+    house.clock.advance(minutes=119)
+    work(house, tier="1")
+    assert house.rows("status, told", "incidents") == [("open", "open")]
+    house.clock.advance(minutes=2)
+    work(house, tier="1")
+    assert house.rows("status, told", "incidents") == [("resolved", "resolved")]
+
+
+def test_a_run_by_hand_that_did_all_ends_what_any_tier_met(house: House) -> None:
+    died = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL", source="dagster")
+    fail(house, error=died, tier="3")
+    fail(house, "by hand", error=died)
+    work(house, tier=incidents.BY_HAND)
+    assert house.rows("status, met_by", "incidents") == [("open", ["store_sync/3"])]
+    work(house)
+    assert house.rows("status, met_by", "incidents") == [("resolved", [])]
 
 
 def test_a_failure_that_reached_nobody_is_told_when_the_database_is_back(house: House) -> None:
@@ -631,11 +732,26 @@ def test_reporting_never_raises(
 ) -> None:
     monkeypatch.setenv("BG_DATABASE_URL", SECRET)
     alerts.report_failure("store_sync", FAILURE, run_id="run-1")
-    assert "nobody was told that store_sync failed: settings are wrong: BG_DATABASE_URL" in caplog.text
+    assert "the failure of store_sync is not recorded: settings are wrong: BG_DATABASE_URL" in caplog.text
+    assert "nobody could be told: the database: PostgreSQL" in caplog.text
     database_away(house)
     house.only()
     fail(house)
     assert SECRET not in caplog.text
+
+
+def test_wrong_settings_keep_nobody_from_being_told_whom_the_right_ones_name(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_ALERT_URLS", house.address("ops"))
+    monkeypatch.setenv("BG_ALERT_PHONES", "nobody")
+    monkeypatch.setenv("BG_DATABASE_URL", SECRET)
+    with pytest.raises(IntegrationError) as raised:
+        load_settings()
+    for job in JOBS:
+        alerts.report_failure(job, raised.value, run_id=f"{job} tick")
+    assert house.heard("ops") == ["[high] the settings: configuration"]
+    assert not (Path(".bg") / "postgres").exists(), "no server is started where one's address is wrong"
 
 
 def test_telling_never_raises_and_says_what_is_wrong(house: House) -> None:

@@ -558,6 +558,17 @@ def test_a_job_that_fails_has_nothing_to_start_and_says_how_it_runs(database: Da
     assert show(database, number).attempts == []
 
 
+def test_whose_runs_a_fault_keeps_from_working_is_shown(database: Database) -> None:
+    error = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL")
+    with database.transaction() as connection:
+        for tier in ("3", "2", "3"):
+            number = faults.report(connection, faults.run_fault("store_sync", tier, error))
+    assert show(database, number).met_by == ["store_sync/2", "store_sync/3"]
+    with database.transaction() as connection:
+        assert faults.clear_job(connection, "store_sync", "2") == 0
+    assert show(database, number).met_by == ["store_sync/3"]
+
+
 def test_an_incident_that_parks_nothing_any_more_says_so(database: Database, shops: list[Shop]) -> None:
     [store, *_] = query(database, "SELECT id FROM stores")
     number = open_incident(database, f"store:{store['id']}:products:scopes", store_id=store["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -360,6 +361,7 @@ def test_a_job_has_a_line_under_its_queue(
     database: Database, well: None, names: list[str], shown: Callable[..., str]
 ) -> None:
     fail(database, names[0], "'products'", next="clock_timestamp() - interval '20 minutes'")
+    add_incident(database, names[0])
     change(
         database,
         "INSERT INTO sync_attempts (run_id, store_id, resource, status, started_at, finished_at) SELECT 'r', id, 'products', "
@@ -367,11 +369,37 @@ def test_a_job_has_a_line_under_its_queue(
         "unnest(ARRAY['succeeded', 'failed']) status",
     )
     lines = {line.split()[0]: line.split()[1:] for line in shown().splitlines() if line}
-    #                              stores current due oldest running retries parked p50 p95 success behind
-    assert lines["store_sync"] == ["3", "2", "1", "20m", "0", "1", "0", "42s", "42s", "50%", "20m"]
-    assert lines["inventory_sync"] == ["3", "3", "0", "0", "0", "0", "0"]
-    assert lines["stores_sync"] == ["1", "20m", "0", "1", "0", "42s", "42s", "50%", "20m"]
+    #                              stores current due oldest running retries parked faults p50 p95 success behind
+    assert lines["store_sync"] == ["3", "2", "1", "20m", "0", "1", "0", "1", "42s", "42s", "50%", "20m"]
+    assert lines["inventory_sync"] == ["3", "3", "0", "0", "0", "0", "0", "0"]
+    assert lines["stores_sync"] == ["1", "20m", "0", "1", "0", "1", "42s", "42s", "50%", "20m"]
     assert "42s/42s" in shown(width=80)
+
+
+def test_the_worst_of_those_that_are_late_have_a_line_each(
+    database: Database, well: None, names: list[str], shown: Callable[..., str]
+) -> None:
+    change(
+        database,
+        "UPDATE sync_states SET next_due_at = clock_timestamp() - (store_id * 10 + 100) * interval '1 minute' "
+        "WHERE resource IN ('products', 'orders', 'inventory_levels')",
+    )
+    lines = [line for line in shown().splitlines() if line.startswith("late") or line.endswith("are late")]
+    behind = [int(line.split()[3]) for line in lines[:-1]]
+    assert behind == sorted(behind, reverse=True)
+    assert (len(behind), lines[-1]) == (5, "and 4 more are late")
+    assert re.fullmatch(r"late  \S+  \w+_sync  1\d\d minutes behind", lines[0])
+
+
+def test_the_memory_that_runs_took_is_told_per_job(
+    database: Database, well: None, shown: Callable[..., str]
+) -> None:
+    change(
+        database,
+        "INSERT INTO job_runs (run_id, job, queue, status, finished_at, peak_rss_mb) "
+        "SELECT 'run ' || mb, 'store_sync', 'stores_sync', 'succeeded', clock_timestamp(), mb FROM (VALUES (90), (140)) r(mb)",
+    )
+    assert "most memory of a run: store_sync 140 MB" in shown().splitlines()
 
 
 def test_only_the_worst_twenty_that_are_tried_again_are_shown_and_the_rest_counted(

@@ -54,11 +54,11 @@ def test_it_says_when_it_is_ready_and_ends_cleanly(
     found = re.fullmatch(r"sandbox listening on (http://127\.0\.0\.1:\d+) \(3 shops\)\n", line)
     assert found is not None, line
     with requests.Session() as session:
-        shops = session.get(f"{found[1]}/sandbox/shops", timeout=5).json()
+        shops = session.get(f"{found[1]}/sandbox/shops", timeout=PATIENCE).json()
         assert len(shops) == 3
         # A slow answer under way does not keep it from ending.
         faults = f"{found[1]}/sandbox/shops/{shops[0]['domain']}/faults"
-        session.post(faults, json={"kind": "slow", "seconds": 10 * PATIENCE}, timeout=5)
+        session.post(faults, json={"kind": "slow", "seconds": 10 * PATIENCE}, timeout=PATIENCE)
         with pytest.raises(requests.Timeout):
             session.post(
                 f"{shops[0]['api_url']}/admin/api/2026-07/graphql.json",
@@ -132,9 +132,9 @@ def test_a_sandbox_that_was_never_started_can_be_stopped_and_one_that_ended_refu
     Sandbox(World(shops=1, variants=1)).stop()
     with Sandbox(World(shops=1, variants=1)) as sandbox:
         session = requests.Session()
-        assert session.get(f"{sandbox.url}/sandbox/shops", timeout=5).ok
+        assert session.get(f"{sandbox.url}/sandbox/shops", timeout=PATIENCE).ok
     with pytest.raises(requests.ConnectionError):
-        session.get(f"{sandbox.url}/sandbox/shops", timeout=5)
+        session.get(f"{sandbox.url}/sandbox/shops", timeout=PATIENCE)
 
 
 def test_a_page_of_250_variants_is_quick() -> None:
@@ -149,7 +149,7 @@ def test_a_page_of_250_variants_is_quick() -> None:
                 f"{shop.api_url}/admin/api/2026-07/graphql.json",
                 json={"query": query},
                 headers={"X-Shopify-Access-Token": shop.token},
-                timeout=5,
+                timeout=PATIENCE,
             )
             times.append(time.perf_counter() - start)
             assert len(answer.json()["data"]["productVariants"]["nodes"]) == 250

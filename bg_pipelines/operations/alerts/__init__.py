@@ -18,13 +18,13 @@ from typing import TypeVar
 
 from bg_pipelines.database import incidents
 from bg_pipelines.database.engine import Database, open_database
-from bg_pipelines.database.incidents import Fault, job_fingerprint
+from bg_pipelines.database.incidents import BY_HAND, run_fault
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging.targets import targets
 from bg_pipelines.operations.alerts import unrecorded
 from bg_pipelines.operations.alerts.announcements import ESCALATE_AFTER, announce
 from bg_pipelines.operations.alerts.deliveries import Delivered, deliver
-from bg_pipelines.settings import Settings, load_settings
+from bg_pipelines.settings import Settings, load_settings, right_settings
 
 __all__ = ["ESCALATE_AFTER", "Delivered", "announce", "deliver", "report_failure", "targets", "tell"]
 
@@ -57,22 +57,21 @@ def tell(database: Database, settings: Settings) -> Delivered:
 
 
 def report_failure(
-    job: str, error: IntegrationError, *, run_id: str, settings: Settings | None = None
+    job: str,
+    error: IntegrationError,
+    *,
+    run_id: str,
+    tier: str | None = None,
+    settings: Settings | None = None,
 ) -> None:
     """Record that a run of a job failed, and tell people of it; at once and directly if it cannot be recorded.
 
-    Never raises.
+    `tier` is the run's tag of that name. Never raises.
     """
     try:
-        settings = settings or load_settings()
-        fault = Fault(
-            job_fingerprint(job, error.error_type),
-            f"job {job}",
-            error,
-            needs_person=not error.recoverable,
-            job=job,
-        )
+        fault = run_fault(job, tier or BY_HAND, error)
         try:
+            settings = settings or load_settings()
             database = open_database(settings)
             try:
                 with database.transaction() as connection:
@@ -82,6 +81,7 @@ def report_failure(
                 database.close()
         except Exception as trouble:  # noqa: BLE001 (whatever keeps it from being recorded, people must hear)
             log.error("alerts: the failure of %s is not recorded: %s", job, _sentence(trouble))
+            settings = settings or right_settings()
             unrecorded.send(settings.home, targets(settings), fault, run_id)
     except Exception as trouble:  # noqa: BLE001 (the job has failed already, and its own error is the one to show)
         log.critical("alerts: nobody was told that %s failed: %s", job, _sentence(trouble))

@@ -50,10 +50,12 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
             first = True
         else:
             first = False
+        earlier = (entry.get("unrecorded") or {}).get("met_by", ())
         entry["unrecorded"] = {
             **fault._asdict(),
             "error": fault.error.as_dict(),
             "resources": list(fault.resources),
+            "met_by": sorted({*earlier, *fault.met_by}),
             "occurrence": occurrence,
         }
         known[fault.fingerprint] = entry

@@ -99,6 +99,13 @@ def upgrade() -> None:
             "payload", sa.Text(), nullable=True, comment="where what failed is kept: a table and its keys"
         ),
         sa.Column("occurrences", sa.Integer(), server_default="1", nullable=False),
+        sa.Column(
+            "met_by",
+            postgresql.ARRAY(sa.Text()),
+            server_default="{}",
+            nullable=False,
+            comment="job/tier of the runs it keeps from working: over when each of them has",
+        ),
         sa.Column("last_occurrence", sa.Text(), nullable=True, comment="the same again is not counted twice"),
         sa.Column("opened_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column(
