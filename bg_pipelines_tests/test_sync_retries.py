@@ -300,7 +300,6 @@ def leave_alone(database: Database) -> None:
     )
 
 
-@pytest.mark.xfail(reason="resource.py does not say yet that pages were kept", strict=False)
 def test_an_outage_is_over_with_the_first_pages_of_a_probe_and_not_with_its_last(
     database: Database, cipher: Cipher
 ) -> None:

@@ -218,6 +218,8 @@ class ResourceSync:
             counts = self._load(connection, pages)
             leases.save(connection, self.work, self.cursor)
         self.progressed = self.progressed or any(page.read for page in pages)
+        if self.progressed:
+            self.store.note_progress()
         self.run_.note_rows(self.resource, len(pages), counts)
 
     def _finish(self, pages: list[Page]) -> bool:
