@@ -284,7 +284,7 @@ def test_a_vendor_that_fails_now_here_now_there_is_few_incidents_and_over_by_its
     assert not any(row["needs_person"] for row in told)
     for shop in sandbox.world.shops.values():
         shop.faults.clear()
-    for _ in range(15):
+    for _ in range(35):  # the longest that a store waits before it is tried again
         sync(rng=rng)
         clock.advance(minutes=1)
     assert incidents(database) == []

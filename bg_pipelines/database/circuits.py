@@ -27,9 +27,9 @@ STORE_FAILURES = 5
 PLATFORM_STORES = 5
 FIRST_PROBE = timedelta(seconds=30)
 LAST_PROBE = timedelta(minutes=5)
+"""A probe goes this long after the circuit opened; the wait doubles with each that fails, up to the second."""
 LATELY = timedelta(minutes=30)
 """A platform of which `PLATFORM_STORES` circuits of stores are open that opened within this time is ailing."""
-"""A probe goes this long after the circuit opened; the wait doubles with each that fails, up to the second."""
 
 OF_A_PLATFORM = {
     ErrorType.TIMEOUT,
