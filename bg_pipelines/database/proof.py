@@ -44,36 +44,45 @@ def of_records(records: Sequence[Any], edge: datetime | None = None) -> Sum:
 
     One whose id is none is left out: it is rejected.
     """
-    known = [r for r in records if type(r[0]) is str]
-    settled = _before(known, edge)
+    settled, fresh = _parted(records, edge)
     # To the second and in UTC is how most write it, and is left as it is.
-    texts = [f"{r[0]} {r[1] if type(r[1]) is str and len(r[1]) == 20 else _moment(r[1])}" for r in settled]
-    return Sum(len(texts), _sum(texts), len(known) - len(settled))
+    texts = [
+        f'{r[0]} "{r[1][:19] if type(r[1]) is str and len(r[1]) == 20 else _moment(r[1])}"'
+        for r in settled
+        if type(r[0]) is str
+    ]
+    return Sum(len(texts), _sum(texts), len(fresh))
 
 
 def of_parts(parts: Sequence[Any], edge: datetime | None = None) -> Sum:
     """Of parts of rows as they were read."""
-    known = [part for part in parts if type(part[0]) is str]
-    settled = _before(known, edge)
-    return Sum(len(settled), _sum([part[0] for part in settled]), len(known) - len(settled))
+    settled, fresh = _parted(parts, edge)
+    ids = [part[0] for part in settled if type(part[0]) is str]
+    return Sum(len(ids), _sum(ids), len(fresh))
 
 
-def fresh(records: Sequence[Any], edge: datetime) -> list[str]:
+def fresh_ids(records: Sequence[Any], edge: datetime) -> list[str]:
     """The ids of those that changed since the edge."""
-    settled = {r[0] for r in _before(records, edge)}
-    return [r[0] for r in records if type(r[0]) is str and r[0] not in settled]
+    return [r[0] for r in _parted(records, edge)[1]]
 
 
-def _before(records: Sequence[Any], edge: datetime | None) -> Sequence[Any]:
-    if edge is None:
-        return records
+def _parted(records: Sequence[Any], edge: datetime | None) -> tuple[Sequence[Any], Sequence[Any]]:
+    """What did not change since the edge, and what did."""
+    if edge is None or not records:
+        return records, ()
     # A whole second: what is before it is so by its first 19 characters.
     limit = edge.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return [r for r in records if (r[1] if _is_plain(r[1]) else _moment(r[1]))[:19] < limit]
-
-
-def _is_plain(text: Any) -> bool:
-    return type(text) is str and text[-1:] == "Z" and text[10:11] == "T"
+    try:
+        # Most often nothing did, and all times are written alike.
+        if {r[1][10] + r[1][19:] for r in records} == {"TZ"} and max([r[1] for r in records]) < limit:
+            return records, ()
+    except (TypeError, IndexError):
+        pass
+    settled: list[Any] = []
+    fresh: list[Any] = []
+    for record in records:
+        (settled if _moment(record[1])[:19] < limit else fresh).append(record)
+    return settled, [r for r in fresh if type(r[0]) is str]
 
 
 def held(
@@ -92,8 +101,8 @@ def held(
     return _of_query(
         connection,
         sql.SQL(
-            "SELECT external_id || ' ' || rtrim(rtrim(to_char(source_updated_at AT TIME ZONE 'UTC', "
-            "'YYYY-MM-DD\"T\"HH24:MI:SS.US'), '0'), '.') || 'Z', {fresh} "
+            # As JSON it is written like nothing but ISO 8601, and in less time than by to_char().
+            "SELECT external_id || ' ' || to_json(source_updated_at AT TIME ZONE 'UTC'), {fresh} "
             "FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} {only} AND {loadable}"
         ).format(
             fresh=_fresh(edge),
@@ -193,4 +202,4 @@ def _moment(text: Any) -> str:
     except (TypeError, ValueError):
         return ""
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")

@@ -14,7 +14,7 @@ CHANGED_LOAD_ROWS = 1_000
 """Rows in a commit of what has changed: mostly so few that they would all be fetched before the first was loaded."""
 
 
-PAGES_AHEAD = LOAD_ROWS // 250
+PAGES_AHEAD = 20
 ROWS_A_PAGE = 1_000
 """With their parts; a page of orders with hundreds of lines each counts as several."""
 

@@ -73,7 +73,7 @@ class Whole:
 
     def take_back(self, connection: psycopg.Connection[Any], records: Sequence[Record]) -> None:
         """Before rows are loaded: of those that this pass has read before, in an older version, take that off."""
-        ids = proof.fresh(records, self._edge)
+        ids = proof.fresh_ids(records, self._edge)
         if not ids:
             return
         with connection.cursor(row_factory=scalar_row) as cursor:
