@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.base import Page, Resource
-from bg_pipelines.sync import whole
+from bg_pipelines.platforms.base import InventoryLevel, Page, ProductVariant, Resource
+from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sync import Summary, SyncRequest, SyncRun, whole
 from bg_pipelines_tests.test_customer_sync import (
     Script,
     alive,
@@ -23,7 +25,7 @@ from bg_pipelines_tests.test_customer_sync import (
     the_proof,
 )
 from bg_pipelines_tests.test_jobs import wait_for
-from bg_pipelines_tests.test_sync import Scripted, query
+from bg_pipelines_tests.test_sync import Scripted, product, query
 
 __all__ = ["run_script"]
 
@@ -77,16 +79,43 @@ def test_what_a_list_leaves_out_is_asked_for_and_only_what_is_gone_there_goes(
     assert the_proof(database)["tables"]["orders"]["rows"] == 298
 
 
-def test_where_many_were_not_met_the_counts_decide(
+def test_where_many_were_not_met_and_the_counts_agree_somebody_has_cleared_out(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whole, "ASKED_AT_MOST", 20)
+    monkeypatch.setattr(whole, "ASKED_ANYWAY", 20)
     run_script(orders(*range(60), source_count=60))
     asked = still_there(monkeypatch)
     assert run_script(orders(*range(30), source_count=30), force=True).failures == []
     assert (len(alive(database, "orders")), asked) == (30, [])
     assert errors(run_script(orders(*range(5), source_count=30), force=True)) == [ErrorType.COUNT_MISMATCH]
     assert len(alive(database, "orders")) == 30
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_where_many_were_not_met_and_no_count_agrees_all_are_asked_for(
+    run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
+    monkeypatch.setattr(whole, "ASKED_ANYWAY", 20)
+    count = 3000 if counted else None
+    run_script(orders(*range(3000), source_count=count))
+    asked = still_there(monkeypatch, **{f"O{n}": at(0) for n in range(3000)})
+    left_out = 25 if counted else 150  # a hundredth is within what a busy shop may differ by
+    assert run_script(orders(*range(left_out, 3000), source_count=count), force=True).failures == []
+    assert sum(map(len, asked)) == left_out
+    assert len(alive(database, "orders")) == 3000
+
+
+def test_a_row_whose_newer_version_could_not_be_loaded_is_asked_for_too(
+    run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_script(orders(*range(10), source_count=10))
+    run_script(page((order(3, 5, total="ten"), []), source_count=10))
+    asked = still_there(monkeypatch, O3=at(6))
+    rest = [number for number in range(10) if number not in (3, 4)]
+    assert run_script(orders(*rest, source_count=9), force=True).failures == []
+    assert asked == [["O3", "O4"]]
+    assert alive(database, "orders") == {f"O{n}" for n in range(10)} - {"O4"}
+    assert query(database, "SELECT 1 FROM rejected_rows") == []
 
 
 def test_a_run_that_is_stopped_while_it_asks_goes_on_there(
@@ -103,6 +132,34 @@ def test_a_run_that_is_stopped_while_it_asks_goes_on_there(
     still_there(monkeypatch)
     assert run_script().failures == [], "no page is read again"
     assert len(alive(database, "orders")) == 8
+
+
+def test_a_line_that_an_old_export_brings_to_a_deleted_order_lives_no_longer_than_the_order(
+    run_script: Script, database: Database
+) -> None:
+    run_script(orders(*range(20)))
+
+    def delete() -> None:
+        wait_for(lambda: read_so_far(database) >= 10)
+        for table, key in (("orders", "external_id"), ("order_lines", "order_external_id")):
+            query(database, f"UPDATE {table} SET deleted_at = now(), synced_at = now() WHERE {key} = 'O15'")
+
+    exported = order(15, 30)
+    rest = [number for number in range(12, 20) if number != 15]
+    brought = page((exported, [line(exported, 1), line(exported, 2)]), resume="3")
+    pages = (orders(*range(10), resume="1"), orders(10, 11, resume="2"), delete, brought, orders(*rest))
+    assert run_script(*pages, load_rows=5, force=True).failures == []
+    assert run_script(orders(*range(12), *rest), force=True).failures == []
+    assert alive(database, "order_lines") == {f"O{n}-1" for n in range(20)} - {"O15-1"}
+
+
+def read_so_far(database: Database, resource: str = "orders") -> int:
+    [row] = query(
+        database,
+        "SELECT coalesce((cursor -> 'pass' ->> 'read')::int, 0) AS read FROM sync_states WHERE resource = %s",
+        resource,
+    )
+    return int(row["read"])
 
 
 @pytest.mark.parametrize("held", [5, 0])
@@ -205,6 +262,91 @@ def test_a_row_that_another_way_wrote_newer_meanwhile_is_told_of_and_excuses_its
     assert run_script(*pages, write("SELECT 1"), last, load_rows=5).failures == []
     assert the_proof(database)["changed_meanwhile"] == 1
 
+    # Nor does it excuse lines of others.
+    query(database, "DELETE FROM orders")
+    query(database, "DELETE FROM order_lines")
+    lost = "DELETE FROM order_lines WHERE order_external_id IN ('O5', 'O6', 'O7', 'O8')"
+    assert errors(run_script(*pages, write(lost), last, load_rows=5, force=True)) == [
+        ErrorType.COUNT_MISMATCH
+    ]
+
+
+def test_stock_that_goes_with_its_product_while_it_is_read_fails_no_pass(
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[[Sandbox], list[str]],
+    database: Database,
+    cipher: Cipher,
+) -> None:
+    [name] = add_shops(make_sandbox(shops=1, variants=1))
+
+    def run(resource: Resource, *pages: Any, **options: Any) -> Summary:
+        request = SyncRequest((resource,), stores=(name,), force=True)
+        platform: Any = Scripted(list(pages))
+        connect = lambda access, sleep: platform  # noqa: E731
+        return SyncRun(
+            database, cipher, request, run_id=resource, connect=connect, log=lambda _: None, **options
+        ).run()
+
+    def of(make: Callable[[int], Any], *numbers: int, **options: Any) -> Page:
+        return Page(len(numbers), [make(number) for number in numbers], **options)
+
+    def level(number: int) -> InventoryLevel:
+        return InventoryLevel(f"L{number}", at(0), f"I{number}", "P", 1, 1, 0, 0)
+
+    def variant(number: int) -> ProductVariant:
+        return ProductVariant(
+            f"V{number}", at(0), str(number), f"I{number}", "t", None, None, 1, "1.0", None, "EUR"
+        )
+
+    run(Resource.PRODUCTS, of(product, *range(30)))
+    run(Resource.PRODUCT_VARIANTS, of(variant, *range(30)))
+
+    def gone() -> None:
+        wait_for(lambda: read_so_far(database, "inventory_levels") >= 10)
+        assert run(Resource.PRODUCTS, of(product, *range(1, 30))).failures == []
+
+    first, second, last = (range(start, start + 10) for start in (0, 10, 20))
+    pages = (of(level, *first, resume="1"), of(level, *second, resume="2"), gone, of(level, *last))
+    assert run(Resource.INVENTORY_LEVELS, *pages, load_rows=5).failures == []
+    assert alive(database, "inventory_levels") == {f"L{n}" for n in range(1, 30)}
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_row_with_a_later_time_than_it_has_at_the_source_is_set_back(
+    run_script: Script, database: Database, deleted: bool
+) -> None:
+    run_script(orders(*range(10), source_count=10))
+    for table, key in (("orders", "external_id"), ("order_lines", "order_external_id")):
+        query(
+            database,
+            f"UPDATE {table} SET source_updated_at = '2026-02-01T00:00:00Z', "
+            f"deleted_at = CASE WHEN %s THEN now() - interval '1 hour' END WHERE {key} = 'O3'",
+            deleted,
+        )
+    assert run_script(orders(*range(10), source_count=10), force=True).failures == []
+    assert (len(alive(database, "orders")), len(alive(database, "order_lines"))) == (10, 10)
+    assert query(database, "SELECT 1 FROM orders WHERE source_updated_at > '2026-01-15'") == []
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2026-01-01 00:00:00Z", "2026-01-01T00:00:00+02:00", "2026-01-01T00:00:00.5Z", "20260101T000000Z"],
+)
+def test_a_time_may_be_written_otherwise(run_script: Script, database: Database, time: str) -> None:
+    one = order(1)._replace(source_updated_at=time)
+    for _ in range(2):
+        assert run_script(page((one, [line(one, 1)]), (order(2), [])), force=True).failures == []
+
+
+def test_an_order_that_is_listed_although_it_is_older_than_what_is_listed_fails_no_pass(
+    run_script: Script, database: Database
+) -> None:
+    since = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+    one, older = (order(n)._replace(source_created_at=at(minute)) for n, minute in ((1, 10), (2, 9)))
+    pages = (page((one, []), listed_since=since, resume="1"), page((older, []), listed_since=since))
+    for _ in range(2):
+        assert run_script(*pages, force=True).failures == []
+
 
 # Counts
 
@@ -244,6 +386,30 @@ def test_rows_that_are_counted_and_never_listed_cost_one_more_full_pass_and_are_
         assert run_script(page(source_count=4)).resources[Resource.ORDERS].pages == 1
 
 
+def test_what_is_counted_and_not_listed_is_learnt_in_a_busy_shop_and_unlearnt_too(
+    run_script: Script, database: Database
+) -> None:
+    def visit(listed: int, uncounted: int) -> int:
+        """One in which nothing has changed; if all is read, an order comes meanwhile. Returns how many there are."""
+        count = listed + uncounted
+        everything = (
+            orders(*range(listed), source_count=count, resume="1"),
+            orders(listed, source_count=count + 1),
+        )
+        summary = run_script(page(source_count=count), *everything)
+        assert summary.failures == []
+        return listed + (summary.resources[Resource.ORDERS].pages > 1)
+
+    run_script(orders(*range(99), source_count=100, resume="1"), orders(99, source_count=101))
+    listed = 100
+    for _ in range(8):
+        listed = visit(listed, uncounted=1)
+    assert (listed, cursor(database)["gap"]) == (101, 1)
+    for _ in range(8):
+        listed = visit(listed, uncounted=0)
+    assert (listed, cursor(database)["gap"]) == (102, 0)
+
+
 def test_a_large_resource_is_not_read_whole_at_each_deletion(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +422,10 @@ def test_a_large_resource_is_not_read_whole_at_each_deletion(
 
 
 # What is kept, and when
+
+
+def test_a_platform_without_a_page_is_an_error_by_its_name(run_script: Script, database: Database) -> None:
+    assert errors(run_script()) == [ErrorType.MALFORMED_RESPONSE]
 
 
 def test_what_was_read_before_the_platform_failed_is_kept(run_script: Script, database: Database) -> None:

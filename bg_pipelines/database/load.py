@@ -93,6 +93,7 @@ def load(
     *,
     seen_at: datetime,
     confirm_before: datetime | None = None,
+    right_before: datetime | None = None,
     into_empty: bool = False,
     reject: Callable[[Reject], None],
 ) -> Counts:
@@ -101,7 +102,8 @@ def load(
     `seen_at` is when the source was asked (our database's clock): a row that was marked deleted before that, and
     stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
     is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
-    stamped at the end is gone.
+    stamped at the end is gone. `right_before`: a row that is held with a later time than it comes with, but one before
+    this, is no newer version that was on its way: the source has it otherwise, and it is set back.
     `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and
     rows are copied into the table itself, in half the time; if one is there after all, they are merged.
     `reject` is called with each row that cannot be loaded.
@@ -113,7 +115,9 @@ def load(
     counts.unchanged = len(records) - len(unique)
     if unique:
         columns = records[0]._fields
-        merge = _Merge(connection, table, store_id, columns, seen_at, confirm_before, into_empty, reject)
+        merge = _Merge(
+            connection, table, store_id, columns, seen_at, confirm_before, right_before, into_empty, reject
+        )
         counts += merge(unique)
     counts.require_complete(table)
     return counts
@@ -136,7 +140,14 @@ def newest(records: Sequence[Any]) -> Sequence[Any]:
 def mark_deleted(
     connection: psycopg.Connection[Any], table: str, store_id: int, external_ids: Sequence[str]
 ) -> int:
-    """Mark these rows gone at the source; returns how many were not so before."""
+    """Mark these rows gone at the source; returns how many were not so before.
+
+    What could not be loaded of them is forgotten.
+    """
+    connection.execute(
+        "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND external_id = ANY(%s)",
+        (store_id, table, list(external_ids)),
+    )
     statement = sql.SQL(
         "UPDATE {} SET deleted_at = now(), synced_at = now() "
         "WHERE store_id = %s AND external_id = ANY(%s) AND deleted_at IS NULL"
@@ -150,13 +161,19 @@ def unmet(
     store_id: int,
     pass_began_at: datetime,
     created_since: datetime | None,
+    *,
+    after: str,
     limit: int,
 ) -> list[str]:
-    """The ids of the rows, up to `limit`, that a full pass did not meet; see `mark_unconfirmed_deleted`."""
+    """The ids behind `after`, up to `limit`, of rows that a full pass did not meet; see `mark_unconfirmed_deleted`."""
     statement = sql.SQL(
-        "SELECT external_id FROM {table} t WHERE {unmet} ORDER BY external_id LIMIT %(limit)s"
+        "SELECT external_id FROM {table} t WHERE {unmet} AND external_id > %(after)s ORDER BY external_id LIMIT %(limit)s"
     )
-    parameters = {"limit": limit, **_unmet_parameters(table, store_id, pass_began_at, created_since)}
+    parameters = {
+        "after": after,
+        "limit": limit,
+        **_unmet_parameters(table, store_id, pass_began_at, created_since),
+    }
     rows = connection.execute(
         statement.format(table=sql.Identifier(table), unmet=_unmet(created_since)), parameters
     )
@@ -192,7 +209,7 @@ def _unmet(created_since: datetime | None) -> sql.Composable:
     return sql.SQL(
         "store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} AND NOT EXISTS ("
         "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
-        "  AND r.external_id = t.external_id)"
+        "  AND r.external_id = t.external_id AND r.last_seen_at >= %(began)s)"
     ).format(created=sql.SQL("AND source_created_at >= %(created)s" if created_since else ""))
 
 
@@ -203,20 +220,34 @@ def _unmet_parameters(
 
 
 def drop_unmet_part_rejects(
-    connection: psycopg.Connection[Any], table: str, whole: str, store_id: int, pass_began_at: datetime
+    connection: psycopg.Connection[Any],
+    table: str,
+    whole: str,
+    store_id: int,
+    pass_began_at: datetime,
+    *,
+    only_of_met: bool,
 ) -> int:
     """After a full pass: forget the parts that could not be loaded and that it did not meet again.
 
     An earlier version of such a part, that was kept, is gone with it where its row was met; returns how many are.
+    `only_of_met`: others are not forgotten, for their row may not be listed for its age.
     """
+    parameters = {"store": store_id, "table": table, "began": pass_began_at}
     statement = sql.SQL(
-        "WITH dropped AS (DELETE FROM rejected_rows WHERE store_id = %(store)s AND resource = %(table)s "
-        "AND last_seen_at < %(began)s RETURNING external_id) "
-        "UPDATE {table} p SET deleted_at = now() FROM dropped d, {whole} w "
-        "WHERE p.store_id = %(store)s AND p.external_id = d.external_id AND p.deleted_at IS NULL "
-        "AND w.store_id = %(store)s AND w.external_id = p.order_external_id AND w.synced_at >= %(began)s"
-    ).format(table=sql.Identifier(table), whole=sql.Identifier(whole))
-    return connection.execute(statement, {"store": store_id, "table": table, "began": pass_began_at}).rowcount
+        "WITH left_behind AS (UPDATE {table} p SET deleted_at = now() FROM rejected_rows r, {whole} w "
+        "WHERE r.store_id = %(store)s AND r.resource = %(table)s AND r.last_seen_at < %(began)s "
+        "AND p.store_id = %(store)s AND p.external_id = r.external_id AND p.deleted_at IS NULL "
+        "AND w.store_id = %(store)s AND w.external_id = p.order_external_id AND w.synced_at >= %(began)s "
+        "RETURNING p.external_id), dropped AS (DELETE FROM rejected_rows WHERE store_id = %(store)s "
+        "AND resource = %(table)s AND last_seen_at < %(began)s {only}) SELECT count(*) FROM left_behind"
+    ).format(
+        table=sql.Identifier(table),
+        whole=sql.Identifier(whole),
+        only=sql.SQL("AND external_id IN (SELECT external_id FROM left_behind)" if only_of_met else ""),
+    )
+    row = connection.execute(statement, parameters).fetchone()
+    return int(row[0]) if row else 0
 
 
 def mark_left_parts_deleted(
@@ -230,13 +261,14 @@ def mark_left_parts_deleted(
     """Mark the parts gone that rows of `whole`, just loaded with all of their `parts`, no longer have; how many.
 
     Parts carry their row's `source_updated_at`. So one that is older than its row was left behind, and one that is
-    not among `parts` is gone where the row is held as it has just been read.
+    not among `parts` is gone where the row is held as it has just been read. A row that is marked deleted has none.
     """
     statement = sql.SQL(
         "UPDATE {table} p SET deleted_at = now() FROM {whole} w "
         "JOIN unnest(%(ids)s::text[], %(times)s::text[]::timestamptz[]) AS read (id, time) ON w.external_id = read.id "
         "WHERE w.store_id = %(store)s AND p.store_id = %(store)s AND p.order_external_id = w.external_id "
-        "AND p.deleted_at IS NULL AND (p.source_updated_at < w.source_updated_at OR (w.source_updated_at = read.time "
+        "AND p.deleted_at IS NULL AND (w.deleted_at IS NOT NULL OR p.source_updated_at < w.source_updated_at "
+        "OR (w.source_updated_at = read.time "
         "AND NOT EXISTS (SELECT FROM unnest(%(parts)s::text[]) AS kept (id) WHERE kept.id = p.external_id))) "
         "AND NOT EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(table)s "
         "AND r.external_id = p.external_id)"
@@ -282,6 +314,7 @@ class _Merge:
         columns: Sequence[str],
         seen_at: datetime,
         confirm_before: datetime | None,
+        right_before: datetime | None,
         into_empty: bool,
         reject: Callable[[Reject], None],
     ) -> None:
@@ -294,6 +327,7 @@ class _Merge:
             "resource": table,
             "seen_at": seen_at,
             "confirm_before": confirm_before,
+            "right_before": right_before,
         }
         self.statements = _statements(table, tuple(columns))
 
@@ -400,6 +434,7 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 SET {assignments}, synced_at = now(), deleted_at = NULL
                 WHERE (t.deleted_at >= %(seen_at)s) IS NOT TRUE
                   AND (excluded.source_updated_at > t.source_updated_at
+                       OR (excluded.source_updated_at < t.source_updated_at AND t.source_updated_at < %(right_before)s)
                        OR (excluded.source_updated_at = t.source_updated_at
                            AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at IS NOT NULL)))
                 RETURNING t.xmax = 0 AS fresh

@@ -46,11 +46,8 @@ def of_records(records: Sequence[Any], edge: datetime | None = None) -> Sum:
     """
     settled, fresh = _parted(records, edge)
     # To the second and in UTC is how most write it, and is left as it is.
-    texts = [
-        f'{r[0]} "{r[1][:19] if type(r[1]) is str and len(r[1]) == 20 else _moment(r[1])}"'
-        for r in settled
-        if type(r[0]) is str
-    ]
+    plain = _are_plain(settled)
+    texts = [f'{r[0]} "{r[1][:19] if plain else _moment(r[1])}"' for r in settled if type(r[0]) is str]
     return Sum(len(texts), _sum(texts), len(fresh))
 
 
@@ -72,17 +69,22 @@ def _parted(records: Sequence[Any], edge: datetime | None) -> tuple[Sequence[Any
         return records, ()
     # A whole second: what is before it is so by its first 19 characters.
     limit = edge.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    try:
-        # Most often nothing did, and all times are written alike.
-        if {r[1][10] + r[1][19:] for r in records} == {"TZ"} and max([r[1] for r in records]) < limit:
-            return records, ()
-    except (TypeError, IndexError):
-        pass
+    # Most often nothing did, and all times are written alike.
+    if _are_plain(records) and max([r[1] for r in records]) < limit:
+        return records, ()
     settled: list[Any] = []
     fresh: list[Any] = []
     for record in records:
         (settled if _moment(record[1])[:19] < limit else fresh).append(record)
     return settled, [r for r in fresh if type(r[0]) is str]
+
+
+def _are_plain(records: Sequence[Any]) -> bool:
+    """Whether all times are written like 2026-01-01T00:00:00Z."""
+    try:
+        return {r[1][10] + r[1][19:] for r in records} == {"TZ"}
+    except (TypeError, IndexError):
+        return False
 
 
 def held(
@@ -91,12 +93,13 @@ def held(
     store_id: int,
     *,
     created_since: datetime | None = None,
+    met_since: datetime | None = None,
     edge: datetime | None = None,
     only: Sequence[str] | None = None,
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
-    `created_since`: only rows that were created since then; `only`: of these ids.
+    `created_since`: only rows that were created since then, or synced since `met_since`; `only`: of these ids.
     """
     return _of_query(
         connection,
@@ -108,9 +111,7 @@ def held(
             fresh=_fresh(edge),
             table=sql.Identifier(table),
             store=sql.Literal(store_id),
-            created=sql.SQL("AND source_created_at >= {}").format(sql.Literal(created_since))
-            if created_since
-            else sql.SQL(""),
+            created=_created("t", created_since, met_since),
             only=_only("external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
         ),
@@ -124,6 +125,7 @@ def held_parts(
     whole: str,
     *,
     created_since: datetime | None = None,
+    met_since: datetime | None = None,
     edge: datetime | None = None,
     only: Sequence[str] | None = None,
 ) -> Sum:
@@ -132,8 +134,8 @@ def held_parts(
     if created_since:
         created = sql.SQL(
             "AND EXISTS (SELECT FROM {whole} w WHERE w.store_id = t.store_id AND w.external_id = t.order_external_id "
-            "AND w.source_created_at >= {since})"
-        ).format(whole=sql.Identifier(whole), since=sql.Literal(created_since))
+            "{created})"
+        ).format(whole=sql.Identifier(whole), created=_created("w", created_since, met_since))
     return _of_query(
         connection,
         sql.SQL(
@@ -148,6 +150,14 @@ def held_parts(
             loadable=_loadable(table, store_id, "external_id"),
             whole_loadable=_loadable(whole, store_id, "order_external_id"),
         ),
+    )
+
+
+def _created(table: str, since: datetime | None, met_since: datetime | None) -> sql.Composable:
+    if since is None:
+        return sql.SQL("")
+    return sql.SQL("AND ({0}.source_created_at >= {1} OR {0}.synced_at >= {2})").format(
+        sql.Identifier(table), sql.Literal(since), sql.Literal(met_since)
     )
 
 

@@ -29,7 +29,7 @@ from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.prefetch import CHANGED_LOAD_ROWS, prefetch
 from bg_pipelines.sync.profile import ProfilePush
 from bg_pipelines.sync.summary import BACKFILLS, CorrectionReport
-from bg_pipelines.sync.whole import Whole
+from bg_pipelines.sync.whole import PutBack, Whole
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.store import StoreSync
@@ -43,10 +43,6 @@ PARTS_A_ROW = 4
 
 VOID = {ErrorType.COUNT_MISMATCH, ErrorType.OPERATION_FAILED, ErrorType.SCOPES}
 """After these a pass begins anew: its pages were not the whole, or may show less than the next ones will."""
-
-
-class PutBack(Exception):  # noqa: N818 (not an error: others wait)
-    """The store has had its turn; what it has left waits for the next."""
 
 
 def _until_failure(pages: Iterator[Page], failures: list[IntegrationError]) -> Iterator[Page]:
@@ -202,6 +198,12 @@ class ResourceSync:
             if buffer and failure.error_type not in VOID:
                 self.keep(buffer)
             raise failure
+        if state["vendor_began_at"] is None:
+            raise IntegrationError.of(
+                ErrorType.MALFORMED_RESPONSE,
+                f"the platform came with no page of {self.resource}, not even an empty one; it is tried again",
+                source=self.work.platform,
+            )
         return buffer
 
     def _is_empty(self, connection: psycopg.Connection[Any]) -> bool:
@@ -240,7 +242,7 @@ class ResourceSync:
             needs_full = self.whole.gap(connection)
             overlap = self.platform.overlap(self.resource)
             since = datetime.fromisoformat(state["vendor_began_at"]) - overlap
-            kept = ("gap", "missing") if full else ("gap", "missing", "backfill")
+            kept = ("gap", "missing", "sought") if full else ("gap", "missing", "sought", "backfill")
             self.cursor = {key: value for key, value in self.cursor.items() if key in kept} | {
                 "since": since.isoformat()
             }
@@ -335,6 +337,8 @@ class ResourceSync:
             rows,
             seen_at=self.seen_at,
             confirm_before=confirm_before,
+            # What a full pass reads is what is there, but for what may have changed since.
+            right_before=self.whole.edge if state["full"] else None,
             into_empty=state["into_empty"],
             reject=refused.append,
         )
@@ -377,11 +381,14 @@ class ResourceSync:
         """At the end of a full pass: what went with the rows that it did not meet."""
         deleted = 0
         for part in PARTS.get(self.resource, ()):
-            # Of those that are not listed for their age nothing is known.
-            if self.whole.listed_since is None:
-                deleted += drop_unmet_part_rejects(
-                    connection, part, self.resource, self.work.store_id, began_at
-                )
+            deleted += drop_unmet_part_rejects(
+                connection,
+                part,
+                self.resource,
+                self.work.store_id,
+                began_at,
+                only_of_met=self.whole.listed_since is not None,
+            )
         deleted += self._delete_children(connection)
         if self.resource is Resource.PRODUCT_VARIANTS:
             deleted += self._delete_levels_of_no_variant(connection, began_at)
@@ -411,7 +418,7 @@ class ResourceSync:
         Such a variant was deleted before we ever had it. A variant that could not be loaded still has its levels.
         """
         return connection.execute(
-            "UPDATE inventory_levels l SET deleted_at = now() "
+            "UPDATE inventory_levels l SET deleted_at = now(), synced_at = now() "
             "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s "
             "AND NOT EXISTS (SELECT FROM product_variants v WHERE v.store_id = l.store_id AND v.deleted_at IS NULL "
             "AND v.inventory_item_external_id = l.inventory_item_external_id) "
@@ -424,7 +431,7 @@ class ResourceSync:
     ) -> int:
         """Mark children deleted whose parent was marked in this transaction (now() is its time)."""
         return connection.execute(
-            f"UPDATE {child[0]} child SET deleted_at = now() FROM {parent[0]} parent "  # noqa: S608 (names from above)
+            f"UPDATE {child[0]} child SET deleted_at = now(), synced_at = now() FROM {parent[0]} parent "  # noqa: S608 (names from above)
             f"WHERE child.{child[1]} = parent.{parent[1]} AND child.store_id = %(store)s "
             "AND parent.store_id = %(store)s AND parent.deleted_at = now() AND child.deleted_at IS NULL",
             {"store": self.work.store_id},

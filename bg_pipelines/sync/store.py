@@ -18,8 +18,9 @@ from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.base import Platform, Resource
 from bg_pipelines.retries import Decision, Strategy, decide, vendor_delay
-from bg_pipelines.sync.resource import PutBack, ResourceSync
+from bg_pipelines.sync.resource import ResourceSync
 from bg_pipelines.sync.summary import Failure
+from bg_pipelines.sync.whole import PutBack
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.audit import StoreAudit

@@ -5,6 +5,7 @@ Its own part of the cursor is `pass`; `gap` and `missing` outlive it:
     gap      how many rows the platform counts and does not list, as two full passes have shown
     missing  how many rows should be held by the next pass, where fewer are: those the platform's search does not
              show yet
+    sought   how many rows a full pass is made for, which were counted and not held
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ from bg_pipelines.sync.prefetch import LOAD_ROWS
 if TYPE_CHECKING:
     from bg_pipelines.sync.resource import ResourceSync
 
-ASKED_AT_MOST = 1_000
-"""Up to so many rows that a full pass did not meet are asked for by their ids before they are taken for gone."""
+ASKED_ANYWAY = 1_000
+"""Up to so many rows that a full pass did not meet are asked for by their ids, even where the source's count agrees."""
 ASKED_TOGETHER = 100
 EDGE = timedelta(minutes=10)
 """What changed later than so long before a pass is not summed up: the platform's search may still show what it was."""
 PAUSE = timedelta(hours=1)
 """A large resource is not read whole more often because counts differ: what is gone can wait for so long."""
+
+
+class PutBack(Exception):  # noqa: N818 (not an error: others wait)
+    """The store has had its turn; what it has left waits for the next."""
 
 
 class Whole:
@@ -61,7 +66,7 @@ class Whole:
         return datetime.fromisoformat(self.state["began_at"])
 
     @property
-    def _edge(self) -> datetime:
+    def edge(self) -> datetime:
         return datetime.fromisoformat(self.state["vendor_began_at"]).replace(microsecond=0) - EDGE
 
     # What was read
@@ -69,11 +74,11 @@ class Whole:
     def add(self, table: str, rows: Sequence[Record] | Sequence[Part]) -> None:
         """Sum up rows that a full pass has read and that were not refused."""
         of = proof.of_records if table == self.table else proof.of_parts
-        self.state["sums"][table] = list(Sum(*self.state["sums"][table]) + of(rows, self._edge))
+        self.state["sums"][table] = list(Sum(*self.state["sums"][table]) + of(rows, self.edge))
 
     def take_back(self, connection: psycopg.Connection[Any], records: Sequence[Record]) -> None:
         """Before rows are loaded: of those that this pass has read before, in an older version, take that off."""
-        ids = proof.fresh_ids(records, self._edge)
+        ids = proof.fresh_ids(records, self.edge)
         if not ids:
             return
         with connection.cursor(row_factory=scalar_row) as cursor:
@@ -88,11 +93,21 @@ class Whole:
                 self.state["sums"][table] = list(Sum(*self.state["sums"][table]) - summed)
 
     def _held(self, connection: psycopg.Connection[Any], only: Sequence[str] | None = None) -> dict[str, Sum]:
-        since, edge = self.listed_since, self._edge
-        held = proof.held(connection, self.table, self.store_id, created_since=since, edge=edge, only=only)
+        since, edge = self.listed_since, self.edge
+        met = self.began_at
+        held = proof.held(
+            connection, self.table, self.store_id, created_since=since, met_since=met, edge=edge, only=only
+        )
         return {self.table: held} | {
             part: proof.held_parts(
-                connection, part, self.store_id, self.table, created_since=since, edge=edge, only=only
+                connection,
+                part,
+                self.store_id,
+                self.table,
+                created_since=since,
+                met_since=met,
+                edge=edge,
+                only=only,
             )
             for part in self.parts
         }
@@ -141,22 +156,31 @@ class Whole:
             return bool(cursor.fetchone())
 
     def ask_for_unmet(self) -> None:
-        """Ask by their ids for the rows that a full pass did not meet, where they are few enough.
+        """Ask by their ids for the rows that a full pass did not meet.
 
         Only what the source does not have any more is then marked deleted; a row that its list has left out is loaded.
+        Many are not asked for where the list held all that the source counts: somebody has cleared out. Raises PutBack.
         """
         sync = self.sync
         with sync.database.transaction() as connection:
             self.require(connection)
-            ids = unmet(
-                connection, self.table, self.store_id, self.began_at, self.listed_since, ASKED_AT_MOST + 1
-            )
-        if len(ids) > ASKED_AT_MOST:
+            first = self._unmet(connection, "", ASKED_ANYWAY + 1)
+        count = self._source_count()
+        if len(first) > ASKED_ANYWAY and count is not None and self.state["read"] >= count:
             return
-        for start in range(0, len(ids), ASKED_TOGETHER):
+        ids = first[:ASKED_TOGETHER]
+        while ids:
             sync.run_.check_stopped()
-            page = sync.platform.rows(self.resource, ids[start : start + ASKED_TOGETHER])
-            sync.keep([page])
+            if sync.store.turn_is_over():
+                raise PutBack
+            sync.keep([sync.platform.rows(self.resource, ids)])
+            with sync.database.transaction() as connection:
+                ids = self._unmet(connection, ids[-1], ASKED_TOGETHER)
+
+    def _unmet(self, connection: psycopg.Connection[Any], after: str, limit: int) -> list[str]:
+        return unmet(
+            connection, self.table, self.store_id, self.began_at, self.listed_since, after=after, limit=limit
+        )
 
     # The proof
 
@@ -178,7 +202,11 @@ class Whole:
             if name == self.table:
                 fits = otherwise >= 0 and (same or 0 < missing.rows <= otherwise)
             else:
-                fits = (same and missing.fresh <= 0) or (max(otherwise, gone) > 0 and missing.rows >= 0)
+                # Of a row that was written another way, its newer parts are held, and its older ones are gone.
+                most = max(0, -missing.fresh) + self._parts_gone(connection, name)
+                fits = (same and missing.fresh <= 0) or (
+                    max(otherwise, gone) > 0 and 0 <= missing.rows <= most
+                )
             if fits:
                 continue
             raise IntegrationError(
@@ -222,6 +250,13 @@ class Whole:
         ).fetchone()
         return (int(row[0]) if row else 0) - int(self.state["gone"])
 
+    def _parts_gone(self, connection: psycopg.Connection[Any], part: str) -> int:
+        row = connection.execute(
+            f"SELECT count(*) FROM {part} WHERE store_id = %s AND deleted_at >= %s",  # noqa: S608 (one of PARTS)
+            (self.store_id, self.began_at),
+        ).fetchone()
+        return int(row[0]) if row else 0
+
     # Counts
 
     def gap(self, connection: psycopg.Connection[Any]) -> bool:
@@ -238,17 +273,19 @@ class Whole:
         known = cursor.get("gap", 0)
         waited_for = cursor.pop("missing", None)
         if state["full"]:
-            short = (self._source_count() or 0) - held
-            if short > known and waited_for is None:
-                cursor["missing"] = held + short - known
-            elif short > 0 or state["source_count"] == state["last_count"]:
-                # Fewer there than here is no standing difference where rows came or went while it was read.
-                if short > known:
-                    self.sync.run_.note_message(
-                        f"{self.sync.store.name}: {short} {self.table} are counted by the platform and not listed, also "
-                        "when everything was read once more; that is taken as it is"
-                    )
-                cursor["gap"] = short
+            # Where rows came or went while all was read, the difference that stands lies between these.
+            counts = [self._source_count() or 0, max(state["source_count"] or 0, state["last_count"])]
+            least, most = (count - held for count in counts)
+            sought = cursor.pop("sought", 0)
+            if least > known and waited_for is None:
+                cursor["missing"] = held + least - known
+                return False
+            cursor["gap"] = min(most, max(known, least, sought))
+            if cursor["gap"] > known:
+                self.sync.run_.note_message(
+                    f"{self.sync.store.name}: {cursor['gap']} {self.table} are counted by the platform and not listed, also "
+                    "when everything was read once more; that is taken as it is"
+                )
             return False
         there = state["last_count"] - known
         if there == held:
@@ -258,6 +295,7 @@ class Whole:
             return False
         if there > held:
             cursor["missing"] = waited_for
+            cursor["sought"] = state["last_count"] - held
         last = self.sync.work.last_full_at
         waits = held > LOAD_ROWS and last is not None and self.sync.work.claimed_at - last < PAUSE
         return not waits
