@@ -173,7 +173,7 @@ def _why(
         said = [entry for entry in entries if _type(entry) is dg.DagsterEventType.ENGINE_EVENT]
         reason = (said[-1].get_dagster_event().message if said else None) or reason
     return IntegrationError.of(
-        ErrorType.UNKNOWN,
+        ErrorType.RUN_DIED,
         f"run {run.run_id} of {run.job_name} died: {reason.strip().splitlines()[0]}",
         source="dagster",
     )

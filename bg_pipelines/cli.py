@@ -408,7 +408,7 @@ def show_person(
         tuple[str, str] | None,
         typer.Option(metavar="STORE ID", help="The person that this customer of this store is."),
     ] = None,
-    orders: Annotated[int, typer.Option(help="How many of the newest orders.")] = 20,
+    orders: Annotated[int, typer.Option(min=0, help="How many of the newest orders.")] = 20,
 ) -> None:
     """The customers that are one person and why, what they spent, and their newest orders. Times are UTC."""
     if (person is None) == (customer is None):
@@ -527,10 +527,18 @@ def report_people(
     """Who spent most, by currency: orders, spend, refunds, net, last visit."""
     with _open_database() as database:
         frame = people.report(
-            database, currency=currency, top=top or (None if csv else 20), lapsed_days=lapsed
+            database,
+            currency=currency and currency.upper(),
+            top=top or (None if csv else 20),
+            lapsed_days=lapsed,
         )
     if csv is not None:
-        frame.to_csv(csv, index=False)
+        try:
+            frame.to_csv(csv, index=False)
+        except OSError as error:
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION, f"--csv {csv}: {error.strerror or error}", source="settings"
+            ) from None
         console.print(f"{_counted(len(frame), 'row')} written to {csv}")
         return
     table = _table("rank", "person", "orders", "stores", "spent", "refunded", "net", "last visit", "days")
@@ -541,7 +549,7 @@ def report_people(
             str(row.rank), str(row.person_id), str(row.orders), str(row.stores), *money, f"{row.net:,.2f} {row.currency}",
             f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
         )  # fmt: skip
-    console.print(table if len(frame) else "nobody: no orders of known customers yet")
+    console.print(table if len(frame) else "nobody, of known customers with orders")
 
 
 def _persons(decision: people.Decision) -> str:

@@ -89,6 +89,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
         merchants = requests.get(f"{url}/sandbox/merchants", timeout=10).json()
         stores = [_store("shopify", shop, shop["domain"]) for shop in shops]
         stores += [_store("square", merchant, merchant["id"].lower()) for merchant in merchants]
+        _require_none_but(database, {store.domain for store in stores})
         changes = save_stores(database, cipher(settings), stores)
         console.print(
             f"[bold]{len(shops)} Shopify and {len(merchants)} Square stores[/] of the sandbox at {url}: "
@@ -393,6 +394,20 @@ def _alone(home: Path) -> Iterator[None]:
         except BlockingIOError:
             raise _configuration(f"a demo is running already in {home}") from None
         yield
+
+
+def _require_none_but(database: Database, domains: set[str]) -> None:
+    """The demo runs every job over all stores, and retries: not over somebody's own."""
+    with database.transaction() as connection:
+        row = connection.execute(
+            "SELECT min(name), count(*) FROM stores WHERE deleted_at IS NULL AND NOT domain = ANY(%s)",
+            (list(domains),),
+        ).fetchone()
+    if row and row[1]:
+        raise _configuration(
+            f"there are stores of your own in this database ({row[0]}{', …' * (row[1] > 1)}): give the demo another home, "
+            "BG_HOME_DIR=.bg-demo bg-pipelines demo, without BG_DATABASE_URL"
+        )
 
 
 def _is_free(port: int) -> bool:

@@ -11,6 +11,7 @@
      +-- database                   our PostgreSQL cannot be reached or refused the work
      +-- lease_lost                 another worker has taken this row over; it will settle it
      +-- operation_failed           what the vendor was at work on for us came to nothing: it begins anew
+     +-- run_died                   a run's process was killed, or its machine restarted; it is run again by itself
      |
      |  time-dependent: succeeds once somebody else has finished something
      +-- shop_locked                the platform has locked the shop for now
@@ -55,6 +56,7 @@ class ErrorType(StrEnum):
     DATABASE = "database"
     LEASE_LOST = "lease_lost"
     OPERATION_FAILED = "operation_failed"
+    RUN_DIED = "run_died"
     SHOP_LOCKED = "shop_locked"
     OPERATION_RUNNING = "operation_running"
     DRIFT = "drift"
@@ -93,6 +95,7 @@ KINDS: dict[ErrorType, Kind] = {
     ErrorType.DATABASE: Kind(Severity.CRITICAL, True),
     ErrorType.LEASE_LOST: Kind(Severity.LOW, True),
     ErrorType.OPERATION_FAILED: Kind(Severity.MEDIUM, True),
+    ErrorType.RUN_DIED: Kind(Severity.MEDIUM, True),
     ErrorType.SHOP_LOCKED: Kind(Severity.HIGH, True),
     ErrorType.OPERATION_RUNNING: Kind(Severity.LOW, True),
     ErrorType.DRIFT: Kind(Severity.MEDIUM, True),

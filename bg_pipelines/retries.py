@@ -75,6 +75,7 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.DATABASE: _backoff(5, 300, 10),
     ErrorType.LEASE_LOST: _backoff(5, 300, 10),
     ErrorType.UNKNOWN: _backoff(60, 3600, 5),
+    ErrorType.RUN_DIED: _backoff(60, 3600, 5),
     # Where these are marked recoverable, the work begins anew at the next try.
     ErrorType.COUNT_MISMATCH: _backoff(60, 3600, 3),
     ErrorType.QUERY_REJECTED: _backoff(30, 600, 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from bg_pipelines.platforms.base import JOB_RESOURCES, Resource
 from bg_pipelines.queues import AUDIT_EVERY
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+from bg_pipelines.sync import audit as audit_module
 from bg_pipelines.sync.audit import AROUND, made_up_id, random_ids
 from bg_pipelines.sync.summary import ResourceAudit
 from bg_pipelines_tests.conftest import CATALOGUE, SALES, as_store
@@ -491,6 +493,27 @@ def test_a_sample_of_a_large_table_is_taken_by_its_key(database: Database) -> No
         plan = "\n".join(row[0] for row in connection.execute(statement, (places, 1, 5)))
     assert "pk_products" in plan
     assert "Seq Scan" not in plan
+
+
+@pytest.mark.parametrize("listed", [5_000, 50])
+def test_over_time_every_row_has_its_turn_also_where_ids_have_several_parts(
+    database: Database, monkeypatch: pytest.MonkeyPatch, listed: int
+) -> None:
+    monkeypatch.setattr(audit_module, "LISTED", listed)
+    query(
+        database,
+        "INSERT INTO inventory_levels (store_id, external_id, source_updated_at, inventory_item_external_id, "
+        "location_external_id, available, on_hand, committed, incoming) SELECT 1, 'gid://shopify/InventoryLevel/' || "
+        "80016000000 + place * 32 || '?inventory_item_id=' || 80014000000 + n * 32, now(), '', '', 1, 1, 0, 0 "
+        "FROM generate_series(1, 300) n, generate_series(1, 3) place",
+    )
+    drawn: Counter[str] = Counter()
+    with database.transaction() as connection:
+        for seed in range(150):
+            drawn.update(random_ids(connection, "inventory_levels", 1, 50, random.Random(seed)))
+    assert len(drawn) > 800, "of 900"
+    by_place = Counter(external_id.partition("?")[0] for external_id in drawn.elements())
+    assert min(by_place.values()) > max(by_place.values()) / 4
 
 
 def test_a_store_with_fewer_rows_than_the_sample_is_audited_whole(database: Database) -> None:

@@ -143,6 +143,18 @@ def test_of_two_demos_in_one_home_the_second_is_refused_and_a_killed_one_takes_i
     wait_until_nothing_is_left(project)
 
 
+def test_the_demo_touches_no_stores_but_its_own(project: Path) -> None:
+    add = ["stores", "add", "harbor", "--domain", "harbor.example.com", "--token", "t"]
+    for command in (["migrate"], add):
+        subprocess.run([sys.executable, "-m", "bg_pipelines.cli", *command], cwd=project, check=True)
+    demo = start_demo(project, "--once")
+    output, _ = demo.communicate(timeout=PATIENCE)
+    assert demo.returncode == 1
+    assert "there are stores of your own in this database (harbor)" in output
+    assert "Traceback" not in output
+    wait_until_nothing_is_left(project)
+
+
 def test_a_port_that_is_taken_is_said_before_anything_starts(project: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -290,7 +290,7 @@ def test_a_run_that_died_is_reported_with_dagsters_reason(
         report_dead_run(instance, run, event)
     assert query(database, "SELECT error_type, message, occurrences FROM incidents") == [
         {
-            "error_type": "unknown",
+            "error_type": "run_died",
             "message": f"run {run.run_id} of store_sync died: Run execution process for {run.run_id} was terminated "
             "by signal 9 (SIGKILL).",
             "occurrences": 1,

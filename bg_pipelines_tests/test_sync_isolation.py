@@ -115,6 +115,23 @@ def test_credentials_given_while_a_token_is_renewed_are_not_overwritten(
     assert held == {"access_token": shop.token}
 
 
+def test_a_store_that_is_the_same_there_as_an_earlier_one_is_not_taken_for_another(
+    run_with: Run, database: Database
+) -> None:
+    run_with((Resource.STORE,))
+    first, second, _ = (row["name"] for row in query(database, "SELECT name FROM stores ORDER BY id"))
+    query(
+        database,
+        "UPDATE stores SET source_updated_at = 'infinity', external_id = (SELECT external_id FROM stores WHERE name = %s) "
+        "WHERE name = %s",
+        second,
+        first,
+    )
+    [failure] = run_with((Resource.STORE,)).failures
+    assert (failure.store, failure.error.error_type) == (second, ErrorType.CONFIGURATION)
+    assert f"the same store there as {first}" in failure.error.message
+
+
 def test_an_incomplete_listing_of_one_resource_keeps_no_other_from_being_synced(
     run_with: Run, database: Database
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
@@ -116,4 +117,17 @@ def _store_faults(database: Database, key: Cipher, settings: Settings) -> list[s
             platform.close()
 
     with ThreadPoolExecutor(_STORES_AT_ONCE) as pool:
-        return [fault for faults in pool.map(check, stores) for fault in faults]
+        return _doubles(stores) + [fault for faults in pool.map(check, stores) for fault in faults]
+
+
+def _doubles(stores: Sequence[Store]) -> list[str]:
+    """Stores that are one and the same there: what it sells would count twice, and corrections be made twice."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for store in stores:
+        if store.external_id:  # known since its first sync
+            names.setdefault((store.platform, store.external_id), []).append(store.name)
+    return [
+        f"stores {', '.join(held)}: they are one and the same at {platform}: pause all but one of them"
+        for (platform, _), held in names.items()
+        if len(held) > 1
+    ]

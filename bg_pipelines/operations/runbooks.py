@@ -56,6 +56,10 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "`bg-pipelines incidents retry N` starts another; a run with the config `backfill: pages` for STORE "
         "reads it page by page instead."
     ),
+    ErrorType.RUN_DIED: (
+        "Nothing, if it is the only one: the process was killed or the machine restarted, and the run is run again by "
+        "itself. If it comes back, look whether the machine is out of memory: `bg-pipelines status` has each job's peak."
+    ),
     ErrorType.DRIFT: (
         "What could be repaired is as at the source again: look in `bg-pipelines incidents show N` for the columns, and "
         "for who else writes to these tables. `bg-pipelines audit STORE` looks again now, and closes it if all is well."

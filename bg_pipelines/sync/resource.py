@@ -442,6 +442,18 @@ class ResourceSync:
     def _sync_profile(self) -> None:
         profile = self.platform.profile()
         with self.database.transaction() as connection:
+            double = connection.execute(
+                "SELECT name FROM stores WHERE platform = %s AND external_id = %s AND id < %s AND paused_at IS NULL "
+                "AND deleted_at IS NULL ORDER BY id LIMIT 1",
+                (self.work.platform, profile.external_id, self.work.store_id),
+            ).fetchone()
+            if double is not None:
+                raise IntegrationError.of(
+                    ErrorType.CONFIGURATION,
+                    f"it is the same store there as {double[0]}, so all of it would count twice: pause one of them "
+                    f"(`bg-pipelines stores pause`)",
+                    source=self.work.platform,
+                )
             updated = connection.execute(
                 "UPDATE stores SET external_id = %(external_id)s, shop_name = %(shop_name)s, currency = %(currency)s, "
                 "timezone = %(timezone)s, plan = %(plan)s, source_updated_at = %(source_updated_at)s, synced_at = now() "

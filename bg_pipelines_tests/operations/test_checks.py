@@ -11,6 +11,7 @@ from bg_pipelines.operations.checks import find_faults
 from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines_tests.conftest import KEY
+from bg_pipelines_tests.test_sync import query
 
 PASSWORD = "hunter2-hunter2"
 
@@ -56,6 +57,19 @@ def test_a_store_that_cannot_be_reached_is_a_fault_of_its_own(shops: Sandbox, da
         )
     [fault] = find_faults()
     assert fault.startswith("store ")
+
+
+def test_two_stores_that_are_one_and_the_same_at_their_platform_are_a_fault(
+    shops: Sandbox, database: Database
+) -> None:
+    query(database, "UPDATE stores SET external_id = 'M1'")
+    [fault] = find_faults()
+    names = [row["name"] for row in query(database, "SELECT name FROM stores ORDER BY name")]
+    assert (
+        fault == f"stores {', '.join(names)}: they are one and the same at shopify: pause all but one of them"
+    )
+    query(database, "UPDATE stores SET paused_at = now() WHERE name <> %s", names[0])
+    assert find_faults() == []
 
 
 def test_paused_stores_are_not_asked(shops: Sandbox, database: Database) -> None:

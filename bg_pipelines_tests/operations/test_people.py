@@ -943,6 +943,7 @@ def test_people_are_shown_explained_joined_split_and_reported_and_no_data_of_the
     assert run("decisions") == "no decisions in force"
     assert "1 1 2 2 150.00 55.00 95.00 EUR 2026-10-01" in run("report")
     assert "2 rows written to" in run("report", "--csv", str(tmp_path / "people.csv"))
+    assert "EUR" in run("report", "--currency", "eur")
     assert (
         (tmp_path / "people.csv")
         .read_text()
