@@ -54,6 +54,7 @@ class AuditReport(NamedTuple):
         return (
             self.audited
             and not self.failures
+            and any(found is not None for _, found in self.resources.values())
             and all(found is None or found.left == 0 for _, found in self.resources.values())
         )
 

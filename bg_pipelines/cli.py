@@ -67,6 +67,7 @@ people_app = typer.Typer(
     help="One person across stores: who is matched, why, and what they bought (docs/people.md).",
 )
 app.add_typer(people_app, name="people")
+PIPE_COLUMNS = 400
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
@@ -77,6 +78,8 @@ def main() -> None:
     # background, which hands SIGINT down ignored.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        console.width = PIPE_COLUMNS  # whoever reads it from a pipe looks for ids, and none is to be cut
     try:
         app()
     except IntegrationError as error:
@@ -223,9 +226,9 @@ def add_store(
     Pass `-` as a secret to type it unseen.
     """
     if token == "-":  # noqa: S105 (a sign, not a secret)
-        token = typer.prompt("token", hide_input=True)
+        token = _secret("token")
     if client_secret == "-":  # noqa: S105
-        client_secret = typer.prompt("client secret", hide_input=True)
+        client_secret = _secret("client secret")
     with _open_database() as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
@@ -240,6 +243,13 @@ def add_store(
         held[1] if every is None else every or None,
     )
     _print_changes(_save_stores([new]))
+
+
+def _secret(name: str) -> str:
+    """Typed unseen; from a pipe, its next line."""
+    if sys.stdin.isatty():
+        return str(typer.prompt(name, hide_input=True))
+    return sys.stdin.readline().strip()
 
 
 @stores_app.command("import")

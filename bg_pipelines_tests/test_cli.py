@@ -26,6 +26,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.base import Resource
 from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines_tests.conftest import KEY, PATIENCE, PROJECT
+from bg_pipelines_tests.test_sync import query
 
 TOKEN = "shpat_0123456789abcdef"
 HARBOR = ("stores", "add", "Harbor", "--domain", "harbor.myshopify.com", "--token", TOKEN)
@@ -308,6 +309,20 @@ def test_status_is_a_table_or_one_json_object(run: Run) -> None:
     state = json.loads(ok(run("status", "--json")))
     assert [row["due"] for row in state["resources"]] == [1] * len(Resource)
     assert state["failing"] == []
+
+
+def test_in_a_pipe_no_id_is_cut(run: Run, database_url: str, database: Database) -> None:
+    ok(run(*HARBOR))
+    query(
+        database,
+        "INSERT INTO customer_changes (store_id, customer_external_id, field, changed_by, changed_at) "
+        "SELECT id, 'gid://shopify/Customer/30000000000032', 'first_name', 'jane.of.the.back.office@example.com', now() "
+        "FROM stores",
+    )
+    environment = {**os.environ, "BG_DATABASE_URL": database_url, "BG_ENCRYPTION_KEY": KEY}
+    command = [sys.executable, "-m", "bg_pipelines.cli", "customers", "changes"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "gid://shopify/Customer/30000000000032" in done.stdout
 
 
 def test_status_fits_a_terminal_of_eighty_columns(run: Run) -> None:
