@@ -935,6 +935,7 @@ def test_people_are_shown_explained_joined_split_and_reported_and_no_data_of_the
     assert "2026-11-05 10:00 quay #2-R return 0.00 0.00 0.00 EUR" in shown
     assert run("show", "1") == shown
     assert "customer a of store harbor: the first we know of this person" in run("why", "quay", "b")
+    assert "1 more customer is this person too: `bg-pipelines people show 1`" in run("why", "harbor", "a")
     assert run("join", "harbor", "a", "quay", "ben", "--by", "jane") == "decision 1: they are person 1"
     assert "1 joined harbor a quay ben jane" in run("decisions")
     assert run("split", "harbor", "a", "quay", "b") == "decision 2: they are person 1 and person 2"

@@ -74,6 +74,11 @@ def why(database: Database, store: str, customer: str) -> list[str]:
         while step is not None:
             link, step = links[step]
             lines.append(f"customer {link.customer} of store {link.store}: {link.reason}")
+        if others := len(links) - len(lines[1:]):
+            more = "1 more customer is" if others == 1 else f"{others} more customers are"
+            lines.append(
+                f"{more} this person too: `bg-pipelines people show {person_id}` tells which and why"
+            )
         lines += _keys(connection, found)
     return lines
 
