@@ -23,8 +23,8 @@ from bg_pipelines_tests.conftest import PROJECT, as_store, assert_sales_equal_to
 from bg_pipelines_tests.test_sync import query
 
 KILLS = 50
-STORES = 14
-"""As many as may be needed: each is killed about seven times. A world has one large shop in three."""
+STORES = 26
+"""Twice as many as may be needed: each is killed four or five times. A world has one large shop in three."""
 SALES = (Resource.CUSTOMERS, Resource.ORDERS)
 EDITED = "edited while it was read"
 
