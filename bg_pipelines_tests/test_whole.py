@@ -410,6 +410,29 @@ def test_what_is_counted_and_not_listed_is_learnt_in_a_busy_shop_and_unlearnt_to
     assert (listed, cursor(database)["gap"]) == (102, 0)
 
 
+def test_what_is_held_is_counted_only_when_something_has_moved(
+    run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count_held = whole.Whole.count_held
+
+    def count(self: whole.Whole, connection: Any) -> int:
+        counted.append(count_held(self, connection))
+        return counted[-1]
+
+    monkeypatch.setattr(whole.Whole, "count_held", count)
+    run_script(orders(1, 2, 3, source_count=3))
+    for _ in range(3):
+        run_script(orders(1, minute=5, source_count=3))
+    assert counted == [3, 3], "after the full pass, and once more"
+    run_script(orders(4, minute=6, source_count=4))
+    run_script(page(source_count=4))
+    assert counted == [3, 3, 4]
+    gone = run_script(page(source_count=3), orders(1, 2, 3, minute=7, source_count=3))
+    assert gone.resources[Resource.ORDERS].pages == 2
+    assert alive(database, "orders") == {"O1", "O2", "O3"}
+
+
 def test_a_large_resource_is_not_read_whole_at_each_deletion(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ class ResourceSync:
                 "listed": False,  # whether all pages were kept
                 "read": 0,
                 "gone": 0,
+                "moved": False,  # whether rows came or went, here
                 "source_count": None,
                 "last_count": None,
                 "listed_since": None,
@@ -242,7 +243,7 @@ class ResourceSync:
             needs_full = self.whole.gap(connection)
             overlap = self.platform.overlap(self.resource)
             since = datetime.fromisoformat(state["vendor_began_at"]) - overlap
-            kept = ("gap", "missing", "sought") if full else ("gap", "missing", "sought", "backfill")
+            kept = ("gap", "missing", "sought", "even", *(() if full else ("backfill",)))
             self.cursor = {key: value for key, value in self.cursor.items() if key in kept} | {
                 "since": since.isoformat()
             }
@@ -293,6 +294,7 @@ class ResourceSync:
         if gone:
             counts.deleted += self._delete_children(connection)
         state["read"] += counts.read
+        state["moved"] = state.get("moved") or counts.inserted + counts.deleted + counts.rejected > 0
         without = {reject.external_id: reject.payload for reject in refused_rows}
         for name in PARTS.get(self.resource, ()):
             refused = [reject for page in pages for reject in page.rejects if reject.table == name]

@@ -5,6 +5,7 @@ Its own part of the cursor is `pass`; `gap` and `missing` outlive it:
     gap      how many rows the platform counts and does not list, as two full passes have shown
     missing  how many rows should be held by the next pass, where fewer are: those the platform's search does not
              show yet
+    even     how many rows the source counted when as many as expected were held
     sought   how many rows a full pass is made for, which were counted and not held
 """
 
@@ -269,6 +270,9 @@ class Whole:
         state, cursor = self.state, self.sync.cursor
         if state["last_count"] is None:
             return False
+        if not state["full"] and not state["moved"] and cursor.get("even") == state["last_count"]:
+            return False  # nothing came or went on either side: not worth counting what may be millions
+        cursor.pop("even", None)
         held = self.count_held(connection)
         known = cursor.get("gap", 0)
         waited_for = cursor.pop("missing", None)
@@ -289,6 +293,7 @@ class Whole:
             return False
         there = state["last_count"] - known
         if there == held:
+            cursor["even"] = state["last_count"]
             return False
         if there > held and (waited_for is None or held >= min(waited_for, there)):
             cursor["missing"] = there
