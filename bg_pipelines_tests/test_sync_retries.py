@@ -258,7 +258,7 @@ def test_a_store_that_fails_again_and_again_is_probed_until_it_answers(
     assert (incident["subject"], incident["needs_person"]) == (f"store {names[0]}", False)
     assert f"store {names[0]} failed too often (malformed_response)" in "\n".join(lines)
     broken.faults.clear()
-    for _ in range(15):
+    for _ in range(35):  # the longest that a store waits before it is tried again
         sync(log=lines.append)
         clock.advance(minutes=1)
     assert incidents(database) == []
