@@ -139,6 +139,9 @@ def _run_job(console: Console, database: Database, name: str, stores: list[str])
         finally:
             done.set()
             watcher.join()
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
+            raise KeyboardInterrupt  # which Dagster has taken for the run's own
     return {"job": name, "run_id": run_id, "success": result.success}
 
 
