@@ -43,6 +43,9 @@ from bg_pipelines.settings import load_settings
 STOP_SECONDS = 15
 # Loaded here: between fork and exec is no time for it.
 _LIBC = ctypes.CDLL(None)
+_SIGNALS = os.pipe()
+for _end in _SIGNALS:
+    os.set_blocking(_end, False)
 JOBS: dict[str, dict[str, Any]] = {
     "store_sync": {},
     "inventory_sync": {},
@@ -72,6 +75,8 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
     if not (project / "dagster.yaml").exists():
         raise _configuration("run the demo in the project's folder, where dagster.yaml is")
     settings = load_settings()
+    # Signals are noted beside whoever handles them: one that meets a job is taken by Dagster for the job's alone.
+    signal.set_wakeup_fd(_SIGNALS[1], warn_on_full_buffer=False)
     # For every process that is started from here, wherever it runs.
     os.environ["BG_HOME_DIR"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(project)
@@ -139,10 +144,14 @@ def _run_job(console: Console, database: Database, name: str, stores: list[str])
         finally:
             done.set()
             watcher.join()
-        run = instance.get_run_by_id(run_id)
-        if run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
-            raise KeyboardInterrupt  # which Dagster has taken for the run's own
+    _end_if_interrupted()
     return {"job": name, "run_id": run_id, "success": result.success}
+
+
+def _end_if_interrupted() -> None:
+    with suppress(BlockingIOError):
+        if {signal.SIGINT, signal.SIGTERM} & set(os.read(_SIGNALS[0], 64)):
+            raise KeyboardInterrupt
 
 
 def _show_a_fault(
