@@ -27,9 +27,9 @@ from benchmarks.harness.machine import description, own_postgres, processor_seco
 from benchmarks.harness.shapes import require_shape
 from benchmarks.harness.store import add_store, forget, make_due, sync
 from bg_pipelines.database.engine import Database
-from bg_pipelines.platforms import shopify_sales
-from bg_pipelines.platforms.base import JOB_RESOURCES
-from bg_pipelines.platforms.shopify_api import ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify import sales
+from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
+from bg_pipelines.queues import JOB_RESOURCES
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 
 RESOURCES = JOB_RESOURCES["customer_sync"]
@@ -244,7 +244,7 @@ def _memory(console: Console, database: Database, customers: int) -> dict[str, f
 def _require_shapes(api_url: str) -> None:
     """The pages must hold the very fields that the product's documents ask for, no fewer and no more."""
     client = ShopifyClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
-    for name, document in (("Customers", shopify_sales.CUSTOMERS), ("Orders", shopify_sales.ORDERS)):
+    for name, document in (("Customers", sales.CUSTOMERS), ("Orders", sales.ORDERS)):
         variables = {**sales_pages.SIZES[name], "after": None, "query": None}
         require_shape(document, client.execute(document, variables).data)
     client.close()

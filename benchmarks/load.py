@@ -28,15 +28,15 @@ from benchmarks.harness import catalogue_pages, page_server
 from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
 from benchmarks.harness.shapes import require_shape
 from benchmarks.harness.store import add_store, forget, make_due, sync
-from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import Reject, load
-from bg_pipelines.platforms import shopify
-from bg_pipelines.platforms.base import Record, Resource
-from bg_pipelines.platforms.shopify import ShopifyPlatform
-from bg_pipelines.platforms.shopify_api import Answer, ShopifyClient, StaticToken
+from bg_pipelines.database.load import load
+from bg_pipelines.platforms.shopify import platform
+from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
+from bg_pipelines.records import Record, Reject, Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import LOAD_ROWS
+from bg_pipelines.work import store_units
 
 RESOURCES = (Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
 BLOCK_ROWS = 2_000
@@ -246,7 +246,7 @@ def _stages(
 def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dict[str, float]:
     spent = dict.fromkeys(("fetch_and_parse", "convert", "prepare", "copy", "merge", "commit"), 0.0)
     with database.transaction() as connection:
-        began_at = leases.clock(connection)
+        began_at = store_units.clock(connection)
     for resource in RESOURCES:
         client = _TimedClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
         began = time.perf_counter()
@@ -353,17 +353,17 @@ def _require_shapes(api_url: str) -> None:
     """The pages must hold the very fields that the product's documents ask for, no fewer and no more."""
     client = ShopifyClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
     first = {"first": catalogue_pages.PAGE_ROWS, "after": None, "query": None}
-    levels = {"first": shopify.LOCATIONS_AT_ONCE, "levels": shopify.LEVELS_AT_FIRST}
+    levels = {"first": platform.LOCATIONS_AT_ONCE, "levels": platform.LEVELS_AT_FIRST}
     answers = {
-        shopify.PRODUCT_VARIANTS: client.execute(shopify.PRODUCT_VARIANTS, first).data,
-        shopify.INVENTORY_LEVELS: client.execute(shopify.INVENTORY_LEVELS, {**first, **levels}).data,
+        platform.PRODUCT_VARIANTS: client.execute(platform.PRODUCT_VARIANTS, first).data,
+        platform.INVENTORY_LEVELS: client.execute(platform.INVENTORY_LEVELS, {**first, **levels}).data,
     }
-    location = answers[shopify.INVENTORY_LEVELS]["rows"]["nodes"][0]
+    location = answers[platform.INVENTORY_LEVELS]["rows"]["nodes"][0]
     after = location["inventoryLevels"]["pageInfo"]["endCursor"]
     rest = client.execute(
-        shopify.LOCATION_INVENTORY_LEVELS, {**first, "location": location["id"], "after": after}
+        platform.LOCATION_INVENTORY_LEVELS, {**first, "location": location["id"], "after": after}
     )
-    answers[shopify.LOCATION_INVENTORY_LEVELS] = rest.data
+    answers[platform.LOCATION_INVENTORY_LEVELS] = rest.data
     client.close()
     for document, data in answers.items():
         require_shape(document, data)

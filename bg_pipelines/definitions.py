@@ -6,11 +6,11 @@ import warnings
 
 import dagster as dg
 
-from bg_pipelines.alerting import deliver_alerts, run_failures
 from bg_pipelines.jobs import customer_sync, drift_audit, inventory_sync, store_sync
-from bg_pipelines.platforms.base import Resource
-from bg_pipelines.resources import DatabaseResource, PlatformsResource
-from bg_pipelines.sync_op import asset_key
+from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
+from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.orchestration.sync_job import asset_key
+from bg_pipelines.records import Resource
 
 # Dagster warns, whenever it loads a sensor, of a parameter that it sets itself.
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from bg_pipelines.records import Resource
+
 TICK = timedelta(minutes=5)
 """How often a tier's schedule looks for work that is due."""
 
@@ -90,3 +92,13 @@ def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
     epoch = datetime(1970, 1, 1, tzinfo=UTC) + phase
     turns = (after + interval / 2 - epoch) // interval + 1
     return epoch + turns * interval
+
+
+JOB_RESOURCES: dict[str, tuple[Resource, ...]] = {
+    # The profile first: a store that cannot be reached shows in the cheapest call.
+    "store_sync": (Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS),
+    "inventory_sync": (Resource.INVENTORY_LEVELS,),
+    "customer_sync": (Resource.CUSTOMERS, Resource.ORDERS),
+    "drift_audit": (Resource.AUDIT,),
+}
+"""What each sync job syncs of a store, in this order."""

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg
 import pytest
+from dagster_postgres.storage import DagsterPostgresStorage
 from graphql import GraphQLSchema, build_client_schema
 
 from bg_pipelines import platforms
@@ -21,17 +22,14 @@ from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import Database, embedded_url
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.platforms.base import JOB_RESOURCES, Resource
-from bg_pipelines.sandbox import Sandbox, Shop, World
+from bg_pipelines.operations.stores import save_stores
+from bg_pipelines.records import Resource
+from bg_pipelines.sandbox import Sandbox, World
+from bg_pipelines.settings import driver_url
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+from bg_pipelines_tests.support import CATALOGUE, KEY, PROJECT, DatabaseClock, as_store
+from bg_pipelines_tests.typed import Run, type_in
 
-PROJECT = Path(__file__).parent.parent
-KEY = "0" * 43 + "="
-CATALOGUE = (*JOB_RESOURCES["store_sync"], *JOB_RESOURCES["inventory_sync"])
-SALES = JOB_RESOURCES["customer_sync"]
-PATIENCE = 120
-"""Seconds a test waits for what should happen within a few, on a machine that has much else to do."""
 SERVER_HOME = pytest.StashKey[Path]()
 
 MEMORY = Path("/dev/shm")
@@ -42,7 +40,7 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
-LONGEST = ("test_crashes", "test_queue", "test_demo", "test_jobs", "test_afternoon")
+LONGEST = ("test_crashes", "test_run_queue", "test_demo", "test_jobs", "test_afternoon")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,43 +111,6 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-class DatabaseClock:
-    """The clock of a test's database, which is the only one the product goes by: set by hand, for new connections.
-
-    PostgreSQL looks for its own functions first, unless the search path says otherwise.
-    """
-
-    FUNCTIONS = ("clock_timestamp", "statement_timestamp", "transaction_timestamp", "now")
-
-    def __init__(self, url: str, start: datetime) -> None:
-        self.connection = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
-        self.connection.execute("CREATE SCHEMA clock; CREATE TABLE clock.hands (time timestamptz)")
-        self.connection.execute("INSERT INTO clock.hands VALUES (%s)", (start,))
-        self.now = start
-        for name in self.FUNCTIONS:
-            self.connection.execute(
-                f"CREATE FUNCTION clock.{name}() RETURNS timestamptz LANGUAGE sql STABLE "
-                "AS 'SELECT time FROM clock.hands'"
-            )
-        # A column's default keeps the function that it was made with.
-        for table, column in self.connection.execute(
-            "SELECT adrelid::regclass::text, attname FROM pg_attrdef JOIN pg_attribute a ON a.attrelid = adrelid "
-            "AND a.attnum = adnum WHERE pg_get_expr(adbin, adrelid) = 'now()'"
-        ).fetchall():
-            self.connection.execute(f"ALTER TABLE {table} ALTER {column} SET DEFAULT clock.now()")
-        [database] = self.connection.execute("SELECT current_database()").fetchone() or ()
-        self.connection.execute(f"ALTER DATABASE {database} SET search_path = clock, public, pg_catalog")
-
-    def set(self, now: datetime) -> None:
-        self.connection.execute("UPDATE clock.hands SET time = %s", (now,))
-        self.now = now
-
-    def advance(self, **time: float) -> datetime:
-        now = self.now + timedelta(**time)
-        self.set(now)
-        return now
-
-
 @pytest.fixture
 def clock(database_url: str) -> Iterator[DatabaseClock]:
     """Noon of a Monday, until the test says otherwise. Ask for it before `database`."""
@@ -187,19 +148,6 @@ def make_sandbox() -> Iterator[Callable[..., Sandbox]]:
     yield make
     for sandbox in running:
         sandbox.__exit__(None, None, None)
-
-
-def as_store(shop: Shop, **changes: Any) -> NewStore:
-    """The store a sandbox shop is, as a person would add it. Its name is the first part of its domain."""
-    values = {
-        "name": shop.domain.split(".")[0],
-        "platform": "shopify",
-        "domain": shop.domain,
-        "tier": shop.tier,
-        "api_url": shop.api_url,
-        "token": shop.token,
-    }
-    return NewStore(**{**values, **changes})
 
 
 @pytest.fixture
@@ -243,71 +191,88 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
     return run
 
 
-def source_rows(shop: Shop, resource: Resource) -> set[tuple[str, str]]:
-    """(id, updatedAt) of what a sandbox shop holds of a resource, as it should stand in our table."""
-    rows = shop.export()[resource.value]
-    return {
-        (row["id"], row["updatedAt"])
-        for row in rows
-        if resource is not Resource.INVENTORY_LEVELS or row["isActive"]
-    }
+@pytest.fixture(scope="session")
+def shared_database(server_home: Path) -> Iterator[str]:
+    """The name of a database that rooms of many small tests share; see `emptied_database_url`."""
+    server = embedded.ensure(server_home)
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE test_shared TEMPLATE template")
+        yield "test_shared"
+        connection.execute("DROP DATABASE test_shared WITH (FORCE)")
 
 
-def loaded_rows(database: Database, domain: str, resource: Resource) -> set[tuple[str, str]]:
-    """(id, updatedAt) of what we hold of a resource of a store, as the vendor writes them."""
-    with database.transaction() as connection:
-        return {
-            (external_id, updated_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
-            for external_id, updated_at in connection.execute(
-                f"SELECT t.external_id, t.source_updated_at FROM {resource.value} t JOIN stores s ON s.id = t.store_id "
-                "WHERE s.domain = %s AND t.deleted_at IS NULL",
-                (domain,),
-            )
-        }
+@pytest.fixture
+def emptied_database_url(shared_database: str, server_home: Path) -> str:
+    """The shared database, emptied before the test: that is ten times quicker than a database of its own."""
+    server = embedded.ensure(server_home)
+    with psycopg.connect(server.url(shared_database, driver=None)) as connection:
+        connection.execute(
+            "TRUNCATE stores, locations, products, product_variants, inventory_levels, customers, orders, order_lines, "
+            "refunds RESTART IDENTITY CASCADE"
+        )
+    return server.url(shared_database)
 
 
-TABLES = tuple(resource for resource in CATALOGUE if resource is not Resource.STORE)
+@pytest.fixture(scope="module")
+def own_database(server_home: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """One database for a file whose tests are each rolled back: they leave nothing in it."""
+    name = request.module.__name__.rpartition(".")[2]
+    server = embedded.ensure(server_home)
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        database = Database(server.url(name))
+        yield database
+        database.close()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def assert_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) -> None:
-    """Every row of these shops (all, if none is named) is held as the source has it, and no other."""
-    for domain in domains or tuple(sandbox.world.shops):
-        for resource in TABLES:
-            assert loaded_rows(database, domain, resource) == source_rows(
-                sandbox.world.shops[domain], resource
-            )
+@pytest.fixture
+def connection(own_database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A connection whose transaction is rolled back at the end of the test."""
+    with own_database.transaction() as connection:
+        yield connection
+        connection.rollback()
 
 
-def assert_sales_equal_to_source(database: Database, sandbox: Sandbox, *domains: str) -> None:
-    """Customers and orders of these shops (all, if none is named), with lines and refunds, are held as the source has them."""
-    for domain in domains or tuple(sandbox.world.shops):
-        shop = sandbox.world.shops[domain]
-        for resource in SALES:
-            assert loaded_rows(database, domain, resource) == source_rows(shop, resource)
-        export = shop.export(["orders"])["orders"]
-        lines = {
-            (line["id"], order["id"], line["quantity"], line["currentQuantity"], order["updatedAt"])
-            for order in export
-            for line in order["lineItems"]
-        }
-        refunds = {
-            (refund["id"], order["id"], Decimal(refund["totalRefundedSet"]["shopMoney"]["amount"]))
-            for order in export
-            for refund in order["refunds"]
-        }
-        with database.transaction() as connection:
-            assert lines == {
-                (*row, updated_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
-                for *row, updated_at in connection.execute(
-                    "SELECT l.external_id, order_external_id, quantity, current_quantity, l.source_updated_at "
-                    "FROM order_lines l JOIN stores s ON s.id = l.store_id WHERE s.domain = %s AND l.deleted_at IS NULL",
-                    (domain,),
-                )
-            }
-            assert refunds == set(
-                connection.execute(
-                    "SELECT r.external_id, order_external_id, amount FROM refunds r JOIN stores s ON s.id = r.store_id "
-                    "WHERE s.domain = %s AND r.deleted_at IS NULL",
-                    (domain,),
-                )
-            )
+@pytest.fixture
+def environment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of a process that works on this test's database."""
+    monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+
+
+@pytest.fixture
+def dagster_url(server_home: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of this test's own for Dagster's storage, with its tables and nothing in them."""
+    name = f"dagster_{abs(hash(request.node.nodeid)) % 10**12}"
+    server = embedded.ensure(server_home)
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        made = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'dagster_template'").fetchone()
+        if made is None:
+            connection.execute("CREATE DATABASE dagster_template")
+            DagsterPostgresStorage(driver_url(server.url("dagster_template"), "psycopg2"))
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE dagster_template")
+        yield server.url(name)
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def instance(
+    dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance as dagster.yaml says, with a storage of its own."""
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", dagster_url)
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
+    """Type a command on a machine with a migrated database: `run("stores", "list")`."""
+    monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+
+    return type_in

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.database import leases
+from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.operations import alerts, incidents, status
+from bg_pipelines.incidents import handling
+from bg_pipelines.operations import status
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.platforms.base import JOB_RESOURCES
-from bg_pipelines.queues import TICK, TIERS
+from bg_pipelines.queues import JOB_RESOURCES, TICK, TIERS
 from bg_pipelines.sandbox import SCENARIOS, Sandbox
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
-from bg_pipelines_tests.conftest import DatabaseClock, as_store, assert_equal_to_source
-from bg_pipelines_tests.test_sync import query
+from bg_pipelines.work import store_units
+from bg_pipelines_tests.support import DatabaseClock, as_store, assert_equal_to_source, query
 
 MINUTES = 125
 STORES = 200
@@ -57,7 +57,7 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
 
     def is_due(job: str, **what: Any) -> bool:
         with database.transaction() as connection:
-            return leases.is_due(connection, JOB_RESOURCES[job], **what)
+            return store_units.is_due(connection, JOB_RESOURCES[job], **what)
 
     def work() -> None:
         """What the daemon does in a minute: the schedules' ticks, the sensors, the messages."""
@@ -121,13 +121,13 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
         save_stores(database, cipher, [as_store(world.shops[domain], tier=3, token=token)])
     for domain in scenario.malformed:
         world.shops[domain].faults.clear()
-    open_ones = [row.id for row in incidents.list_incidents(database)]
+    open_ones = [row.id for row in handling.list_incidents(database)]
     assert len(open_ones) == 3
-    incidents.retry(database, open_ones, by="ana")
+    handling.retry(database, open_ones, by="ana")
     pass_minutes(2)
     assert_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM sync_states WHERE next_due_at IS NULL OR attempts > 0") == []
-    assert incidents.list_incidents(database) == []
+    assert handling.list_incidents(database) == []
     assert query(database, "SELECT 1 FROM rejected_rows") == []
     assert Counter(row["kind"] for row in messages(database)) == {"opened": 5, "all_clear": 5}
     assert len(world.twilio.messages) == len(world.hooks["ops"].received) == 10
@@ -145,7 +145,7 @@ def tier_of(index: int) -> int:
 def messages(database: Database) -> list[dict[str, Any]]:
     return query(
         database,
-        "SELECT fingerprint, kind FROM alerts JOIN incidents ON incidents.id = incident_id ORDER BY alerts.id",
+        "SELECT fingerprint, kind FROM alerts JOIN incidents ON handling.id = incident_id ORDER BY alerts.id",
     )
 
 
@@ -159,8 +159,8 @@ def render(state: status.Status) -> str:
 
     from rich.console import Console
 
-    from bg_pipelines import cli
+    from bg_pipelines.cli.app import app
 
     text = StringIO()
-    Console(file=text, width=160).print(cli._status_tables(state))
+    Console(file=text, width=160).print(app._status_tables(state))
     return text.getvalue()

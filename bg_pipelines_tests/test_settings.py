@@ -9,7 +9,7 @@ import pytest
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings, driver_url, load_settings
-from bg_pipelines_tests.conftest import PROJECT
+from bg_pipelines_tests.support import PROJECT
 
 PASSWORD = "hunter2-hunter2"
 

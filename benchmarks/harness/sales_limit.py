@@ -20,7 +20,7 @@ import requests
 from benchmarks.harness.page_server import TOKEN
 from benchmarks.harness.sales_pages import SIZES
 from bg_pipelines.database.engine import Database
-from bg_pipelines.platforms.base import ADDRESS, Customer, Order, OrderLine, Refund
+from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Refund
 
 TABLES: dict[str, tuple[str, ...]] = {
     "customers": Customer._fields,

@@ -20,7 +20,7 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.platforms.base import Resource
+from bg_pipelines.records import Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 

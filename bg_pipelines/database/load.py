@@ -11,14 +11,13 @@ take is set aside row by row, with the column and the reason, and the rest loads
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -27,6 +26,7 @@ from psycopg.types.array import ListDumper
 
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.records import UNWRITABLE, Reject
 
 
 @dataclass
@@ -59,30 +59,6 @@ class Counts:
                 source="database",
                 details={field.name: getattr(self, field.name) for field in fields(self)},
             )
-
-
-# What no text of PostgreSQL can hold: NUL, and half of a surrogate pair.
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-
-
-class Reject(NamedTuple):
-    """A source row that cannot be loaded: why, and what it was; `table` where it is not the resource's own."""
-
-    external_id: str | None
-    reason: str
-    payload: Any
-    table: str | None = None
-
-    def key(self) -> str:
-        """The vendor's id, or a digest of the row where it has none, so that a repeat is the same row."""
-        if (
-            self.external_id
-            and isinstance(self.external_id, str)
-            and len(self.external_id) <= 500
-            and not _UNWRITABLE.search(self.external_id)
-        ):
-            return self.external_id
-        return "sha256:" + hashlib.sha256(repr(self.payload).encode()).hexdigest()
 
 
 def load(
@@ -466,7 +442,7 @@ def _unwritable_column(record: Any) -> str | None:
     """The column whose value cannot even be sent to PostgreSQL."""
     for column, value in record._asdict().items():
         for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, dict | list) or (isinstance(part, str) and _UNWRITABLE.search(part)):
+            if isinstance(part, dict | list) or (isinstance(part, str) and UNWRITABLE.search(part)):
                 return str(column)
     return None
 

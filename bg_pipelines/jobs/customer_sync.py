@@ -8,13 +8,12 @@ nothing that was committed; the next run goes on at the page reached, and matche
 
 import dagster as dg
 
-from bg_pipelines.alerting import report_op_failure
-from bg_pipelines.operations import people
-from bg_pipelines.platforms.base import JOB_RESOURCES
-from bg_pipelines.queues import JOBS
-from bg_pipelines.resources import DatabaseResource, PlatformsResource
-from bg_pipelines.sync_op import SyncConfig, sync
-from bg_pipelines.sync_ticks import retries_sensor, tier_schedules
+from bg_pipelines import people
+from bg_pipelines.orchestration.failures import report_op_failure
+from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.orchestration.sync_job import SyncConfig, sync
+from bg_pipelines.orchestration.ticks import retries_sensor, tier_schedules
+from bg_pipelines.queues import JOB_RESOURCES, JOBS
 
 RESOURCES = JOB_RESOURCES["customer_sync"]
 

@@ -28,7 +28,7 @@ from twilio.http.response import Response
 from twilio.rest import Client
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.messaging.quiet import quietly
+from bg_pipelines.messaging.silenced import quietly
 from bg_pipelines.settings import TWILIO_API_URL, Settings
 
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 20.0

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import sqlalchemy as sa
 
 from bg_pipelines import platforms
+from bg_pipelines.alerts.recipients import addresses
 from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
 from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import Cipher, cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
-from bg_pipelines.messaging.targets import addresses
 from bg_pipelines.settings import Settings, load_settings
 
 _STORES_AT_ONCE = 16

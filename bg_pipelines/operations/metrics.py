@@ -17,9 +17,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.runs import DEAD_AFTER
-from bg_pipelines.platforms.base import JOB_RESOURCES, Resource
-from bg_pipelines.queues import AUDIT_EVERY, JOBS, QUEUES, TIERS
+from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES, JOBS, QUEUES, TIERS
+from bg_pipelines.records import Resource
+from bg_pipelines.work.pulse import DEAD_AFTER
 
 WINDOW = timedelta(hours=24)
 """Over which tries and runs are counted and timed."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.runs import DEAD_AFTER
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
+from bg_pipelines.work.pulse import DEAD_AFTER
 
 NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
 

@@ -26,8 +26,8 @@ from bg_pipelines.database.models import Store, SyncState
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import PLATFORMS
-from bg_pipelines.platforms.base import Resource
 from bg_pipelines.queues import TICK, TIERS
+from bg_pipelines.records import Resource
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.base import Platform, StoreAccess
+from bg_pipelines.platforms.protocol import Platform, StoreAccess
 
 __all__ = ["PLATFORMS", "Kind", "StoreAccess", "connect"]
 
@@ -16,12 +16,13 @@ _TOKEN = ("token",)
 
 
 class Kind(NamedTuple):
-    """A platform: how a store there is given (`operations/stores.py`). Its file here has its name and a `connect`.
+    """A platform: how a store there is given (`operations/stores.py`), and the module with its `connect`.
 
-    A store's `domain` must match `domain`, or people are told `domain_hint`; `secrets` are the sets of secrets of
+    `module` is a module of this package, imported only where a store needs it. A store's `domain` must match `domain`, or people are told `domain_hint`; `secrets` are the sets of secrets of
     which one has to be given.
     """
 
+    module: str
     domain: re.Pattern[str]
     domain_hint: str
     secrets: tuple[tuple[str, ...], ...] = (_TOKEN,)
@@ -33,12 +34,15 @@ _HOST = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+([a-z]{
 _ANY_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 PLATFORMS: dict[str, Kind] = {
     "shopify": Kind(
+        "shopify.platform",
         _HOST,
         "is not a domain; give it like harbor.myshopify.com, without https://",
         (_TOKEN, ("client_id", "client_secret")),
     ),
     "square": Kind(
-        _ANY_NAME, "is not a name of letters, digits, dots and hyphens; the merchant's id will do"
+        "square.platform",
+        _ANY_NAME,
+        "is not a name of letters, digits, dots and hyphens; the merchant's id will do",
     ),
 }
 
@@ -55,6 +59,6 @@ def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], o
             source="settings",
         )
     # Only who has a store there pays for it: Square's own client takes half a second to import.
-    module = import_module(f"{__name__}.{access.platform}")
+    module = import_module(f"{__name__}.{PLATFORMS[access.platform].module}")
     platform: Platform = module.connect(access, api_version=api_version, sleep=sleep)
     return platform

@@ -12,7 +12,7 @@ back at once; after a SIGKILL they come back when their lease ends.
 
 from bg_pipelines.sync.prefetch import LOAD_ROWS
 from bg_pipelines.sync.run import SyncRun
-from bg_pipelines.sync.store import StoreSync
 from bg_pipelines.sync.summary import Failure, Summary, SyncRequest
+from bg_pipelines.sync.visit import StoreSync
 
 __all__ = ["LOAD_ROWS", "Failure", "StoreSync", "Summary", "SyncRequest", "SyncRun"]

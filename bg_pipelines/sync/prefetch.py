@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
-from bg_pipelines.platforms.base import Page
+from bg_pipelines.records import Page
 
 LOAD_ROWS = 5_000
 """Rows in a commit: enough to make COPY worth it, few enough to lose little and hold little in memory."""

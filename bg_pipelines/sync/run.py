@@ -15,18 +15,15 @@ from typing import Any
 
 import psycopg
 
-from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.leases import Work
 from bg_pipelines.database.load import Counts
-from bg_pipelines.database.runs import RunRecord
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
-from bg_pipelines.platforms.base import Platform, Resource
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.prefetch import LOAD_ROWS
-from bg_pipelines.sync.store import Stopped, StoreSync
 from bg_pipelines.sync.summary import (
     ChangeReport,
     CorrectionReport,
@@ -36,7 +33,11 @@ from bg_pipelines.sync.summary import (
     Summary,
     SyncRequest,
 )
-from bg_pipelines.sync.turns import Turns
+from bg_pipelines.sync.visit import Stopped, StoreSync
+from bg_pipelines.work import store_units
+from bg_pipelines.work.pulse import RunRecord
+from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.turns import Turns
 
 LEASE = timedelta(minutes=2)
 PROGRESS_SECONDS = 5.0
@@ -122,9 +123,9 @@ class SyncRun:
             stores = self._named_stores(connection)
             self._check_key(connection)
             if stores is not None or self.request.force:
-                leases.make_due(connection, self.request.resources, stores, self.request.tiers)
-            due_before = leases.clock(connection)
-            self.summary.total, busy = leases.count_due(
+                store_units.make_due(connection, self.request.resources, stores, self.request.tiers)
+            due_before = store_units.clock(connection)
+            self.summary.total, busy = store_units.count_due(
                 connection, self.request.resources, due_before, stores, self.request.tiers
             )
             platforms = connection.execute("SELECT DISTINCT platform FROM stores").rowcount
@@ -178,7 +179,7 @@ class SyncRun:
             if self._look_again.is_set() and not self._over.is_set():
                 self._look_again.clear()
                 with self.database.transaction() as connection:
-                    until = leases.clock(
+                    until = store_units.clock(
                         connection
                     )  # who was put back, or left alone, has had no other turn yet
             look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
@@ -259,7 +260,7 @@ class SyncRun:
             self._owners |= {owner, probe}
             failed = list(self._failed_stores)  # a run tries them once
         with self.database.transaction() as connection:
-            claimed = leases.claim(
+            claimed = store_units.claim(
                 connection,
                 self.request.resources,
                 owner=owner,
@@ -271,7 +272,7 @@ class SyncRun:
                 not_stores=failed,
                 not_platforms=crowded,
             )
-            claimed += leases.claim_probe(
+            claimed += store_units.claim_probe(
                 connection,
                 self.request.resources,
                 owner=probe,
@@ -363,7 +364,7 @@ class SyncRun:
                 owners = list(self._owners)
             # What is wrong with the database is met, and reported, by those who work; this must go on trying.
             with suppress(Exception), self.database.transaction() as connection:
-                leases.heartbeat(connection, owners, self.lease)
+                store_units.heartbeat(connection, owners, self.lease)
                 self._save_record(connection, "running")
 
     def _save_record(self, connection: psycopg.Connection[Any], status: str) -> None:
@@ -373,7 +374,7 @@ class SyncRun:
 
     def _give_back(self) -> None:
         with suppress(IntegrationError), self.database.transaction() as connection:
-            leases.release(connection, self._owners)
+            store_units.release(connection, self._owners)
         # Apart: a worker in the middle of a commit has its attempt's row and waits for its lease's.
         with suppress(IntegrationError), self.database.transaction() as connection:
             connection.execute(

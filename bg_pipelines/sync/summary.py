@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.platforms.base import Resource
 from bg_pipelines.queues import TIERS
+from bg_pipelines.records import Resource
 
 BACKFILLS: dict[str, bool | None] = {"auto": None, "bulk": True, "pages": False}
 """How a full pass may read, as `Platform.pages` is told it."""

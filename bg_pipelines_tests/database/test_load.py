@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import (
-    Counts,
-    Reject,
-    keep_rejects,
-    load,
-    mark_deleted,
-    mark_unconfirmed_deleted,
-)
+from bg_pipelines.database.load import Counts, keep_rejects, load, mark_deleted, mark_unconfirmed_deleted
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.platforms.base import Product, ProductVariant
+from bg_pipelines.records import Product, ProductVariant, Reject
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

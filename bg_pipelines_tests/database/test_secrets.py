@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from bg_pipelines.database.secrets import KEY_FILE, Cipher, cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings
-from bg_pipelines_tests.conftest import PATIENCE
+from bg_pipelines_tests.support import PATIENCE
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

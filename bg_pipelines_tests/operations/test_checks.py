@@ -10,8 +10,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.checks import find_faults
 from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.sandbox import Sandbox
-from bg_pipelines_tests.conftest import KEY
-from bg_pipelines_tests.test_sync import query
+from bg_pipelines_tests.support import KEY, query
 
 PASSWORD = "hunter2-hunter2"
 

@@ -22,8 +22,8 @@ from bg_pipelines.operations.metrics import (
     read_metrics,
 )
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.platforms.base import JOB_RESOURCES, Resource
-from bg_pipelines.queues import JOBS
+from bg_pipelines.queues import JOB_RESOURCES, JOBS
+from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
 
@@ -488,7 +488,7 @@ def test_every_metric_is_explained_in_base_units_and_in_the_documentation(
 
 @pytest.fixture
 def documentation() -> str:
-    from bg_pipelines_tests.conftest import PROJECT
+    from bg_pipelines_tests.support import PROJECT
 
     return (PROJECT / "docs" / "monitoring.md").read_text()
 

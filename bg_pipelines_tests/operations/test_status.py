@@ -12,16 +12,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bg_pipelines import cli
-from bg_pipelines.database import leases
+from bg_pipelines.cli import app as cli
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.status import NO_STORES, FailingStore, ResourceStatus, read_status
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.platforms.base import Resource
 from bg_pipelines.queues import JOBS
+from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
-from bg_pipelines_tests.conftest import KEY
+from bg_pipelines.work import store_units
+from bg_pipelines_tests.support import KEY
 
 Sync = Callable[..., Summary]
 
@@ -195,8 +195,8 @@ def test_claimed_rows_are_running_and_not_due_until_their_lease_ends(
     database: Database, shops: Sandbox
 ) -> None:
     with database.transaction() as connection:
-        now = leases.clock(connection)
-        leases.claim(
+        now = store_units.clock(connection)
+        store_units.claim(
             connection, [Resource.PRODUCTS], owner="me", limit=2, lease=timedelta(minutes=2), due_before=now
         )
     assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 1, 2, 0)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.database import leases
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
@@ -23,7 +22,8 @@ from bg_pipelines.operations.stores import (
     save_stores,
     set_paused,
 )
-from bg_pipelines.platforms.base import Resource
+from bg_pipelines.records import Resource
+from bg_pipelines.work import store_units
 
 TOKEN = "shpat_0123456789abcdef0123456789abcdef"
 HEADER = "name,platform,domain,tier,api_url,token,client_id,client_secret\n"
@@ -83,7 +83,7 @@ def change(database: Database, statement: str) -> list[Any]:
 
 def count_due(database: Database) -> int:
     with database.transaction() as connection:
-        return leases.count_due(connection, list(Resource), leases.clock(connection), None)[0]
+        return store_units.count_due(connection, list(Resource), store_units.clock(connection), None)[0]
 
 
 # Files
@@ -337,13 +337,13 @@ def test_faults_change_nothing_at_all(database: Database, cipher: Cipher) -> Non
 def test_a_new_store_is_due_at_once_with_all_it_has(database: Database, cipher: Cipher) -> None:
     save_stores(database, cipher, [store()])
     with database.transaction() as connection:
-        claimed = leases.claim(
+        claimed = store_units.claim(
             connection,
             list(Resource),
             owner="me",
             limit=1,
-            lease=leases.timedelta(1),
-            due_before=leases.clock(connection),
+            lease=store_units.timedelta(1),
+            due_before=store_units.clock(connection),
         )
     assert {work.resource for work in claimed} == set(Resource)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.platforms.base import ADDRESS, Customer, Order, OrderLine, Refund
-from bg_pipelines.platforms.shopify_api import Credentials, ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify.client import Credentials, ShopifyClient, StaticToken
+from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Refund
 from bg_pipelines.sandbox import Sandbox, Shop, World
 from bg_pipelines_tests.platforms.scripted import Script, ScriptedServer
 

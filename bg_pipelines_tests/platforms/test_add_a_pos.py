@@ -15,10 +15,11 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.platforms.base import Platform, Resource
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.records import Resource
 from bg_pipelines.sync import Summary
-from bg_pipelines_tests.conftest import CATALOGUE, PROJECT, SALES
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
+from bg_pipelines_tests.support import CATALOGUE, PROJECT, SALES
 
 AT = "2026-01-02T03:04:05Z"
 SHOP = {"id": "s", "name": "Lamp", "currency": "EUR", "zone": "Europe/Berlin", "changed": AT}

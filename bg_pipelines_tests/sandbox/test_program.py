@@ -18,7 +18,7 @@ import requests
 
 import bg_pipelines.sandbox
 from bg_pipelines.sandbox import RejectedError, Sandbox, World, serve
-from bg_pipelines_tests.conftest import PATIENCE
+from bg_pipelines_tests.support import PATIENCE
 
 FOLDER = Path(bg_pipelines.sandbox.__file__).parent
 

@@ -12,13 +12,14 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.platforms import square as square_module
-from bg_pipelines.platforms.base import Page, Platform, Resource
-from bg_pipelines.platforms.square import SquarePlatform
-from bg_pipelines.platforms.square_api import SquareClient
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.platforms.square import platform as square_module
+from bg_pipelines.platforms.square.client import SquareClient
+from bg_pipelines.platforms.square.platform import SquarePlatform
+from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Merchant, Sandbox, World
-from bg_pipelines_tests.conftest import CATALOGUE, SALES
 from bg_pipelines_tests.platforms.conftest import START, HandClock
+from bg_pipelines_tests.support import CATALOGUE, SALES
 
 Node = dict[str, Any]
 Connect = Callable[..., SquarePlatform]

@@ -17,14 +17,14 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.checks import find_faults
 from bg_pipelines.operations.stores import read_csv, save_stores
-from bg_pipelines.platforms import square_api
-from bg_pipelines.platforms.base import Resource
-from bg_pipelines.platforms.square_api import SquareClient
+from bg_pipelines.platforms.square import client
+from bg_pipelines.platforms.square.client import SquareClient
+from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant
-from bg_pipelines_tests.conftest import KEY
 from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import Connect, as_store, read
+from bg_pipelines_tests.support import KEY
 
 Serve = Callable[..., ScriptedServer]
 SCOPES = (
@@ -103,7 +103,7 @@ def test_an_answer_that_drips_past_the_deadline_is_a_timeout(serve: Serve, conne
 def test_an_answer_without_end_is_malformed(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bg_pipelines.platforms.square_api.MAX_ANSWER_BYTES", 100)
+    monkeypatch.setattr("bg_pipelines.platforms.square.client.MAX_ANSWER_BYTES", 100)
     platform = connect(token="EAAA", base_url=serve(Reply.of({"location": "x" * 200})).url)
     assert failure_of(platform.profile).error_type is ErrorType.MALFORMED_RESPONSE
 
@@ -191,7 +191,7 @@ def test_certificates_that_cannot_be_read_are_a_matter_of_configuration(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
-    square_api._tls.cache_clear()
+    client._tls.cache_clear()
     token = "any"
     failure = failure_of(lambda: SquareClient(token))
     assert (failure.error_type, "REQUESTS_CA_BUNDLE" in failure.message) == (ErrorType.CONFIGURATION, True)

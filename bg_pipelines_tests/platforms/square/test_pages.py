@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms import square as square_module
-from bg_pipelines.platforms.base import Resource
-from bg_pipelines.platforms.square import COUNTS_OVERLAP, MOST_CATCH_UPS
+from bg_pipelines.platforms.square import platform as square_module
+from bg_pipelines.platforms.square.platform import COUNTS_OVERLAP, MOST_CATCH_UPS
+from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox
 from bg_pipelines_tests.platforms.conftest import START, HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer

@@ -23,12 +23,13 @@ from typing import Any
 import httpx
 import pytest
 
-from bg_pipelines.platforms.base import Correction, Resource
-from bg_pipelines.platforms.square import SquarePlatform
-from bg_pipelines.platforms.square_api import SquareClient
-from bg_pipelines.platforms.square_edits import EDITABLE
-from bg_pipelines_tests.conftest import PROJECT
+from bg_pipelines.platforms.protocol import Correction
+from bg_pipelines.platforms.square.client import SquareClient
+from bg_pipelines.platforms.square.platform import SquarePlatform
+from bg_pipelines.platforms.square.writes import EDITABLE
+from bg_pipelines.records import Resource
 from bg_pipelines_tests.platforms.square.conftest import TABLES
+from bg_pipelines_tests.support import PROJECT
 
 PRISM = "@stoplight/prism-cli@5.16.0"
 START_SECONDS = 60.0

@@ -9,9 +9,9 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms.base import Page, Resource
-from bg_pipelines.platforms.square import SquarePlatform
-from bg_pipelines.platforms.square_api import Answer, SquareClient
+from bg_pipelines.platforms.square.client import Answer, SquareClient
+from bg_pipelines.platforms.square.platform import SquarePlatform
+from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines_tests.platforms.square.conftest import (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.platforms.base import Page, Resource
-from bg_pipelines.platforms.square_records import decimal_text
+from bg_pipelines.platforms.square.converters import decimal_text
+from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import (

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms import square_edits
-from bg_pipelines.platforms.base import Correction, Resource
+from bg_pipelines.platforms.protocol import Correction
+from bg_pipelines.platforms.square import writes
+from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World
 from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
@@ -253,14 +254,14 @@ def test_a_sale_between_our_reading_and_our_writing_stays_sold(
 ) -> None:
     place = counted(shelf)
     platform = connect(shelf)
-    read_count = square_edits._in_stock
+    read_count = writes._in_stock
 
     def read_then_sell(*about: Any) -> Any:
         found = read_count(*about)
         shelf.edit("set_count", **place, quantity=4)
         return found
 
-    monkeypatch.setattr(square_edits, "_in_stock", read_then_sell)
+    monkeypatch.setattr(writes, "_in_stock", read_then_sell)
     assert platform.correct_stock(correction(place, 5, 8)).status == "applied"
     assert in_stock(shelf, place) == "7"
 

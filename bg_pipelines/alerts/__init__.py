@@ -1,0 +1,92 @@
+"""Alerts: people hear once of a fault, once more when it needs more attention, and once that it is over.
+
+    announcements    incidents -> alerts: what people were told is brought in line with what is so
+    deliveries       alerts -> targets: recorded before it is sent, tried until it is sent
+    unrecorded       what to do about a failure while the database is away: tell people at once, record it later
+
+    alerts.tell(database, settings)                       after a run, and every few seconds
+    alerts.report_failure("store_sync", error, run_id=…)  a run has failed
+
+Neither of the two raises: a target that is down delays its alerts and fails no job.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from bg_pipelines.alerts import unrecorded
+from bg_pipelines.alerts.announcements import ESCALATE_AFTER, announce
+from bg_pipelines.alerts.deliveries import Delivered, deliver
+from bg_pipelines.alerts.recipients import targets
+from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.reporting import BY_HAND, run_fault
+from bg_pipelines.settings import Settings, load_settings, right_settings
+
+__all__ = ["ESCALATE_AFTER", "Delivered", "announce", "deliver", "report_failure", "targets", "tell"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def tell(database: Database, settings: Settings) -> Delivered:
+    """Announce what has changed and deliver what is due. Never raises: what went wrong is logged and in `fault`."""
+    reached = targets(settings)
+    faults: list[str] = []
+
+    def attempt(what: str, act: Callable[[], T], otherwise: T) -> T:
+        try:
+            return act()
+        except Exception as error:  # noqa: BLE001 (an alert must not fail the job that sends it)
+            faults.append(f"{what}: {_sentence(error)}")
+            return otherwise
+
+    # Each by itself: a fault of one must not keep the next from being done.
+    attempt("recording earlier failures", lambda: unrecorded.record(database, settings.home, reached), None)
+    attempt("announcing", lambda: announce(database, reached), 0)
+    delivered = attempt("delivering", lambda: deliver(database, reached), Delivered())
+    if delivered.fault:
+        faults.append(f"delivering: {delivered.fault}")
+    for fault in faults:
+        log.error("alerts: %s", fault)
+    return delivered._replace(fault="; ".join(faults) or None)
+
+
+def report_failure(
+    job: str,
+    error: IntegrationError,
+    *,
+    run_id: str,
+    tier: str | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Record that a run of a job failed, and tell people of it; at once and directly if it cannot be recorded.
+
+    `tier` is the run's tag of that name. Never raises.
+    """
+    try:
+        fault = run_fault(job, tier or BY_HAND, error)
+        try:
+            settings = settings or load_settings()
+            database = open_database(settings)
+            try:
+                with database.transaction() as connection:
+                    reporting.report(connection, fault, occurrence=run_id)
+                tell(database, settings)
+            finally:
+                database.close()
+        except Exception as trouble:  # noqa: BLE001 (whatever keeps it from being recorded, people must hear)
+            log.error("alerts: the failure of %s is not recorded: %s", job, _sentence(trouble))
+            settings = settings or right_settings()
+            unrecorded.send(settings.home, targets(settings), fault, run_id)
+    except Exception as trouble:  # noqa: BLE001 (the job has failed already, and its own error is the one to show)
+        log.critical("alerts: nobody was told that %s failed: %s", job, _sentence(trouble))
+
+
+def _sentence(error: Exception) -> str:
+    """What may be shown of any exception: the text of one that is not ours may quote anything."""
+    return error.message if isinstance(error, IntegrationError) else f"unexpected {type(error).__name__}"

@@ -1,0 +1,118 @@
+"""From incidents to alerts: an incident's `told` is what people heard of it last, and is brought in line with it.
+
+    told       and it is now                                        alert        told
+    nothing    open, and nothing was said of it for `QUIET`         opened       open
+    open       open, `ESCALATE_AFTER` times or in need of a person  escalated    escalated
+    escalated  open, and only now in need of a person               escalated    escalated
+    open, …    resolved                                             all_clear    resolved
+    nothing    resolved                                             none         resolved
+
+So a fault that comes and goes within the quiet period says nothing the second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from bg_pipelines.alerts.recipients import Target
+from bg_pipelines.alerts.wording import Facts, Kind, compose
+from bg_pipelines.database.engine import Database
+from bg_pipelines.incidents.reporting import QUIET, SYSTEM
+
+ESCALATE_AFTER = 10
+"""Occurrences. A fault that has them when it is first told is not told twice."""
+
+_AT_ONCE = 100
+
+# What there is to tell; null: nothing.
+_NEWS = """CASE
+    WHEN status = 'resolved' THEN CASE WHEN told = 'nothing' THEN 'none' ELSE 'all_clear' END
+    WHEN told = 'nothing' THEN CASE WHEN told_at IS NULL OR told_at <= clock_timestamp() - %(quiet)s THEN 'opened' END
+    WHEN told = 'open' AND occurrences >= %(escalate_after)s THEN 'escalated'
+    WHEN needs_person AND NOT told_needs_person THEN 'escalated'
+    END"""
+_UNTOLD = f"""
+    SELECT id, severity, subject, error_type, message, needs_person, opened_at, occurrences, resources, resolved_by,
+        resolution, {_NEWS} AS news
+    FROM incidents WHERE told <> 'resolved' AND {_NEWS} IS NOT NULL ORDER BY id LIMIT {_AT_ONCE}
+    FOR UPDATE SKIP LOCKED"""  # noqa: S608 (made of constants)
+_TOLD = """
+    UPDATE incidents SET told = %(told)s, told_needs_person = needs_person,
+        told_at = CASE WHEN %(news)s = 'opened' THEN clock_timestamp() ELSE told_at END
+    WHERE id = %(id)s"""
+
+
+def announce(database: Database, targets: Collection[Target]) -> int:
+    """Make an alert, with a delivery to each target, of everything people do not know yet; returns how many.
+
+    An incident is told in the transaction that makes its alert. With no targets nothing counts as told. Raises
+    IntegrationError (database).
+    """
+    if not targets:
+        return 0
+    keys = [target.key for target in targets]
+    count = 0
+    while True:
+        with database.transaction() as connection:
+            rows = (
+                connection.cursor(row_factory=dict_row)
+                .execute(_UNTOLD, {"quiet": QUIET, "escalate_after": ESCALATE_AFTER})
+                .fetchall()
+            )
+            for row in rows:
+                news = row["news"]
+                if news != "none":
+                    add_alert(connection, row["id"], news, facts_of(row), keys)
+                    count += 1
+                told = {"opened": "open", "escalated": "escalated"}.get(news, "resolved")
+                if news == "opened" and row["occurrences"] >= ESCALATE_AFTER:
+                    told = "escalated"
+                connection.execute(_TOLD, {"id": row["id"], "news": news, "told": told})
+        if len(rows) < _AT_ONCE:
+            return count
+
+
+def add_alert(
+    connection: psycopg.Connection[Any],
+    incident_id: int,
+    kind: Kind,
+    facts: Facts,
+    targets: Collection[str],
+) -> int:
+    """Write an alert and its deliveries, which are due at once; returns the alert's id."""
+    title, body = compose(kind, facts)
+    row = connection.execute(
+        "INSERT INTO alerts (incident_id, kind, severity, title, body, created_at) "
+        "VALUES (%s, %s, %s, %s, %s, clock_timestamp()) RETURNING id",
+        (incident_id, kind, facts.severity, title, body),
+    ).fetchone()
+    assert row is not None
+    connection.execute(
+        "INSERT INTO alert_deliveries (alert_id, target, next_try_at) "
+        "SELECT %s, unnest(%s::text[]), clock_timestamp()",
+        (row[0], list(targets)),
+    )
+    return int(row[0])
+
+
+def facts_of(incident: Mapping[str, Any]) -> Facts:
+    """What an alert says of a row of `incidents`."""
+    # A person's words and name stay in the house.
+    by_itself = incident["resolved_by"] == SYSTEM
+    return Facts(
+        severity=incident["severity"],
+        subject=incident["subject"],
+        error_type=incident["error_type"],
+        message=incident["message"],
+        needs_person=incident["needs_person"],
+        since=incident["opened_at"].astimezone(UTC),
+        times=incident["occurrences"],
+        resources=incident["resources"],
+        incident_id=incident["id"],
+        resolution=incident["resolution"] if by_itself else "a person resolved it",
+    )

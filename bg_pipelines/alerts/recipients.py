@@ -1,0 +1,89 @@
+"""Who is told: phones by SMS and apprise addresses, as the settings name them.
+
+A target's `key` is its kind and a digest: it stands in tables and logs, the number or address itself never does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from functools import cached_property
+from typing import Protocol
+
+from bg_pipelines.alerts.notifier import Mood, Notifier
+from bg_pipelines.alerts.wording import Message, sms
+from bg_pipelines.messaging import twilio
+from bg_pipelines.settings import Settings
+
+
+class Target(Protocol):
+    """Somebody to tell."""
+
+    @property
+    def key(self) -> str:
+        """Kind and digest, the same for the same number or address: `sms:3fa9c1d2`."""
+
+    def send(self, message: Message) -> str | None:
+        """Send it; returns the vendor's id if there is one. Raises IntegrationError."""
+
+    def find(self, message: Message, since: datetime) -> str | None:
+        """The vendor's id if it has been sent after `since`, as far as one can know. Raises IntegrationError."""
+
+
+class Phone:
+    """A phone, by SMS. Where Twilio's settings are missing, each send says which."""
+
+    def __init__(self, number: str, settings: Settings) -> None:
+        self._number = number
+        self._settings = settings
+        self.key = _key("sms", number)
+
+    def send(self, message: Message) -> str:
+        return self._messages.send(self._number, sms(message))
+
+    def find(self, message: Message, since: datetime) -> str | None:
+        return self._messages.find(self._number, message.reference, since)
+
+    @cached_property
+    def _messages(self) -> twilio.TextMessages:
+        return twilio.from_settings(self._settings)
+
+
+class Address:
+    """An apprise URL. What was sent there cannot be looked up."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._notifier = Notifier(url, name)
+        self.key = _key(url.partition("://")[0].lower(), url)
+
+    def check(self) -> None:
+        """Raises IntegrationError (configuration) where apprise does not understand it."""
+        self._notifier.check()
+
+    def send(self, message: Message) -> None:
+        mood: Mood = "warning" if message.severity in ("low", "medium") else "failure"
+        self._notifier.send(message.title, message.body, "success" if message.kind == "all_clear" else mood)
+
+    def find(self, message: Message, since: datetime) -> None:  # noqa: ARG002
+        return None
+
+
+def targets(settings: Settings) -> list[Target]:
+    """Everybody whom the settings name, each once."""
+    return [*phones(settings), *addresses(settings)]
+
+
+def phones(settings: Settings) -> list[Phone]:
+    return [Phone(number.get_secret_value(), settings) for number in settings.alert_phones]
+
+
+def addresses(settings: Settings) -> list[Address]:
+    count = len(settings.alert_urls)
+    return [
+        Address(url.get_secret_value(), f"number {place} of {count} in BG_ALERT_URLS")
+        for place, url in enumerate(settings.alert_urls, start=1)
+    ]
+
+
+def _key(kind: str, secret: str) -> str:
+    return f"{kind}:{hashlib.sha256(secret.encode()).hexdigest()[:8]}"

@@ -1,0 +1,218 @@
+"""Failures while the database is away: people are told at once, and the failure is recorded when it is back.
+
+`BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when that was begun and who was reached, so that each target is
+told once in a quiet period, and what is still to be recorded as an incident. If it cannot be read or written, people
+are told: once too often is better than not at all. No end is told on this path; the incident's own follows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bg_pipelines.alerts.announcements import add_alert
+from bg_pipelines.alerts.recipients import Target
+from bg_pipelines.alerts.wording import Facts, Message, compose
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.reporting import QUIET, Fault
+
+FILE = "alerts-sent.json"
+LOCK_SECONDS = 60.0
+"""How long others are waited for; after that people are told all the same."""
+
+log = logging.getLogger(__name__)
+
+Entry = dict[str, Any]
+"""`began_at`, `reference`, `sent` (keys of targets), `unrecorded` (the failure, or None once it is an incident)."""
+
+
+def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -> None:
+    """Tell every target that has not been told in this quiet period, all at once, and keep the failure in the file."""
+    with _locked(home):
+        # Not before: whoever had the lock has begun later than we came.
+        now = datetime.now(UTC)
+        known = _read(home)
+        entry = known.get(fault.fingerprint)
+        if entry is None or not _is_quiet(entry, now):
+            entry = {"began_at": now.isoformat(), "reference": f"#{secrets.token_hex(4)}", "sent": []}
+            first = True
+        else:
+            first = False
+        earlier = (entry.get("unrecorded") or {}).get("met_by", ())
+        entry["unrecorded"] = {
+            **fault._asdict(),
+            "error": fault.error.as_dict(),
+            "resources": list(fault.resources),
+            "met_by": sorted({*earlier, *fault.met_by}),
+            "occurrence": occurrence,
+        }
+        known[fault.fingerprint] = entry
+        # Before anything is sent: if this process dies at it, the failure is still recorded.
+        _write(home, known, now)
+        message = Message(
+            "opened", fault.error.severity, *compose("opened", _facts(fault, now)), entry["reference"]
+        )
+        began_at = datetime.fromisoformat(entry["began_at"])
+
+        def tell(target: Target) -> str | None:
+            try:
+                if first or target.find(message, began_at) is None:
+                    target.send(message)
+            except IntegrationError as error:
+                log.error("alerts: %s was not reached: %s", target.key, error.message)
+                return None
+            except Exception as error:  # noqa: BLE001 (one target's surprise must not stop the others)
+                log.error("alerts: %s was not reached: unexpected %s", target.key, type(error).__name__)
+                return None
+            return target.key
+
+        due = [target for target in targets if target.key not in entry["sent"]]
+        if due:
+            with ThreadPoolExecutor(len(due), "alerts") as pool:
+                entry["sent"] += [key for key in pool.map(tell, due) if key]
+            _write(home, known, now)
+        if not entry["sent"]:
+            log.critical("alerts: nobody could be told: %s: %s", fault.subject, fault.error.message)
+
+
+def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
+    """Make incidents of the failures in the file, those that people were told as told; returns how many.
+
+    Raises IntegrationError (database).
+    """
+    if not (home / FILE).exists() or not any(entry.get("unrecorded") for entry in _read(home).values()):
+        return 0
+    count = 0
+    with _locked(home):
+        now = datetime.now(UTC)
+        known = _read(home)
+        for entry in known.values():
+            kept = entry.get("unrecorded")
+            entry["unrecorded"] = None
+            if not kept:
+                continue
+            try:
+                occurrence = kept.pop("occurrence")
+                fault = Fault(**{**kept, "error": IntegrationError(**kept["error"])})
+            except (KeyError, TypeError, ValueError):
+                log.error("alerts: a failure in %s makes no sense and is left out", FILE)
+                continue
+            _record(database, fault, occurrence, entry, targets, now)
+            count += 1
+        _write(home, known, now)
+    return count
+
+
+def _record(
+    database: Database, fault: Fault, occurrence: str, entry: Entry, targets: Sequence[Target], now: datetime
+) -> None:
+    began_at = datetime.fromisoformat(entry["began_at"])
+    # Our clock and the database's may differ; how long ago it was does not.
+    age = max(now - began_at, timedelta())
+    sent = list(entry["sent"])
+    with database.transaction() as connection:
+        # There already if the file could not say so, or the same run was reported again.
+        there = connection.execute(
+            "SELECT id FROM incidents WHERE fingerprint = %s AND last_occurrence = %s ORDER BY id DESC LIMIT 1",
+            (fault.fingerprint, occurrence),
+        ).fetchone()
+        incident_id = there[0] if there else reporting.report(connection, fault, occurrence=occurrence)
+        if not sent:
+            return  # nobody knows of it: it is announced like any other
+        told = connection.execute(
+            "UPDATE incidents SET told = 'open', told_needs_person = needs_person, "
+            "told_at = clock_timestamp() - %(age)s, "
+            "opened_at = least(opened_at, clock_timestamp() - %(age)s) "
+            "WHERE id = %(id)s AND told = 'nothing' RETURNING clock_timestamp() - %(age)s",
+            {"id": incident_id, "age": age},
+        ).fetchone()
+        if told is None:
+            return
+        keys = {*sent, *(target.key for target in targets)}
+        facts = _facts(fault, told[0])._replace(incident_id=incident_id)
+        alert_id = add_alert(connection, incident_id, "opened", facts, sorted(keys))
+        connection.execute(
+            "UPDATE alert_deliveries SET status = 'sent', attempts = 1, sent_at = %s, reference = %s "
+            "WHERE alert_id = %s AND target = ANY(%s)",
+            (told[0], entry["reference"], alert_id, sent),
+        )
+
+
+def _facts(fault: Fault, since: datetime) -> Facts:
+    error = fault.error
+    return Facts(
+        severity=error.severity.value,
+        subject=fault.subject,
+        error_type=error.error_type.value,
+        message=error.message,
+        needs_person=fault.needs_person,
+        since=since,
+        resources=fault.resources,
+    )
+
+
+def _is_quiet(entry: Entry, now: datetime) -> bool:
+    """A time ahead of ours is no reason to be quiet: a clock was set back."""
+    return timedelta() <= now - datetime.fromisoformat(entry["began_at"]) < QUIET
+
+
+def _read(home: Path) -> dict[str, Entry]:
+    """What the file says, or nothing where it cannot be read or makes no sense."""
+    try:
+        known = json.loads((home / FILE).read_text(encoding="utf-8"))
+        for entry in known.values():
+            if datetime.fromisoformat(entry["began_at"]).tzinfo is None:
+                raise ValueError
+            if not all(isinstance(key, str) for key in [entry["reference"], *entry["sent"]]):
+                raise TypeError
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.error("alerts: %s cannot be read (%s); people are told all the same", FILE, type(error).__name__)
+        return {}
+    return dict(known)
+
+
+def _write(home: Path, known: dict[str, Entry], now: datetime) -> None:
+    kept = {key: entry for key, entry in known.items() if entry.get("unrecorded") or _is_quiet(entry, now)}
+    temporary = home / f"{FILE}.{os.getpid()}"
+    try:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        temporary.replace(home / FILE)
+    except OSError as error:
+        log.error("alerts: %s cannot be written (%s)", home / FILE, type(error).__name__)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One process at a time, so that two failures at once do not tell the same twice."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = os.open(home / "alerts-sent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        until = time.monotonic() + LOCK_SECONDS
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(lock)

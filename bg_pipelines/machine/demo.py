@@ -1,0 +1,436 @@
+"""The demo: everything on one machine, with sandbox stores, every job run once through Dagster.
+
+It is also the smoke test: at the end what the database holds is compared with what the sandbox holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.database.secrets import cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import handling
+from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.settings import load_settings
+
+STOP_SECONDS = 15
+# Loaded here: between fork and exec is no time for it.
+_LIBC = ctypes.CDLL(None)
+_SIGNALS = os.pipe()
+for _end in _SIGNALS:
+    os.set_blocking(_end, False)
+JOBS: dict[str, dict[str, Any]] = {
+    "store_sync": {},
+    "inventory_sync": {},
+    "customer_sync": {},
+    "drift_audit": {"sample": 5},  # a look; each row that is asked for by its id costs the store's budget
+}
+TABLES = {
+    "stores": "stores",
+    "locations": "locations",
+    "products": "products",
+    "product_variants": "variants",
+    "inventory_levels": "stock levels",
+    "customers": "customers",
+    "orders": "orders",
+    "order_lines": "their lines",
+}
+# Beside the sandbox's usual shops.
+SQUARE = ("--merchants", "2", "--square-variants", "120", "--square-customers", "150")
+
+Rows = dict[str, dict[tuple[str, str], datetime | None]]
+"""Of each table the rows by store and id, with the time of their last change where the sandbox tells it."""
+
+
+def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> int:
+    """Run it; returns the exit code: 0 if every job succeeded and the database equals the sandbox."""
+    project = Path.cwd()
+    if not (project / "dagster.yaml").exists():
+        raise _configuration("run the demo in the project's folder, where dagster.yaml is")
+    settings = load_settings()
+    # Signals are noted beside whoever handles them: one that meets a job is taken by Dagster for the job's alone.
+    signal.set_wakeup_fd(_SIGNALS[1], warn_on_full_buffer=False)
+    # For every process that is started from here, wherever it runs.
+    os.environ["BG_HOME_DIR"] = str(settings.home)
+    os.environ["DAGSTER_HOME"] = str(project)
+    if not once:
+        _require_free(port)
+    with ExitStack() as stack:
+        stack.enter_context(_alone(settings.home))
+        with console.status("starting PostgreSQL"):
+            database = open_database(settings)
+            stack.callback(database.close)
+            database.migrate()
+        with console.status("starting the sandbox"):
+            url = stack.enter_context(_sandbox(sandbox_port))
+        shops = requests.get(f"{url}/sandbox/shops", timeout=10).json()
+        merchants = requests.get(f"{url}/sandbox/merchants", timeout=10).json()
+        stores = [_store("shopify", shop, shop["domain"]) for shop in shops]
+        stores += [_store("square", merchant, merchant["id"].lower()) for merchant in merchants]
+        _require_none_but(database, {store.domain for store in stores})
+        changes = save_stores(database, cipher(settings), stores)
+        console.print(
+            f"[bold]{len(shops)} Shopify and {len(merchants)} Square stores[/] of the sandbox at {url}: "
+            f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"
+        )
+        # Nobody's phone rings for a demo: its alerts go to the sandbox.
+        os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
+        os.environ["BG_ALERT_PHONES"] = ""
+        names = [store.name for store in stores]
+        ran = [_run_job(console, database, job, names) for job in JOBS]
+        ran += _show_a_fault(console, database, url, shops[-1])
+        equal = _summary(console, database, _held_there(url, shops, merchants), ran)
+        if once:
+            return 0 if equal and all(run["success"] for run in ran) else 1
+        _serve_ui(console, stack, port)
+    return 0
+
+
+def _run_job(console: Console, database: Database, name: str, stores: list[str]) -> dict[str, Any]:
+    import dagster as dg
+
+    from bg_pipelines.definitions import defs
+
+    job = defs.resolve_job_def(name)
+    op = next(iter(job.graph.node_dict))
+    config = {
+        # Named, so that a second demo syncs them too, although nothing is due yet.
+        "ops": {op: {"config": {"stores": stores, **JOBS[name]}}},
+        # The run's own log is in the UI; here the progress bar speaks.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    run_id = str(uuid.uuid4())
+    done = threading.Event()
+    with dg.DagsterInstance.get() as instance, _progress(console) as progress:
+        watcher = threading.Thread(
+            target=_watch, args=(database, run_id, progress, name, len(stores), done), daemon=True
+        )
+        watcher.start()
+        try:
+            result = job.execute_in_process(
+                run_config=config,
+                instance=instance,
+                run_id=run_id,
+                tags={"demo": "true"},
+                raise_on_error=False,
+            )
+        finally:
+            done.set()
+            watcher.join()
+    _end_if_interrupted()
+    return {"job": name, "run_id": run_id, "success": result.success}
+
+
+def _end_if_interrupted() -> None:
+    with suppress(BlockingIOError):
+        if {signal.SIGINT, signal.SIGTERM} & set(os.read(_SIGNALS[0], 64)):
+            raise KeyboardInterrupt
+
+
+def _show_a_fault(
+    console: Console, database: Database, url: str, shop: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """One store's token is revoked and given anew: the incident, and what people are told; returns the runs."""
+    edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
+    console.print(f"[bold]a fault[/]: the token of {shop['name']} is revoked")
+    requests.post(edits, json={"edit": "expire_tokens"}, timeout=10).raise_for_status()
+    ran = [_run_job(console, database, "store_sync", [shop["name"]])]
+    for incident in handling.list_incidents(database, store=shop["name"]):
+        console.print(
+            f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources wait "
+            "for a person, all other stores go on",
+            soft_wrap=True,
+        )
+    console.print("  a person gives it its token again, and `bg-pipelines incidents retry --all`")
+    mended = {"edit": "set_token", "token": shop["token"]}
+    requests.post(edits, json=mended, timeout=10).raise_for_status()
+    waiting = [incident.id for incident in handling.list_incidents(database, store=shop["name"])]
+    handling.retry(database, waiting, by="the demo")
+    ran.append(_run_job(console, database, "store_sync", [shop["name"]]))
+    notices = requests.get(f"{url}/sandbox/hooks/demo", timeout=10).json()
+    for notice in notices:
+        console.print(f"  people were told: {notice['body']['title']}", markup=False)
+    if not notices:
+        console.print("  people were told nothing: the same fault was half an hour ago at most")
+    return ran
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<15}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("stores, {task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _watch(
+    database: Database, run_id: str, progress: Progress, job: str, total: int, done: threading.Event
+) -> None:
+    """Draw how far the run has come, from `sync_attempts`, where every run keeps it."""
+    task = progress.add_task(job, total=total, rows=0)
+    last = False
+    while not last:
+        last = done.wait(0.2)
+        with suppress(IntegrationError), database.transaction() as connection:
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM (SELECT 1 FROM sync_attempts WHERE run_id = %(run)s GROUP BY store_id "
+                "HAVING bool_and(status <> 'running')) finished), "
+                "(SELECT coalesce(sum(rows_read), 0) FROM sync_attempts WHERE run_id = %(run)s)",
+                {"run": run_id},
+            ).fetchone()
+            if row:
+                progress.update(task, completed=row[0], rows=int(row[1]))
+
+
+def _held_there(url: str, shops: list[dict[str, Any]], merchants: list[dict[str, Any]]) -> Rows:
+    """What the sandbox holds, from the exports that its operator is given."""
+    held: Rows = {table: {} for table in TABLES}
+    for shop in shops:
+        export = requests.get(f"{url}/sandbox/shops/{shop['domain']}/export", timeout=30).json()
+        tables = {name: export[name] for name in TABLES if name in export}
+        tables["stores"] = [export["shop"]]
+        tables["inventory_levels"] = [level for level in export["inventory_levels"] if level["isActive"]]
+        tables["order_lines"] = [
+            {"id": line["id"], "updatedAt": order["updatedAt"]}
+            for order in export["orders"]
+            for line in order["lineItems"]
+        ]
+        for name, rows in tables.items():
+            held[name] |= {(shop["domain"], row["id"]): _time(row["updatedAt"]) for row in rows}
+    for merchant in merchants:
+        export = requests.get(f"{url}/sandbox/merchants/{merchant['id']}/export", timeout=30).json()
+        objects = [one for one in export["objects"] if not one["is_deleted"]]
+        tables = {
+            "stores": [export["merchant"]],
+            "locations": export["locations"],
+            "products": [one for one in objects if one["type"] == "ITEM"],
+            "product_variants": [one for one in objects if one["type"] == "ITEM_VARIATION"],
+            "inventory_levels": [
+                {
+                    "id": f"{count['catalog_object_id']}@{count['location_id']}",
+                    "updated_at": count["calculated_at"],
+                }
+                for count in export["counts"]
+                if count["state"] == "IN_STOCK"
+            ],
+            "customers": export["customers"],
+            "orders": export["orders"],
+            "order_lines": [
+                {"id": f"{order['id']}/{line['uid']}", "updated_at": order["updated_at"]}
+                for order in export["orders"]
+                for line in order.get("line_items", [])
+            ],
+        }
+        for name, rows in tables.items():
+            held[name] |= {(merchant["id"].lower(), row["id"]): _time(row.get("updated_at")) for row in rows}
+    return held
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _summary(console: Console, database: Database, held_there: Rows, ran: list[dict[str, Any]]) -> bool:
+    """Print what was loaded and whether it equals the sandbox; returns whether it does."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "sandbox", "database", "inserted", "updated", "deleted", "unchanged", "rejected"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    equal = True
+    changed = 0
+    domains = [domain for domain, _ in held_there["stores"]]
+    with database.transaction() as connection:
+        for name, title in TABLES.items():
+            key = "s.id = t.id" if name == "stores" else "s.id = t.store_id"
+            here = {
+                (domain, external_id): updated_at
+                for domain, external_id, updated_at in connection.execute(
+                    f"SELECT s.domain, t.external_id, t.source_updated_at FROM {name} t JOIN stores s ON {key} "  # noqa: S608
+                    "WHERE t.deleted_at IS NULL AND t.external_id IS NOT NULL AND s.domain = ANY(%s)",
+                    (domains,),
+                )
+            }
+            there = held_there[name]
+            untold = {row: None for row, time in there.items() if time is None}
+            here |= {row: None for row in untold if row in here}
+            counts = (
+                connection.execute(
+                    "SELECT coalesce(sum(inserted), 0), coalesce(sum(updated), 0), coalesce(sum(deleted), 0), "
+                    "coalesce(sum(unchanged), 0), coalesce(sum(rejected), 0) FROM sync_attempts "
+                    "WHERE run_id = ANY(%s) AND resource = %s",
+                    ([run["run_id"] for run in ran], "store" if name == "stores" else name),
+                ).fetchone()
+                or (0,) * 5
+            )
+            same = here == there
+            equal = equal and same
+            changed += sum(counts[:3])
+            # Lines are counted with their orders.
+            cells = [] if name == "order_lines" else [f"{count:,}" for count in counts]
+            table.add_row(title, f"{len(there):,}", f"{len(here):,}", *cells, style=None if same else "red")
+    console.print(table)
+    for run in ran:
+        if not run["success"]:
+            console.print(f"[red]{run['job']} failed[/]: run {run['run_id']}, see the UI")
+    verdict = (
+        "[green]the database equals the sandbox[/]"
+        if equal
+        else "[red]the database differs from the sandbox[/]"
+    )
+    console.print(
+        f"{verdict}; {f'{changed:,} rows changed' if changed else 'nothing changed since the last run'}"
+    )
+    return equal
+
+
+def _store(platform: str, account: dict[str, Any], domain: str) -> NewStore:
+    return NewStore(
+        name=account["name"],
+        platform=platform,
+        domain=domain,
+        tier=account["tier"],
+        api_url=account["api_url"],
+        token=account["token"],
+    )
+
+
+@contextmanager
+def _sandbox(port: int) -> Iterator[str]:
+    """A sandbox in a process of its own, on `port` or, where that is taken, any other; yields its URL."""
+    command = [
+        sys.executable,
+        "-m",
+        "bg_pipelines.sandbox",
+        "--port",
+        str(port if _is_free(port) else 0),
+        *SQUARE,
+    ]
+    with _child(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise _configuration("the sandbox did not start; run `bg-pipelines sandbox` to see why")
+        yield next(word for word in line.split() if word.startswith("http"))
+
+
+def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
+    """The Dagster web UI and daemon, until Ctrl-C."""
+    from importlib.util import find_spec
+
+    assert find_spec("dagster_webserver")
+    webserver = [
+        sys.executable,
+        "-m",
+        "dagster_webserver",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-w",
+        "workspace.yaml",
+    ]
+    daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"]
+    with console.status("starting the Dagster UI"):
+        processes = [
+            stack.enter_context(_child(command, stderr=subprocess.DEVNULL)) for command in (webserver, daemon)
+        ]
+        while _is_free(port) and processes[0].poll() is None:
+            time.sleep(0.2)
+    console.print(
+        f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything)"
+    )
+    while all(process.poll() is None for process in processes):
+        time.sleep(0.3)
+    raise _configuration("a Dagster process ended by itself; `dagster-webserver -w workspace.yaml` shows why")
+
+
+@contextmanager
+def _child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process in a session of its own, ended with all its children when the block is left."""
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **options)  # noqa: S603
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _end_with_parent() -> None:
+    """In a child: be ended when the demo is killed outright. Linux only; elsewhere it stays, and its port with it."""
+    with suppress(OSError, AttributeError):
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One demo a home: a second would point the first one's stores at its own sandbox."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _configuration(f"a demo is running already in {home}") from None
+        yield
+
+
+def _require_none_but(database: Database, domains: set[str]) -> None:
+    """The demo runs every job over all stores, and retries: not over somebody's own."""
+    with database.transaction() as connection:
+        row = connection.execute(
+            "SELECT min(name), count(*) FROM stores WHERE deleted_at IS NULL AND NOT domain = ANY(%s)",
+            (list(domains),),
+        ).fetchone()
+    if row and row[1]:
+        raise _configuration(
+            f"there are stores of your own in this database ({row[0]}{', …' * (row[1] > 1)}): give the demo another home, "
+            "BG_HOME_DIR=.bg-demo bg-pipelines demo, without BG_DATABASE_URL"
+        )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _require_free(port: int) -> None:
+    if not _is_free(port):
+        raise _configuration(f"port {port} is taken: end what uses it, or give another with --port")
+
+
+def _configuration(message: str) -> IntegrationError:
+    return IntegrationError.of(ErrorType.CONFIGURATION, message, source="demo")

@@ -1,0 +1,202 @@
+"""The Dagster edge of alerts: what fails in Dagster is reported, and what is to be told is delivered.
+
+    report_op_failure   hook     an op failed for good: its error is reported from within the run
+    run_failures        sensor   a run died (killed, never started): nobody else could report it
+    deliver_alerts      sensor   what is recorded and not yet told goes to people
+
+An op fails with `as_failure(error)`, so that the UI shows our sentence, and `error_of` reads it back: the hook and the
+sensor see the same error, and one run is told once. Nothing in here stops a run, or another sensor.
+"""
+
+import json
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from bg_pipelines import alerts
+from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
+from bg_pipelines.incidents import reporting
+from bg_pipelines.orchestration.resources import kept_database
+from bg_pipelines.queues import JOBS
+from bg_pipelines.settings import load_settings
+
+DELIVER_SECONDS = 15
+WILL_RETRY_TAG = "dagster/will_retry"
+FAILURE_REASON_TAG = "dagster/failure_reason"
+TIER_TAG = "tier"
+"""What a run was started for: the number of a tier, or retries. One that was started by hand has none."""
+
+
+def as_failure(error: IntegrationError) -> dg.Failure:
+    """The error as Dagster shows it: its sentence, and its facts beside it."""
+    return dg.Failure(
+        description=error.message,
+        metadata={
+            "error_type": error.error_type.value,
+            "severity": error.severity.value,
+            "recoverable": dg.MetadataValue.bool(error.recoverable),
+            "source": error.source,
+            "details": dg.MetadataValue.json(error.details),
+        },
+        allow_retries=False,
+    )
+
+
+def with_frames(error: BaseException) -> IntegrationError:
+    """An unexpected error with the way that led to it, for the run's log."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return unexpected(error, details={"traceback": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]})
+
+
+def error_of(exception: BaseException) -> IntegrationError:
+    """The error an op failed with."""
+    if isinstance(exception, IntegrationError):
+        return exception
+    if isinstance(exception, dg.RetryRequested) and exception.__cause__ is not None:
+        return error_of(exception.__cause__)  # its last try
+    if isinstance(exception, dg.Failure):
+        return _from_failure(exception.description or "", exception.metadata) or with_frames(exception)
+    return with_frames(exception)
+
+
+def _from_failure(message: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> IntegrationError | None:
+    facts = {key: value.value for key, value in metadata.items()}
+    if "error_type" not in facts:
+        return None
+    details = facts["details"]
+    return IntegrationError(
+        message,
+        error_type=facts["error_type"],
+        severity=facts["severity"],
+        recoverable=facts["recoverable"],
+        source=facts["source"],
+        details=json.loads(details) if isinstance(details, str) else details,
+    )
+
+
+@dg.failure_hook(name="report_op_failure")
+def report_op_failure(context: dg.HookContext) -> None:
+    """Report why an op failed for good; a run that was stopped has not failed."""
+    exception = context.op_exception
+    if isinstance(exception, Exception):
+        # From the step's context, not from Dagster's storage, which may be what is away.
+        tier = context._step_execution_context.get_tag(TIER_TAG)
+        alerts.report_failure(context.job_name, error_of(exception), run_id=context.run_id, tier=tier)
+
+
+@dg.run_failure_sensor(
+    name="run_failures",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=DELIVER_SECONDS,
+    # Those started by hand belong to no code location.
+    monitor_all_code_locations=True,
+)
+def run_failures(context: dg.RunFailureSensorContext) -> None:
+    """Report runs that died before they could report themselves; where their history cannot be read, report that."""
+    run = context.dagster_run
+    if run.job_name not in JOBS:
+        return  # another code location's
+    try:
+        report_dead_run(context.instance, run, context.failure_event)
+    except Exception as error:  # noqa: BLE001 (one run's surprise must not hide the next run's)
+        unread = error_of(error).message
+        context.log.error(f"run {run.run_id}: its history cannot be read: {unread}")
+        if not _is_reported(run):
+            died = IntegrationError.of(
+                ErrorType.UNKNOWN,
+                f"run {run.run_id} of {run.job_name} failed, and why cannot be read: {unread}",
+                source="dagster",
+            )
+            alerts.report_failure(run.job_name, died, run_id=run.run_id, tier=run.tags.get(TIER_TAG))
+
+
+def _is_reported(run: dg.DagsterRun) -> bool:
+    """Whether an incident tells of this run already; in doubt not."""
+    try:
+        with kept_database(load_settings()).transaction() as connection:
+            return reporting.is_reported(connection, run.run_id)
+    except IntegrationError:
+        return False
+
+
+def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: dg.DagsterEvent) -> None:
+    """Report a failed run, unless its own hook has done so, or it was stopped and starts again by itself."""
+    tags = {**run.tags, **getattr(instance.get_run_by_id(run.run_id), "tags", {})}
+    stopped = tags.get(FAILURE_REASON_TAG) == "UNEXPECTED_TERMINATION"
+    if stopped and tags.get(WILL_RETRY_TAG) == "true":
+        return
+    entries = instance.all_logs(
+        run.run_id,
+        of_type={
+            dg.DagsterEventType.STEP_FAILURE,
+            dg.DagsterEventType.HOOK_COMPLETED,
+            dg.DagsterEventType.ENGINE_EVENT,
+            dg.DagsterEventType.RUN_FAILURE,
+        },
+    )
+    # What comes behind its end is about the run that follows it.
+    end = max(
+        (n for n, entry in enumerate(entries) if _type(entry) is dg.DagsterEventType.RUN_FAILURE), default=0
+    )
+    if any(_type(entry) is dg.DagsterEventType.HOOK_COMPLETED for entry in entries) and not stopped:
+        return
+    tier = run.tags.get(TIER_TAG)
+    alerts.report_failure(run.job_name, _why(run, failure, entries[:end]), run_id=run.run_id, tier=tier)
+    died_at = datetime.fromtimestamp(entries[end].timestamp, UTC) if entries else datetime.now(UTC)
+    worked = dg.RunsFilter(
+        job_name=run.job_name,
+        tags={TIER_TAG: tier} if tier else {},
+        statuses=[dg.DagsterRunStatus.SUCCESS],
+        updated_after=died_at,
+    )
+    if instance.get_runs_count(worked):
+        # By now it is over; else it would stay open until the job's next run.
+        with kept_database(load_settings()).transaction() as connection:
+            reporting.clear_job(connection, run.job_name, tier or reporting.BY_HAND)
+
+
+def _why(
+    run: dg.DagsterRun, failure: dg.DagsterEvent, entries: Sequence[dg.EventLogEntry]
+) -> IntegrationError:
+    """The error its op failed with, if it came so far; else Dagster's reason, in one line."""
+    for entry in entries:
+        if _type(entry) is dg.DagsterEventType.STEP_FAILURE:
+            told = entry.get_dagster_event().step_failure_data.user_failure_data
+            error = _from_failure(told.description or "", told.metadata) if told else None
+            if error is not None:
+                return error
+    reason = failure.message or "no reason is known"
+    if "from outside the execution context" in reason:
+        said = [entry for entry in entries if _type(entry) is dg.DagsterEventType.ENGINE_EVENT]
+        reason = (said[-1].get_dagster_event().message if said else None) or reason
+    return IntegrationError.of(
+        ErrorType.RUN_DIED,
+        f"run {run.run_id} of {run.job_name} died: {reason.strip().splitlines()[0]}",
+        source="dagster",
+    )
+
+
+def _type(entry: dg.EventLogEntry) -> dg.DagsterEventType | None:
+    return entry.dagster_event.event_type if entry.dagster_event else None
+
+
+@dg.sensor(
+    name="deliver_alerts",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=DELIVER_SECONDS,
+)
+def deliver_alerts() -> Iterator[dg.SkipReason]:
+    """Announce what has changed of incidents, and deliver what is due of alerts."""
+    try:
+        settings = load_settings()
+        database = kept_database(settings)
+        with database.transaction() as connection:
+            reporting.clear_database_outages(connection)
+        counts = alerts.tell(database, settings)
+    except IntegrationError as error:
+        yield dg.SkipReason(f"nothing was told: {error.message}")
+    else:
+        yield dg.SkipReason(f"told: {counts}")

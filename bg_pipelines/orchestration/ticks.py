@@ -1,0 +1,133 @@
+"""When a sync job starts by itself: a schedule a tier, and a sensor for what is due between their ticks.
+
+A tick asks the database one question, by index: is anything due? Only if so, and if the last run it started is no
+longer at work, does it start a run. So a fleet with nothing to do costs nothing, a tier never has two runs in line,
+and of ticks that were missed only the last is made up for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import psycopg
+
+from bg_pipelines import alerts
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.orchestration.failures import TIER_TAG, error_of
+from bg_pipelines.orchestration.resources import kept_database
+from bg_pipelines.queues import JOBS, TIERS
+from bg_pipelines.records import Resource
+from bg_pipelines.settings import load_settings
+from bg_pipelines.sync.run import LEASE
+from bg_pipelines.work import store_units
+from bg_pipelines.work.pulse import silence
+
+RETRIES = "retries"
+RETRIES_SECONDS = 30
+ALIVE = LEASE
+"""A run that says nothing for the length of a lease has lost what it held: it keeps no other from starting."""
+
+_WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
+
+
+def tier_schedules(job: dg.JobDefinition, resources: Sequence[Resource]) -> list[dg.ScheduleDefinition]:
+    """One schedule for each tier of the job, as the table in `queues` says."""
+    return [_tier_schedule(job, resources, tier) for tier in TIERS]
+
+
+def _tier_schedule(job: dg.JobDefinition, resources: Sequence[Resource], tier: int) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{job.name}_tier_{tier}",
+        job=job,
+        cron_schedule=JOBS[job.name].crons[f"tier_{tier}"],
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Starts {job.name} for the stores of tier {tier} that are due.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        tick = f"{job.name}_tier_{tier} {context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
+        return _look(context.instance, job, resources, tier=tier, tick=tick)
+
+    return schedule
+
+
+def retries_sensor(job: dg.JobDefinition, resources: Sequence[Resource]) -> dg.SensorDefinition:
+    """Starts the job for what is due off its tier's ticks: what failed before, and what is new."""
+
+    @dg.sensor(
+        name=f"{job.name}_{RETRIES}",
+        job=job,
+        minimum_interval_seconds=RETRIES_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts {job.name} for stores that failed and are to be tried again, and for new ones.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        tick = f"{job.name}_{RETRIES} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+        return _look(context.instance, job, resources, tier=None, tick=tick)
+
+    return sensor
+
+
+def _look(
+    instance: dg.DagsterInstance,
+    job: dg.JobDefinition,
+    resources: Sequence[Resource],
+    *,
+    tier: int | None,
+    tick: str,
+) -> dg.RunRequest | dg.SkipReason:
+    """The run to start now, for one tier or for retries, or why none is."""
+    label = RETRIES if tier is None else str(tier)
+    try:
+        settings = load_settings()
+        with kept_database(settings).transaction() as connection:
+            if tier is None:
+                due = store_units.is_due(connection, resources, retries=True)
+            else:
+                due = store_units.is_due(connection, resources, tiers=[tier])
+            if not due:
+                of = "to be tried again" if tier is None else f"of tier {tier}"
+                return dg.SkipReason(f"nothing {of} is due")
+            busy = at_work(instance, connection, job.name, label)
+    except IntegrationError as error:
+        alerts.report_failure(job.name, error, run_id=tick, tier=label)
+        raise error from None
+    except Exception as error:  # Dagster's storage is away, or a bug: no run would tell of it
+        alerts.report_failure(job.name, error_of(error), run_id=tick, tier=label)
+        raise
+    if busy:
+        return dg.SkipReason(busy)
+    [op] = job.graph.node_dict
+    config: dict[str, Any] = {} if tier is None else {"ops": {op: {"config": {"tiers": [tier]}}}}
+    return dg.RunRequest(run_config=config, tags={**JOBS[job.name].tags(job.name, tier), TIER_TAG: label})
+
+
+def at_work(
+    instance: dg.DagsterInstance, connection: psycopg.Connection[Any], job: str, label: str
+) -> str | None:
+    """The run of this job and tier that waits or works, as a sentence; None if there is none, or it has died."""
+    records = instance.get_run_records(
+        dg.RunsFilter(
+            job_name=job, tags={TIER_TAG: label}, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]
+        ),
+        limit=20,
+    )
+    for record in records:
+        run = record.dagster_run
+        since = record.create_timestamp
+        if run.status not in _WAITING:
+            since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else since
+            if datetime.now(UTC) - since >= ALIVE:
+                silent = silence(connection, run.run_id)
+                if silent is None or silent >= ALIVE:
+                    continue
+        what = "waits" if run.status in _WAITING else "is at work"
+        return f"run {run.run_id} of {_named(label)} {what} since {since:%H:%M:%S} UTC"
+    return None
+
+
+def _named(label: str) -> str:
+    return RETRIES if label == RETRIES else f"tier {label}"

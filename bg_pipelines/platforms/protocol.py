@@ -1,0 +1,112 @@
+"""What a platform (where stores live) is to the rest: a protocol, and the typed records it delivers.
+
+A new platform is one file, with a `Platform` and a `connect` that makes one of a `StoreAccess`, and one line in
+`platforms/__init__.py`. Records are named
+tuples whose fields are the columns of their table (`database/models.py`); values are as the vendor writes them,
+PostgreSQL checks them. Times are ISO 8601 texts, money is decimal text with a currency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
+
+from bg_pipelines.records import Page, Resource, StoreProfile
+
+
+@dataclass(frozen=True)
+class StoreAccess:
+    """How to reach a store. `credentials` are decrypted; `save_credentials` keeps them when they were renewed."""
+
+    name: str
+    platform: str
+    domain: str
+    api_url: str | None
+    credentials: Mapping[str, Any] = field(repr=False)
+    save_credentials: Callable[[Mapping[str, Any]], None] = field(repr=False, default=lambda _: None)
+
+    @property
+    def base_url(self) -> str:
+        return self.api_url or f"https://{self.domain}"
+
+
+class Correction(NamedTuple):
+    """A stock correction to be written: `available` of an item at a location, from what to what."""
+
+    inventory_item_external_id: str
+    location_external_id: str
+    change_from_quantity: int
+    quantity: int
+    reason: str
+    idempotency_key: str
+
+
+class CorrectionOutcome(NamedTuple):
+    """`applied`; `stale` with the quantity found there; or `rejected` with the platform's reason."""
+
+    status: str
+    found_quantity: int | None = None
+    reason: str | None = None
+
+
+class UpdateOutcome(NamedTuple):
+    """`applied`, with the row as the platform has it now; or `rejected` with the platform's reason, without values."""
+
+    status: str
+    page: Page | None = None
+    reason: str | None = None
+
+
+class Platform(Protocol):
+    """One store on its platform. Every method raises IntegrationError, classified, and nothing else.
+
+    An instance serves one worker at a time.
+    """
+
+    def profile(self) -> StoreProfile: ...
+
+    def pages(
+        self, resource: Resource, *, since: datetime | None, resume: str | None, bulk: bool | None = None
+    ) -> Iterator[Page]:
+        """The rows of a resource: those changed at or after `since`, all where it is None, in a stable order.
+
+        `resume` is the token of the last page that was kept. Always yields at least one page. `bulk` says whether
+        all rows are to be exported as one file rather than listed, on a platform that can; None: as their number
+        suggests. Raises IntegrationError (operation_running) while such an export is not ready: the work is to be
+        tried again later, with the token of the last page; (operation_failed) if it came to nothing, or (count_mismatch)
+        if it was not the whole: then the tokens are void.
+        """
+        ...
+
+    def overlap(self, resource: Resource) -> timedelta:
+        """How late a change may show in `pages(since=)`: so far back a pass begins behind the last one's start."""
+        ...
+
+    def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
+        """These rows, 100 at most, as they are now; those that are not there any more are in `gone`."""
+        ...
+
+    undated: frozenset[Resource]
+    """Resources whose rows do not tell when they were changed."""
+
+    editable: frozenset[str]
+    """The columns of `customers` that can be changed there; none: it takes no edits."""
+
+    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+        """Set columns of `customers` (from `editable`) to these values; None takes a value away.
+
+        Doing it again changes nothing.
+        """
+        ...
+
+    def correct_stock(self, correction: Correction) -> CorrectionOutcome:
+        """Write one correction by compare-and-swap, under its idempotency key: doing it again does nothing."""
+        ...
+
+    def faults(self) -> list[str]:
+        """What keeps this store from being synced (credentials, missing scopes), one sentence each."""
+        ...
+
+    def close(self) -> None: ...

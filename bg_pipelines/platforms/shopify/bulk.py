@@ -1,0 +1,459 @@
+"""A whole resource of a large Shopify store as one file: a bulk operation is started, waited for, and its file read.
+
+    for page in export_pages(client, EXPORTS[Resource.ORDERS], resume=token): ...
+
+The token names where the export is, so that whoever has it goes on there:
+
+    wanted    nothing was asked of Shopify yet; kept before it is, so that a start whose answer is lost is found again
+    started   Shopify is at work on the operation, or has its file ready
+    reading   the file is read up to a row's first byte
+
+The file has a line for each row, and behind it one for each row of a connection nested in it (a grouped export). It is
+streamed: no more of it is held than a page. https://shopify.dev/docs/api/usage/bulk-operations/queries
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import orjson
+import requests
+import urllib3.exceptions
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.shopify.client import SOURCE, ShopifyClient, classify_status
+from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of, malformed
+from bg_pipelines.platforms.shopify.sales import (
+    ADDRESS_FIELDS,
+    APP_SCOPES,
+    CUSTOMER_FIELDS,
+    LINE_FIELDS,
+    ORDER_FIELDS,
+    all_are_shown,
+    customer,
+    whole_order,
+)
+from bg_pipelines.records import Page, Record, Resource
+
+BULK_FROM = 20_000
+"""From so many rows on a full pass is an export: see docs/jobs.md for the sum."""
+PAGE_ROWS = 250
+PAGE_LINES = 5_000
+"""Lines after which a page ends although it has fewer rows: an order may have hundreds."""
+LOOKS_SECONDS = (1.0, 2.0)
+"""A small export is ready in a moment: it is waited for so long before the work is given back for later."""
+CHUNK_BYTES = 128 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+PROGRESS_SECONDS, PROGRESS_BYTES = 60.0, 64 * 1024
+"""A download that brings less than so much in so many seconds of waiting for it is given up."""
+OPERATIONS_LOOKED_AT = 20
+
+START = """
+mutation StartExport($query: String!) {
+  bulkOperationRunQuery(query: $query, groupObjects: true) {
+    bulkOperation { id } userErrors { code field message }
+  }
+}"""
+
+EXPORT = "query Export($id: ID!) { bulkOperation(id: $id) { id status errorCode objectCount rootObjectCount url } }"
+
+# The newest come first.
+RECENT_EXPORTS = """
+query RecentExports($first: Int!) {
+  bulkOperations(first: $first, sortKey: CREATED_AT) { nodes { id query } }
+}"""
+
+CUSTOMERS_COUNT = "query CustomersCount { count: customersCount(limit: null) { count precision } }"
+ORDERS_COUNT = f"query OrdersCount {{ {APP_SCOPES} count: ordersCount(limit: null) {{ count precision }} }}"
+
+DOCUMENTS = (START, EXPORT, RECENT_EXPORTS, CUSTOMERS_COUNT, ORDERS_COUNT)
+
+
+class Export(NamedTuple):
+    """What is exported: a query of one connection, how many rows it should have, and what a row becomes.
+
+    What is nested in a row is in its node, as `nested`. `shows_all` tells from the answer to `count_query` whether all
+    rows are exported and counted, or only those of the last 60 days.
+    """
+
+    query: str
+    count_query: str
+    convert: Callable[[Converted, Node], Record]
+    shows_all: Callable[[Node], bool] = lambda _: True
+
+    @property
+    def digest(self) -> str:
+        """Tells this query from that of another release."""
+        return hashlib.sha256(self.query.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an export is; `offset`, `lines` and `rows` are those of the file that were read. Made into a token."""
+
+    tag: str
+    digest: str
+    shows_all: bool
+    operation: str | None = None
+    offset: int = 0
+    lines: int = 0
+    rows: int = 0
+
+    PREFIX = "bulk "
+
+    def token(self) -> str:
+        return self.PREFIX + json.dumps(asdict(self))
+
+    @classmethod
+    def of(cls, token: str) -> Place:
+        return cls(**json.loads(token.removeprefix(cls.PREFIX)))
+
+
+def is_export(token: str | None) -> bool:
+    """Whether a page's token is one of an export."""
+    return token is not None and token.startswith(Place.PREFIX)
+
+
+def export_pages(client: ShopifyClient, export: Export, resume: str | None) -> Iterator[Page]:
+    """All rows of a resource, from the file of a bulk operation: see `Platform.pages`.
+
+    Raises IntegrationError: operation_running while the file is not ready, operation_failed where there will be none,
+    count_mismatch if it does not hold what Shopify says it wrote; and see `ShopifyClient.execute`.
+    """
+    if resume is None:
+        answer = client.execute(export.count_query, {})
+        place = Place(secrets.token_hex(8), export.digest, export.shows_all(answer.data))
+        source_count = count_of(answer.data) if place.shows_all else None
+        yield Page(0, [], resume=place.token(), source_count=source_count, vendor_time=answer.vendor_time)
+    else:
+        place = Place.of(resume)
+        if place.digest != export.digest:
+            raise _failed("an earlier release of bg-pipelines asked for other fields", place)
+    looks: tuple[float, ...] = (0.0,)
+    if place.operation is None:
+        found = None if resume is None else _find(client, place)
+        place = replace(place, operation=found or _start(client, export, place))
+        yield Page(0, [], resume=place.token())
+        looks = LOOKS_SECONDS
+    operation = _ended(client, place, looks)
+    yield from _file_pages(client, export, operation, place)
+
+
+# The operation
+
+
+class Operation(NamedTuple):
+    """An operation that has ended well; it has no file where there were no rows."""
+
+    lines: int
+    rows: int
+    url: str | None
+
+
+def _start(client: ShopifyClient, export: Export, place: Place) -> str:
+    """Start the operation under the export's tag, which stands in its query as a comment; returns its id."""
+    answer = client.execute(START, {"query": f"# {place.tag}\n{export.query}"})
+    try:
+        payload = answer.data["bulkOperationRunQuery"]
+        errors = payload["userErrors"]
+        if not errors:
+            return str(payload["bulkOperation"]["id"])
+        code, text = errors[0]["code"], str(errors[0]["message"])[:200]
+    except (KeyError, TypeError, IndexError):
+        raise malformed("Shopify's answer to the start of a bulk operation lacks its outcome") from None
+    if code in ("LIMIT_REACHED", "OPERATION_IN_PROGRESS"):
+        raise IntegrationError.of(
+            ErrorType.OPERATION_RUNNING,
+            "Shopify takes no further bulk operation yet: as many as it allows are under way in this shop",
+            source=SOURCE,
+            details={"code": code},
+        )
+    raise IntegrationError.of(
+        ErrorType.QUERY_REJECTED,
+        f"Shopify does not take the bulk operation's query: {text}",
+        source=SOURCE,
+        details={"code": code},
+    )
+
+
+def _find(client: ShopifyClient, place: Place) -> str | None:
+    """The operation that was started under this export's tag, if one was; the answer to its start was lost then."""
+    answer = client.execute(RECENT_EXPORTS, {"first": OPERATIONS_LOOKED_AT})
+    try:
+        nodes = answer.data["bulkOperations"]["nodes"]
+        return next((str(node["id"]) for node in nodes if place.tag in node["query"]), None)
+    except (KeyError, TypeError):
+        raise malformed("Shopify's answer lacks the bulk operations") from None
+
+
+def _ended(client: ShopifyClient, place: Place, looks: tuple[float, ...]) -> Operation:
+    """The operation when it has ended; raises IntegrationError (operation_running) if it has not after these looks."""
+    found: Operation | IntegrationError | None = None
+    for seconds in looks:
+        if seconds:
+            client.sleep(seconds)
+        found = _look(client, place)
+        if isinstance(found, Operation):
+            return found
+    assert isinstance(found, IntegrationError)
+    raise found
+
+
+def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
+    """The operation if it has ended, or what to raise while it has not."""
+    answer = client.execute(EXPORT, {"id": place.operation})
+    try:
+        node = answer.data["bulkOperation"]
+        if node is None:
+            raise _failed("Shopify does not know it any more", place)
+        status, code = node["status"], node["errorCode"]
+        lines, rows, url = int(node["objectCount"]), int(node["rootObjectCount"]), node["url"]
+    except (KeyError, TypeError, ValueError):
+        raise malformed("Shopify's answer lacks how far a bulk operation is") from None
+    if status in ("CREATED", "RUNNING", "CANCELING"):
+        return IntegrationError.of(
+            ErrorType.OPERATION_RUNNING,
+            f"Shopify is at work on the export ({status.lower()}, {rows:,} rows so far)",
+            source=SOURCE,
+            details={"operation": place.operation, "status": status, "rows": rows},
+        )
+    if status == "FAILED" and code == "ACCESS_DENIED":
+        raise IntegrationError.of(
+            ErrorType.SCOPES,
+            "the app lacks a scope for what the bulk operation reads: run `bg-pipelines check`, grant it in the "
+            "app's settings",
+            source=SOURCE,
+            details={"operation": place.operation, "code": code},
+        )
+    if status != "COMPLETED":
+        raise _failed(f"it is {str(status).lower()}" + (f" ({code})" if code else ""), place)
+    return Operation(lines, rows, url)
+
+
+# Its file
+
+
+class _Reading:
+    """A page while it is read, from `place` in the file on."""
+
+    def __init__(self, export: Export, place: Place) -> None:
+        self.export = export
+        self.place = place
+        self.converted = Converted()
+        self.lines = 0
+        self.row: Node | None = None
+
+    def add(self, node: Node) -> None:
+        """A line: a row, or one that is nested in the row before it."""
+        self.lines += 1
+        if node.get("__parentId") is None:
+            self.end_row()
+            self.row = {**node, "nested": []}
+        elif self.row is not None and self.row.get("id") == node["__parentId"]:
+            self.row["nested"].append(node)
+        else:
+            raise _mismatch(
+                f"line {self.place.lines + self.lines} of the bulk operation's file belongs to a row that it does not "
+                "follow: the file is not grouped as it was asked for; it is exported anew at the next try",
+                self.place,
+            )
+
+    def end_row(self) -> None:
+        if self.row is not None:
+            self.converted.add([self.row], self.export.convert)
+            self.row = None
+
+    @property
+    def is_full(self) -> bool:
+        return self.converted.read + 1 >= PAGE_ROWS or self.lines >= PAGE_LINES
+
+    def end(self, offset: int) -> Place:
+        """Where the file is behind this page."""
+        self.end_row()
+        lines, rows = self.place.lines + self.lines, self.place.rows + self.converted.read
+        return replace(self.place, offset=offset, lines=lines, rows=rows)
+
+    def page(self, resume: str | None, source_count: int | None = None) -> Page:
+        listed_since = None if self.place.shows_all else _oldest(self.converted.records)
+        return self.converted.page(None, resume=resume, source_count=source_count, listed_since=listed_since)
+
+
+def _file_pages(client: ShopifyClient, export: Export, operation: Operation, place: Place) -> Iterator[Page]:
+    """The rows of the file from `place` on; the last page only if the file held all that Shopify says it wrote."""
+    reading = _Reading(export, place)
+    for start, node in _lines(client, operation.url, place.offset) if operation.url else ():
+        if reading.is_full and node.get("__parentId") is None:
+            place = reading.end(start)
+            yield reading.page(place.token())
+            reading = _Reading(export, place)
+        reading.add(node)
+    place = reading.end(place.offset)
+    if (place.lines, place.rows) != (operation.lines, operation.rows):
+        raise _mismatch(
+            f"the bulk operation wrote {operation.lines} lines with {operation.rows} rows, its file holds {place.lines} "
+            f"with {place.rows}: nothing was marked deleted, it is exported anew at the next try",
+            place,
+        )
+    # Counted once more: what came or went meanwhile must not be taken for a standing difference.
+    source_count = count_of(client.execute(export.count_query, {}).data) if place.shows_all else None
+    yield reading.page(None, source_count)
+
+
+def _lines(client: ShopifyClient, url: str, offset: int) -> Iterator[tuple[int, Node]]:
+    """The lines of a file from a byte on, each with the byte it begins at."""
+    rest = b""
+    for chunk in _chunks(client, url, offset):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for text in whole:
+            if text:
+                yield offset, _parse(text)
+            offset += len(text) + 1
+        if len(rest) > MAX_LINE_BYTES:
+            raise malformed(f"a line of the bulk operation's file is longer than {MAX_LINE_BYTES} bytes")
+    if rest.strip():
+        yield offset, _parse(rest)
+
+
+def _chunks(client: ShopifyClient, url: str, offset: int) -> Iterator[bytes]:
+    """The bytes of a file from `offset` on. Its address is a secret: whoever has it may read the file.
+
+    Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it is not there any more.
+    """
+    connect, read, _ = client.timeouts
+    # As it is: then the bytes that are counted are those of its lines.
+    headers = {"Accept-Encoding": "identity", **_range(offset)}
+    waited, brought = 0.0, 0
+    try:
+        # A session of its own, which has never seen the shop's token.
+        with (
+            requests.Session() as session,
+            session.get(url, headers=headers, stream=True, timeout=(connect, read)) as response,
+        ):
+            skip = _to_skip(response, offset)
+            while True:
+                asked = client.clock()
+                chunk = response.raw.read1(CHUNK_BYTES, decode_content=True)
+                waited, brought = waited + client.clock() - asked, brought + len(chunk)
+                if not chunk:
+                    break
+                if waited >= PROGRESS_SECONDS:
+                    if brought < PROGRESS_BYTES:
+                        raise _transport(ErrorType.TIMEOUT, f"brought {brought} bytes in {waited:.0f} s")
+                    waited, brought = 0.0, 0
+                skipped = min(skip, len(chunk))
+                skip -= skipped
+                if skipped < len(chunk):
+                    yield chunk[skipped:]
+            if skip:
+                raise malformed("the bulk operation's file ends before what was read of it already")
+            if response.raw.length_remaining:
+                raise _transport(ErrorType.CONNECTION, "was cut short")
+    except (requests.Timeout, urllib3.exceptions.TimeoutError):
+        raise _transport(
+            ErrorType.TIMEOUT, f"did not answer within {connect:g} s, or brought nothing in {read:g} s"
+        ) from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        raise _transport(ErrorType.CONNECTION, f"failed or was cut short ({type(error).__name__})") from None
+
+
+def _range(offset: int) -> dict[str, str]:
+    return {"Range": f"bytes={offset}-"} if offset else {}
+
+
+def _to_skip(response: requests.Response, offset: int) -> int:
+    """How many bytes come before those that were asked for: none where the server honours a range."""
+    status = response.status_code
+    if status == 200:
+        return offset
+    if status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+        return 0
+    if status in (408, 429) or status >= 500:
+        raise classify_status(status, response.headers, {"status": status})
+    if status >= 300:
+        raise _failed(f"its file is not there any more ({status})")
+    raise malformed(f"the bulk operation's file came with status {status} and not from byte {offset} on")
+
+
+def _parse(text: bytes) -> Node:
+    try:
+        try:
+            node = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            # orjson refuses a lone surrogate anywhere; then only the row that has it shall fail.
+            node = json.loads(text)
+    except (ValueError, RecursionError):
+        node = None
+    if not isinstance(node, dict):
+        raise malformed("a line of the bulk operation's file is not JSON, or cut short")
+    return node
+
+
+# Rows as records
+
+
+def _customer(_: Converted, node: Node) -> Record:
+    return customer(node, node["nested"])
+
+
+def _order(page: Converted, node: Node) -> Record:
+    return whole_order(page, node, node["nested"])
+
+
+def _oldest(records: Sequence[Record]) -> datetime:
+    """When the oldest of these orders was made; now, where there is none."""
+    oldest = datetime.now(UTC)
+    for record in records:
+        # A time that is none belongs to a row that will be rejected.
+        with suppress(TypeError, ValueError):
+            oldest = min(oldest, datetime.fromisoformat(record.source_created_at))  # type: ignore[union-attr]
+    return oldest
+
+
+def _edges(fields: str) -> str:
+    return f"{{ edges {{ node {{ {fields} }} }} }}"
+
+
+EXPORTS: dict[Resource, Export] = {
+    Resource.CUSTOMERS: Export(
+        f"{{ customers {_edges(f'{CUSTOMER_FIELDS} addressesV2 {_edges(ADDRESS_FIELDS)}')} }}",
+        CUSTOMERS_COUNT,
+        _customer,
+    ),
+    Resource.ORDERS: Export(
+        f"{{ orders {_edges(f'{ORDER_FIELDS} lineItems {_edges(LINE_FIELDS)}')} }}",
+        ORDERS_COUNT,
+        _order,
+        all_are_shown,
+    ),
+}
+"""What can be exported."""
+
+
+def _failed(why: str, place: Place | None = None) -> IntegrationError:
+    return IntegrationError.of(
+        ErrorType.OPERATION_FAILED,
+        f"Shopify's bulk operation is of no use: {why}. Everything is exported anew at the next try",
+        source=SOURCE,
+        details={"operation": place.operation} if place else {},
+    )
+
+
+def _mismatch(message: str, place: Place) -> IntegrationError:
+    return IntegrationError(
+        message,
+        error_type=ErrorType.COUNT_MISMATCH,
+        severity="high",
+        source=SOURCE,
+        details={"operation": place.operation},
+    )
+
+
+def _transport(kind: ErrorType, fault: str) -> IntegrationError:
+    return IntegrationError.of(kind, f"the download of a bulk operation's file {fault}", source=SOURCE)

@@ -1,0 +1,230 @@
+"""Shopify's connections, page by page, and their nodes sorted into records, those gone, and those that make no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.shopify.client import SOURCE, Answer, ShopifyClient
+from bg_pipelines.records import Page, Part, Record, Reject
+
+PAGE_ROWS = 250
+ROWS_AT_ONCE = 25  # by their ids: each costs as much as a row of its own
+PAGE_INFO = "pageInfo { hasNextPage endCursor }"
+
+Node = dict[str, Any]
+# What a converter raises for a node that makes no sense.
+_NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
+
+
+class PageReader:
+    """Asks for pages, of as many rows as the shop's cost limit allows."""
+
+    def __init__(self, client: ShopifyClient) -> None:
+        self._client = client
+        self._page_rows: dict[str, int] = {}
+
+    def page(self, document: str, variables: Node, after: str | None, rows: int | None = None) -> Answer:
+        """One page, of fewer rows where this shop's cost limit does not allow so many."""
+        while True:
+            first = self._rows_at_once(document, rows or PAGE_ROWS)
+            try:
+                return self._client.execute(document, {**variables, "first": first, "after": after})
+            except IntegrationError as error:
+                self._ask_for_fewer(document, first, error)
+
+    def answers(
+        self, document: str, variables: Node, after: str | None, within: str | None = None
+    ) -> Iterator[tuple[Answer, Node, Rows]]:
+        """All answers of a connection from `after` on, each with the data that its rows are in, and these.
+
+        The connection is `rows` in the answer, or in its field `within`; where that is null it has gone, and there
+        is no data.
+        """
+        seen = {after}
+        while True:
+            answer = self.page(document, variables, after)
+            data = answer.data if within is None else answer.data.get(within)
+            if data is None:
+                yield answer, {}, Rows([], None)
+                return
+            rows = rows_of(data.get("rows"))
+            note_cursor(rows.next_cursor, seen)
+            yield answer, data, rows
+            if rows.next_cursor is None:
+                return
+            after = rows.next_cursor
+
+    def connection(
+        self, document: str, variables: Node, after: str | None, convert: Convert, within: str | None = None
+    ) -> Iterator[Page]:
+        """All pages of a connection from `after` on. What is within something that went away has no rows: the next
+        pass finds them gone."""
+        for answer, data, rows in self.answers(document, variables, after, within):
+            converted = Converted(data)
+            converted.add(rows.nodes, convert)
+            yield converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
+
+    def by_ids(
+        self,
+        document: str,
+        variables: Node,
+        ids: Sequence[str],
+        convert: Convert,
+        shows_all: Callable[[Node], bool] = lambda _: True,
+    ) -> Page:
+        """Rows by their ids, a few in a call. Those that Shopify does not have are gone, if the answer `shows_all`."""
+        converted, vendor_time = Converted(), None
+        left = list(dict.fromkeys(ids))
+        while left:
+            first = self._rows_at_once(document, ROWS_AT_ONCE)
+            asked = left[:first]
+            try:
+                answer = self._client.execute(document, {**variables, "ids": asked})
+            except IntegrationError as error:
+                self._ask_for_fewer(document, first, error)
+                continue
+            nodes = answer.data.get("rows")
+            if not isinstance(nodes, list) or len(nodes) != len(asked):
+                raise malformed("Shopify's answer lacks some of the rows that were asked for")
+            converted.data, vendor_time = answer.data, vendor_time or answer.vendor_time
+            # A node of another kind than asked for has no fields.
+            converted.add([node for node in nodes if node], convert)
+            if shows_all(answer.data):
+                converted.add([one for one, node in zip(asked, nodes, strict=True) if not node], _gone)
+            left = left[first:]
+        return converted.page(vendor_time, resume=None)
+
+    def _rows_at_once(self, document: str, most: int) -> int:
+        return self._page_rows.get(document, most)
+
+    def _ask_for_fewer(self, document: str, rows: int, error: IntegrationError) -> None:
+        if error.error_type is not ErrorType.QUERY_TOO_COSTLY or rows == 1:
+            raise error
+        self._page_rows[document] = max(1, rows // 2)
+
+
+class Rows(NamedTuple):
+    """The nodes of a page, and where the next one begins."""
+
+    nodes: list[Any]
+    next_cursor: str | None
+
+
+class Converted:
+    """Nodes of an answer, sorted into records, those gone, and those that make no sense; `data` is the answer's."""
+
+    def __init__(self, data: Node | None = None) -> None:
+        self.data = data or {}
+        self.read = 0
+        self.records: list[Record] = []
+        self.gone: list[str] = []
+        self.rejects: list[Reject] = []
+        self.parts: dict[str, list[Part]] = {}
+
+    def add(self, nodes: Sequence[Any], convert: Convert) -> None:
+        self.read += len(nodes)
+        append = self.records.append
+        for node in nodes:
+            try:
+                converted = convert(self, node)
+            except _NONSENSE as error:
+                self.rejects.append(_reject(node, error))
+                continue
+            if type(converted) is str:
+                self.gone.append(converted)
+            else:
+                append(converted)  # type: ignore[arg-type]
+
+    def add_parts(
+        self, table: str, whole: Node, nodes: Iterable[Any], convert: Callable[[Node, Node], Part]
+    ) -> None:
+        """Parts of a row, each by itself: one that makes no sense leaves the row and the others as they are."""
+        append = self.parts.setdefault(table, []).append
+        for node in nodes:
+            try:
+                append(convert(whole, node))
+            except _NONSENSE as error:
+                self.rejects.append(_reject(node, error, table))
+
+    def page(
+        self,
+        vendor_time: datetime | None,
+        *,
+        resume: str | None,
+        source_count: int | None = None,
+        listed_since: datetime | None = None,
+    ) -> Page:
+        return Page(
+            read=self.read,
+            records=self.records,
+            gone=self.gone,
+            rejects=self.rejects,
+            resume=resume,
+            source_count=source_count,
+            vendor_time=vendor_time,
+            parts=self.parts,
+            listed_since=listed_since,
+        )
+
+
+Convert = Callable[[Converted, Node], Record | str]
+"""Makes the record of a node, or tells the id of a row that is gone."""
+
+
+def rows_of(connection: Any) -> Rows:
+    try:
+        nodes, page_info = connection["nodes"], connection["pageInfo"]
+        more, cursor = page_info["hasNextPage"], page_info["endCursor"]
+    except (KeyError, TypeError):
+        raise malformed("Shopify's answer lacks rows or its page information") from None
+    if not isinstance(nodes, list) or (more and not isinstance(cursor, str)):
+        raise malformed("Shopify's answer says that there are more rows, but not where")
+    return Rows(nodes, cursor if more else None)
+
+
+def note_cursor(cursor: str | None, seen: set[str | None]) -> None:
+    if cursor is not None and cursor in seen:
+        raise malformed("Shopify repeats a page's cursor: the end would never be reached")
+    seen.add(cursor)
+
+
+def count_of(data: Node) -> int | None:
+    count = data.get("count")
+    if isinstance(count, dict) and count.get("precision") == "EXACT" and type(count.get("count")) is int:
+        return int(count["count"])
+    return None
+
+
+def key(node: Node) -> tuple[str, str]:
+    """Id and time of change: a row without either can be neither kept apart nor kept current."""
+    external_id, updated_at = node["id"], node["updatedAt"]
+    if type(external_id) is str and type(updated_at) is str and external_id and updated_at:
+        return external_id, updated_at
+    name = "updatedAt" if isinstance(external_id, str) and external_id else "id"
+    raise ValueError(f"{name}: must be a text and is not")
+
+
+def _gone(_: Converted, external_id: Any) -> str:
+    return str(external_id)
+
+
+def malformed(message: str) -> IntegrationError:
+    return IntegrationError.of(ErrorType.MALFORMED_RESPONSE, f"{message}; it is tried again", source=SOURCE)
+
+
+def _reject(node: Any, error: Exception, table: str | None = None) -> Reject:
+    external_id = node.get("id") if isinstance(node, dict) else None
+    if not isinstance(external_id, str):
+        external_id = None
+    if isinstance(error, KeyError):
+        reason = f"{error.args[0]}: missing from the answer"
+    elif isinstance(error, ValueError):
+        reason = str(error)
+    else:
+        reason = "a field that holds further fields is null"
+    return Reject(
+        external_id, f"{reason}; correct it at the source, it loads once it has changed there", node, table
+    )

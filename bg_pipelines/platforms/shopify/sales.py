@@ -1,0 +1,330 @@
+"""Shopify's customers and orders: the fields that are asked for, and the answers as records.
+
+A node is what one JSON object of an answer holds, be it of a page or a line of a bulk operation's file; what is
+nested in it as a connection (addresses, lines) is given beside it, because a file has it on lines of its own. The
+converters raise KeyError, TypeError, AttributeError or ValueError for a node that makes no sense. They run once for
+every row of a store, so they are flat and copy nothing.
+
+Fields: https://shopify.dev/docs/api/admin-graphql/2026-07/objects/Customer, .../Order, .../LineItem, .../Refund.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import orjson
+
+from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.platforms.shopify.pages import (
+    PAGE_INFO,
+    Converted,
+    Node,
+    PageReader,
+    Rows,
+    count_of,
+    key,
+    malformed,
+    rows_of,
+)
+from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund
+
+# What comes with a row of a page; few rows have more. So a page of 250 stays under the limit of 1000 cost points.
+ADDRESSES_AT_FIRST = 10
+LINES_AT_FIRST = 20
+REFUNDS_AT_MOST = 250  # of one order; they are a list without pages
+ALL_ORDERS = "read_all_orders"
+
+# By the names of `ADDRESS`, so that an address is kept as it comes.
+ADDRESS_FIELDS = """
+  id first_name: firstName last_name: lastName company address_1: address1 address_2: address2 city
+  province_code: provinceCode postal_code: zip country_code: countryCodeV2 phone"""
+
+# The marketing fields of a phone number are deprecated in favour of one that the API does not have yet.
+CUSTOMER_FIELDS = """
+  id firstName lastName verifiedEmail tags locale note numberOfOrders createdAt updatedAt
+  amountSpent { amount currencyCode }
+  defaultAddress { id company countryCodeV2 }
+  defaultEmailAddress { emailAddress marketingState marketingUpdatedAt sourceLocation { id } }
+  defaultPhoneNumber {
+    phoneNumber marketingState marketingUpdatedAt marketingCollectedFrom sourceLocation { id }
+  }"""
+
+_MONEY = "shopMoney { amount }"
+REFUND_FIELDS = f"id note createdAt processedAt totalRefundedSet {{ {_MONEY} }}"
+ORDER_FIELDS = f"""
+  id name createdAt updatedAt processedAt cancelledAt cancelReason closedAt sourceName test email phone note tags
+  currencyCode displayFinancialStatus displayFulfillmentStatus customer {{ id }} retailLocation {{ id }}
+  subtotalPriceSet {{ {_MONEY} }} totalDiscountsSet {{ {_MONEY} }} totalTaxSet {{ {_MONEY} }} totalPriceSet {{ {_MONEY} }}
+  refunds(first: {REFUNDS_AT_MOST}) {{ {REFUND_FIELDS} }}"""
+# What a line is sold for has all discounts taken off, those that belong to a code of the whole order too.
+LINE_FIELDS = f"""
+  id title variantTitle sku quantity currentQuantity product {{ id }} variant {{ id }}
+  originalUnitPriceSet {{ {_MONEY} }} totalDiscountSet {{ {_MONEY} }}
+  discountedTotalSet(withCodeDiscounts: true) {{ {_MONEY} }}"""
+
+_ADDRESSES = f"addressesV2(first: $addresses) {{ nodes {{ {ADDRESS_FIELDS} }} {PAGE_INFO} }}"
+CUSTOMER_NODE = f"{CUSTOMER_FIELDS} {_ADDRESSES}"
+_LINES = f"lineItems(first: $lines) {{ nodes {{ {LINE_FIELDS} }} {PAGE_INFO} }}"
+# Whether all orders are listed, told by the very answer that lists them.
+APP_SCOPES = "app: currentAppInstallation { accessScopes { handle } }"
+
+CUSTOMERS = f"""
+query Customers($first: Int!, $after: String, $query: String, $addresses: Int!) {{
+  count: customersCount(limit: null) {{ count precision }}
+  rows: customers(first: $first, after: $after, sortKey: ID, query: $query) {{
+    nodes {{ {CUSTOMER_NODE} }} {PAGE_INFO}
+  }}
+}}"""
+
+CUSTOMERS_BY_IDS = f"""
+query CustomersByIds($ids: [ID!]!, $addresses: Int!) {{
+  rows: nodes(ids: $ids) {{ ... on Customer {{ {CUSTOMER_NODE} }} }}
+}}"""
+
+CUSTOMER_ADDRESSES = f"""
+query CustomerAddresses($id: ID!, $first: Int!, $after: String) {{
+  customer(id: $id) {{
+    rows: addressesV2(first: $first, after: $after) {{ nodes {{ {ADDRESS_FIELDS} }} {PAGE_INFO} }}
+  }}
+}}"""
+
+ORDERS = f"""
+query Orders($first: Int!, $after: String, $query: String, $lines: Int!) {{
+  {APP_SCOPES}
+  count: ordersCount(limit: null) {{ count precision }}
+  rows: orders(first: $first, after: $after, sortKey: ID, query: $query) {{
+    nodes {{ {ORDER_FIELDS} {_LINES} }} {PAGE_INFO}
+  }}
+}}"""
+
+ORDERS_BY_IDS = f"""
+query OrdersByIds($ids: [ID!]!, $lines: Int!) {{
+  {APP_SCOPES}
+  rows: nodes(ids: $ids) {{ ... on Order {{ {ORDER_FIELDS} {_LINES} }} }}
+}}"""
+
+ORDER_LINES = f"""
+query OrderLines($id: ID!, $first: Int!, $after: String) {{
+  order(id: $id) {{
+    rows: lineItems(first: $first, after: $after) {{ nodes {{ {LINE_FIELDS} }} {PAGE_INFO} }}
+  }}
+}}"""
+
+DOCUMENTS = (CUSTOMERS, CUSTOMERS_BY_IDS, CUSTOMER_ADDRESSES, ORDERS, ORDERS_BY_IDS, ORDER_LINES)
+
+
+class Sales:
+    """Reads a shop's customers and orders, each whole: what does not come with its row is fetched at once."""
+
+    def __init__(self, reader: PageReader) -> None:
+        self._reader = reader
+
+    def customers(self, query: str | None, resume: str | None) -> Iterator[Page]:
+        variables = {"query": query, "addresses": ADDRESSES_AT_FIRST}
+        return self._reader.connection(CUSTOMERS, variables, resume, self.customer)
+
+    def customers_by_ids(self, ids: Sequence[str]) -> Page:
+        return self._reader.by_ids(CUSTOMERS_BY_IDS, {"addresses": ADDRESSES_AT_FIRST}, ids, self.customer)
+
+    def orders(self, query: str | None, resume: str | None) -> Iterator[Page]:
+        """Without the scope `ALL_ORDERS` Shopify lists, and counts, those of the last 60 days alone."""
+        listed_since: datetime | None = None
+        variables = {"query": query, "lines": LINES_AT_FIRST}
+        for answer, data, rows in self._reader.answers(ORDERS, variables, resume):
+            converted = Converted(data)
+            converted.add(rows.nodes, self._order)
+            page = converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
+            if not all_are_shown(data):
+                # They come by id, so the first is the oldest that there is to be seen.
+                listed_since = listed_since or _oldest(rows.nodes) or answer.vendor_time or datetime.now(UTC)
+                page.listed_since, page.source_count = listed_since, None
+            yield page
+
+    def orders_by_ids(self, ids: Sequence[str]) -> Page:
+        variables = {"lines": LINES_AT_FIRST}
+        return self._reader.by_ids(ORDERS_BY_IDS, variables, ids, self._order, shows_all=all_are_shown)
+
+    def customer(self, _: Converted, node: Node) -> Customer | str:
+        nested = rows_of(node["addressesV2"])
+        addresses = self._all(nested, CUSTOMER_ADDRESSES, "customer", node)
+        return node["id"] if addresses is None else customer(node, addresses)
+
+    def _order(self, page: Converted, node: Node) -> Order | str:
+        nested = rows_of(node["lineItems"])
+        lines = self._all(nested, ORDER_LINES, "order", node)
+        return node["id"] if lines is None else whole_order(page, node, lines)
+
+    def _all(self, nested: Rows, document: str, within: str, node: Node) -> list[Node] | None:
+        """All rows of a node's connection; None if the node went away meanwhile."""
+        nodes, after = nested
+        if after is not None:
+            external_id, _ = key(node)
+            for _, data, rows in self._reader.answers(document, {"id": external_id}, after, within):
+                if not data:
+                    return None
+                nodes = nodes + rows.nodes
+        return nodes
+
+
+# The converters
+
+
+def customer(node: Node, addresses: Sequence[Node]) -> Customer:
+    """A customer with all of their addresses. `company` is that of the default one."""
+    default = node["defaultAddress"]
+    email = node["defaultEmailAddress"]
+    phone = node["defaultPhoneNumber"]
+    spent = node["amountSpent"]
+    company = region = email_location = sms_source = number = given = None
+    if default is not None:
+        company, region = default["company"], default["countryCodeV2"]
+    if email is not None:
+        email_location = email["sourceLocation"]
+    if phone is not None:
+        number, given = normalise(phone["phoneNumber"], region)
+        sms_location = phone["sourceLocation"]
+        sms_source = sms_location["id"] if sms_location else _lower(phone["marketingCollectedFrom"])
+    return Customer(
+        *key(node),
+        node["firstName"],
+        node["lastName"],
+        company,
+        email["emailAddress"] if email else None,
+        node["verifiedEmail"],
+        number,
+        given,
+        _addresses(default["id"] if default else None, addresses) if addresses else "[]",
+        node["tags"],
+        node["locale"],
+        node["note"],
+        email["marketingState"].lower() if email else None,
+        email["marketingUpdatedAt"] if email else None,
+        email_location["id"] if email_location else None,
+        phone["marketingState"].lower() if phone else None,
+        phone["marketingUpdatedAt"] if phone else None,
+        sms_source,
+        node["numberOfOrders"],
+        spent["amount"],
+        spent["currencyCode"],
+        node["createdAt"],
+    )
+
+
+def whole_order(page: Converted, node: Node, lines: Sequence[Node]) -> Order:
+    """An order, whose lines and refunds are added to the page's parts."""
+    record = order(node)
+    page.add_parts("order_lines", node, lines, line)
+    page.add_parts("refunds", node, node["refunds"], refund)
+    return record
+
+
+def order(node: Node) -> Order:
+    """An order as it was sold, without its parts."""
+    refunded = node["refunds"]
+    if len(refunded) >= REFUNDS_AT_MOST:
+        raise ValueError(f"refunds: {len(refunded)}, and Shopify tells of no more; some may be missing")
+    buyer, location = node["customer"], node["retailLocation"]
+    subtotal, discount, tax = node["subtotalPriceSet"], node["totalDiscountsSet"], node["totalTaxSet"]
+    cancelled_at, closed_at = node["cancelledAt"], node["closedAt"]
+    return Order(
+        *key(node),
+        node["name"],
+        buyer["id"] if buyer else None,
+        location["id"] if location else None,
+        node["sourceName"],
+        "cancelled" if cancelled_at else "closed" if closed_at else "open",
+        _lower(node["displayFinancialStatus"]),
+        _lower(node["displayFulfillmentStatus"]),
+        False,
+        node["test"],
+        node["currencyCode"],
+        subtotal["shopMoney"]["amount"] if subtotal else None,
+        discount["shopMoney"]["amount"] if discount else None,
+        tax["shopMoney"]["amount"] if tax else None,
+        node["totalPriceSet"]["shopMoney"]["amount"],
+        node["email"],
+        node["phone"],
+        node["note"],
+        node["tags"],
+        node["processedAt"],
+        cancelled_at,
+        _lower(node["cancelReason"]),
+        closed_at,
+        node["createdAt"],
+    )
+
+
+def line(order_node: Node, node: Node) -> OrderLine:
+    """A line of an order; its product or variant may be gone."""
+    external_id = node["id"]
+    if type(external_id) is not str:
+        raise ValueError("id: must be a text and is not")
+    product, variant = node["product"], node["variant"]
+    return OrderLine(
+        external_id,
+        order_node["updatedAt"],
+        order_node["id"],
+        product["id"] if product else None,
+        variant["id"] if variant else None,
+        node["title"],
+        node["variantTitle"],
+        node["sku"],
+        node["quantity"],
+        node["currentQuantity"],
+        node["originalUnitPriceSet"]["shopMoney"]["amount"],
+        node["totalDiscountSet"]["shopMoney"]["amount"],
+        node["discountedTotalSet"]["shopMoney"]["amount"],
+        order_node["currencyCode"],
+    )
+
+
+def refund(order_node: Node, node: Node) -> Refund:
+    """Money paid back for an order."""
+    external_id, order_id = node["id"], order_node["id"]
+    if type(external_id) is not str:
+        raise ValueError("id: must be a text and is not")
+    return Refund(
+        external_id,
+        order_node["updatedAt"],
+        order_id,
+        order_id,
+        node["totalRefundedSet"]["shopMoney"]["amount"],
+        order_node["currencyCode"],
+        node["note"],
+        node["processedAt"] or node["createdAt"],
+    )
+
+
+def _addresses(default_id: str | None, nodes: Sequence[Node]) -> str:
+    """The JSON list of addresses, the default one first."""
+    if len(nodes) > 1 and nodes[0]["id"] != default_id:
+        nodes = sorted(nodes, key=lambda node: node["id"] != default_id)
+    kept = [{name: node[name] for name in ADDRESS if node[name] is not None} for node in nodes]
+    try:
+        return orjson.dumps(kept).decode()
+    except orjson.JSONEncodeError:
+        raise ValueError("addresses: a character in them is no valid Unicode") from None
+
+
+def all_are_shown(data: Node) -> bool:
+    """Whether the app may read orders of any age, by the scopes in an answer."""
+    try:
+        return any(scope["handle"] == ALL_ORDERS for scope in data["app"]["accessScopes"])
+    except (KeyError, TypeError):
+        raise malformed("Shopify's answer lacks the app's scopes") from None
+
+
+def _oldest(nodes: Sequence[Node]) -> datetime | None:
+    """When the oldest of them was made; a node without a time is a row that will be rejected."""
+    oldest: datetime | None = None
+    for node in nodes:
+        with suppress(KeyError, TypeError, ValueError):
+            made = datetime.fromisoformat(node["createdAt"])
+            oldest = made if oldest is None else min(oldest, made)
+    return oldest
+
+
+def _lower(text: str | None) -> str | None:
+    return text if text is None else text.lower()

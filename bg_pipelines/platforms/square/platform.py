@@ -1,0 +1,393 @@
+"""Square as a platform: what it is asked, and its pages.
+
+Every list is read page by page, behind the cursor of the page before. Customers and orders come in the order in which
+they were made, or last changed, so that a row which changes meanwhile is not passed over. Counts of stock come newest
+first, so one that changes meanwhile is passed over, and asked for afterwards. A search for orders takes ten locations at
+most.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
+from bg_pipelines.platforms.square import converters as records
+from bg_pipelines.platforms.square import writes
+from bg_pipelines.platforms.square.client import Answer, SquareClient, malformed, time_text
+from bg_pipelines.platforms.square.converters import Converted, Node, Sale
+from bg_pipelines.platforms.square.writes import EDITABLE
+from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource, StoreProfile
+
+# Customers: the vendor's most. The others may have a thousand, and would then hold megabytes: an item comes with its
+# variations, of which it may have 250.
+CUSTOMERS_A_PAGE = 100
+ORDERS_A_PAGE = 500
+OBJECTS_A_PAGE = 200
+COUNTS_A_PAGE = 1000
+LOCATIONS_A_CALL = 10
+# An order of a till without a connection comes up to 72 hours late, with the time at which it was made.
+ORDERS_OVERLAP = timedelta(hours=73)
+OVERLAP = timedelta(minutes=10)
+# So far behind the beginning of a full pass of counts is looked for those that changed meanwhile: an answer is a little
+# older than the time it carries, and a change may show late.
+COUNTS_OVERLAP = timedelta(minutes=1)
+MOST_CATCH_UPS = 5
+_OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATION"}
+
+
+def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> SquarePlatform:  # noqa: ARG001
+    """The API version is Shopify's: Square's client brings its own."""
+    token = str(access.credentials.get("access_token") or "")
+    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep))
+
+
+class SquarePlatform:
+    """One merchant's Square account. See `Platform` for what each method promises."""
+
+    undated = frozenset({Resource.LOCATIONS})
+    editable = frozenset(EDITABLE)
+
+    def __init__(self, client: SquareClient) -> None:
+        self._client = client
+        self._api = client.api
+        self._held_merchant: Node | None = None
+
+    def close(self) -> None:
+        self._client.close()
+
+    def profile(self) -> StoreProfile:
+        answer = self._client.call(self._api.locations.get, "main")
+        try:
+            return records.profile(self._merchant(), answer.data["location"])
+        except (KeyError, TypeError, AttributeError):
+            raise malformed("Square's answer lacks the merchant or the main location") from None
+
+    def overlap(self, resource: Resource) -> timedelta:
+        return ORDERS_OVERLAP if resource is Resource.ORDERS else OVERLAP
+
+    # Pages
+
+    def pages(
+        self,
+        resource: Resource,
+        *,
+        since: datetime | None,
+        resume: str | None,
+        bulk: bool | None = None,  # noqa: ARG002 (Square exports nothing as a file)
+    ) -> Iterator[Page]:
+        if resource is Resource.LOCATIONS:
+            return iter([self._locations()])
+        if resource is Resource.CUSTOMERS:
+            return self._customers(since, resume)
+        if resource is Resource.ORDERS:
+            return self._orders(since, resume)
+        if resource is Resource.INVENTORY_LEVELS:
+            return self._counts(since, resume)
+        return self._objects(resource, since, resume)
+
+    def _locations(self, only: Sequence[str] | None = None) -> Page:
+        """All of them: they are few, and Square does not tell when they were changed."""
+        answer, rows = self._location_rows()
+        if only is not None:
+            rows = [row for row in rows if isinstance(row, dict) and row.get("id") in only]
+        return _page(answer, rows, records.location, source_count=len(rows))
+
+    def _objects(self, resource: Resource, since: datetime | None, resume: str | None) -> Iterator[Page]:
+        query: Node = {
+            "object_types": [_OBJECTS[resource]],
+            "limit": OBJECTS_A_PAGE,
+            # The categories of items, which only have their ids.
+            "include_related_objects": resource is Resource.PRODUCTS,
+            "include_deleted_objects": since is not None,
+        }
+        if since is not None:
+            query["begin_time"] = _just_before(since)
+        for answer, cursor in self._client.answers(self._api.catalog.search, query, resume):
+            convert = self._converter(resource, answer)
+            yield _page(answer, answer.rows("objects"), convert, resume=cursor)
+
+    def _customers(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
+        query: Node = {"sort": {"field": "CREATED_AT", "order": "ASC"}}
+        if since is not None:
+            query["filter"] = {"updated_at": {"start_at": time_text(since)}}
+        arguments = {"limit": CUSTOMERS_A_PAGE, "count": since is None, "query": query}
+        first = resume is None
+        for answer, cursor in self._client.answers(self._api.customers.search, arguments, resume):
+            counted = answer if since is None else None
+            if since is not None and (first or cursor is None):
+                # A search counts what it finds; what was deleted shows in how many there are in all. Asked after the
+                # rows, or one that came between the two would be more than were read.
+                counted = self._client.call(self._api.customers.search, limit=1, count=True)
+            first = False
+            convert = self._converter(Resource.CUSTOMERS, answer)
+            rows = answer.rows("customers")
+            source_count = None if counted is None else _count(counted)
+            yield _page(answer, rows, convert, resume=cursor, source_count=source_count)
+
+    def _orders(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
+        """Ten locations after ten, by their ids. The token holds those that are being read and the cursor there."""
+        query: Node = {"sort": {"sort_field": "CREATED_AT", "sort_order": "ASC"}}
+        if since is not None:
+            # The order of the pages must be by the time that is searched by.
+            query["sort"]["sort_field"] = "UPDATED_AT"
+            query["filter"] = {"date_time_filter": {"updated_at": {"start_at": time_text(since)}}}
+        places = sorted(self._location_ids())
+        at: Node = json.loads(resume) if resume else {"locations": places[:LOCATIONS_A_CALL], "cursor": None}
+        while True:
+            following = [place for place in places if place > at["locations"][-1]][:LOCATIONS_A_CALL]
+            arguments = {"location_ids": at["locations"], "query": query, "limit": ORDERS_A_PAGE}
+            behind = _token(following, None) if following else None
+            for answer, cursor in self._client.answers(self._api.orders.search, arguments, at["cursor"]):
+                token = _token(at["locations"], cursor) if cursor else behind
+                yield _page(answer, answer.rows("orders"), records.sale, resume=token)
+            if not following:
+                return
+            at = {"locations": following, "cursor": None}
+
+    def _counts(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
+        # One state alone: an answer has the states that have changed, which of several would be some.
+        query: Node = {"states": ["IN_STOCK"], "limit": COUNTS_A_PAGE}
+        if since is None:
+            yield from self._all_counts(query, resume)
+            return
+        query["updated_after"] = _just_before(since)
+        for answer, cursor in self._client.answers(self._api.inventory.batch_get_counts, query, resume):
+            yield _page(answer, answer.rows("counts"), records.level, key=_level_id, resume=cursor)
+
+    def _all_counts(self, query: Node, resume: str | None) -> Iterator[Page]:
+        """All counts, and then those that changed while they were read.
+
+        A count that changes moves to the head. If it was not read before, the pages behind the cursor do not have it, and
+        it would be taken for deleted. So what changed since the pages began is asked for, until it comes in one answer:
+        nothing moves within one. Where counts change faster than that, the next pass brings what is left.
+
+        The token holds since when is asked (everything: null), when these pages began, the cursor among them and how
+        often was caught up. The pages tell that beginning as the vendor's time: what changed since may be met twice.
+        """
+        begin: Node = {"after": None, "began": None, "cursor": None, "catch_ups": 0}
+        at: Node = json.loads(resume) if resume else begin
+        while True:
+            asked = query if at["after"] is None else {**query, "updated_after": at["after"]}
+            answers = self._client.answers(self._api.inventory.batch_get_counts, asked, at["cursor"])
+            for answer, cursor in answers:
+                page = _page(answer, answer.rows("counts"), records.level, key=_level_id)
+                page.vendor_time = (answer.vendor_time or datetime.now(UTC)) - COUNTS_OVERLAP
+                began = at["began"] or time_text(page.vendor_time)
+                if cursor is not None:
+                    at = {**at, "began": began, "cursor": cursor}
+                elif at["began"] is None or at["catch_ups"] == MOST_CATCH_UPS:
+                    yield page
+                    return
+                else:
+                    at = {**begin, "after": began, "catch_ups": at["catch_ups"] + 1}
+                page.resume = json.dumps(at)
+                yield page
+
+    def _location_rows(self) -> tuple[Answer, list[Any]]:
+        answer = self._client.call(self._api.locations.list)
+        rows = answer.rows("locations")
+        if not rows:
+            raise malformed("Square's answer lacks the merchant's locations, and every merchant has one")
+        return answer, rows
+
+    def _location_ids(self) -> list[str]:
+        _, rows = self._location_rows()
+        places = [row.get("id") if isinstance(row, dict) else None for row in rows]
+        if not all(isinstance(place, str) and place for place in places):
+            # Its orders would be passed over.
+            raise malformed("Square's answer has a location without an id")
+        return [str(place) for place in places]
+
+    def _merchant(self) -> Node:
+        if self._held_merchant is None:
+            merchant = self._client.call(self._api.merchants.get, "me").data.get("merchant")
+            if not isinstance(merchant, dict) or not isinstance(merchant.get("currency"), str):
+                raise malformed("Square's answer lacks the merchant or its currency")
+            self._held_merchant = merchant
+        return self._held_merchant
+
+    def _converter(self, resource: Resource, answer: Answer) -> Callable[[Node], Converted]:
+        """What makes records of an answer's rows, with what it needs beside them."""
+        if resource is Resource.CUSTOMERS:
+            return partial(records.customer, self._merchant().get("country"))
+        if resource is Resource.PRODUCT_VARIANTS:
+            return partial(records.variant, self._merchant()["currency"])
+        return partial(records.product, _category_names(answer))
+
+    # Single rows
+
+    def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
+        wanted = list(dict.fromkeys(external_ids))
+        if resource is Resource.LOCATIONS:
+            page = self._locations(only=wanted)
+        elif resource is Resource.CUSTOMERS:
+            page = self._customers_by_id(wanted)
+        elif resource is Resource.ORDERS:
+            answer = self._client.call(self._api.orders.batch_get, order_ids=wanted)
+            page = _page(answer, answer.rows("orders"), records.sale)
+        elif resource is Resource.INVENTORY_LEVELS:
+            page = self._counts_by_id(wanted)
+        else:
+            related = resource is Resource.PRODUCTS
+            answer = self._client.call(
+                self._api.catalog.batch_get, object_ids=wanted, include_related_objects=related
+            )
+            page = _page(answer, answer.rows("objects"), self._converter(resource, answer))
+        met = {record.external_id for record in page.records} | {one.external_id for one in page.rejects}
+        missing = [one for one in wanted if one not in met and one not in page.gone]
+        page.gone += missing
+        page.read += len(missing)
+        return page
+
+    def _customers_by_id(self, wanted: list[str]) -> Page:
+        answer = self._client.call(self._api.customers.bulk_retrieve_customers, customer_ids=wanted)
+        responses = answer.data.get("responses")
+        if not isinstance(responses, dict):
+            raise malformed("Square's answer lacks the customers that were asked for")
+        rows = []
+        for one in responses.values():
+            found = one.get("customer") if isinstance(one, dict) else None
+            codes = [error.get("code") for error in one.get("errors", [])] if isinstance(one, dict) else []
+            if found is not None:
+                rows.append(found)
+            elif codes != ["NOT_FOUND"]:
+                raise malformed("Square's answer lacks a customer that was asked for")
+        return _page(answer, rows, self._converter(Resource.CUSTOMERS, answer))
+
+    def _counts_by_id(self, wanted: list[str]) -> Page:
+        pairs = [one.partition("@")[::2] for one in wanted]
+        query: Node = {"states": ["IN_STOCK"], "limit": COUNTS_A_PAGE}
+        query["catalog_object_ids"] = sorted({item for item, _ in pairs})
+        query["location_ids"] = sorted({place for _, place in pairs})
+        found: list[Any] = []
+        for answer, _ in self._client.answers(self._api.inventory.batch_get_counts, query, None):
+            # The search is for each item at each place.
+            found += [row for row in answer.rows("counts") if _level_id(row) in wanted]
+        return _page(answer, found, records.level, key=_level_id)
+
+    # What we write
+
+    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+        def page(answer: Answer) -> Page:
+            rows = [answer.data.get("customer")]
+            return _page(answer, rows, self._converter(Resource.CUSTOMERS, answer))
+
+        return writes.update_customer(self._client, external_id, values, page)
+
+    def correct_stock(self, correction: Correction) -> CorrectionOutcome:
+        return writes.correct_stock(self._client, correction)
+
+    # What is wrong
+
+    def faults(self) -> list[str]:
+        """Square tells an app's permissions to the app alone, so each is found out by a call that needs it.
+
+        The two that would write ask for what cannot be done: no changes, and no such customer.
+        """
+        api, client = self._api, self._client
+        try:
+            merchant = self._merchant()
+        except IntegrationError as error:
+            if error.error_type is ErrorType.SCOPES:
+                return [_lacks("MERCHANT_PROFILE_READ")]
+            return [error.message]
+        faults = []
+        if merchant.get("status") == "INACTIVE":
+            faults.append("Square says that the merchant is INACTIVE: its owner has to contact Square")
+        probes: dict[str, Callable[[], object]] = {
+            "ITEMS_READ": lambda: client.call(api.catalog.search, object_types=["ITEM"], limit=1),
+            "INVENTORY_READ": lambda: client.call(
+                api.inventory.batch_get_counts, states=["IN_STOCK"], limit=1
+            ),
+            "INVENTORY_WRITE": lambda: client.call(
+                api.inventory.batch_create_changes, idempotency_key="check", changes=[]
+            ),
+            "CUSTOMERS_READ": lambda: client.call(api.customers.search, limit=1),
+            "CUSTOMERS_WRITE": lambda: client.call(api.customers.update, "check", note=None),
+            "ORDERS_READ": lambda: client.call(
+                api.orders.search, location_ids=self._location_ids()[:1], limit=1
+            ),
+        }
+        for scope, probe in probes.items():
+            try:
+                probe()
+            except IntegrationError as error:
+                if error.error_type is ErrorType.SCOPES:
+                    faults.append(_lacks(scope))
+                elif error.error_type is not ErrorType.QUERY_REJECTED:
+                    return [*faults, error.message]
+        return faults
+
+
+def _page(
+    answer: Answer,
+    rows: list[Any],
+    convert: Callable[[Node], Converted],
+    *,
+    key: Callable[[Node], Any] = lambda row: row.get("id"),
+    resume: str | None = None,
+    source_count: int | None = None,
+) -> Page:
+    """Rows of an answer, sorted into records with their parts, those gone, and those that make no sense."""
+    made: list[Record] = []
+    lines: list[OrderLine] = []
+    refunds: list[Refund] = []
+    page = Page(len(rows), made, resume=resume, source_count=source_count, vendor_time=answer.vendor_time)
+    for row in rows:
+        try:
+            converted = convert(row)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            page.rejects.append(records.reject(row, error, key))
+            continue
+        if type(converted) is str:
+            page.gone.append(converted)
+        elif type(converted) is Sale:
+            made.append(converted.order)
+            lines += converted.lines
+            refunds += converted.refunds
+        else:
+            made.append(converted)  # type: ignore[arg-type]
+    parts: dict[str, list[Part]] = {"order_lines": [*lines], "refunds": [*refunds]}
+    page.parts = {table: part for table, part in parts.items() if part}
+    return page
+
+
+def _level_id(row: Any) -> str | None:
+    """The id of an inventory level: Square has none for a count."""
+    if not isinstance(row, dict):
+        return None
+    item, place = row.get("catalog_object_id"), row.get("location_id")
+    return f"{item}@{place}" if isinstance(item, str) and isinstance(place, str) else None
+
+
+def _category_names(answer: Answer) -> dict[str, str]:
+    names = {}
+    for row in answer.rows("related_objects"):
+        data = row.get("category_data") if isinstance(row, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("name"), str):
+            names[row.get("id")] = data["name"]
+    return names
+
+
+def _count(answer: Answer) -> int | None:
+    """How many rows a search finds in all; None where Square does not say, which is not none."""
+    count = answer.data.get("count")
+    return count if type(count) is int else None
+
+
+def _token(locations: list[str], cursor: str | None) -> str:
+    return json.dumps({"locations": locations, "cursor": cursor})
+
+
+def _just_before(moment: datetime) -> str:
+    """For searches that leave out the time they begin at; Square's times are of milliseconds."""
+    return time_text(moment - timedelta(milliseconds=1))
+
+
+def _lacks(scope: str) -> str:
+    return f"the token lacks the permission {scope}: grant it to the app, and authorise the app again"

@@ -1,0 +1,243 @@
+"""Records: the typed rows that platforms deliver, and the rows that could not be loaded.
+
+A record is a named tuple whose fields are the columns of its table (`database/models.py`). Values are as the vendor
+writes them, and PostgreSQL checks them: times are ISO 8601 text, money is decimal text with a currency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class Resource(StrEnum):
+    """What is done for a store. `STORE` is its profile and `AUDIT` the look for drift; the others are tables of that name."""
+
+    STORE = "store"
+    LOCATIONS = "locations"
+    PRODUCTS = "products"
+    PRODUCT_VARIANTS = "product_variants"
+    INVENTORY_LEVELS = "inventory_levels"
+    CUSTOMERS = "customers"
+    ORDERS = "orders"
+    AUDIT = "audit"
+
+
+PARTS: dict[Resource, tuple[str, ...]] = {Resource.ORDERS: ("order_lines", "refunds")}
+"""The tables of what a row consists of and comes with: their `order_external_id` is the row's id. A row comes with
+all of its parts, and they carry its `source_updated_at`; a part that is held and does not come with it is gone."""
+
+
+class StoreProfile(NamedTuple):
+    """What the platform says of a shop."""
+
+    external_id: str
+    shop_name: str
+    currency: str
+    timezone: str
+    plan: str | None
+    source_updated_at: str
+
+
+class Location(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    name: str
+    active: bool
+    fulfills_online_orders: bool
+    address: str | None
+    city: str | None
+    province_code: str | None
+    country_code: str | None
+    postal_code: str | None
+
+
+class Product(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    title: str
+    handle: str
+    status: str
+    vendor: str
+    product_type: str
+    tags: list[str]
+    source_created_at: str
+
+
+class ProductVariant(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    product_external_id: str
+    inventory_item_external_id: str
+    title: str
+    sku: str | None
+    barcode: str | None
+    position: int
+    price: str | None
+    compare_at_price: str | None
+    currency: str
+
+
+class InventoryLevel(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    inventory_item_external_id: str
+    location_external_id: str
+    available: int
+    on_hand: int
+    committed: int
+    incoming: int
+
+
+ADDRESS = (
+    "first_name", "last_name", "company", "address_1", "address_2", "city", "province_code", "postal_code",
+    "country_code", "phone",
+)  # fmt: skip
+"""The fields of an address of a customer; those that are null are left out."""
+
+
+class Customer(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    first_name: str | None
+    last_name: str | None
+    company: str | None
+    email: str | None
+    email_verified: bool
+    phone: str | None
+    phone_given: str | None
+    addresses: str
+    """A JSON list of objects, see `ADDRESS`; the default one first."""
+    tags: list[str]
+    locale: str | None
+    note: str | None
+    email_consent: str | None
+    email_consent_at: str | None
+    email_consent_source: str | None
+    sms_consent: str | None
+    sms_consent_at: str | None
+    sms_consent_source: str | None
+    orders_count: int | str | None
+    total_spent: str | None
+    currency: str | None
+    source_created_at: str
+
+
+class Order(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    name: str
+    customer_external_id: str | None
+    location_external_id: str | None
+    channel: str | None
+    status: str
+    financial_status: str | None
+    fulfillment_status: str | None
+    is_return: bool
+    is_test: bool
+    currency: str
+    subtotal: str | None
+    discount: str | None
+    tax: str | None
+    total: str
+    email: str | None
+    phone: str | None
+    note: str | None
+    tags: list[str]
+    ordered_at: str
+    cancelled_at: str | None
+    cancel_reason: str | None
+    closed_at: str | None
+    source_created_at: str
+
+
+class OrderLine(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    order_external_id: str
+    product_external_id: str | None
+    variant_external_id: str | None
+    title: str
+    variant_title: str | None
+    sku: str | None
+    quantity: int | str
+    current_quantity: int | str
+    unit_price: str
+    discount: str
+    total: str
+    currency: str
+
+
+class Refund(NamedTuple):
+    external_id: str
+    source_updated_at: str
+    order_external_id: str
+    sale_external_id: str | None
+    amount: str
+    currency: str
+    note: str | None
+    refunded_at: str
+
+
+Record = Location | Product | ProductVariant | InventoryLevel | Customer | Order
+
+
+Part = OrderLine | Refund
+
+
+@dataclass
+class Page:
+    """One answer of the platform.
+
+    `resume` is an opaque token: given to `pages` again it goes on behind this page. `read` is how many rows the
+    answer held: records, those gone, and rejects together. `source_count`, where the platform tells it, is how
+    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered, or earlier where
+    rows that have changed since then may come again with a later page. `parts` are those of the records, by their
+    table; they are no rows of the answer. `listed_since`: rows that were created before it are not listed although
+    they are there, so their absence means nothing. A page without rows but with a token is kept before the next is
+    asked for: it says that something is about to be begun, or was.
+    """
+
+    read: int
+    records: Sequence[Record]
+    gone: list[str] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    resume: str | None = None
+    source_count: int | None = None
+    vendor_time: datetime | None = None
+    parts: dict[str, list[Part]] = field(default_factory=dict)
+    listed_since: datetime | None = None
+
+    @property
+    def parts_read(self) -> int:
+        """How many parts its rows came with."""
+        return sum(map(len, self.parts.values()))
+
+
+# What no text of PostgreSQL can hold: NUL, and half of a surrogate pair.
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class Reject(NamedTuple):
+    """A source row that cannot be loaded: why, and what it was; `table` where it is not the resource's own."""
+
+    external_id: str | None
+    reason: str
+    payload: Any
+    table: str | None = None
+
+    def key(self) -> str:
+        """The vendor's id, or a digest of the row where it has none, so that a repeat is the same row."""
+        if (
+            self.external_id
+            and isinstance(self.external_id, str)
+            and len(self.external_id) <= 500
+            and not UNWRITABLE.search(self.external_id)
+        ):
+            return self.external_id
+        return "sha256:" + hashlib.sha256(repr(self.payload).encode()).hexdigest()

@@ -1,0 +1,316 @@
+"""Edits of customers' profiles, sent to the platform before its customers are read.
+
+Each customer is read afresh, each field decided by itself, and what is left to change is sent in one call:
+
+    the platform has        then
+    our new value           applied: somebody did it, or it was us and the answer was lost
+    the value we changed    sent
+    another value           sent if the edit is newer, else superseded: the platform's value stands
+
+The edit is in its row before anything is sent, and is settled with the row that the platform answers with, in one
+transaction. So after a crash between the two the next run finds our value there; it never sends another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+
+from bg_pipelines.customers import changes
+from bg_pipelines.customers.changes import Change, same
+from bg_pipelines.database.load import keep_rejects, load, mark_deleted
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.records import Page, Reject, Resource
+from bg_pipelines.sync.summary import ChangeReport
+from bg_pipelines.work import store_units
+from bg_pipelines.work.store_units import Work
+
+if TYPE_CHECKING:
+    from bg_pipelines.sync.run import SyncRun
+
+READ_TOGETHER = 25
+"""How many customers are read in one call before they are written one by one. What was read should not be old when it
+is written over: Shopify does not compare and swap, Square does with a version, but with that of a moment later."""
+
+TABLE = Resource.CUSTOMERS.value
+GONE = "the customer is not there any more"
+FORGOTTEN = "the customer was deleted or redacted: nothing is sent"
+KEPT_ITS_OWN = "the platform took the update and kept its own value"
+LATER_EDIT = "a later edit of the same field took its place"
+
+
+class Edit(NamedTuple):
+    """What is to become of one field: its pending changes, oldest first, and what the platform has.
+
+    The last change says what is wanted; the earlier ones are what it was made upon.
+    """
+
+    changes: Sequence[Change]
+    found: Any
+
+    @property
+    def last(self) -> Change:
+        return self.changes[-1]
+
+    @property
+    def is_done(self) -> bool:
+        return same(self.last.field, self.found, self.last.to_value)
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the platform has what one of the changes began with or, its answer lost, ended with."""
+        values = [value for change in self.changes for value in (change.from_value, change.to_value)]
+        return any(same(self.last.field, self.found, value) for value in values)
+
+    def is_newer_than(self, source_updated_at: datetime, skew: timedelta) -> bool:
+        """Whether it was made after the platform's row was changed, whose clock is ahead of ours by `skew`.
+
+        Rows carry whole seconds. Within one second the platform wins: an edit can be made again, a value that was
+        overwritten cannot.
+        """
+        return (self.last.changed_at + skew).replace(microsecond=0) > source_updated_at
+
+
+class ProfilePush:
+    """The pending edits of one store's customers, on their way. Used once."""
+
+    def __init__(
+        self,
+        run: SyncRun,
+        platform: Platform,
+        work: Work,
+        store_name: str,
+        cursor: dict[str, Any],
+        turn_is_over: Callable[[], bool],
+    ) -> None:
+        self.run_ = run
+        self.database = run.database
+        self.platform = platform
+        self.work = work
+        self.store_name = store_name
+        self.cursor = cursor
+        self.turn_is_over = turn_is_over
+        self._reports: list[ChangeReport | None] = []
+
+    def run(self) -> int:
+        """Send what is pending; returns the id up to which all was looked at: 0 if the store's turn was over before.
+
+        Raises IntegrationError where the platform is out of reach. Where the app may not write, edits stay pending.
+        """
+        with self.database.transaction() as connection:
+            pending = changes.pending(connection, self.work.store_id)
+        takable = self._reject_what_it_does_not_take(pending)
+        by_customer: dict[str, list[Change]] = {}
+        for change in takable:
+            by_customer.setdefault(change.customer_external_id, []).append(change)
+        try:
+            customers = list(by_customer.items())
+            for start in range(0, len(customers), READ_TOGETHER):
+                if start and self.turn_is_over():
+                    return 0
+                self._push(dict(customers[start : start + READ_TOGETHER]))
+        except IntegrationError as error:
+            if error.error_type is not ErrorType.SCOPES:
+                raise
+        return max((change.id for change in pending), default=0)
+
+    def _reject_what_it_does_not_take(self, pending: Sequence[Change]) -> list[Change]:
+        """Those that are left."""
+        refused = [change for change in pending if change.field not in self.platform.editable]
+        if refused:
+            with self.database.transaction() as connection:
+                for change in refused:
+                    reason = f"{self.work.platform} takes no change of {change.field}"
+                    self._settle(connection, [change], "rejected", reason=reason)
+                store_units.save(connection, self.work, self.cursor)
+            self._tell()
+        return [change for change in pending if change.field in self.platform.editable]
+
+    def _push(self, pending: Mapping[str, list[Change]]) -> None:
+        self.run_.check_stopped()
+        with self.database.transaction() as connection:
+            asked_at = store_units.clock(connection)
+        page = self.platform.rows(Resource.CUSTOMERS, list(pending))
+        # One whose time is none cannot be compared, nor loaded.
+        found = {record.external_id: record for record in page.records if _changed_at(record) is not None}
+        to_send: dict[str, list[Edit]] = {}
+        with self.database.transaction() as connection:
+            skew = _skew(page, asked_at, store_units.clock(connection))
+            for customer_id, made in pending.items():
+                if customer_id in page.gone:
+                    self._settle(connection, made, "rejected", reason=GONE)
+                elif customer_id not in found:
+                    self._report(made[-1], "pending", "the platform's row cannot be read; see rejected_rows")
+                else:
+                    to_send[customer_id] = self._decide(connection, made, found[customer_id], skew)
+            self._load(connection, page, asked_at)
+            changes.forget_nobody(connection, self.work.store_id, list(pending))
+            made_all = [change for edits in to_send.values() for edit in edits for change in edit.changes]
+            left = changes.still_pending(connection, made_all)
+            for change in (edit.last for edits in to_send.values() for edit in edits):
+                if change.id not in left:
+                    self._report(change, "rejected", FORGOTTEN)
+            # Before anything is sent: a worker that has lost its lease leaves it to the other one.
+            store_units.save(connection, self.work, self.cursor)
+        self._tell()
+        for customer_id, edits in to_send.items():
+            wanted = [edit for edit in edits if edit.last.id in left]
+            if wanted:
+                self._send(customer_id, wanted, asked_at)
+
+    def _decide(
+        self, connection: psycopg.Connection[Any], made: list[Change], record: Any, skew: timedelta
+    ) -> list[Edit]:
+        """Settle the fields of a customer that need no call; returns the others."""
+        to_send = []
+        updated_at = _changed_at(record)
+        assert updated_at is not None
+        for field, of_field in groupby(sorted(made, key=lambda change: change.field), _field):
+            edit = Edit(list(of_field), changes.value_of(record._asdict(), field))
+            if edit.is_done:
+                self._settle(connection, edit.changes, "applied")
+            elif edit.is_expected or edit.is_newer_than(updated_at, skew):
+                to_send.append(edit)
+            else:
+                self._settle(connection, edit.changes, "superseded", found=edit.found)
+        return to_send
+
+    def _send(self, customer_id: str, edits: Sequence[Edit], asked_at: datetime) -> None:
+        self.run_.check_stopped()
+        values = {edit.last.field: edit.last.to_value for edit in edits}
+        try:
+            outcome = self.platform.update_customer(customer_id, values)
+        except IntegrationError as error:
+            if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
+                raise
+            # Not allowed to write, or not so: the edits wait, reading goes on.
+            for edit in edits:
+                self._report(edit.last, "pending", error.message)
+            self._tell()
+            if error.error_type is ErrorType.SCOPES:
+                raise
+            return
+        if outcome.status == "rejected" and len(edits) > 1:
+            # A value that is refused does not take the others with it; what was taken already changes nothing.
+            for edit in edits:
+                self._send(customer_id, [edit], asked_at)
+            return
+        with self.database.transaction() as connection:
+            for edit in edits:
+                found = None if edit.is_expected else edit.found
+                if outcome.status != "applied":
+                    reason = outcome.reason or "the platform gives no reason"
+                    self._settle(connection, edit.changes, "rejected", found=found, reason=reason)
+                elif _kept_its_own(edit, outcome.page):
+                    self._settle(connection, edit.changes, "rejected", found=edit.found, reason=KEPT_ITS_OWN)
+                else:
+                    self._settle(connection, edit.changes, "applied", found=found)
+            if outcome.page is not None:
+                self._load(connection, outcome.page, asked_at)
+            # Last, as in a pass and in an edit: customers are locked first, then the unit of work.
+            store_units.save(connection, self.work, self.cursor)
+        self._tell()
+
+    def _load(self, connection: psycopg.Connection[Any], page: Page, asked_at: datetime) -> None:
+        """The rows as the platform has them, the usual way: so that both sides are equal at once."""
+        rejects: list[Reject] = list(page.rejects)
+        load(connection, TABLE, self.work.store_id, page.records, seen_at=asked_at, reject=rejects.append)
+        if page.gone:
+            mark_deleted(connection, TABLE, self.work.store_id, page.gone)
+        if rejects:
+            keep_rejects(connection, self.run_.cipher, TABLE, self.work.store_id, rejects)
+
+    def _settle(
+        self,
+        connection: psycopg.Connection[Any],
+        made: Sequence[Change],
+        status: str,
+        *,
+        found: Any = None,
+        reason: str | None = None,
+    ) -> None:
+        """End the changes of one field, or all of a customer that is gone: the last one so, earlier ones as superseded."""
+        last = {change.field: change for change in made}
+        for change in made:
+            if change is not last[change.field]:
+                changes.settle(connection, change, "superseded", reason=LATER_EDIT)
+                continue
+            changes.settle(connection, change, status, found=found, reason=reason)
+            if status == "applied":
+                self._reports.append(None)
+            else:
+                told = reason or "the platform has a newer value; look at it, and edit again if need be"
+                self._report(change, status, told)
+            if status == "rejected" and reason != GONE:
+                self._open_incident(connection, change, reason or "")
+
+    def _open_incident(self, connection: psycopg.Connection[Any], change: Change, reason: str) -> None:
+        """A rejected edit is lost unless a person looks at it: one incident a store, until they resolve it."""
+        error = IntegrationError(
+            f"an edit of {change.field} of customer {change.customer_external_id} was rejected: {reason}; see "
+            f"`bg-pipelines customers changes {self.store_name} --status rejected`, edit again, then resolve this",
+            error_type=ErrorType.BAD_DATA,
+            severity="low",
+            recoverable=False,
+            source=self.work.platform,
+        )
+        fault = reporting.Fault(
+            f"edits:{self.work.store_id}",
+            subject=f"store {self.store_name}",
+            error=error,
+            needs_person=True,
+            job=self.run_.request.job,
+            platform=self.work.platform,
+            store_id=self.work.store_id,
+            resources=[TABLE],
+            payload=f"customer_changes {change.id}",
+        )
+        reporting.report(connection, fault, occurrence=f"change {change.id}")
+
+    def _report(self, change: Change, status: str, message: str) -> None:
+        self._reports.append(
+            ChangeReport(
+                self.store_name, change.id, change.customer_external_id, change.field, status, message
+            )
+        )
+
+    def _tell(self) -> None:
+        """Of what was committed, to the run's summary."""
+        for report in self._reports:
+            self.run_.note_change(report)
+        self._reports.clear()
+
+
+def _changed_at(record: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(record.source_updated_at)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _field(change: Change) -> str:
+    return change.field
+
+
+def _kept_its_own(edit: Edit, page: Page | None) -> bool:
+    """Whether the platform says yes and its row is as it was."""
+    for record in page.records if page else ():
+        held = changes.value_of(record._asdict(), edit.last.field)
+        return same(edit.last.field, held, edit.found) and not same(edit.last.field, held, edit.last.to_value)
+    return False
+
+
+def _skew(page: Page, asked_at: datetime, answered_at: datetime) -> timedelta:
+    """By how much the platform's clock, which tells whole seconds, is ahead of ours."""
+    if page.vendor_time is None:
+        return timedelta(0)
+    if page.vendor_time > answered_at:
+        return page.vendor_time - answered_at
+    return min(timedelta(0), page.vendor_time - asked_at.replace(microsecond=0))

@@ -1,0 +1,71 @@
+"""What an alert says, and what of it fits a text message."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bg_pipelines.alerts.wording import LONGEST_SMS, Facts, Message, compose, sms
+from bg_pipelines.sandbox.twilio_account import segments
+
+FACTS = Facts(
+    severity="high",
+    subject="store harbor",
+    error_type="credentials",
+    message="Shopify does not accept the access token (401)",
+    needs_person=True,
+    since=datetime(2026, 11, 23, 12, tzinfo=UTC),
+    times=3,
+    resources=["products", "product_variants"],
+    incident_id=12,
+)
+
+
+def test_an_alert_says_what_since_when_how_often_and_what_to_do() -> None:
+    assert compose("opened", FACTS) == (
+        "[high] store harbor: credentials",
+        "Shopify does not accept the access token (401)\n"
+        "It waits for a person.\n"
+        "Since 2026-11-23 12:00 UTC, seen 3 times: products, product_variants.\n"
+        "bg-pipelines incidents show 12",
+    )
+
+
+def test_what_mends_itself_says_so() -> None:
+    _, body = compose("opened", FACTS._replace(needs_person=False, times=1, resources=[], incident_id=None))
+    assert body.splitlines()[1:] == [
+        "It is tried again by itself.",
+        "Since 2026-11-23 12:00 UTC, seen once.",
+        "bg-pipelines incidents list",
+    ]
+
+
+def test_each_kind_is_told_by_its_title() -> None:
+    assert compose("escalated", FACTS)[0] == "[high] store harbor: credentials, still"
+    title, body = compose("all_clear", FACTS._replace(resolution="the work succeeded"))
+    assert title == "[all clear] store harbor: credentials"
+    assert body.startswith(
+        "It is over: the work succeeded.\nIt began 2026-11-23 12:00 UTC and was seen 3 times"
+    )
+
+
+@given(st.text(), st.text(max_size=2000))
+def test_a_text_message_is_short_and_ends_with_its_reference(title: str, body: str) -> None:
+    text = sms(Message("opened", "high", title, body, "#12.34"))
+    assert len(text) <= LONGEST_SMS
+    assert text.endswith("\n#12.34")
+
+
+def test_typographic_characters_don_t_double_the_price() -> None:
+    body = "run `bg-pipelines migrate` – “now” … it’s\u00a0late → soon"
+    text = sms(Message("opened", "high", "[high] a", body, "#1.2"))
+    assert segments(text) == 1
+    assert "'bg-pipelines migrate' - \"now\" ... it's late -> soon" in text
+
+
+@pytest.mark.parametrize("name", ["Zürich", "東京"])
+def test_names_are_left_as_they_are(name: str) -> None:
+    assert name in sms(Message("opened", "high", name, "", "#1.2"))

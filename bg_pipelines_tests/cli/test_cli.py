@@ -1,0 +1,412 @@
+"""What a person types, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psycopg
+import pytest
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.records import Resource
+from bg_pipelines.sandbox import Sandbox, Shop
+from bg_pipelines_tests.support import KEY, PATIENCE, PROJECT, query
+from bg_pipelines_tests.typed import Run, ok, refused, type_in, words
+
+TOKEN = "shpat_0123456789abcdef"
+HARBOR = ("stores", "add", "Harbor", "--domain", "harbor.myshopify.com", "--token", TOKEN)
+
+
+# Mistyped
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["statsu"], "Did you mean 'status'?"),
+        (["stores", "lst"], "Did you mean 'list'?"),
+        (["status", "--jsn"], "Did you mean --json?"),
+        (["stores", "add", "Harbor", "--domian", "harbor.myshopify.com"], "Did you mean --domain?"),
+        (["demo", "--onec"], "Did you mean --once?"),
+        (["incidents", "resove"], "Did you mean 'resolve'?"),
+        (["incidents", "list", "--stroe", "Harbor"], "Did you mean --store or"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest(typed: list[str], meant: str) -> None:
+    result = type_in(*typed)
+    assert result.exit_code == 2
+    assert meant in words(result.output)
+
+
+def test_a_word_that_is_like_no_other_is_refused_without_a_guess() -> None:
+    for typed in (["zzzzzz"], ["status", "--zzzzzz"]):
+        result = type_in(*typed)
+        assert result.exit_code == 2
+        assert "Did you mean" not in result.output
+
+
+@pytest.mark.parametrize("typed", [[], ["stores"], ["incidents"]])
+def test_nothing_typed_shows_what_there_is(typed: list[str]) -> None:
+    assert "Usage:" in type_in(*typed).output
+
+
+def test_every_command_explains_itself() -> None:
+    assert "usage: bg-pipelines sandbox" in ok(type_in("sandbox", "--help"))
+    for command in ("demo", "migrate", "check", "status", "audit"):
+        assert "Usage:" in ok(type_in(command, "--help"))
+    for command in ("add", "import", "list", "pause", "resume"):
+        assert "Usage:" in ok(type_in("stores", command, "--help"))
+    for command in ("list", "show", "assign", "retry", "resolve"):
+        assert "Usage:" in ok(type_in("incidents", command, "--help"))
+
+
+def test_the_sandbox_takes_its_own_options_whoever_starts_it() -> None:
+    help_text = ok(type_in("sandbox", "--help"))
+    itself = [sys.executable, "-m", "bg_pipelines.sandbox"]
+    done = subprocess.run([*itself, "--help"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert set(re.findall(r"--[a-z-]+", done.stdout)) == set(re.findall(r"--[a-z-]+", help_text))
+    result = type_in("sandbox", "--scenario", "evening")
+    assert (result.exit_code, "'evening' is none of afternoon" in result.output) == (2, True)
+
+
+# Stores
+
+
+def test_a_store_is_added_once(run: Run) -> None:
+    assert ok(run(*HARBOR)) == "1 added, 0 updated, 0 unchanged\n"
+    assert ok(run(*HARBOR)) == "0 added, 0 updated, 1 unchanged\n"
+    assert ok(run(*HARBOR, "--tier", "1")) == "0 added, 1 updated, 0 unchanged\n"
+
+
+def test_a_token_may_come_from_the_environment_or_be_typed_unseen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = run(*HARBOR[:-1], "-", typed=f"{TOKEN}\n")
+    assert "1 added" in ok(typed)
+    assert TOKEN not in typed.output
+    monkeypatch.setenv("BG_STORE_TOKEN", TOKEN)
+    assert "1 unchanged" in ok(run(*HARBOR[:-2]))
+
+
+def test_a_store_with_faults_is_refused_with_all_of_them_and_no_token(run: Run) -> None:
+    message = refused(
+        run("stores", "add", "Harbor", "--domain", "harbor", "--platform", "shopfy", "--token", f"{TOKEN} ")
+    )
+    assert "3 faults, nothing was changed" in message
+    assert "did you mean 'shopify'?" in message
+    assert TOKEN not in message
+    assert "no stores yet" in ok(run("stores", "list"))
+
+
+def test_stores_come_from_a_file_all_or_none(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "stores.csv"
+    file.write_text(
+        f"name,platform,domain,token\nHarbor,shopify,harbor.com,{TOKEN}\nMarket,shopify,market,{TOKEN}\n"
+    )
+    assert "line 3, domain" in refused(run("stores", "import", str(file)))
+    assert "no stores yet" in ok(run("stores", "list"))
+    file.write_text(file.read_text().replace("market,", "market.com,"))
+    assert ok(run("stores", "import", str(file))) == "2 added, 0 updated, 0 unchanged\n"
+    listed = ok(run("stores", "list"))
+    assert all(word in listed for word in ("Harbor", "harbor.com", "Market", "market.com", "new"))
+    assert TOKEN not in listed
+    assert "there is no such file" in refused(run("stores", "import", "nowhere.csv"))
+
+
+def test_what_is_not_given_of_a_known_store_stays_as_it_is(run: Run) -> None:
+    ok(run(*HARBOR, "--tier", "1", "--every", "240", "--api-url", "http://127.0.0.1:4010"))
+    assert "240 min" in ok(run("stores", "list"))
+    assert ok(run(*HARBOR)) == "0 added, 0 updated, 1 unchanged\n"
+    assert ok(run(*HARBOR, "--every", "0")) == "0 added, 1 updated, 0 unchanged\n"
+    assert "5 min" in ok(run("stores", "list"))
+    assert ok(run(*HARBOR, "--api-url", "")) == "0 added, 1 updated, 0 unchanged\n"
+    assert "every: give minutes, a multiple of 5" in refused(run(*HARBOR, "--every", "7"))
+
+
+def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
+    ok(run(*HARBOR))
+    assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 were so before\n"
+    assert ok(run("stores", "pause", "Harbor")) == "0 paused, 1 were so before\n"
+    assert "paused" in ok(run("stores", "list"))
+    assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 were so before\n"
+    assert "did you mean 'Harbor'?" in refused(run("stores", "resume", "Habor"))
+
+
+# Incidents
+
+
+@pytest.fixture
+def revoked(
+    run: Run,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
+    sync: Callable[..., Any],
+) -> tuple[Shop, str]:
+    """A shop whose token is revoked, parked under incident 1, and its name; another one is well."""
+    sandbox = make_sandbox(shops=2, variants=4)
+    [name, _] = add_shops(sandbox)
+    shop = next(iter(sandbox.world.shops.values()))
+    shop.access.expire_all()
+    sync()
+    return shop, name
+
+
+def test_incidents_are_listed_shown_assigned_retried_and_resolved(
+    run: Run, revoked: tuple[Shop, str], sync: Callable[..., Any]
+) -> None:
+    shop, name = revoked
+    listed = ok(run("incidents", "list"))
+    assert re.match(
+        rf"1 high store {name} credentials since \d{{4}}-\d\d-\d\d \d\d:\d\d, once, 5 parked", words(listed)
+    )
+    assert words(listed).endswith("1 shown, 1 of them need a person")
+    assert ok(run("incidents", "assign", "1", "--to", "jane")) == "1 incident assigned to jane\n"
+    assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
+    shown = words(ok(run("incidents", "show", "1")))
+    assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
+    assert "waits for a person (manual_intervention, credentials does not mend itself)" in shown
+    assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 resources due now\n"
+    sync()
+    assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))
+    assert ok(run("incidents", "resolve", "--all", "--note", "closed", "--by", "joe")) == (
+        "1 incident resolved, 5 resources due now\n"
+    )
+    assert ok(run("incidents", "list")) == "no open incidents\n"
+    assert "by joe" in words(ok(run("incidents", "list", "--resolved")))
+    assert "by joe: closed" in words(ok(run("incidents", "show", "1")))
+    assert shop.token not in listed + shown
+
+
+def test_many_are_chosen_by_store_or_type(run: Run, revoked: tuple[Shop, str]) -> None:
+    _, name = revoked
+    assert "1 incident retried" in ok(run("incidents", "retry", "--store", name))
+    assert "1 incident retried" in ok(run("incidents", "retry", "--type", "credentials"))
+    assert "1 incident retried" in ok(run("incidents", "retry", "--all", "--store", name))
+    assert refused(run("incidents", "retry", "--type", "timeout")) == (
+        "no open incidents of type timeout: nothing to retry"
+    )
+    assert "did you mean 'credentials'?" in refused(run("incidents", "retry", "--type", "credntials"))
+    assert f"did you mean {name!r}?" in refused(
+        run("incidents", "resolve", "--store", f"{name}x", "--note", "x")
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["retry"], "give numbers of incidents, --all, --store or --type"),
+        (["retry", "1", "--all"], "not both"),
+        (["resolve", "1"], "--note"),
+        (["list", "--resolved", "--all-statuses"], "not both"),
+        (["retry", "one"], "should be a valid integer"),
+    ],
+)
+def test_what_is_not_said_clearly_is_asked_for(run: Run, typed: list[str], told: str) -> None:
+    result = run("incidents", *typed)
+    assert result.exit_code == 2
+    assert told in words(result.output)
+
+
+def test_retrying_or_resolving_nothing_is_an_error(run: Run) -> None:
+    assert refused(run("incidents", "retry", "--all")) == "no open incidents: nothing to retry"
+    assert (
+        refused(run("incidents", "resolve", "--all", "--note", "x"))
+        == "no open incidents: nothing to resolve"
+    )
+    assert refused(run("incidents", "show", "7")).startswith("no such incident: 7")
+
+
+def test_a_retry_that_has_nothing_to_start_says_why_and_exits_1(run: Run, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, job) "
+            "VALUES ('job:store_sync:database', true, 'database', 'critical', 'database', 'job store_sync', 'x', 'store_sync')"
+        )
+    result = run("incidents", "retry", "1")
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        "0 incidents retried, 0 resources due now\n1: nothing to start: store_sync"
+    )
+
+
+def test_incidents_are_json_for_a_program(run: Run, revoked: tuple[Shop, str]) -> None:
+    shop, name = revoked
+    [listed] = json.loads(ok(run("incidents", "list", "--json")))["incidents"]
+    assert (listed["id"], listed["store"], listed["parked"]) == (1, name, 5)
+    shown = json.loads(ok(run("incidents", "show", "1", "--json")))
+    assert listed.items() <= shown.items()
+    assert len(shown["attempts"]) == len(shown["held"]) == 5
+    assert shop.token not in json.dumps(shown)
+    assert json.loads(ok(run("incidents", "list", "--resolved", "--json"))) == {"incidents": []}
+
+
+def test_an_incident_can_be_read_on_a_phone(
+    run: Run, revoked: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for typed in (["list"], ["show", "1"]):
+        shown = ok(run("incidents", *typed))
+        assert max(map(len, shown.splitlines())) <= 40
+
+
+# Status
+
+
+def test_status_with_no_stores_says_how_to_add_one(run: Run) -> None:
+    assert "bg-pipelines stores add" in words(ok(run("status")))
+
+
+def test_status_is_a_table_or_one_json_object(run: Run) -> None:
+    ok(run(*HARBOR))
+    assert "store_sync" in ok(run("status"))
+    state = json.loads(ok(run("status", "--json")))
+    assert [row["due"] for row in state["resources"]] == [1] * len(Resource)
+    assert state["failing"] == []
+
+
+def test_in_a_pipe_no_id_is_cut(run: Run, database_url: str, database: Database) -> None:
+    ok(run(*HARBOR))
+    query(
+        database,
+        "INSERT INTO customer_changes (store_id, customer_external_id, field, changed_by, changed_at) "
+        "SELECT id, 'gid://shopify/Customer/30000000000032', 'first_name', 'jane.of.the.back.office@example.com', now() "
+        "FROM stores",
+    )
+    environment = {**os.environ, "BG_DATABASE_URL": database_url, "BG_ENCRYPTION_KEY": KEY}
+    command = [sys.executable, "-m", "bg_pipelines.cli.app", "customers", "changes"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "gid://shopify/Customer/30000000000032" in done.stdout
+
+
+def test_status_fits_a_terminal_of_eighty_columns(run: Run) -> None:
+    ok(run(*HARBOR))
+    shown = ok(run("status"))
+    assert "inventory_sync" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_status_is_watched_through_a_restart_of_the_database(run: Run, database_url: str) -> None:
+    run("stores", "add", "harbor", "--domain", "harbor.myshopify.com", "--token", "shpat_x")
+    [name] = re.findall(r"test_\d+", database_url)
+    server = database_url.replace("+psycopg", "").replace(f"/{name}?", "/postgres?")
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "bg_pipelines.cli.app", "status", "--watch"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    with psycopg.connect(server, autocommit=True) as connection, os.fdopen(screen, "rb", 0) as output:
+        process = subprocess.Popen(
+            command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=PROJECT
+        )
+        try:
+            os.close(terminal)
+            read_until(output, "0 of 1 store current")
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+            )
+            read_until(output, "PostgreSQL is not available")
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            run("stores", "pause", "harbor")
+            read_until(output, "every store is paused")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) in (0, 1, 130)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def read_until(output: BinaryIO, words: str) -> None:
+    shown = ""
+    deadline = time.monotonic() + PATIENCE
+    while words not in shown:
+        assert select.select([output], [], [], deadline - time.monotonic())[0], shown
+        shown += output.read(65_536).decode(errors="replace")
+
+
+def test_status_where_every_store_is_paused_does_not_say_that_there_are_none(run: Run) -> None:
+    ok(run(*HARBOR))
+    ok(run("stores", "pause", "Harbor"))
+    shown = words(ok(run("status")))
+    assert "paused: Harbor" in shown
+    assert "no stores yet" not in shown
+
+
+def test_names_are_shown_as_they_are_whatever_rich_makes_of_brackets(run: Run) -> None:
+    name = "Harbor [red]"
+    ok(run("stores", "add", name, *HARBOR[3:]))
+    assert name in ok(run("stores", "list"))
+    ok(run("stores", "pause", name))
+    assert f"paused: {name}" in ok(run("status"))
+
+
+# Check and migrate
+
+
+def test_check_says_that_all_is_well_or_lists_the_faults_and_exits_1(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
+) -> None:
+    monkeypatch.setenv("BG_ALERT_URLS", "jsons://alerts.example.com/bg")
+    sandbox = make_sandbox(shops=1, variants=1)
+    [name] = add_shops(sandbox)
+    assert ok(run("check")) == "all is well\n"
+    [shop] = sandbox.world.shops.values()
+    shop.access.scopes.remove("read_products")
+    result = run("check")
+    assert result.exit_code == 1
+    assert result.output.startswith(f"- store {name}: the app lacks the scope read_products")
+    assert result.output.endswith("\n1 fault\n")
+
+
+def test_migrate_tells_where_the_database_was_and_is(run: Run, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    assert "bg-pipelines migrate" in refused(run(*HARBOR))
+    assert "it was at none" in ok(run("migrate"))
+    assert "it was at" not in ok(run("migrate"))
+    ok(run(*HARBOR))
+
+
+# The program itself
+
+
+def test_a_fault_is_one_clear_text_on_standard_error_and_exit_1(run: Run) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from bg_pipelines.cli.app import main; main()",
+            "stores",
+            "pause",
+            "Harbor [red]",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: 1 fault, nothing was changed:\n  Harbor [red]: no such store\n"
+
+
+@pytest.mark.parametrize("command", [["stores", "list"], ["status"], ["migrate"], ["stores", "pause", "x"]])
+def test_a_database_that_is_not_there_is_a_clear_text(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", "postgresql://bg:hunter2@127.0.0.1:9/bg")
+    message = refused(type_in(*command))
+    assert message.startswith("PostgreSQL is not available")
+    assert "hunter2" not in message

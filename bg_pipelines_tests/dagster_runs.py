@@ -1,0 +1,25 @@
+"""Running jobs in tests: a Dagster instance, its storage, and a job run to its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from bg_pipelines.definitions import defs
+
+
+def execute(job: str, instance: dg.DagsterInstance | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+    definition = defs.resolve_job_def(job)
+    [op] = definition.graph.node_dict
+    loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
+    return definition.execute_in_process(
+        run_config={"ops": {op: {"config": config}}, "loggers": loggers},
+        raise_on_error=False,
+        instance=instance,
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    [event] = [e for e in result.all_node_events if e.event_type_value == "STEP_OUTPUT"]
+    return {key: value.value for key, value in event.step_output_data.metadata.items()}

@@ -1,0 +1,834 @@
+"""A Shopify store as records: every row once, changes alone, on from any page, and stock written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from bg_pipelines.errors import ErrorType, Severity
+from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
+from bg_pipelines.platforms.shopify import pages as shopify_pages
+from bg_pipelines.platforms.shopify import platform as shopify_platform
+from bg_pipelines.platforms.shopify import sales
+from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
+from bg_pipelines.records import (
+    InventoryLevel,
+    Location,
+    Page,
+    Product,
+    ProductVariant,
+    Record,
+    Resource,
+    StoreProfile,
+)
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, World
+from bg_pipelines.sandbox import shopify as sandbox_shopify
+from bg_pipelines_tests.platforms.conftest import HandClock, expected_customer, expected_order, failure_of
+from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
+from bg_pipelines_tests.support import CATALOGUE, SALES
+
+TABLES = tuple(resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE)
+FOR_EVER = 1000  # pages; who has read so many in these small shops does not come to an end
+
+every_table = pytest.mark.parametrize("resource", TABLES)
+
+
+@pytest.fixture(scope="module")
+def large_shop() -> Iterator[Shop]:
+    """A shop of 2,500 variants, and of several thousand levels in two locations; read only."""
+    with Sandbox(World(shops=1, variants=2500, seed=4), port=0) as sandbox:
+        shop = next(iter(sandbox.world.shops.values()))
+        shop.edit("set_budget", maximum=1_000_000, restore=1_000_000)
+        yield shop
+
+
+@pytest.fixture
+def platform(shop: Shop, connect: Callable[..., ShopifyClient]) -> ShopifyPlatform:
+    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)))
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
+    """Pages so small that every resource of the shop has several, nested ones too."""
+    monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 9)
+    monkeypatch.setattr(shopify_platform, "LOCATIONS_AT_ONCE", 2)
+    monkeypatch.setattr(shopify_platform, "LEVELS_AT_FIRST", 4)
+    monkeypatch.setattr(sales, "ADDRESSES_AT_FIRST", 1)
+    monkeypatch.setattr(sales, "LINES_AT_FIRST", 8)
+    shop.edit("set_budget", maximum=1_000_000, restore=1_000_000)
+
+
+def read(platform: ShopifyPlatform, resource: Resource, **options: Any) -> list[Page]:
+    pages = list(islice(platform.pages(resource, **{"since": None, "resume": None, **options}), FOR_EVER))
+    assert len(pages) < FOR_EVER, "the pages have no end"
+    assert pages, "at least one page is always given"
+    for page in pages:
+        assert page.read == len(page.records) + len(page.gone) + len(page.rejects)
+    return pages
+
+
+def records(pages: Iterable[Page]) -> list[Record]:
+    return [record for page in pages for record in page.records]
+
+
+def gone(pages: Iterable[Page]) -> list[str]:
+    return [external_id for page in pages for external_id in page.gone]
+
+
+def exported(shop: Shop, resource: Resource) -> set[Any]:
+    """The shop's rows as the records that they should become, by a way of its own."""
+    export = shop.export(["shop", resource.value])
+    currency = export["shop"]["currencyCode"]
+    make: dict[Resource, Callable[[Any], Record]] = {
+        Resource.LOCATIONS: lambda row: Location(
+            external_id=row["id"],
+            source_updated_at=row["updatedAt"],
+            name=row["name"],
+            active=row["isActive"],
+            fulfills_online_orders=row["fulfillsOnlineOrders"],
+            address=row["address"]["address1"],
+            city=row["address"]["city"],
+            province_code=row["address"]["provinceCode"],
+            country_code=row["address"]["countryCode"],
+            postal_code=row["address"]["zip"],
+        ),
+        Resource.PRODUCTS: lambda row: Product(
+            external_id=row["id"],
+            source_updated_at=row["updatedAt"],
+            title=row["title"],
+            handle=row["handle"],
+            status=row["status"],
+            vendor=row["vendor"],
+            product_type=row["productType"],
+            tags=row["tags"],
+            source_created_at=row["createdAt"],
+        ),
+        Resource.PRODUCT_VARIANTS: lambda row: ProductVariant(
+            external_id=row["id"],
+            source_updated_at=row["updatedAt"],
+            product_external_id=row["product"]["id"],
+            inventory_item_external_id=row["inventoryItem"]["id"],
+            title=row["title"],
+            sku=row["sku"],
+            barcode=row["barcode"],
+            position=row["position"],
+            price=row["price"],
+            compare_at_price=row["compareAtPrice"],
+            currency=currency,
+        ),
+        Resource.INVENTORY_LEVELS: lambda row: InventoryLevel(
+            external_id=row["id"],
+            source_updated_at=row["updatedAt"],
+            inventory_item_external_id=row["item"]["id"],
+            location_external_id=row["location"]["id"],
+            **{quantity["name"]: quantity["quantity"] for quantity in row["quantities"]},
+        ),
+        Resource.CUSTOMERS: expected_customer,
+        Resource.ORDERS: expected_order,
+    }
+    active = [
+        row for row in export[resource.value] if resource is Resource.LOCATIONS or row.get("isActive", True)
+    ]
+    return hashable(make[resource](row) for row in active)
+
+
+def hashable(rows: Iterable[Record]) -> set[Any]:
+    return {tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows}
+
+
+def inactive_levels(shop: Shop) -> set[str]:
+    return {row["id"] for row in shop.export(["inventory_levels"])["inventory_levels"] if not row["isActive"]}
+
+
+def level_of(shop: Shop, place: int = 0) -> dict[str, Any]:
+    """An active level of the shop, as it is exported, with its available quantity."""
+    level = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]][place]
+    quantities = {one["name"]: one["quantity"] for one in level["quantities"]}
+    return {**level, "available": quantities["available"], "item": level["item"]["id"]} | {
+        "location": level["location"]["id"]
+    }
+
+
+# All of it
+
+
+def test_the_profile_is_what_the_shop_says_of_itself(shop: Shop, platform: ShopifyPlatform) -> None:
+    row = shop.export(["shop"])["shop"]
+    assert platform.profile() == StoreProfile(
+        external_id=row["id"],
+        shop_name=row["name"],
+        currency=row["currencyCode"],
+        timezone=row["ianaTimezone"],
+        plan=row["plan"]["publicDisplayName"],
+        source_updated_at=row["updatedAt"],
+    )
+
+
+@every_table
+def test_all_rows_of_a_large_shop_are_read_once(
+    large_shop: Shop, connect: Callable[..., ShopifyClient], resource: Resource
+) -> None:
+    platform = ShopifyPlatform(connect(large_shop.api_url, StaticToken(large_shop.token)))
+    pages = read(platform, resource)
+    rows = records(pages)
+    assert len(rows) == len({row.external_id for row in rows})
+    assert hashable(rows) == exported(large_shop, resource)
+    assert [reject for page in pages for reject in page.rejects] == []
+    assert all(page.vendor_time is not None for page in pages)
+
+
+def test_the_large_shop_has_what_breaks_naive_readers(large_shop: Shop) -> None:
+    export = large_shop.export(["locations", "product_variants", "inventory_levels"])
+    of_product: dict[str, int] = {}
+    for variant in export["product_variants"]:
+        of_product[variant["product"]["id"]] = of_product.get(variant["product"]["id"], 0) + 1
+    at_location: dict[str, int] = {}
+    for level in export["inventory_levels"]:
+        at_location[level["location"]["id"]] = at_location.get(level["location"]["id"], 0) + 1
+    assert max(of_product.values()) == 300
+    assert sorted(at_location.values())[-2] >= 2500
+    assert any(not location["isActive"] for location in export["locations"])
+    assert inactive_levels(large_shop)
+    assert any(variant["sku"] is None for variant in export["product_variants"])
+
+
+@every_table
+def test_small_pages_hold_the_same_rows(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource
+) -> None:
+    pages = read(platform, resource)
+    assert len(pages) > 2 or resource is Resource.LOCATIONS
+    assert hashable(records(pages)) == exported(shop, resource)
+
+
+def test_an_inactive_location_is_a_row_like_any_other(shop: Shop, platform: ShopifyPlatform) -> None:
+    rows = [row for row in records(read(platform, Resource.LOCATIONS)) if isinstance(row, Location)]
+    assert [row.name for row in rows if not row.active] == ["Old warehouse"]
+
+
+def test_an_inactive_level_is_gone(shop: Shop, platform: ShopifyPlatform) -> None:
+    level = level_of(shop)
+    shop.edit("deactivate_level", inventory_item_id=level["item"], location_id=level["location"])
+    pages = read(platform, Resource.INVENTORY_LEVELS)
+    assert level["id"] in gone(pages)
+    assert set(gone(pages)) == inactive_levels(shop)
+    assert hashable(records(pages)) == exported(shop, Resource.INVENTORY_LEVELS)
+
+
+def test_products_and_variants_tell_how_many_there_are(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock
+) -> None:
+    export = shop.export()
+    for resource, counted in zip(TABLES, (None, len(export["products"]), 60, None, 20, 60), strict=True):
+        for since in (None, clock.now()):
+            assert read(platform, resource, since=since)[0].source_count == counted
+
+
+def test_a_shop_without_products_has_one_empty_page(connect: Callable[..., ShopifyClient]) -> None:
+    with Sandbox(World(shops=1, variants=0), port=0) as sandbox:
+        shop = next(iter(sandbox.world.shops.values()))
+        platform = ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)))
+        for resource in (Resource.PRODUCTS, Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS):
+            (page,) = read(platform, resource)
+            assert (page.read, page.source_count or 0) == (0, 0)
+
+
+# What has changed
+
+
+def changed_one_of_each(shop: Shop) -> dict[Resource, set[str]]:
+    """Change a row of each resource; returns what is newer by that."""
+    export = shop.export()
+    product, variant, level = export["products"][3], export["product_variants"][-1], level_of(shop, 17)
+    shop.edit("update_product", id=product["id"], fields={"title": "Čajník"})
+    shop.edit("update_variant", id=variant["id"], fields={"price": "17.00"})
+    shop.edit("set_quantity", inventory_item_id=level["item"], location_id=level["location"], quantity=4711)
+    return {
+        Resource.PRODUCTS: {product["id"], variant["product"]["id"]},
+        Resource.PRODUCT_VARIANTS: {variant["id"]},
+        Resource.INVENTORY_LEVELS: {level["id"]},
+    }
+
+
+def test_an_incremental_pass_reads_the_changed_rows_alone(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock
+) -> None:
+    since = clock.now()
+    clock.seconds += 90
+    changed = changed_one_of_each(shop)
+    for resource, external_ids in changed.items():
+        rows = records(read(platform, resource, since=since))
+        assert {row.external_id for row in rows} == external_ids
+        assert hashable(rows) <= exported(shop, resource)
+
+
+@pytest.mark.parametrize(("earlier", "found"), [(timedelta(0), 1), (timedelta(seconds=-1), 0)])
+def test_since_includes_its_own_second(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, earlier: timedelta, found: int
+) -> None:
+    changed_one_of_each(shop)
+    since = clock.now() - earlier
+    assert len(records(read(platform, Resource.PRODUCT_VARIANTS, since=since))) == found
+    half_a_second_later = clock.now() + timedelta(seconds=0.5) - earlier
+    assert len(records(read(platform, Resource.PRODUCT_VARIANTS, since=half_a_second_later))) == found
+
+
+def test_locations_are_always_read_whole_with_what_changed(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock
+) -> None:
+    location = shop.export(["locations"])["locations"][0]["id"]
+    shop.edit("rename_location", id=location, name="Lighthouse")
+    rows = records(read(platform, Resource.LOCATIONS, since=clock.now()))
+    assert hashable(rows) == exported(shop, Resource.LOCATIONS)
+    assert "Lighthouse" in {row.name for row in rows if isinstance(row, Location)}
+
+
+def test_an_incremental_pass_hears_of_a_level_that_was_closed(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock
+) -> None:
+    level = level_of(shop)
+    clock.seconds += 90
+    shop.edit("deactivate_level", inventory_item_id=level["item"], location_id=level["location"])
+    (page,) = read(platform, Resource.INVENTORY_LEVELS, since=clock.now())
+    assert (page.gone, page.records) == ([level["id"]], [])
+
+
+def test_more_changes_than_a_page_holds_are_all_read(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
+) -> None:
+    clock.seconds += 90
+    levels = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]]
+    for level in levels[::2]:
+        places = {"inventory_item_id": level["item"]["id"], "location_id": level["location"]["id"]}
+        shop.edit("set_quantity", **places, quantity=4711)
+    rows = records(read(platform, Resource.INVENTORY_LEVELS, since=clock.now()))
+    assert {row.external_id for row in rows} == {level["id"] for level in levels[::2]}
+
+
+@every_table
+def test_a_pass_in_which_nothing_changed_costs_one_request(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, resource: Resource
+) -> None:
+    clock.seconds += 90
+    (page,) = read(platform, resource, since=clock.now())
+    assert len(shop.requests) == 1
+    assert page.read == (
+        len(shop.export(["locations"])["locations"]) if resource is Resource.LOCATIONS else 0
+    )
+    # Orders have the most to ask for; what they did not cost is given back.
+    assert shop.requests[0].requested_cost < {Resource.CUSTOMERS: 300, Resource.ORDERS: 900}.get(
+        resource, 150
+    )
+
+
+# Going on
+
+
+@every_table
+def test_a_pass_that_was_stopped_after_any_page_goes_on_from_its_token(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource
+) -> None:
+    whole = read(platform, resource)
+    for kept in range(1, len(whole)):
+        before = whole[:kept]
+        token = before[-1].resume
+        assert token is not None, "there is more, and the token does not say where"
+        rows = records(before) + records(read(platform, resource, resume=token))
+        assert hashable(rows) == exported(shop, resource)
+        if resource is not Resource.INVENTORY_LEVELS:
+            assert len(rows) == len(hashable(rows)), "nothing is read twice"
+
+
+@every_table
+@pytest.mark.parametrize("at_a_time", [1, 2, 3])
+def test_a_pass_that_is_stopped_again_and_again_comes_to_its_end(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource, at_a_time: int
+) -> None:
+    whole = len(read(platform, resource))
+    rows: list[Record] = []
+    resume = None
+    for _ in range(3 * whole):
+        session = platform.pages(resource, since=None, resume=resume)
+        pages = list(islice(session, at_a_time))
+        rows += records(pages)
+        resume = pages[-1].resume
+        if len(pages) < at_a_time or resume is None:
+            break
+    else:
+        pytest.fail(f"{whole} pages, {at_a_time} at a time, are not read after {3 * whole} sessions")
+    assert hashable(rows) == exported(shop, resource)
+
+
+def test_an_incremental_pass_goes_on_from_its_token_too(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
+) -> None:
+    clock.seconds += 90
+    for product in shop.export(["products"])["products"]:
+        shop.edit("update_product", id=product["id"], fields={"vendor": "Öland"})
+    first = next(iter(platform.pages(Resource.PRODUCTS, since=clock.now(), resume=None)))
+    rest = read(platform, Resource.PRODUCTS, since=clock.now(), resume=first.resume)
+    assert hashable(records([first, *rest])) == exported(shop, Resource.PRODUCTS)
+
+
+def test_the_levels_of_a_location_go_on_behind_what_was_read(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None
+) -> None:
+    pages = read(platform, Resource.INVENTORY_LEVELS)
+    shop.requests.clear()
+    rest = read(platform, Resource.INVENTORY_LEVELS, resume=pages[4].resume)
+    assert len(rest) < len(pages) - 2
+
+
+def test_a_location_that_is_gone_when_the_pass_goes_on_costs_no_row(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None
+) -> None:
+    before = list(islice(platform.pages(Resource.INVENTORY_LEVELS, since=None, resume=None), 4))
+    token = str(before[-1].resume).replace("gid://shopify/Location/", "gid://shopify/Location/9")
+    rows = records(read(platform, Resource.INVENTORY_LEVELS, resume=token))
+    assert hashable(rows) == exported(shop, Resource.INVENTORY_LEVELS)
+
+
+def test_a_location_that_goes_while_its_levels_are_read_ends_them(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None
+) -> None:
+    token = read(platform, Resource.INVENTORY_LEVELS)[1].resume
+    shop.faults.append(Fault("null_field", field="location", operation="query LocationInventoryLevels("))
+    for resume in (None, token):
+        assert read(platform, Resource.INVENTORY_LEVELS, resume=resume)[-1].rejects == []
+
+
+@every_table
+def test_a_row_that_changes_while_it_is_paged_is_not_lost(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None, resource: Resource
+) -> None:
+    pages = platform.pages(resource, since=None, resume=None)
+    first = next(iter(pages))
+    before = {row.external_id for row in first.records}
+    clock.seconds += 90
+    export = shop.export()
+    for row in export["products"]:
+        shop.edit("update_product", id=row["id"], fields={"title": "Newer"})
+    for row in export["product_variants"]:
+        shop.edit("update_variant", id=row["id"], fields={"title": "Newer"})
+    for row in export["customers"]:
+        shop.edit("update_customer", id=row["id"], fields={"note": "Newer"})
+    for row in export["orders"]:
+        shop.edit("update_order", id=row["id"], fields={"note": "Newer"})
+    with shop.lock:
+        for location in shop.store.locations:
+            shop.store.rename_location(location, "Newer")
+    for row in export["inventory_levels"]:
+        if row["isActive"]:
+            places = {"inventory_item_id": row["item"]["id"], "location_id": row["location"]["id"]}
+            shop.edit("set_quantity", **places, quantity=4711)
+    after = [row for page in pages for row in page.records]
+
+    now = exported(shop, resource)
+    assert {row.external_id for row in after} | before == {row[0] for row in now}
+    assert hashable(after) <= now
+    # What was read before it changed is found from the vendor's clock of the first page on.
+    newer = hashable(records(read(platform, resource, since=first.vendor_time)))
+    assert hashable(after) | newer == now
+
+
+def test_a_row_that_is_deleted_while_it_is_paged_takes_no_other_with_it(
+    shop: Shop, platform: ShopifyPlatform, small_pages: None
+) -> None:
+    products = [row["id"] for row in shop.export(["products"])["products"]]
+    pages = platform.pages(Resource.PRODUCTS, since=None, resume=None)
+    rows = list(next(iter(pages)).records)
+    # Among them the one that the cursor stands on.
+    for product in (products[0], products[8], products[10]):
+        shop.edit("delete_product", id=product)
+    added = shop.edit("add_product", variants=1)["id"]
+    rows += [row for page in pages for row in page.records]
+    assert [row.external_id for row in rows] == [one for one in products if one != products[10]] + [added]
+
+
+# Answers that make no sense
+
+
+@pytest.mark.parametrize(
+    ("resource", "operation"),
+    [
+        (Resource.LOCATIONS, "query Locations("),
+        (Resource.PRODUCTS, "query Products("),
+        (Resource.PRODUCT_VARIANTS, "query ProductVariants("),
+        (Resource.INVENTORY_LEVELS, "query InventoryLevels("),
+        (Resource.INVENTORY_LEVELS, "query LocationInventoryLevels("),
+    ],
+)
+@pytest.mark.parametrize("kind", ["repeat_cursor", "missing_page_info"])
+def test_pages_that_lead_nowhere_are_malformed(
+    shop: Shop,
+    platform: ShopifyPlatform,
+    small_pages: None,
+    monkeypatch: pytest.MonkeyPatch,
+    resource: Resource,
+    operation: str,
+    kind: str,
+) -> None:
+    if resource is Resource.LOCATIONS:
+        monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 2)
+    shop.faults.append(Fault(kind, operation=operation, after=1))
+    error = failure_of(lambda: read(platform, resource))
+    assert error.error_type is ErrorType.MALFORMED_RESPONSE
+    assert "it is tried again" in error.message
+    assert len(shop.requests) < 100
+
+
+def test_cursors_that_go_round_in_a_circle_are_malformed(
+    serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyClient]
+) -> None:
+    def page(cursor: str) -> Reply:
+        page_info = {"hasNextPage": True, "endCursor": cursor}
+        return Reply.of({"data": {"rows": {"nodes": [], "pageInfo": page_info}}})
+
+    server = serve(*[page(cursor) for cursor in ("c1", "c2") * 20], Reply(500))
+    error = failure_of(lambda: read(ShopifyPlatform(connect(server.url)), Resource.PRODUCTS))
+    assert error.error_type is ErrorType.MALFORMED_RESPONSE
+    assert len(server.asked) < 10
+
+
+@pytest.mark.parametrize(
+    ("resource", "field", "reason"),
+    [
+        (Resource.LOCATIONS, "address", "is null"),
+        (Resource.PRODUCTS, "updatedAt", "updatedAt: must be a text and is not"),
+        (Resource.PRODUCTS, "id", "id: must be a text and is not"),
+        (Resource.PRODUCT_VARIANTS, "product", "is null"),
+        (Resource.PRODUCT_VARIANTS, "inventoryItem", "is null"),
+        (Resource.INVENTORY_LEVELS, "item", "is null"),
+        (Resource.INVENTORY_LEVELS, "quantities", "is null"),
+    ],
+)
+def test_a_null_where_fields_belong_rejects_its_row_and_no_other(
+    shop: Shop, platform: ShopifyPlatform, resource: Resource, field: str, reason: str
+) -> None:
+    shop.faults.append(Fault("null_field", field=field, row=1, times=1))
+    pages = read(platform, resource)
+    (reject,) = [reject for page in pages for reject in page.rejects]
+    assert reason in reject.reason
+    assert "correct it at the source" in reject.reason
+    assert reject.payload[field] is None
+    rejected = {reject.external_id} - {None}
+    assert len(exported(shop, resource)) - len(records(pages)) == 1
+    if field != "id":
+        assert rejected == {row[0] for row in exported(shop, resource) - hashable(records(pages))}
+
+
+@pytest.mark.parametrize(
+    ("resource", "field", "place"),
+    [
+        (Resource.PRODUCTS, "title", 2),
+        (Resource.PRODUCT_VARIANTS, "price", 8),
+        (Resource.LOCATIONS, "name", 2),
+    ],
+)
+def test_a_null_where_a_text_belongs_is_delivered_for_the_database_to_reject(
+    shop: Shop, platform: ShopifyPlatform, resource: Resource, field: str, place: int
+) -> None:
+    shop.faults.append(Fault("null_field", field=field, row=1, times=1))
+    rows = records(read(platform, resource))
+    assert [row[place] for row in rows].count(None) == 1
+    assert len(rows) == len(exported(shop, resource))
+
+
+def test_a_quantity_that_is_missing_rejects_its_level_by_name(shop: Shop, platform: ShopifyPlatform) -> None:
+    shop.faults.append(Fault("bad_value", field="quantities", row=0, value=[], times=1))
+    (reject,) = [one for page in read(platform, Resource.INVENTORY_LEVELS) for one in page.rejects]
+    assert reject.reason.startswith("available: missing from the answer")
+
+
+@pytest.mark.parametrize("value", [17, ["x"], {}, True])
+def test_an_id_that_is_no_text_is_rejected_without_one(
+    shop: Shop, platform: ShopifyPlatform, value: Any
+) -> None:
+    shop.faults.append(Fault("bad_value", field="id", row=0, value=value, times=1))
+    (reject,) = [one for page in read(platform, Resource.PRODUCTS) for one in page.rejects]
+    assert reject.external_id is None
+    assert reject.payload["id"] == value
+
+
+@pytest.mark.parametrize("value", [None, "text", 17, [1]])
+def test_a_row_that_is_none_is_rejected_and_the_rest_is_read(
+    serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyClient], value: Any
+) -> None:
+    end = {"hasNextPage": False, "endCursor": None}
+    server = serve(Reply.of({"data": {"rows": {"nodes": [value], "pageInfo": end}}}))
+    (page,) = read(ShopifyPlatform(connect(server.url)), Resource.PRODUCTS)
+    assert [reject.payload for reject in page.rejects] == [value]
+
+
+@pytest.mark.parametrize(
+    ("resource", "field"),
+    [
+        (Resource.PRODUCTS, "rows"),
+        (Resource.PRODUCTS, "rows.nodes"),
+        (Resource.PRODUCTS, "rows.pageInfo"),
+        (Resource.PRODUCT_VARIANTS, "shop"),
+        (Resource.INVENTORY_LEVELS, "rows"),
+        (Resource.INVENTORY_LEVELS, "inventoryLevels"),
+        (Resource.INVENTORY_LEVELS, "inventoryLevels.nodes"),
+        (Resource.INVENTORY_LEVELS, "inventoryLevels.pageInfo"),
+    ],
+)
+def test_a_page_that_lacks_what_all_its_rows_need_is_malformed(
+    shop: Shop, platform: ShopifyPlatform, resource: Resource, field: str
+) -> None:
+    shop.faults.append(Fault("null_field", field=field))
+    assert failure_of(lambda: read(platform, resource)).error_type is ErrorType.MALFORMED_RESPONSE
+
+
+@pytest.mark.parametrize("value", [None, "many", {}, 1.5])
+def test_a_count_that_is_none_is_no_count(shop: Shop, platform: ShopifyPlatform, value: Any) -> None:
+    shop.faults.append(Fault("bad_value", field="count.count", value=value))
+    pages = read(platform, Resource.PRODUCTS)
+    assert pages[0].source_count is None
+    assert hashable(records(pages)) == exported(shop, Resource.PRODUCTS)
+
+
+@pytest.mark.parametrize("field", ["shop", "plan"])
+def test_a_profile_without_its_parts_is_malformed(shop: Shop, platform: ShopifyPlatform, field: str) -> None:
+    shop.faults.append(Fault("null_field", field=field))
+    assert failure_of(platform.profile).error_type is ErrorType.MALFORMED_RESPONSE
+
+
+# Pages that cost too much
+
+
+@every_table
+def test_pages_shrink_to_the_cost_limit_and_everything_is_read(
+    shop: Shop, platform: ShopifyPlatform, monkeypatch: pytest.MonkeyPatch, resource: Resource
+) -> None:
+    monkeypatch.setattr(sandbox_shopify, "MAX_QUERY_COST", 12)
+    assert hashable(records(read(platform, resource))) == exported(shop, resource)
+    answered = [request.requested_cost for request in shop.requests if request.nodes]
+    assert max(answered) <= 12
+    # The size that fits is remembered.
+    too_costly = sum(request.requested_cost > 12 for request in shop.requests)
+    shop.requests.clear()
+    read(platform, resource)
+    assert too_costly > 0
+    assert all(request.requested_cost <= 12 for request in shop.requests)
+
+
+@every_table
+def test_a_limit_that_falls_while_pages_are_read_loses_nothing(
+    shop: Shop,
+    platform: ShopifyPlatform,
+    small_pages: None,
+    monkeypatch: pytest.MonkeyPatch,
+    resource: Resource,
+) -> None:
+    pages = platform.pages(resource, since=None, resume=None)
+    before = next(iter(pages))
+    # One order alone costs 7.
+    monkeypatch.setattr(sandbox_shopify, "MAX_QUERY_COST", 8 if resource is Resource.ORDERS else 5)
+    rows = records([before, *pages])
+    assert hashable(rows) == exported(shop, resource)
+    assert len(rows) == len(hashable(rows))
+
+
+def test_pages_shrink_to_a_bucket_that_can_never_hold_them(
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock
+) -> None:
+    shop.edit("set_budget", maximum=20, restore=5)
+    rows = records(read(platform, Resource.PRODUCT_VARIANTS))
+    assert hashable(rows) == exported(shop, Resource.PRODUCT_VARIANTS)
+    assert clock.slept, "the bucket is small, so it was waited for"
+
+
+def test_a_single_row_that_costs_too_much_is_given_up(
+    shop: Shop, platform: ShopifyPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_shopify, "MAX_QUERY_COST", 1)
+    error = failure_of(lambda: read(platform, Resource.PRODUCTS))
+    assert (error.error_type, error.severity, error.recoverable) == (
+        ErrorType.QUERY_TOO_COSTLY,
+        Severity.HIGH,
+        False,
+    )
+    assert len(shop.requests) == 8, "250, 125, 62, 31, 15, 7, 3, 1"
+
+
+# Stock corrections
+
+
+def correction_of(level: dict[str, Any], **changes: Any) -> Correction:
+    values = {
+        "inventory_item_external_id": level["item"],
+        "location_external_id": level["location"],
+        "change_from_quantity": level["available"],
+        "quantity": level["available"] + 5,
+        "reason": "correction",
+        "idempotency_key": "correction-1",
+    }
+    return Correction(**{**values, **changes})
+
+
+def test_a_correction_is_applied(shop: Shop, platform: ShopifyPlatform) -> None:
+    level = level_of(shop)
+    correction = correction_of(level)
+    assert platform.correct_stock(correction) == CorrectionOutcome("applied", correction.quantity)
+    assert level_of(shop)["available"] == correction.quantity
+    assert shop.applied == 1
+    assert len(shop.requests) == 1
+
+
+def test_a_correction_of_a_quantity_that_has_moved_is_stale_and_tells_what_is_there(
+    shop: Shop, platform: ShopifyPlatform
+) -> None:
+    level = level_of(shop)
+    shop.edit("set_quantity", inventory_item_id=level["item"], location_id=level["location"], quantity=77)
+    assert platform.correct_stock(correction_of(level)) == CorrectionOutcome("stale", found_quantity=77)
+    assert level_of(shop)["available"] == 77
+    assert shop.applied == 0
+
+
+def test_a_stale_correction_whose_level_cannot_be_read_is_stale_all_the_same(
+    shop: Shop, platform: ShopifyPlatform
+) -> None:
+    shop.faults.append(Fault("null_field", field="inventoryLevel", operation="Available"))
+    correction = correction_of(level_of(shop), change_from_quantity=-1)
+    assert platform.correct_stock(correction) == CorrectionOutcome("stale", found_quantity=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"inventory_item_external_id": "gid://shopify/InventoryItem/1"}, "INVALID_INVENTORY_ITEM"),
+        ({"location_external_id": "gid://shopify/Location/1"}, "INVALID_LOCATION"),
+        ({"quantity": -1}, "INVALID_QUANTITY_NEGATIVE"),
+        ({"quantity": 1_000_000_001}, "INVALID_QUANTITY_TOO_HIGH"),
+        ({"reason": "because"}, "INVALID_REASON"),
+    ],
+)
+def test_a_correction_that_makes_no_sense_is_rejected_with_shopifys_code(
+    shop: Shop, platform: ShopifyPlatform, changes: dict[str, Any], code: str
+) -> None:
+    outcome = platform.correct_stock(correction_of(level_of(shop), **changes))
+    assert outcome == CorrectionOutcome("rejected", reason=code)
+    assert shop.applied == 0
+
+
+def test_a_correction_of_an_item_that_is_not_stocked_there_is_rejected(
+    shop: Shop, platform: ShopifyPlatform
+) -> None:
+    level = level_of(shop)
+    shop.edit("deactivate_level", inventory_item_id=level["item"], location_id=level["location"])
+    outcome = platform.correct_stock(correction_of(level))
+    assert outcome == CorrectionOutcome("rejected", reason="ITEM_NOT_STOCKED_AT_LOCATION")
+
+
+@pytest.mark.parametrize("kind", ["apply_then_cut", "half_page", "half_json"])
+def test_a_correction_whose_answer_was_lost_is_asked_again_and_applied_once(
+    shop: Shop, platform: ShopifyPlatform, kind: str
+) -> None:
+    level = level_of(shop)
+    correction = correction_of(level)
+    shop.faults.append(Fault(kind, operation="SetQuantities", times=1))
+    assert failure_of(lambda: platform.correct_stock(correction)).recoverable
+    assert len(shop.requests) == 1, "only who has the key on record may ask again"
+    # Meanwhile somebody buys one: that must not be undone.
+    sold = correction.quantity - 1
+    shop.edit("set_quantity", inventory_item_id=level["item"], location_id=level["location"], quantity=sold)
+    assert platform.correct_stock(correction).status == "applied"
+    assert shop.applied == 1
+    assert level_of(shop)["available"] == sold
+
+
+def test_a_key_that_was_used_for_something_else_is_rejected(shop: Shop, platform: ShopifyPlatform) -> None:
+    level = level_of(shop)
+    assert platform.correct_stock(correction_of(level)).status == "applied"
+    outcome = platform.correct_stock(correction_of(level, quantity=level["available"] + 9))
+    assert outcome == CorrectionOutcome("rejected", reason="IDEMPOTENCY_KEY_PARAMETER_MISMATCH")
+
+
+def answer_to_a_correction(*errors: dict[str, Any]) -> Reply:
+    return Reply.of({"data": {"inventorySetQuantities": {"userErrors": list(errors)}}})
+
+
+def test_a_correction_that_shopify_is_still_at_work_on_is_to_be_tried_again(
+    shop: Shop, serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyClient]
+) -> None:
+    busy = {"code": "IDEMPOTENCY_CONCURRENT_REQUEST", "field": None, "message": "busy"}
+    platform = ShopifyPlatform(connect(serve(answer_to_a_correction(busy)).url))
+    error = failure_of(lambda: platform.correct_stock(correction_of(level_of(shop))))
+    assert (error.error_type, error.recoverable) == (ErrorType.SERVER_ERROR, True)
+
+
+def test_a_rejection_without_a_code_is_told_by_its_message(
+    shop: Shop, serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyClient]
+) -> None:
+    # `code` may be null by the vendor's schema, `message` may not.
+    nameless = {"code": None, "field": None, "message": "The item is locked."}
+    platform = ShopifyPlatform(connect(serve(answer_to_a_correction(nameless)).url))
+    outcome = platform.correct_stock(correction_of(level_of(shop)))
+    assert outcome == CorrectionOutcome("rejected", reason="The item is locked.")
+
+
+@pytest.mark.parametrize("field", ["inventorySetQuantities", "userErrors"])
+def test_a_correction_without_an_outcome_is_malformed_and_never_taken_for_applied(
+    shop: Shop, platform: ShopifyPlatform, field: str
+) -> None:
+    shop.faults.append(Fault("null_field", field=field))
+    error = failure_of(lambda: platform.correct_stock(correction_of(level_of(shop))))
+    assert error.error_type is ErrorType.MALFORMED_RESPONSE
+
+
+def test_a_correction_without_its_scope_is_told_so(shop: Shop, platform: ShopifyPlatform) -> None:
+    shop.edit("set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
+    error = failure_of(lambda: platform.correct_stock(correction_of(level_of(shop))))
+    assert error.error_type is ErrorType.SCOPES
+    assert "write_inventory" in error.message
+
+
+# Faults of a store
+
+
+def test_a_store_that_can_be_synced_has_no_faults(platform: ShopifyPlatform) -> None:
+    assert platform.faults() == []
+
+
+def test_each_missing_scope_is_named(shop: Shop, platform: ShopifyPlatform) -> None:
+    shop.edit("set_scopes", scopes=["read_products", "write_customers"])
+    assert platform.faults() == [
+        "the app lacks the scope read_locations: grant it in the app's settings",
+        "the app lacks the scope read_orders: grant it in the app's settings",
+        "the app lacks the scope write_inventory: grant it in the app's settings",
+        "the app lacks the scope read_all_orders: orders of more than 60 days ago are not read, and those that grow so "
+        "old are not followed any more; ask Shopify for it in the app's settings",
+    ]
+
+
+WRITE = [f"write_{what}" for what in ("customers", "inventory", "locations", "orders", "products")]
+
+
+def test_the_right_to_write_includes_the_right_to_read(shop: Shop, platform: ShopifyPlatform) -> None:
+    shop.edit("set_scopes", scopes=[*WRITE, "read_all_orders"])
+    assert platform.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice"),
+    [
+        (Fault("unauthorized"), "give it with `bg-pipelines stores add`"),
+        (Fault("not_found"), "check the store's domain"),
+        (Fault("cut"), "the connection failed or was cut"),
+        (Fault("null_field", field="currentAppInstallation"), "lacks the app's scopes"),
+        (Fault("null_field", field="accessScopes"), "lacks the app's scopes"),
+    ],
+    ids=lambda value: value.field or value.kind if isinstance(value, Fault) else "",
+)
+def test_whatever_else_keeps_a_store_from_being_asked_is_its_fault(
+    shop: Shop, platform: ShopifyPlatform, fault: Fault, advice: str
+) -> None:
+    shop.faults.append(fault)
+    (sentence,) = platform.faults()
+    assert advice in sentence

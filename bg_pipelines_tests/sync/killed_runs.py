@@ -1,0 +1,76 @@
+"""Runs of a sync as processes of their own, killed on request: `python -m bg_pipelines_tests.sync.killed_runs URL`.
+
+Each line of its input asks for one run, as JSON: `store`, `resources`, `kill_after` (seconds; null: never). A process is
+forked for it, so that it begins at once; it is answered with how it ended. Only this parent kills, and only a process
+that it has not yet waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from datetime import timedelta
+from typing import Any
+
+from bg_pipelines import platforms
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.platforms.shopify import bulk
+from bg_pipelines.records import Resource
+from bg_pipelines.sync import SyncRequest, SyncRun
+
+KEY = "0" * 43 + "="
+LOAD_ROWS = 100
+"""Few, so that there are many commits to be killed before, in and after."""
+
+
+def sync(url: str, store: str, resources: list[str]) -> None:
+    bulk.PAGE_ROWS = 40
+    bulk.LOOKS_SECONDS = (0.05, 0.05)
+    database = Database(url)
+    SyncRun(
+        database,
+        Cipher(KEY),
+        SyncRequest(tuple(map(Resource, resources)), stores=(store,), max_workers=1, backfill="bulk"),
+        run_id=f"{store}-{os.getpid()}",
+        connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
+        log=lambda _: None,
+        lease=timedelta(seconds=30),
+        load_rows=LOAD_ROWS,
+    ).run()
+
+
+def run(url: str, store: str, resources: list[str], kill_after: float | None) -> dict[str, Any]:
+    began = time.monotonic()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            sync(url, store, resources)
+            status = 0
+        except BaseException:  # noqa: BLE001 (of a forked process nothing may get out)
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    killed = False
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if kill_after is not None and not killed and time.monotonic() - began >= kill_after:
+            os.kill(child, signal.SIGKILL)
+            killed = True
+        time.sleep(0.002)
+    _, status = os.waitpid(child, 0)
+    return {"status": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
+
+
+def main(url: str) -> None:
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(run(url, **json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

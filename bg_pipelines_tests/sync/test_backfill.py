@@ -1,0 +1,371 @@
+"""A backfill by export as its users rely on it: chosen by size, waited for without a fault, and nothing lost or revived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import mark_deleted
+from bg_pipelines.errors import ErrorType
+from bg_pipelines.incidents.handling import retry
+from bg_pipelines.platforms.shopify import bulk, platform
+from bg_pipelines.records import Resource
+from bg_pipelines.retries import Policies
+from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sync import Summary
+from bg_pipelines.work import store_units
+from bg_pipelines_tests.support import DatabaseClock, assert_sales_equal_to_source, query
+
+Sync = Callable[..., Summary]
+Check = Callable[[], None]
+SALES = (Resource.CUSTOMERS, Resource.ORDERS)
+HOUR = 3600
+
+
+@pytest.fixture
+def sandbox(
+    clock: DatabaseClock, make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[str]]
+) -> Sandbox:
+    """One shop of 120 customers and 240 orders, a store of ours; its time is the database's."""
+    made = make_sandbox(
+        shops=1, variants=10, customers=120, orders_per_customer=2, clock=lambda: clock.now.timestamp()
+    )
+    add_shops(made)
+    return made
+
+
+@pytest.fixture
+def shop(sandbox: Sandbox) -> Shop:
+    [shop] = sandbox.world.shops.values()
+    shop.edit("set_budget", maximum=1_000_000, restore=1_000_000)
+    shop.edit("set_bulk_seconds", seconds=0)
+    return shop
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are small, and who starts an export looks after it at once."""
+    monkeypatch.setattr(bulk, "PAGE_ROWS", 20)
+    monkeypatch.setattr(bulk, "LOOKS_SECONDS", (0.01,))
+
+
+@pytest.fixture
+def equal(database: Database, sandbox: Sandbox, shop: Shop) -> Check:
+    return lambda: assert_sales_equal_to_source(database, sandbox, shop.domain)
+
+
+def states(database: Database) -> dict[str, dict[str, Any]]:
+    rows = query(database, "SELECT * FROM sync_states WHERE resource = ANY(%s)", list(SALES))
+    return {row["resource"]: row for row in rows}
+
+
+def attempts(database: Database) -> list[tuple[str, str]]:
+    rows = query(database, "SELECT resource, status FROM sync_attempts ORDER BY id")
+    return [(row["resource"], row["status"]) for row in rows]
+
+
+def incidents(database: Database) -> list[dict[str, Any]]:
+    return query(database, "SELECT * FROM incidents WHERE status = 'open' ORDER BY id")
+
+
+def asked(shop: Shop, operation: str) -> int:
+    return sum(request.operation == operation for request in shop.requests)
+
+
+def spoil(shop: Shop, kind: str, **settings: Any) -> None:
+    shop.faults.append(Fault(kind, **settings))
+
+
+# Which way
+
+
+def test_a_store_of_many_rows_is_exported_and_one_of_few_is_listed(
+    shop: Shop, sync: Sync, database: Database, equal: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "BULK_FROM", 200)
+    summary = sync(resources=SALES)
+    assert (summary.failures, [done.synced for done in summary.resources.values()]) == ([], [1, 1])
+    equal()
+    [operation] = shop.bulk.all.values()
+    assert "orders" in operation.query
+    assert (asked(shop, "Customers"), asked(shop, "Orders")) == (1, 1), "one page of orders, to see how many"
+    shop.edit("update_customer", id=shop.export()["customers"][7]["id"], fields={"note": "changed"})
+    sync(resources=SALES, stores=(shop.domain.split(".")[0],))
+    equal()
+    assert len(shop.bulk.all) == 1, "what changed is always listed"
+
+
+@pytest.mark.parametrize(("backfill", "exports"), [("bulk", 2), ("pages", 0)])
+def test_by_hand_it_is_read_as_wished(
+    shop: Shop, sync: Sync, equal: Check, backfill: str, exports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "BULK_FROM", 1 if backfill == "pages" else 10**6)
+    assert sync(resources=SALES, backfill=backfill).failures == []
+    equal()
+    assert len(shop.bulk.all) == exports
+    sync(resources=SALES, backfill=backfill, force=True, run_id="again")
+    equal()
+    assert len(shop.bulk.all) == 2 * exports
+
+
+def test_what_a_person_wished_lasts_until_the_pass_has_ended(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    spoil(shop, "bulk_failed", operation="orders", times=1)
+    sync(resources=(Resource.ORDERS,), backfill="bulk")
+    assert states(database)["orders"]["last_error"]["error_type"] == "operation_failed"
+    clock.advance(hours=2)
+    assert sync(resources=(Resource.ORDERS,), run_id="later").failures == []
+    assert len(shop.bulk.all) == 2, "exported again, though they are few"
+    assert "backfill" not in states(database)["orders"]["cursor"]
+
+
+def test_whoever_is_tired_of_waiting_has_it_read_page_by_page(
+    shop: Shop, sync: Sync, database: Database, equal: Check
+) -> None:
+    shop.edit("set_bulk_seconds", seconds=HOUR)
+    sync(resources=SALES, backfill="bulk")
+    name = shop.domain.split(".")[0]
+    assert sync(resources=SALES, backfill="pages", stores=(name,), run_id="by hand").failures == []
+    equal()
+    assert {row["attempts"] for row in states(database).values()} == {0}
+
+
+# Waiting
+
+
+def test_an_export_under_way_is_waited_for_by_the_row_and_is_no_failure(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    shop.edit("set_bulk_seconds", seconds=10 * 60)
+    lines: list[str] = []
+    summary = sync(resources=(*SALES, Resource.PRODUCTS), backfill="bulk", log=lines.append)
+    assert summary.failures == []
+    assert {r.value: (d.synced, d.failed, d.waiting) for r, d in summary.resources.items()} == {
+        "customers": (0, 0, 1),
+        "orders": (0, 0, 1),
+        "products": (1, 0, 0),
+    }
+    assert any("orders waits: Shopify is at work on the export" in line for line in lines)
+    for row in states(database).values():
+        assert (row["attempts"], row["retry_strategy"], row["lease_owner"]) == (0, "scheduled_retry", None)
+        assert (row["next_due_at"] - clock.now).total_seconds() == 60
+    assert [found for found in attempts(database) if found[0] != "products"] == [
+        ("customers", "released"),
+        ("orders", "released"),
+    ]
+    clock.advance(seconds=59)
+    with database.transaction() as connection:
+        assert not store_units.is_due(connection, SALES, retries=True)
+    for minute in range(1, 9):
+        clock.advance(seconds=61)
+        with database.transaction() as connection:
+            assert store_units.is_due(connection, SALES, retries=True), "the retries sensor starts a run"
+        assert sync(resources=SALES, run_id=f"run {minute}").failures == []
+    clock.advance(minutes=2)
+    last = sync(resources=SALES, run_id="last")
+    assert [done.synced for done in last.resources.values()] == [1, 1]
+    equal()
+    assert len(shop.bulk.all) == 2
+    assert (incidents(database), query(database, "SELECT * FROM circuits WHERE failures > 0")) == ([], [])
+
+
+def test_an_export_that_does_not_end_in_a_day_is_for_a_person_who_may_wait_for_another(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    shop.edit("set_bulk_seconds", seconds=10 * HOUR)
+    policies = Policies({"operation_running": {"max_attempts": 6, "delay_seconds": HOUR}})
+    options: dict[str, Any] = {"resources": (Resource.ORDERS,), "policies": policies}
+    sync(**options, backfill="bulk")
+    for hour in range(5):
+        assert incidents(database) == []
+        clock.advance(seconds=HOUR)
+        sync(**options, run_id=f"hour {hour}")
+    [incident] = incidents(database)
+    assert (incident["error_type"], incident["needs_person"]) == ("operation_running", True)
+    assert states(database)["orders"]["next_due_at"] is None
+    retry(database, [incident["id"]], by="a test")
+    for hour in range(5):
+        sync(**options, run_id=f"another {hour}")
+        clock.advance(seconds=HOUR)
+    sync(**options, run_id="last")
+    assert query(database, "SELECT count(*) AS rows FROM orders")[0]["rows"] == 240
+    assert len(shop.bulk.all) == 1
+    assert incidents(database) == []
+
+
+def test_a_store_that_waits_answers_so_its_circuit_closes(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
+) -> None:
+    spoil(shop, "server_error", times=5)
+    for number in range(5):
+        sync(resources=(Resource.ORDERS,), backfill="bulk", run_id=f"run {number}")
+        clock.advance(hours=1)
+    opened = "SELECT * FROM circuits WHERE opened_at IS NOT NULL"
+    assert query(database, opened) != []
+    shop.edit("set_bulk_seconds", seconds=HOUR)
+    assert sync(resources=(Resource.ORDERS,), backfill="bulk", run_id="probe").failures == []
+    assert query(database, opened) == []
+    assert states(database)["orders"]["retry_strategy"] == "scheduled_retry"
+
+
+# What comes to nothing
+
+
+@pytest.mark.parametrize(
+    ("kind", "error_type", "tries"),
+    [("bulk_failed", "operation_failed", 5), ("bulk_short_file", "count_mismatch", 3)],
+)
+def test_an_export_that_is_of_no_use_begins_anew_so_often_and_then_waits_for_a_person(
+    shop: Shop,
+    sync: Sync,
+    database: Database,
+    clock: DatabaseClock,
+    equal: Check,
+    kind: str,
+    error_type: str,
+    tries: int,
+) -> None:
+    sync(resources=SALES, backfill="bulk")
+    spoil(shop, kind)
+    for number in range(1, tries + 1):
+        assert incidents(database) == []
+        # Pages of it are kept each time, which brings it no nearer to its end.
+        options = {"backfill": "bulk", "force": number == 1, "run_id": f"run {number}", "load_rows": 20}
+        sync(resources=(Resource.ORDERS,), **options)
+        row = states(database)["orders"]
+        assert (row["attempts"], row["last_error"]["error_type"]) == (number, error_type)
+        assert "pass" not in row["cursor"]
+        clock.advance(hours=2)
+    [incident] = incidents(database)
+    assert incident["error_type"] == error_type
+    assert len(shop.bulk.all) == 2 + tries
+    held = query(database, "SELECT count(*) AS rows FROM orders WHERE deleted_at IS NULL")
+    assert held[0]["rows"] == 240, "nothing was marked deleted for not being in it"
+    shop.faults.clear()
+    retry(database, [incident["id"]], by="a test")
+    assert sync(resources=(Resource.ORDERS,), run_id="mended").failures == []
+    equal()
+    assert incidents(database) == []
+
+
+def test_a_failed_export_leaves_the_stores_other_resources_alone(
+    shop: Shop, sync: Sync, database: Database
+) -> None:
+    spoil(shop, "bulk_failed", operation="customers", times=1)
+    summary = sync(resources=SALES, backfill="bulk")
+    assert [failure.resources for failure in summary.failures] == [["customers"]]
+    assert summary.resources[Resource.ORDERS].synced == 1
+    assert query(database, "SELECT * FROM circuits WHERE failures > 0") == []
+
+
+def test_a_lacking_scope_waits_for_a_person_and_then_another_export_is_made(
+    shop: Shop, sync: Sync, database: Database, equal: Check
+) -> None:
+    spoil(shop, "bulk_failed", value="ACCESS_DENIED", times=1)
+    sync(resources=(Resource.CUSTOMERS,), backfill="bulk")
+    [incident] = incidents(database)
+    assert incident["error_type"] == "scopes"
+    retry(database, [incident["id"]], by="a test")
+    assert sync(resources=SALES, run_id="granted").failures == []
+    equal()
+
+
+@pytest.mark.parametrize("kind", ["half_page", "half_json", "cut", "html", "server_error"])
+def test_a_file_that_breaks_off_is_read_on_where_it_was_kept(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check, kind: str
+) -> None:
+    spoil(shop, kind, operation="bulk_file", times=2)
+    for number in range(4):
+        sync(resources=SALES, backfill="bulk", run_id=f"run {number}", load_rows=20)
+        clock.advance(hours=1)
+    equal()
+    assert len(shop.bulk.all) == 2
+    counted = "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_lines) + (SELECT count(*) FROM refunds)"
+    read = "SELECT sum(rows_read) FROM sync_attempts WHERE resource = 'orders'"
+    [compared] = query(database, f"SELECT ({counted}) AS held, ({read}) AS read")
+    assert compared["held"] == compared["read"], "what was kept is not read again"
+
+
+# What is older than it looks
+
+
+def test_what_changes_while_an_export_is_made_and_waited_for_is_read_right_after_it(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    shop.edit("set_bulk_seconds", seconds=2 * HOUR)
+    sync(resources=SALES, backfill="bulk")
+    clock.advance(hours=1)
+    export = shop.export()
+    for row in export["customers"][:5]:
+        shop.edit("update_customer", id=row["id"], fields={"note": "changed meanwhile"})
+    shop.edit("add_order", customer_id=export["customers"][0]["id"], lines=3)
+    shop.edit("refund_order", id=export["orders"][0]["id"])
+    clock.advance(hours=1, minutes=1)
+    assert [d.synced for d in sync(resources=SALES, run_id="export").resources.values()] == [1, 1]
+    clock.advance(hours=1)
+    sync(resources=SALES, run_id="next")
+    equal()
+    assert len(shop.bulk.all) == 2
+
+
+def test_an_old_export_does_not_bring_back_what_was_marked_deleted_since(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
+) -> None:
+    sync(resources=(Resource.CUSTOMERS,), backfill="bulk")
+    shop.edit("set_bulk_seconds", seconds=HOUR)
+    clock.advance(hours=1)
+    sync(resources=(Resource.CUSTOMERS,), backfill="bulk", force=True, run_id="again")
+    [gone] = query(database, "SELECT min(external_id) AS id FROM customers")
+    clock.advance(minutes=1)
+    # By another way than this pass: somebody looked the row up.
+    with database.transaction() as connection:
+        assert mark_deleted(connection, "customers", 1, [gone["id"]]) == 1
+    clock.advance(hours=2)
+    assert sync(resources=(Resource.CUSTOMERS,), run_id="later").failures == []
+    [row] = query(database, "SELECT deleted_at FROM customers WHERE external_id = %s", gone["id"])
+    assert row["deleted_at"] is not None
+
+
+def test_a_row_that_was_read_anew_by_another_way_meanwhile_does_not_make_an_export_wrong(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    sync(resources=SALES, backfill="bulk")
+    shop.edit("set_bulk_seconds", seconds=HOUR)
+    clock.advance(hours=1)
+    sync(resources=SALES, backfill="bulk", force=True, run_id="again")
+    clock.advance(minutes=5)
+    customer = shop.export()["customers"][0]["id"]
+    shop.edit("update_customer", id=customer, fields={"note": "written from here"})
+    # As an edit of ours, or a repair, has it: newer than what the export shows.
+    query(
+        database,
+        "UPDATE customers SET note = 'written from here', source_updated_at = %s, synced_at = %s WHERE external_id = %s",
+        clock.now,
+        clock.now,
+        customer,
+    )
+    clock.advance(hours=2)
+    assert sync(resources=SALES, run_id="later").failures == []
+    equal()
+    [state] = query(database, "SELECT proof FROM sync_states WHERE resource = 'customers'")
+    assert state["proof"]["changed_meanwhile"] == 1
+
+
+def test_an_error_of_the_vendor_while_waiting_is_a_failure_as_ever(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    shop.edit("set_bulk_seconds", seconds=HOUR)
+    sync(resources=SALES, backfill="bulk")
+    clock.advance(minutes=2)
+    spoil(shop, "unauthorized", times=1)
+    summary = sync(resources=SALES, run_id="denied")
+    assert {failure.error.error_type for failure in summary.failures} == {ErrorType.CREDENTIALS}
+    retry(database, [incident["id"] for incident in incidents(database)], by="a test")
+    clock.advance(hours=1)
+    assert sync(resources=SALES, run_id="mended").failures == []
+    equal()
+    assert len(shop.bulk.all) == 2

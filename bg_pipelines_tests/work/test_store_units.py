@@ -1,0 +1,467 @@
+"""Claims as workers rely on them: nobody shares a row, nothing is lost, nothing waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import TIERS
+from bg_pipelines.retries import Decision, Strategy
+from bg_pipelines.work import store_units
+from bg_pipelines.work.store_units import Work
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+LEASE = timedelta(minutes=2)
+RESOURCES = ("products", "inventory_levels")
+LATER = Decision(Strategy.EXPONENTIAL_BACKOFF, NOON + timedelta(days=1), "failure 1 of 10")
+TIER = {interval: tier for tier, interval in TIERS.items()}
+Connection = psycopg.Connection[Any]
+Row = tuple[int, str]
+
+
+def add_stores(
+    connection: Connection,
+    count: int = 1,
+    *,
+    tier: int = 2,
+    due: datetime = NOON,
+    resources: Sequence[str] = RESOURCES,
+) -> list[int]:
+    """Stores whose every resource is due at `due`, each a second later than the one before."""
+    found = connection.execute(
+        "INSERT INTO stores (name, platform, domain, tier, credentials) "
+        "SELECT gen_random_uuid()::text, 'shopify', gen_random_uuid()::text, %s, '' FROM generate_series(1, %s) "
+        "RETURNING id",
+        (tier, count),
+    ).fetchall()
+    stores = sorted(row[0] for row in found)
+    connection.execute(
+        "INSERT INTO sync_states (store_id, resource, next_due_at) "
+        "SELECT store, resource, %s + (store - %s) * interval '1 second' "
+        "FROM unnest(%s::bigint[]) store, unnest(%s::text[]) resource",
+        (due, stores[0], stores, list(resources)),
+    )
+    return stores
+
+
+def claim(connection: Connection, owner: str = "me", **options: Any) -> list[Work]:
+    """All that is due long after noon, unless told otherwise."""
+    later = NOON + timedelta(days=1)
+    defaults = {"limit": 1000, "lease": LEASE, "due_before": later, "now": later}
+    return store_units.claim(connection, RESOURCES, owner=owner, **{**defaults, **options})
+
+
+def rows_of(claimed: list[Work]) -> list[Row]:
+    return sorted((work.store_id, work.resource) for work in claimed)
+
+
+def state(connection: Connection, work: Work) -> tuple[Any, ...]:
+    """(next_due_at, lease_owner, lease_expires_at, attempts, cursor, last_error) of a row."""
+    row = connection.execute(
+        "SELECT next_due_at, lease_owner, lease_expires_at, attempts, cursor, last_error FROM sync_states "
+        "WHERE store_id = %s AND resource = %s",
+        (work.store_id, work.resource),
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+# Any sequence of events
+
+
+@dataclass
+class Expected:
+    """What a row of `sync_states` should say."""
+
+    due: datetime
+    owner: str | None = None
+    expires: datetime | None = None
+    attempts: int = 0
+    cursor: dict[str, Any] = field(default_factory=dict)
+
+    def claimable(self, now: datetime) -> bool:
+        return self.due <= now and (self.expires is None or self.expires <= now)
+
+    def give_back(self) -> None:
+        self.owner = self.expires = None
+
+
+@dataclass
+class Fleet:
+    """Workers on one table, beside a model of what the table should hold."""
+
+    connection: Connection
+    now: datetime = NOON
+    claims: int = 0
+
+    def __post_init__(self) -> None:
+        stores = [
+            store
+            for tier, count in ((1, 1), (2, 2), (3, 2))
+            for store in add_stores(self.connection, count, tier=tier, due=NOON)
+        ]
+        out = add_stores(self.connection, 2)
+        self.connection.execute("UPDATE stores SET paused_at = now() WHERE id = %s", (out[0],))
+        self.connection.execute("UPDATE stores SET deleted_at = now() WHERE id = %s", (out[1],))
+        self.model = {
+            (store, resource): Expected(due)
+            for store, resource, due in self.connection.execute(
+                "SELECT store_id, resource, next_due_at FROM sync_states WHERE store_id = ANY(%s)", (stores,)
+            )
+        }
+        self.works: dict[int, list[Work]] = {worker: [] for worker in range(3)}
+
+    def claim(self, worker: int, limit: int) -> None:
+        self.claims += 1
+        owner = f"worker {worker}, claim {self.claims}"
+        claimed = claim(self.connection, owner, limit=limit, now=self.now, due_before=self.now)
+        rows = {(work.store_id, work.resource) for work in claimed}
+        claimable = {row for row, expected in self.model.items() if expected.claimable(self.now)}
+        assert len(rows) == len(claimed)
+        assert rows <= claimable
+        assert len(rows) >= min(limit, len(claimable))
+        assert {row for row in claimable if row[0] in {store for store, _ in rows}} == rows
+        for work in claimed:
+            expected = self.model[work.store_id, work.resource]
+            assert (work.cursor, work.attempts) == (expected.cursor, expected.attempts)
+            expected.owner, expected.expires = owner, self.now + LEASE
+        self.works[worker] += claimed
+
+    def end(self, worker: int, succeed: bool) -> None:
+        """Settle the oldest row that this worker believes it has."""
+        if not self.works[worker]:
+            return
+        work = self.works[worker].pop(0)
+        expected = self.model[work.store_id, work.resource]
+        due = self.now + timedelta(minutes=3)
+        cursor = {"at": self.now.isoformat()}
+        error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
+
+        def settle() -> None:
+            if succeed:
+                store_units.settle_succeeded(self.connection, work, cursor, next_due_at=due, now=self.now)
+            else:
+                decision = LATER._replace(retry_at=due)
+                attempts = work.attempts + 1
+                store_units.settle_failed(self.connection, work, error, decision, attempts=attempts)
+
+        if expected.owner != work.owner:
+            assert_lease_lost(settle)
+            return
+        settle()
+        expected.give_back()
+        expected.due = due
+        expected.attempts = 0 if succeed else expected.attempts + 1
+        expected.cursor = cursor if succeed else expected.cursor
+
+    def save(self, worker: int) -> None:
+        for work in self.works[worker]:
+            expected = self.model[work.store_id, work.resource]
+            cursor = {"saved by": work.owner}
+            if expected.owner == work.owner:
+                store_units.save(self.connection, work, cursor)
+                expected.cursor = cursor
+            else:
+                assert_lease_lost(lambda: store_units.save(self.connection, work, cursor))  # noqa: B023
+
+    def heartbeat(self, worker: int) -> None:
+        owners = {work.owner for work in self.works[worker]}
+        held = [expected for expected in self.model.values() if expected.owner in owners]
+        assert store_units.heartbeat(self.connection, owners, LEASE, now=self.now) == len(held)
+        for expected in held:
+            expected.expires = self.now + LEASE
+
+    def release(self, worker: int) -> None:
+        owners = {work.owner for work in self.works[worker]}
+        held = [expected for expected in self.model.values() if expected.owner in owners]
+        assert store_units.release(self.connection, owners) == len(held)
+        for expected in held:
+            expected.give_back()
+
+    def wait(self, minutes: int) -> None:
+        self.now += timedelta(minutes=minutes)
+
+    def assert_as_expected(self) -> None:
+        held = {
+            (store, resource): Expected(*values)
+            for store, resource, *values in self.connection.execute(
+                "SELECT store_id, resource, next_due_at, lease_owner, lease_expires_at, attempts, cursor "
+                "FROM sync_states JOIN stores ON stores.id = store_id WHERE paused_at IS NULL AND deleted_at IS NULL"
+            )
+        }
+        assert held == self.model
+
+
+def assert_lease_lost(act: Any) -> None:
+    with pytest.raises(IntegrationError) as raised:
+        act()
+    assert raised.value.error_type is ErrorType.LEASE_LOST
+
+
+WORKERS = st.integers(0, 2)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("claim"), WORKERS, st.integers(1, 6)),
+        st.tuples(st.just("end"), WORKERS, st.booleans()),
+        st.tuples(st.just("save"), WORKERS),
+        st.tuples(st.just("heartbeat"), WORKERS),
+        st.tuples(st.just("release"), WORKERS),
+        st.tuples(st.just("wait"), st.integers(1, 3)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=EVENTS)
+def test_whatever_happens_no_row_has_two_owners_and_none_is_lost(
+    connection: Connection, events: list[tuple[Any, ...]]
+) -> None:
+    with connection.transaction(force_rollback=True):
+        fleet = Fleet(connection)
+        for name, *arguments in events:
+            getattr(fleet, name)(*arguments)
+            fleet.assert_as_expected()
+
+
+def test_a_row_whose_lease_ended_goes_to_another_and_the_first_can_neither_save_nor_settle(
+    connection: Connection,
+) -> None:
+    add_stores(connection)
+    now = NOON + timedelta(hours=1)
+    first = claim(connection, "first", now=now)
+    assert claim(connection, "second", now=now + LEASE - timedelta(seconds=1)) == []
+    second = claim(connection, "second", now=now + LEASE)
+    assert rows_of(second) == rows_of(first)
+    [lost, *_] = first
+    error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
+    assert_lease_lost(lambda: store_units.save(connection, lost, {}))
+    assert_lease_lost(lambda: store_units.settle_succeeded(connection, lost, {}, next_due_at=NOON))
+    assert_lease_lost(lambda: store_units.settle_failed(connection, lost, error, LATER, attempts=1))
+    assert_lease_lost(lambda: store_units.put_back(connection, lost))
+    assert store_units.heartbeat(connection, {"first"}, LEASE) == 0
+    assert store_units.release(connection, {"first"}) == 0
+    store_units.save(connection, second[0], {"page": 2})
+
+
+# Many at once
+
+
+def test_claims_at_the_same_time_are_disjoint_and_together_complete(database: Database) -> None:
+    with database.transaction() as connection:
+        stores = [add_stores(connection, 60, tier=tier) for tier in (1, 2, 3)]
+    begin = threading.Barrier(8)
+
+    def work(worker: int) -> list[Row]:
+        taken: list[Row] = []
+        begin.wait()
+        while True:
+            with database.transaction() as connection:
+                claimed = claim(connection, f"worker {worker}", limit=7)
+            taken += rows_of(claimed)
+            if not claimed:
+                return taken
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [row for rows in pool.map(work, range(8)) for row in rows]
+    assert sorted(taken) == sorted((s, r) for some in stores for s in some for r in RESOURCES)
+
+
+def test_rows_that_somebody_is_claiming_are_passed_over_and_not_waited_for(database: Database) -> None:
+    with database.transaction() as connection:
+        add_stores(connection, 4)
+    with database.transaction() as slow, database.transaction() as quick:
+        quick.execute("SET LOCAL statement_timeout = '5s'")
+        first = claim(slow, "slow", limit=2)
+        second = claim(quick, "quick", limit=1000)
+        assert rows_of(first + second) == sorted(set(rows_of(first)) | set(rows_of(second)))
+        assert len(first + second) == 8
+
+
+# Fairness
+
+
+def test_every_batch_holds_each_tiers_share(connection: Connection) -> None:
+    waiting = Counter({1: 12, 2: 25, 3: 1000})
+    for tier, count in waiting.items():
+        add_stores(
+            connection, count, tier=tier, resources=RESOURCES[:1], due=NOON + timedelta(hours=3 - tier)
+        )
+    for _ in range(6):
+        claimed = claim(connection, limit=30)
+        held = Counter(TIER[work.interval] for work in claimed)
+        assert len(claimed) == 30
+        assert all(held[tier] >= min(10, waiting[tier]) for tier in waiting)
+        waiting -= held
+
+
+def test_what_one_tier_leaves_the_others_take(connection: Connection) -> None:
+    add_stores(connection, 40, tier=3, resources=RESOURCES[:1])
+    assert len(claim(connection, limit=30)) == 30
+
+
+def test_even_the_smallest_batches_reach_every_tier(connection: Connection) -> None:
+    for tier in (1, 2, 3):
+        add_stores(connection, 5, tier=tier, resources=RESOURCES[:1])
+    seen: set[int] = set()
+    while claimed := claim(connection, limit=1):
+        seen |= {TIER[work.interval] for work in claimed}
+    assert seen == {1, 2, 3}
+
+
+def test_the_longest_due_goes_first(connection: Connection) -> None:
+    late = add_stores(connection, 5, due=NOON + timedelta(hours=1))
+    early = add_stores(connection, 5, due=NOON)
+    order = [work.store_id for _ in range(10) for work in claim(connection, limit=1)[::2]]
+    assert order == early + late
+
+
+def test_a_store_is_claimed_with_all_of_its_due_resources(connection: Connection) -> None:
+    stores = add_stores(connection, 10)
+    claimed = claim(connection, limit=3)
+    assert len(claimed) >= 3
+    assert rows_of(claimed) == sorted((s, r) for s in {w.store_id for w in claimed} for r in RESOURCES)
+    assert {work.store_id for work in claimed} < set(stores)
+
+
+def test_what_is_not_due_or_not_asked_for_stays(connection: Connection) -> None:
+    [store] = add_stores(connection, due=NOON)
+    [other] = add_stores(connection, due=NOON)
+    [later] = add_stores(connection, due=NOON + timedelta(hours=1))
+    now = NOON + timedelta(minutes=1)
+    assert {work.store_id for work in claim(connection, now=now, due_before=now, stores={store, later})} == {
+        store
+    }
+    assert (
+        store_units.claim(connection, ("locations",), owner="me", limit=9, lease=LEASE, due_before=now) == []
+    )
+    assert {work.store_id for work in claim(connection, now=now, due_before=now)} == {other}
+    assert claim(connection, now=now, due_before=now, stores=[]) == []
+
+
+def test_paused_and_deleted_stores_are_never_claimed(connection: Connection) -> None:
+    paused, deleted = add_stores(connection, 2)
+    connection.execute("UPDATE stores SET paused_at = now() WHERE id = %s", (paused,))
+    connection.execute("UPDATE stores SET deleted_at = now() WHERE id = %s", (deleted,))
+    assert claim(connection) == []
+    assert claim(connection, stores=[paused, deleted]) == []
+    assert store_units.count_due(connection, RESOURCES, NOON + timedelta(hours=1), None) == (0, 0)
+    connection.execute("UPDATE stores SET paused_at = NULL WHERE id = %s", (paused,))
+    assert {work.store_id for work in claim(connection)} == {paused}
+
+
+# Keeping, giving back, settling
+
+
+def test_a_heartbeat_extends_the_rows_of_its_owners_and_no_others(connection: Connection) -> None:
+    add_stores(connection, 3)
+    [mine, also_mine, theirs] = [claim(connection, name, limit=2) for name in ("a", "b", "c")]
+    before = state(connection, theirs[0])
+    now = NOON + timedelta(days=2)
+    assert store_units.heartbeat(connection, {"a", "b"}, LEASE, now=now) == len(mine + also_mine)
+    assert {state(connection, work)[2] for work in mine + also_mine} == {now + LEASE}
+    assert state(connection, theirs[0]) == before
+    assert store_units.heartbeat(connection, set(), LEASE, now=now) == 0
+
+
+def test_released_rows_are_still_due_and_keep_their_cursor(connection: Connection) -> None:
+    add_stores(connection)
+    [work, other] = claim(connection)
+    store_units.save(connection, work, {"resume": "page 7"})
+    due = state(connection, work)[0]
+    assert store_units.release(connection, {"me"}) == 2
+    assert state(connection, work) == (due, None, None, 0, {"resume": "page 7"}, None)
+    again = {claimed.resource: claimed.cursor for claimed in claim(connection, "next")}
+    assert again == {work.resource: {"resume": "page 7"}, other.resource: {}}
+
+
+def test_a_success_forgets_failures_and_a_failure_counts_and_keeps_the_cursor(connection: Connection) -> None:
+    add_stores(connection)
+    error = IntegrationError.of(ErrorType.TIMEOUT, "no answer", details={"status": 504})
+    due = NOON + timedelta(days=1)
+    for failures in (1, 2):
+        [work, _] = sorted(
+            claim(connection, f"claim {failures}", now=due, due_before=due), key=lambda work: work.resource
+        )
+        store_units.settle_failed(connection, work, error, LATER, attempts=failures)
+        store_units.release(connection, {f"claim {failures}"})
+        assert state(connection, work) == (due, None, None, failures, {}, error.as_dict())
+    work = next(w for w in claim(connection, now=due, due_before=due) if w.resource == work.resource)
+    assert work.attempts == 2
+    store_units.settle_succeeded(
+        connection, work, {"since": "x"}, next_due_at=due + LEASE, now=due, full_pass=True
+    )
+    assert state(connection, work) == (due + LEASE, None, None, 0, {"since": "x"}, None)
+    [again] = [w for w in claim(connection, now=due + LEASE, due_before=due + LEASE) if w.cursor]
+    assert again.last_full_at == due
+
+
+def test_made_due_rows_are_due_now_in_the_order_they_were(connection: Connection) -> None:
+    [overdue] = add_stores(connection, due=NOON - timedelta(days=9999))
+    [later] = add_stores(connection, due=NOON + timedelta(days=9999))
+    [untouched] = add_stores(connection, due=NOON + timedelta(days=9999))
+    assert store_units.make_due(connection, RESOURCES[:1], [overdue, later]) == 2
+    now = store_units.clock(connection)
+    assert store_units.count_due(connection, RESOURCES, now, None) == (2, 0)
+    first = claim(connection, limit=1, now=now, due_before=now)
+    second = claim(connection, limit=1, now=now, due_before=now)
+    assert rows_of(first) == [(overdue, resource) for resource in sorted(RESOURCES)]
+    assert rows_of(second) == [(later, RESOURCES[0])]
+    assert store_units.make_due(connection, RESOURCES, None) == 6
+    now = store_units.clock(connection)
+    assert (untouched, RESOURCES[1]) in rows_of(claim(connection, now=now, due_before=now))
+
+
+def test_what_is_due_is_counted_in_stores_that_nobody_is_at_work_on(connection: Connection) -> None:
+    stores = add_stores(connection, 3)
+    now = store_units.clock(connection)
+    assert store_units.count_due(connection, RESOURCES, NOON - timedelta(days=1), None) == (0, 0)
+    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (3, 0)
+    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), stores[:1]) == (1, 0)
+    claim(connection, limit=1, now=now)
+    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (2, 1)
+    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None, tiers=[1]) == (0, 0)
+
+
+# Cost
+
+
+def test_a_claim_among_ten_thousand_stores_of_which_none_is_due_reads_a_few_pages(database: Database) -> None:
+    with database.transaction() as connection:
+        add_stores(connection, 10_000, due=NOON + timedelta(days=9999))
+    with database.transaction() as connection:
+        connection.execute("ANALYZE")
+
+    def pages_read() -> tuple[int, int]:
+        with database.transaction() as connection:
+            connection.execute("SELECT pg_stat_force_next_flush()")
+        with database.transaction() as connection:
+            row = connection.execute(
+                "SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit), "
+                "(SELECT sum(seq_scan) FROM pg_stat_user_tables WHERE relname IN ('stores', 'sync_states')) "
+                "FROM pg_statio_user_tables WHERE relname IN ('stores', 'sync_states')"
+            ).fetchone()
+        assert row is not None
+        return row
+
+    before = pages_read()
+    with database.transaction() as connection:
+        assert claim(connection, limit=50, now=NOON, due_before=NOON) == []
+        assert store_units.count_due(connection, RESOURCES, NOON, None) == (0, 0)
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    after = pages_read()
+    assert after[1] == before[1], "a whole table was read"
+    # Two pages a query, and about twenty that the planner looks at; the tables have some 600.
+    assert after[0] - before[0] < 200
