@@ -36,7 +36,7 @@ from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Record, Reject, Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import LOAD_ROWS
-from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import clock as database_clock
 
 RESOURCES = (Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
 BLOCK_ROWS = 2_000
@@ -246,7 +246,7 @@ def _stages(
 def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dict[str, float]:
     spent = dict.fromkeys(("fetch_and_parse", "convert", "prepare", "copy", "merge", "commit"), 0.0)
     with database.transaction() as connection:
-        began_at = store_units.clock(connection)
+        began_at = database_clock(connection)
     for resource in RESOURCES:
         client = _TimedClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
         began = time.perf_counter()

@@ -28,7 +28,6 @@ from bg_pipelines.sandbox import Sandbox, World
 from bg_pipelines.settings import driver_url
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.support import CATALOGUE, KEY, PROJECT, DatabaseClock, as_store
-from bg_pipelines_tests.typed import Run, type_in
 
 SERVER_HOME = pytest.StashKey[Path]()
 
@@ -269,8 +268,11 @@ def instance(
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Callable[..., Any]:
     """Type a command on a machine with a migrated database: `run("stores", "list")`."""
+    # Here, for the program takes the terminal's size from the environment when it is imported.
+    from bg_pipelines_tests.typed import type_in
+
     monkeypatch.setenv("BG_DATABASE_URL", database_url)
     monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)

@@ -145,7 +145,7 @@ def tier_of(index: int) -> int:
 def messages(database: Database) -> list[dict[str, Any]]:
     return query(
         database,
-        "SELECT fingerprint, kind FROM alerts JOIN incidents ON handling.id = incident_id ORDER BY alerts.id",
+        "SELECT fingerprint, kind FROM alerts JOIN incidents ON incidents.id = incident_id ORDER BY alerts.id",
     )
 
 
@@ -159,7 +159,7 @@ def render(state: status.Status) -> str:
 
     from rich.console import Console
 
-    from bg_pipelines.cli.app import app
+    from bg_pipelines.cli import app
 
     text = StringIO()
     Console(file=text, width=160).print(app._status_tables(state))

@@ -38,8 +38,8 @@ def reference() -> str:
     """docs/cli.md, from what the commands say of themselves."""
     runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "100", "NO_COLOR": "1"})
     text = HEADER
-    for words in command_lines(app.app):
-        result = runner.invoke(app.app, [*words, "--help"], prog_name="bg-pipelines")
+    for words in command_lines(app):
+        result = runner.invoke(app, [*words, "--help"], prog_name="bg-pipelines")
         assert result.exit_code == 0, result.output
         lines = (line.rstrip() for line in result.output.strip().splitlines())
         text += f"\n## bg-pipelines {' '.join(words)}".rstrip() + "\n\n```\n" + "\n".join(lines) + "\n```\n"

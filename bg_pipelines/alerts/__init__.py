@@ -23,7 +23,7 @@ from bg_pipelines.alerts.recipients import targets
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.reporting import BY_HAND, run_fault
+from bg_pipelines.incidents.reporting import MANUAL, run_fault
 from bg_pipelines.settings import Settings, load_settings, right_settings
 
 __all__ = ["ESCALATE_AFTER", "Delivered", "announce", "deliver", "report_failure", "targets", "tell"]
@@ -69,7 +69,7 @@ def report_failure(
     `tier` is the run's tag of that name. Never raises.
     """
     try:
-        fault = run_fault(job, tier or BY_HAND, error)
+        fault = run_fault(job, tier or MANUAL, error)
         try:
             settings = settings or load_settings()
             database = open_database(settings)

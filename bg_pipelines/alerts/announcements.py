@@ -1,4 +1,4 @@
-"""From incidents to alerts: an incident's `told` is what people heard of it last, and is brought in line with it.
+"""From incidents to alerts: an incident's `notified` is what people heard of it last, and is brought in line with it.
 
     told       and it is now                                        alert        told
     nothing    open, and nothing was said of it for `QUIET`         opened       open
@@ -31,19 +31,19 @@ _AT_ONCE = 100
 
 # What there is to tell; null: nothing.
 _NEWS = """CASE
-    WHEN status = 'resolved' THEN CASE WHEN told = 'nothing' THEN 'none' ELSE 'all_clear' END
-    WHEN told = 'nothing' THEN CASE WHEN told_at IS NULL OR told_at <= clock_timestamp() - %(quiet)s THEN 'opened' END
-    WHEN told = 'open' AND occurrences >= %(escalate_after)s THEN 'escalated'
-    WHEN needs_person AND NOT told_needs_person THEN 'escalated'
+    WHEN status = 'resolved' THEN CASE WHEN notified = 'nothing' THEN 'none' ELSE 'all_clear' END
+    WHEN notified = 'nothing' THEN CASE WHEN notified_at IS NULL OR notified_at <= clock_timestamp() - %(quiet)s THEN 'opened' END
+    WHEN notified = 'open' AND occurrences >= %(escalate_after)s THEN 'escalated'
+    WHEN needs_attention AND NOT notified_needs_attention THEN 'escalated'
     END"""
 _UNTOLD = f"""
-    SELECT id, severity, subject, error_type, message, needs_person, opened_at, occurrences, resources, resolved_by,
+    SELECT id, severity, subject, error_type, message, needs_attention, opened_at, occurrences, resources, resolved_by,
         resolution, {_NEWS} AS news
-    FROM incidents WHERE told <> 'resolved' AND {_NEWS} IS NOT NULL ORDER BY id LIMIT {_AT_ONCE}
+    FROM incidents WHERE notified <> 'resolved' AND {_NEWS} IS NOT NULL ORDER BY id LIMIT {_AT_ONCE}
     FOR UPDATE SKIP LOCKED"""  # noqa: S608 (made of constants)
 _TOLD = """
-    UPDATE incidents SET told = %(told)s, told_needs_person = needs_person,
-        told_at = CASE WHEN %(news)s = 'opened' THEN clock_timestamp() ELSE told_at END
+    UPDATE incidents SET notified = %(notified)s, notified_needs_attention = needs_attention,
+        notified_at = CASE WHEN %(news)s = 'opened' THEN clock_timestamp() ELSE notified_at END
     WHERE id = %(id)s"""
 
 
@@ -69,10 +69,10 @@ def announce(database: Database, targets: Collection[Target]) -> int:
                 if news != "none":
                     add_alert(connection, row["id"], news, facts_of(row), keys)
                     count += 1
-                told = {"opened": "open", "escalated": "escalated"}.get(news, "resolved")
+                notified = {"opened": "open", "escalated": "escalated"}.get(news, "resolved")
                 if news == "opened" and row["occurrences"] >= ESCALATE_AFTER:
-                    told = "escalated"
-                connection.execute(_TOLD, {"id": row["id"], "news": news, "told": told})
+                    notified = "escalated"
+                connection.execute(_TOLD, {"id": row["id"], "news": news, "notified": notified})
         if len(rows) < _AT_ONCE:
             return count
 
@@ -93,7 +93,7 @@ def add_alert(
     ).fetchone()
     assert row is not None
     connection.execute(
-        "INSERT INTO alert_deliveries (alert_id, target, next_try_at) "
+        "INSERT INTO alert_deliveries (alert_id, target, next_due_at) "
         "SELECT %s, unnest(%s::text[]), clock_timestamp()",
         (row[0], list(targets)),
     )
@@ -109,7 +109,7 @@ def facts_of(incident: Mapping[str, Any]) -> Facts:
         subject=incident["subject"],
         error_type=incident["error_type"],
         message=incident["message"],
-        needs_person=incident["needs_person"],
+        needs_attention=incident["needs_attention"],
         since=incident["opened_at"].astimezone(UTC),
         times=incident["occurrences"],
         resources=incident["resources"],

@@ -1,12 +1,12 @@
-"""From alerts to targets: a delivery is recorded before it is sent, and tried until it is sent or refused for good.
+r"""From alerts to targets: a delivery is recorded before it is sent, and tried until it is sent or refused for good.
 
-    pending -> sending -> sent
-                  |-> pending    failed: tried again after a growing delay, without end
-                  |-> refused    this target will never take it (a number that is none): kept, with the reason
+    pending -> sent
+          \-> pending    failed: retried after a growing delay, without end
+          \-> refused    this target will never take it (an invalid number): kept, with the reason
 
-`next_try_at` of what is being sent is the end of its lease: if its sender died, it is then taken over. From the
-second try on the vendor is asked first whether the message is there. A target gets its alerts in their order, one
-at a time; each target has a thread and a pace of its own.
+Deliveries are claimed work (`work.queue`): if a sender dies, its claim is taken over when the lease ends. From the
+second call on the vendor is asked first whether it has the message. A target gets its alerts one at a time, the most
+severe and then the oldest first; each target has a thread and a pace of its own.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
-
-from psycopg.rows import class_row
 
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import Kind, Message
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.models import AlertDelivery
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.retries import Policies, decide
+from bg_pipelines.retries import Decision, Policies, Strategy, decide
+from bg_pipelines.work.queue import Queue, clock
 
 LEASE = timedelta(seconds=60)
 PATIENCE = 8
@@ -76,14 +78,19 @@ class Delivered(NamedTuple):
         return f"{counts}; {self.fault}" if self.fault else counts
 
 
-class _Delivery(NamedTuple):
+class Delivery(NamedTuple):
+    """A claimed delivery, with its alert; `calls` counts how often sending it was begun, this time among them."""
+
     alert_id: int
+    target: str
+    owner: str
+    attempts: int
+    calls: int
     incident_id: int
     kind: Kind
     severity: str
     title: str
     body: str
-    attempts: int
     age: timedelta
 
     @property
@@ -93,22 +100,28 @@ class _Delivery(NamedTuple):
         )
 
 
-# Of the same incident an earlier alert always goes first.
-_CLAIM = """
-    WITH picked AS MATERIALIZED (
-        SELECT d.alert_id, d.target FROM alert_deliveries d JOIN alerts a ON a.id = d.alert_id
-        WHERE d.target = %(target)s AND d.status IN ('pending', 'sending') AND d.next_try_at <= clock_timestamp()
-        AND d.alert_id <> ALL(%(tried)s)
-        AND NOT EXISTS (SELECT FROM alert_deliveries e JOIN alerts b ON b.id = e.alert_id
-            WHERE e.target = d.target AND e.alert_id < d.alert_id AND e.status IN ('pending', 'sending')
-            AND (b.incident_id = a.incident_id OR e.attempts < %(patience)s OR e.status = 'sending'))
-        ORDER BY d.alert_id LIMIT 1 FOR UPDATE OF d SKIP LOCKED)
-    UPDATE alert_deliveries d
-    SET status = 'sending', attempts = attempts + 1, next_try_at = clock_timestamp() + %(lease)s
-    FROM picked, alerts a WHERE d.alert_id = picked.alert_id AND d.target = picked.target AND a.id = d.alert_id
-    RETURNING d.alert_id, a.incident_id, a.kind, a.severity, a.title, a.body, d.attempts,
-        greatest(clock_timestamp() - a.created_at, interval '0') AS age"""
-_MINE = "alert_id = %(alert)s AND target = %(target)s AND status = 'sending' AND attempts = %(attempts)s"
+QUEUE = Queue(
+    AlertDelivery,
+    Delivery,
+    joins="JOIN alerts a ON a.id = t.alert_id",
+    joined="a.incident_id AS of_incident, a.kind, a.severity, a.title, a.body, a.created_at",
+    columns={
+        **{name: f"picked.{name}" for name in ("kind", "severity", "title", "body")},
+        "incident_id": "picked.of_incident",
+        "age": "greatest(clock_timestamp() - picked.created_at, interval '0')",
+    },
+)
+
+_RANK = "array_position(ARRAY['low', 'medium', 'high', 'critical'], {}.severity)"
+# One at a time; of the same incident an earlier alert always goes first, and of all others the most severe and then
+# the oldest. One that has failed often holds up none of them: it may be at fault itself.
+_NEXT = f"""
+    t.target = %(target)s AND t.alert_id <> ALL(%(tried)s)
+    AND NOT EXISTS (SELECT FROM alert_deliveries e JOIN alerts b ON b.id = e.alert_id
+        WHERE e.target = t.target AND e.alert_id <> t.alert_id AND e.status = 'pending'
+        AND (e.lease_expires_at > clock_timestamp()
+            OR b.incident_id = a.incident_id AND e.alert_id < t.alert_id
+            OR e.attempts < %(patience)s AND ({_RANK.format("b")}, -e.alert_id) > ({_RANK.format("a")}, -t.alert_id)))"""
 
 
 def deliver(
@@ -131,9 +144,7 @@ def deliver(
             refused += outcome.refused
             faults += [outcome.fault] if outcome.fault else []
     with database.transaction() as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM alert_deliveries WHERE status IN ('pending', 'sending')"
-        ).fetchone()
+        row = connection.execute("SELECT count(*) FROM alert_deliveries WHERE status = 'pending'").fetchone()
     assert row is not None
     return Delivered(sent, int(row[0]), refused, "; ".join(dict.fromkeys(faults)) or None)
 
@@ -152,13 +163,13 @@ def _deliver_to(database: Database, target: Target, limit: int, rng: random.Rand
             if error is None:
                 sent += 1
             elif _is_final(error):
-                _refuse(database, target.key, delivery, error)
+                _refuse(database, delivery, error)
                 refused += 1
             else:
-                _put_back(database, target.key, delivery, error, rng)
+                _retry(database, delivery, error, rng)
                 failed += 1
                 # One that has failed often may be at fault itself, and not its target: the next one tells.
-                if failed > 1 or delivery.attempts < PATIENCE:
+                if failed > 1 or delivery.attempts + 1 < PATIENCE:
                     break
     except IntegrationError as error:
         return Delivered(sent=sent, refused=refused, fault=error.message)
@@ -167,41 +178,46 @@ def _deliver_to(database: Database, target: Target, limit: int, rng: random.Rand
     return Delivered(sent=sent, refused=refused)
 
 
-def _claim(database: Database, target: str, tried: list[int]) -> _Delivery | None:
+def _claim(database: Database, target: str, tried: list[int]) -> Delivery | None:
     with database.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(_Delivery))
-            .execute(_CLAIM, {"target": target, "tried": tried, "patience": PATIENCE, "lease": LEASE})
-            .fetchone()
+        claims = QUEUE.claim(
+            connection,
+            owner=f"alerts/{uuid.uuid4()}",
+            limit=1,
+            lease=LEASE,
+            among=_NEXT,
+            order=f"{_RANK.format('a')} DESC, t.alert_id",
+            also="calls = t.calls + 1",
+            parameters={"target": target, "tried": tried, "patience": PATIENCE},
         )
+    return claims[0] if claims else None
 
 
-def _send(database: Database, target: Target, delivery: _Delivery) -> IntegrationError | None:
-    """Send it, unless it is there already; returns why it could not be. Raises what is wrong with the database."""
+def _send(database: Database, target: Target, delivery: Delivery) -> IntegrationError | None:
+    """Send it, unless the vendor has it already; returns why that failed. Raises what is wrong with the database."""
+    reference = None
     try:
-        reference = None
-        if delivery.attempts > 1:
+        if delivery.calls > 1:
             reference = target.find(delivery.message, datetime.now(UTC) - delivery.age)
     except IntegrationError as error:
         return error
     if reference is None:
-        if delivery.attempts > 1 and not _renew(database, target.key, delivery):
-            return IntegrationError("somebody else has taken it over", error_type=ErrorType.LEASE_LOST)
         try:
+            if delivery.calls > 1:
+                _renew(database, delivery)
             reference = target.send(delivery.message)
         except IntegrationError as error:
             return error
         except Exception as error:  # noqa: BLE001 (its text may hold anything)
             return IntegrationError(f"unexpected {type(error).__name__}", details={"maybe_sent": True})
-    # Whoever has it by now: it is sent.
-    _execute(
-        database,
-        "UPDATE alert_deliveries SET status = 'sent', sent_at = clock_timestamp(), reference = %(reference)s, "
-        "error = NULL WHERE alert_id = %(alert)s AND target = %(target)s",
-        target.key,
-        delivery,
-        reference=reference,
-    )
+    with database.transaction() as connection:
+        # Without a fence: whoever has it by now, it is sent.
+        connection.execute(
+            "UPDATE alert_deliveries SET status = 'sent', sent_at = clock_timestamp(), reference = %s, next_due_at = NULL, "
+            "last_error = NULL, retry_strategy = NULL, retry_reason = NULL, lease_owner = NULL, lease_expires_at = NULL "
+            "WHERE alert_id = %s AND target = %s",
+            (reference, delivery.alert_id, delivery.target),
+        )
     return None
 
 
@@ -209,62 +225,62 @@ def _is_final(error: IntegrationError) -> bool:
     return not error.recoverable and error.error_type not in _MENDED_BY_A_PERSON
 
 
-def _refuse(database: Database, target: str, delivery: _Delivery, error: IntegrationError) -> None:
-    _execute(
-        database,
-        f"UPDATE alert_deliveries SET status = 'refused', error = %(error)s WHERE {_MINE}",  # noqa: S608
-        target,
-        delivery,
-        error=error.message[:_ERROR_CHARACTERS],
-    )
-    log.error("alert %s is refused by %s: %s", delivery.alert_id, target, error.message)
+def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> None:
+    with _unless_lost(), database.transaction() as connection:
+        decision = Decision(Strategy.MANUAL_INTERVENTION, None, "the target refuses it for good")
+        QUEUE.retry(
+            connection,
+            delivery,
+            _short(error),
+            decision,
+            attempts=delivery.attempts + 1,
+            assignments="status = 'refused'",
+        )
+    log.error("alert %s is refused by %s: %s", delivery.alert_id, delivery.target, error.message)
 
 
-def _put_back(
-    database: Database, target: str, delivery: _Delivery, error: IntegrationError, rng: random.Random
-) -> None:
-    now = datetime.now(UTC)
+def _retry(database: Database, delivery: Delivery, error: IntegrationError, rng: random.Random) -> None:
+    attempts = delivery.attempts + 1
     again = IntegrationError(error.message, error_type=error.error_type, details=error.details)
-    # The count is bounded, for an alert is never given up.
-    retry_at = decide(again, min(delivery.attempts, 64), now, rng, policies=_POLICIES).retry_at
-    assert retry_at is not None
-    delay = max(retry_at - now, UNCLEAR_WAIT if error.details.get("maybe_sent") else timedelta())
-    _execute(
-        database,
-        "UPDATE alert_deliveries SET status = 'pending', next_try_at = clock_timestamp() + %(delay)s, "  # noqa: S608
-        f"error = %(error)s WHERE {_MINE}",
-        target,
-        delivery,
-        delay=delay,
-        error=error.message[:_ERROR_CHARACTERS],
-    )
+    with _unless_lost(), database.transaction() as connection:
+        now = clock(connection)
+        # The count is bounded, for an alert is never given up.
+        decision = decide(again, min(attempts, 64), now, rng, policies=_POLICIES)
+        assert decision.retry_at is not None
+        earliest = now + (UNCLEAR_WAIT if error.details.get("maybe_sent") else timedelta())
+        decision = decision._replace(retry_at=max(decision.retry_at, earliest))
+        QUEUE.retry(connection, delivery, _short(error), decision, attempts=attempts)
     log.warning(
-        "alert %s did not reach %s (try %s), it is tried again in %.0f s: %s",
+        "alert %s did not reach %s (attempt %s), retrying in %.0f s: %s",
         delivery.alert_id,
-        target,
-        delivery.attempts,
-        delay.total_seconds(),
+        delivery.target,
+        attempts,
+        ((decision.retry_at or now) - now).total_seconds(),
         error.message,
     )
 
 
-def _renew(database: Database, target: str, delivery: _Delivery) -> bool:
-    """A whole lease for the sending itself; False where somebody else has it."""
-    return (
-        _execute(
-            database,
-            f"UPDATE alert_deliveries SET next_try_at = clock_timestamp() + %(lease)s WHERE {_MINE}",  # noqa: S608
-            target,
-            delivery,
-            lease=LEASE,
-        )
-        == 1
+def _renew(database: Database, delivery: Delivery) -> None:
+    """A whole lease for the sending itself. Raises IntegrationError (lease_lost) where somebody else has it."""
+    with database.transaction() as connection:
+        QUEUE.save(connection, delivery, "lease_expires_at = clock_timestamp() + %(lease)s", {"lease": LEASE})
+
+
+def _short(error: IntegrationError) -> IntegrationError:
+    return IntegrationError(
+        error.message[:_ERROR_CHARACTERS],
+        error_type=error.error_type,
+        severity=error.severity,
+        recoverable=error.recoverable,
+        source=error.source,
     )
 
 
-def _execute(database: Database, statement: str, target: str, delivery: _Delivery, **values: object) -> int:
-    with database.transaction() as connection:
-        return connection.execute(
-            statement,
-            {"alert": delivery.alert_id, "target": target, "attempts": delivery.attempts, **values},
-        ).rowcount
+@contextmanager
+def _unless_lost() -> Iterator[None]:
+    """Whoever has the delivery now settles it."""
+    try:
+        yield
+    except IntegrationError as error:
+        if error.error_type is not ErrorType.LEASE_LOST:
+            raise

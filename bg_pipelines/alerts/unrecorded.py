@@ -50,12 +50,12 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
             first = True
         else:
             first = False
-        earlier = (entry.get("unrecorded") or {}).get("met_by", ())
+        earlier = (entry.get("unrecorded") or {}).get("affected_runs", ())
         entry["unrecorded"] = {
             **fault._asdict(),
             "error": fault.error.as_dict(),
             "resources": list(fault.resources),
-            "met_by": sorted({*earlier, *fault.met_by}),
+            "affected_runs": sorted({*earlier, *fault.affected_runs}),
             "occurrence": occurrence,
         }
         known[fault.fingerprint] = entry
@@ -131,22 +131,22 @@ def _record(
         incident_id = there[0] if there else reporting.report(connection, fault, occurrence=occurrence)
         if not sent:
             return  # nobody knows of it: it is announced like any other
-        told = connection.execute(
-            "UPDATE incidents SET told = 'open', told_needs_person = needs_person, "
-            "told_at = clock_timestamp() - %(age)s, "
+        notified = connection.execute(
+            "UPDATE incidents SET notified = 'open', notified_needs_attention = needs_attention, "
+            "notified_at = clock_timestamp() - %(age)s, "
             "opened_at = least(opened_at, clock_timestamp() - %(age)s) "
-            "WHERE id = %(id)s AND told = 'nothing' RETURNING clock_timestamp() - %(age)s",
+            "WHERE id = %(id)s AND notified = 'nothing' RETURNING clock_timestamp() - %(age)s",
             {"id": incident_id, "age": age},
         ).fetchone()
-        if told is None:
+        if notified is None:
             return
         keys = {*sent, *(target.key for target in targets)}
-        facts = _facts(fault, told[0])._replace(incident_id=incident_id)
+        facts = _facts(fault, notified[0])._replace(incident_id=incident_id)
         alert_id = add_alert(connection, incident_id, "opened", facts, sorted(keys))
         connection.execute(
-            "UPDATE alert_deliveries SET status = 'sent', attempts = 1, sent_at = %s, reference = %s "
+            "UPDATE alert_deliveries SET status = 'sent', calls = 1, next_due_at = NULL, sent_at = %s, reference = %s "
             "WHERE alert_id = %s AND target = ANY(%s)",
-            (told[0], entry["reference"], alert_id, sent),
+            (notified[0], entry["reference"], alert_id, sent),
         )
 
 
@@ -157,7 +157,7 @@ def _facts(fault: Fault, since: datetime) -> Facts:
         subject=fault.subject,
         error_type=error.error_type.value,
         message=error.message,
-        needs_person=fault.needs_person,
+        needs_attention=fault.needs_attention,
         since=since,
         resources=fault.resources,
     )

@@ -18,7 +18,7 @@ class Facts(NamedTuple):
     subject: str
     error_type: str
     message: str
-    needs_person: bool
+    needs_attention: bool
     since: datetime
     times: int = 1
     resources: Sequence[str] = ()
@@ -53,7 +53,7 @@ def compose(kind: Kind, facts: Facts) -> tuple[str, str]:
             facts.message,
         ]
     else:
-        waits = "It waits for a person." if facts.needs_person else "It is tried again by itself."
+        waits = "It waits for a person." if facts.needs_attention else "It is tried again by itself."
         lines = [facts.message, waits, f"Since {since}, seen {times}{affected}."]
     return title, "\n".join([*lines, command])
 

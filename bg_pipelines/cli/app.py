@@ -342,7 +342,7 @@ def list_incidents(
         lines.add_row(str(row.id), _incident_line(row))
     console.print(lines)
     opened = [row for row in rows if row.status == "open"]
-    waiting = sum(row.needs_person for row in opened)
+    waiting = sum(row.needs_attention for row in opened)
     console.print(f"{len(rows)} shown" + (f", {waiting} of them need a person" if opened else ""))
 
 
@@ -631,7 +631,7 @@ def _incident_line(row: handling.IncidentRow) -> Text:
         facts.append(f"{row.parked} parked")
     if row.status == "resolved" and row.resolved_at is not None:
         facts.append(f"resolved {_minute(row.resolved_at)} by {row.resolved_by}")
-    elif not row.needs_person:
+    elif not row.needs_attention:
         facts.append("tried again by itself")
     if row.owner:
         facts.append(f"owner {row.owner}")
@@ -668,10 +668,10 @@ def _incident_page(details: handling.IncidentDetails) -> Table:
     add("owner", row.owner or "nobody")
     if row.resolved_at is not None:
         add("resolved", f"{_minute(row.resolved_at)} UTC by {row.resolved_by}: {row.resolution}")
-    elif not row.needs_person:
+    elif not row.needs_attention:
         add("by itself", "it is tried again without a person")
     add("affects", *([", ".join(row.resources)] if row.resources else []))
-    add("met by", *([", ".join(details.met_by)] if details.met_by else []))
+    add("met by", *([", ".join(details.affected_runs)] if details.affected_runs else []))
     add("parked", *_together((_held_line(held), held.store, held.resource) for held in details.held))
     for circuit in details.circuits:
         probe = f"next probe {circuit.probe_at:%H:%M:%S} UTC" if circuit.probe_at else "no probe yet"
@@ -861,7 +861,7 @@ _WORST = 5
 def _status_tables(state: status.Status) -> Lines:
     page: list[RenderableType] = []
     now = state.metrics.at
-    waits = any(incident.needs_person for incident in state.incidents)
+    waits = any(incident.needs_attention for incident in state.incidents)
     well = not state.incidents and state.metrics.stores_current == state.metrics.stores_total
     verdict = _line((state.verdict, "bold red" if waits else "bold green" if well else "bold yellow"))
     verdict.no_wrap = not console.is_terminal  # the one line that is never cut
@@ -974,7 +974,7 @@ def _fault_line(incident: status.OpenIncident, now: datetime) -> Text:
         "  ",
         (incident.error_type, style),
         f"  since {_clock(incident.opened_at, now)}, {_times(incident.occurrences)}, ",
-        "waits for a person" if incident.needs_person else "tried again by itself",
+        "waits for a person" if incident.needs_attention else "tried again by itself",
         f" ({incident.owner})" if incident.owner else "",
         f"  {_some(incident.resources)}{_flat(incident.message)}",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -84,6 +84,43 @@ class Synced:
     source_updated_at: Mapped[datetime] = mapped_column(sort_order=-3)
     synced_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), sort_order=-2)
     deleted_at: Mapped[datetime | None] = mapped_column(sort_order=-1)
+
+
+class Claimed:
+    """The columns of claimed work: when a row is due, who has it, how often it failed and what was decided.
+
+    `work/queue.py` reads and writes them; every table that has them is a queue, with the same claims, retries,
+    incidents and figures. A row that is finished, or parked under an incident, is not due at any time. Where the
+    table has a `status`, only `pending` rows are work. `label` is the SQL by which people know a row of the table `t`.
+    """
+
+    label: ClassVar[str]
+
+    next_due_at: Mapped[datetime | None] = mapped_column(
+        server_default=sa.func.now(), comment="null: parked under incident_id, or finished"
+    )
+    lease_owner: Mapped[str | None] = mapped_column(comment="one claim of one run")
+    lease_expires_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(
+        server_default="0", comment="failures since the last success or progress"
+    )
+    last_error: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="the last failure, without personal data"
+    )
+    retry_strategy: Mapped[str | None] = mapped_column(comment="what was decided about the last failure")
+    retry_reason: Mapped[str | None] = mapped_column(comment="and why")
+    incident_id: Mapped[int | None] = mapped_column(sa.ForeignKey("incidents.id"))
+
+
+def _claimed() -> tuple[sa.schema.SchemaItem, ...]:
+    """The constraint and the index that a table of claimed work has."""
+    return (
+        sa.CheckConstraint(
+            "retry_strategy IN ('exponential_backoff', 'scheduled_retry', 'manual_intervention')",
+            name="retry_strategy",
+        ),
+        sa.Index(None, "incident_id", postgresql_where=sa.text("incident_id IS NOT NULL")),
+    )
 
 
 class Location(Synced, Base):
@@ -276,7 +313,7 @@ class Refund(Synced, Base):
     refunded_at: Mapped[datetime]
 
 
-class CustomerChange(Base):
+class CustomerChange(Claimed, Base):
     """A change of one field of a customer: an edit of ours on its way to the platform, or one that came from there.
 
     `pending` -> `applied` | `superseded` (the platform has a newer value, `found_value`; or a later edit of ours took
@@ -286,7 +323,9 @@ class CustomerChange(Base):
     """
 
     __tablename__ = "customer_changes"
+    label = "'edit ' || t.id || ' of ' || t.field"
     __table_args__ = (
+        *_claimed(),
         sa.CheckConstraint(
             "status IN ('pending', 'applied', 'superseded', 'rejected', 'recorded')", name="status"
         ),
@@ -434,7 +473,7 @@ class Audit(Base):
     )
 
 
-class InventoryCorrection(Base):
+class InventoryCorrection(Claimed, Base):
     """A stock count made on our side, to be written to the platform once: recorded before it is sent.
 
     `pending` -> `applied` | `stale` (the platform's quantity was not `change_from_quantity`; it stands in
@@ -442,7 +481,9 @@ class InventoryCorrection(Base):
     """
 
     __tablename__ = "inventory_corrections"
+    label = "'stock correction ' || t.id"
     __table_args__ = (
+        *_claimed(),
         sa.CheckConstraint("status IN ('pending', 'applied', 'stale', 'rejected')", name="status"),
         sa.CheckConstraint("quantity >= 0", name="quantity"),
         sa.Index(None, "store_id", "id", postgresql_where=sa.text("status = 'pending'")),
@@ -466,36 +507,22 @@ class InventoryCorrection(Base):
     settled_at: Mapped[datetime | None]
 
 
-class SyncState(Base):
-    """One unit of work: a resource of a store. Says when it is due, who has it, how often it failed."""
+class SyncState(Claimed, Base):
+    """A unit of work: a resource of a store. Says when it is due, who has it, and where its last pass ended."""
 
     __tablename__ = "sync_states"
-    __table_args__ = (
-        sa.CheckConstraint(
-            "retry_strategy IN ('exponential_backoff', 'scheduled_retry', 'manual_intervention')",
-            name="retry_strategy",
-        ),
-        sa.Index(None, "next_due_at", "store_id"),
-        sa.Index(None, "incident_id", postgresql_where=sa.text("incident_id IS NOT NULL")),
-    )
+    label = "t.resource"
+    __table_args__ = (*_claimed(), sa.Index(None, "next_due_at", "store_id"))
 
     store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"), primary_key=True)
     resource: Mapped[str] = mapped_column(primary_key=True)
-    next_due_at: Mapped[datetime | None] = mapped_column(
-        server_default=sa.func.now(), comment="null: parked, it waits for a person (incident_id)"
-    )
-    lease_owner: Mapped[str | None] = mapped_column(comment="one claim of one run")
-    lease_expires_at: Mapped[datetime | None]
-    attempts: Mapped[int] = mapped_column(
-        server_default="0", comment="failures since the last success, or the last page that was kept"
-    )
-    retry_strategy: Mapped[str | None] = mapped_column(comment="what was decided about the last failure")
-    retry_reason: Mapped[str | None] = mapped_column(comment="and why")
-    incident_id: Mapped[int | None] = mapped_column(sa.ForeignKey("incidents.id"))
-    cursor: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
-    last_error: Mapped[dict[str, Any] | None]
+    cursor: Mapped[dict[str, Any]] = mapped_column(server_default="{}", comment="see sync/state.py")
     last_succeeded_at: Mapped[datetime | None]
     last_full_at: Mapped[datetime | None]
+    full_pass_wanted_at: Mapped[datetime | None] = mapped_column(
+        comment="when a person asked for a full pass; null once one that began later has succeeded"
+    )
+    backfill: Mapped[str | None] = mapped_column(comment="how that person wants it read: bulk or pages")
     proof: Mapped[dict[str, Any] | None] = mapped_column(
         comment="of the last full pass: counts and checksums, of what was read and of what is held"
     )
@@ -555,13 +582,13 @@ class RejectedRow(Base):
 class Incident(Base):
     """A fault a person should know of, open until it is over. A repeat is counted on it.
 
-    `told` is what people were last told of it, which alerts bring in line with `status`.
+    `notified` is what people were last told of it, which alerts bring in line with `status`.
     """
 
     __tablename__ = "incidents"
     __table_args__ = (
         sa.CheckConstraint("status IN ('open', 'resolved')", name="status"),
-        sa.CheckConstraint("told IN ('nothing', 'open', 'escalated', 'resolved')", name="told"),
+        sa.CheckConstraint("notified IN ('nothing', 'open', 'escalated', 'resolved')", name="notified"),
         sa.Index(
             "uq_incidents_open_fingerprint",
             "fingerprint",
@@ -572,13 +599,13 @@ class Incident(Base):
         sa.Index(None, "status", "opened_at"),
         sa.Index(None, "fingerprint", "resolved_at"),
         sa.Index(None, "store_id", postgresql_where=sa.text("status = 'open'")),
-        sa.Index("ix_incidents_untold", "told", postgresql_where=sa.text("told <> 'resolved'")),
+        sa.Index("ix_incidents_to_notify", "notified", postgresql_where=sa.text("notified <> 'resolved'")),
     )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(comment="one fault, whatever it hits and however often")
     status: Mapped[str] = mapped_column(server_default="open")
-    needs_person: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")
+    needs_attention: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")
     error_type: Mapped[str]
     severity: Mapped[str]
     source: Mapped[str]
@@ -591,7 +618,7 @@ class Incident(Base):
     resources: Mapped[list[str]] = mapped_column(server_default="{}")
     payload: Mapped[str | None] = mapped_column(comment="where what failed is kept: a table and its keys")
     occurrences: Mapped[int] = mapped_column(server_default="1")
-    met_by: Mapped[list[str]] = mapped_column(
+    affected_runs: Mapped[list[str]] = mapped_column(
         server_default="{}", comment="job/tier of the runs it keeps from working: over when each of them has"
     )
     last_occurrence: Mapped[str | None] = mapped_column(comment="the same again is not counted twice")
@@ -601,9 +628,13 @@ class Incident(Base):
     resolved_at: Mapped[datetime | None]
     resolved_by: Mapped[str | None]
     resolution: Mapped[str | None]
-    told: Mapped[str] = mapped_column(server_default="nothing")
-    told_at: Mapped[datetime | None]
-    told_needs_person: Mapped[bool] = mapped_column(server_default=sa.false())
+    merged_into: Mapped[int | None] = mapped_column(
+        sa.ForeignKey("incidents.id"),
+        comment="the incident of the platform or the installation that took its place",
+    )
+    notified: Mapped[str] = mapped_column(server_default="nothing")
+    notified_at: Mapped[datetime | None]
+    notified_needs_attention: Mapped[bool] = mapped_column(server_default=sa.false())
 
 
 class Circuit(Base):
@@ -646,13 +677,18 @@ class Alert(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
-class AlertDelivery(Base):
-    """An alert on its way to one target: recorded before it is sent, tried until it is sent or refused for good."""
+class AlertDelivery(Claimed, Base):
+    """An alert on its way to one target: recorded before it is sent, tried until it is sent or refused for good.
+
+    `calls` counts how often sending it was begun: from the second time on the vendor is asked first whether it has it.
+    """
 
     __tablename__ = "alert_deliveries"
+    label = "'alert ' || t.alert_id || ' to ' || t.target"
     __table_args__ = (
-        sa.CheckConstraint("status IN ('pending', 'sending', 'sent', 'refused')", name="status"),
-        sa.Index(None, "next_try_at", postgresql_where=sa.text("status IN ('pending', 'sending')")),
+        *_claimed(),
+        sa.CheckConstraint("status IN ('pending', 'sent', 'refused')", name="status"),
+        sa.Index(None, "next_due_at", postgresql_where=sa.text("status = 'pending'")),
     )
 
     alert_id: Mapped[int] = mapped_column(sa.ForeignKey("alerts.id"), primary_key=True)
@@ -660,11 +696,9 @@ class AlertDelivery(Base):
         primary_key=True, comment="kind and digest: an address may hold a secret"
     )
     status: Mapped[str] = mapped_column(server_default="pending")
-    attempts: Mapped[int] = mapped_column(server_default="0")
-    next_try_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    calls: Mapped[int] = mapped_column(server_default="0")
     sent_at: Mapped[datetime | None]
     reference: Mapped[str | None] = mapped_column(comment="the vendor's id of the message")
-    error: Mapped[str | None]
 
 
 class JobRun(Base):
@@ -691,3 +725,15 @@ class JobRun(Base):
     peak_rss_mb: Mapped[float | None]
     connections_in_use: Mapped[int | None] = mapped_column(comment="the most at any time it was looked at")
     connections_size: Mapped[int | None] = mapped_column(comment="how many its pool may open")
+
+
+class EncryptionCheck(Base):
+    """A known text, encrypted: whether a key is the right one can be told without any store's credentials."""
+
+    __tablename__ = "encryption_check"
+    __table_args__ = (sa.CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(
+        sa.SmallInteger, primary_key=True, server_default="1", autoincrement=False
+    )
+    token: Mapped[bytes]

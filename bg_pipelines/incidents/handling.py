@@ -42,7 +42,7 @@ class IncidentRow(NamedTuple):
     id: int
     status: str
     severity: str
-    needs_person: bool
+    needs_attention: bool
     subject: str
     error_type: str
     message: str
@@ -133,14 +133,14 @@ class SentAlert(NamedTuple):
 class IncidentDetails(NamedTuple):
     """All there is to know of an incident. `rejects_total` counts what `rejects` has the first of.
 
-    `met_by` are job and tier of the runs that it still keeps from working.
+    `affected_runs` are job and tier of the runs that it still keeps from working.
     """
 
     incident: IncidentRow
     source: str
     details: dict[str, Any]
     payload: str | None
-    met_by: list[str]
+    affected_runs: list[str]
     held: list[HeldRow]
     circuits: list[OpenCircuit]
     rejects: list[Rejected]
@@ -182,7 +182,7 @@ def list_incidents(
     store: str | None = None,
     error_type: str | None = None,
     owner: str | None = None,
-    needs_person: bool | None = None,
+    needs_attention: bool | None = None,
 ) -> list[IncidentRow]:
     """Open ones first, the most severe and oldest of them first; then the resolved, the last one first.
 
@@ -195,13 +195,13 @@ def list_incidents(
             "(%(status)s::text IS NULL OR i.status = %(status)s) AND (%(store)s::text IS NULL OR s.name = %(store)s) "
             "AND (%(type)s::text IS NULL OR i.error_type = %(type)s) "
             "AND (%(owner)s::text IS NULL OR i.owner = %(owner)s) "
-            "AND (%(needs)s::boolean IS NULL OR i.needs_person = %(needs)s)",
+            "AND (%(needs)s::boolean IS NULL OR i.needs_attention = %(needs)s)",
             {
                 "status": status,
                 "store": _known_store(connection, store),
                 "type": _known_type(error_type),
                 "owner": owner,
-                "needs": needs_person,
+                "needs": needs_attention,
             },
         )
 
@@ -213,9 +213,9 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
         if not found:
             raise _unknown([incident_id])
         [incident] = found
-        source, details, payload, met_by, fingerprint, store_id, domain = _one(
+        source, details, payload, affected_runs, fingerprint, store_id, domain = _one(
             connection,
-            "SELECT i.source, i.details, i.payload, i.met_by, i.fingerprint, i.store_id, s.domain "
+            "SELECT i.source, i.details, i.payload, i.affected_runs, i.fingerprint, i.store_id, s.domain "
             "FROM incidents i LEFT JOIN stores s ON s.id = i.store_id WHERE i.id = %s",
             (incident_id,),
         )
@@ -225,7 +225,7 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
             source,
             details,
             payload,
-            met_by,
+            affected_runs,
             _held(connection, incident_id),
             _circuits_over(connection, incident, fingerprint, store_id),
             rejects,
@@ -496,7 +496,7 @@ def _in_the_way(connection: Connection, stores: Collection[int], but: Collection
 def _list(connection: Connection, where: str, parameters: dict[str, Any]) -> list[IncidentRow]:
     with connection.cursor(row_factory=class_row(IncidentRow)) as cursor:
         cursor.execute(
-            "SELECT i.id, i.status, i.severity, i.needs_person, i.subject, i.error_type, i.message, i.opened_at, "  # noqa: S608 (conditions are this module's)
+            "SELECT i.id, i.status, i.severity, i.needs_attention, i.subject, i.error_type, i.message, i.opened_at, "  # noqa: S608 (conditions are this module's)
             "i.last_seen_at, i.occurrences, coalesce(y.parked, 0) AS parked, i.owner, s.name AS store, i.platform, i.job, "
             "i.resources, i.resolved_at, i.resolved_by, i.resolution FROM incidents i "
             "LEFT JOIN stores s ON s.id = i.store_id "
@@ -603,7 +603,7 @@ def _runs(connection: Connection, job: str | None) -> list[Run]:
 def _alerts(connection: Connection, incident_id: int) -> list[SentAlert]:
     with connection.cursor(row_factory=class_row(SentAlert)) as cursor:
         cursor.execute(
-            "SELECT a.kind, a.severity, a.title, a.created_at, d.target, d.status, d.sent_at, d.error "
+            "SELECT a.kind, a.severity, a.title, a.created_at, d.target, d.status, d.sent_at, d.last_error ->> 'message' AS error "
             "FROM alerts a LEFT JOIN alert_deliveries d ON d.alert_id = a.id WHERE a.incident_id = %s "
             "ORDER BY a.id DESC, d.target",
             (incident_id,),

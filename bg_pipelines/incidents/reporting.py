@@ -25,7 +25,7 @@ QUIET = timedelta(minutes=30)
 SYSTEM = "bg-pipelines"
 """Who resolved what mended itself."""
 
-BY_HAND = "by hand"
+MANUAL = "manual"
 """The tier of a run that no schedule and no sensor started."""
 
 FORGOTTEN = 2 * max(TIERS.values())
@@ -39,21 +39,21 @@ _CONFIGURATION = "house:configuration:"
 class Fault(NamedTuple):
     """Something wrong, as it is reported.
 
-    `fingerprint` is the same for the same fault; `subject` is what is affected, as people call it; `needs_person`
-    says that nothing will mend it by itself; `payload` says where what failed is kept; `met_by` says whose runs it
+    `fingerprint` is the same for the same fault; `subject` is what is affected, as people call it; `needs_attention`
+    says that nothing will mend it by itself; `payload` says where what failed is kept; `affected_runs` says whose runs it
     kept from working, as job/tier.
     """
 
     fingerprint: str
     subject: str
     error: IntegrationError
-    needs_person: bool
+    needs_attention: bool
     job: str | None = None
     platform: str | None = None
     store_id: int | None = None
     resources: Sequence[str] = ()
     payload: str | None = None
-    met_by: Sequence[str] = ()
+    affected_runs: Sequence[str] = ()
 
 
 def store_fingerprint(store_id: int, error_type: ErrorType, resource: str | None) -> str:
@@ -80,16 +80,16 @@ def job_fingerprint(job: str, error_type: str) -> str:
 def run_fault(job: str, tier: str, error: IntegrationError) -> Fault:
     """What keeps runs of a job from working: a fault of its own, or of the house, which every job meets.
 
-    `tier` is the run's tag of that name, or `BY_HAND`.
+    `tier` is the run's tag of that name, or `MANUAL`.
     """
     fingerprint, subject = _of_the_house(error) or (job_fingerprint(job, error.error_type), f"job {job}")
     return Fault(
         fingerprint,
         subject,
         error,
-        needs_person=not error.recoverable,
+        needs_attention=not error.recoverable,
         job=job if fingerprint.startswith("job:") else None,
-        met_by=[f"{job}/{tier}"],
+        affected_runs=[f"{job}/{tier}"],
     )
 
 
@@ -120,7 +120,7 @@ def report(
     values = {
         **fault._asdict(),
         "resources": list(fault.resources),
-        "met_by": list(fault.met_by),
+        "affected_runs": list(fault.affected_runs),
         "occurrence": occurrence,
         "repeat": repeat,
         "error_type": error.error_type.value,
@@ -134,15 +134,15 @@ def report(
     row = connection.execute(
         "UPDATE incidents SET status = 'open', resolved_at = NULL, resolved_by = NULL, resolution = NULL, "
         # Over and back before people heard that it was over: for them it never ended.
-        "told = CASE WHEN told = 'resolved' THEN 'nothing' ELSE told END, "
+        "notified = CASE WHEN notified = 'resolved' THEN 'nothing' ELSE notified END, "
         "occurrences = occurrences + (%(repeat)s AND "
         "(last_occurrence IS NULL OR last_occurrence IS DISTINCT FROM %(occurrence)s))::int, "
         "last_occurrence = %(occurrence)s, last_seen_at = clock_timestamp(), "
-        "needs_person = CASE WHEN status = 'open' THEN needs_person OR %(needs_person)s ELSE %(needs_person)s END, "
+        "needs_attention = CASE WHEN status = 'open' THEN needs_attention OR %(needs_attention)s ELSE %(needs_attention)s END, "
         "error_type = %(error_type)s, severity = %(severity)s, source = %(source)s, subject = %(subject)s, "
         "message = %(message)s, details = %(details)s, payload = coalesce(%(payload)s, payload), "
         "resources = ARRAY(SELECT DISTINCT unnest(resources || %(resources)s::text[]) ORDER BY 1), "
-        "met_by = ARRAY(SELECT DISTINCT unnest(CASE WHEN status = 'open' THEN met_by END || %(met_by)s::text[]) ORDER BY 1) "
+        "affected_runs = ARRAY(SELECT DISTINCT unnest(CASE WHEN status = 'open' THEN affected_runs END || %(affected_runs)s::text[]) ORDER BY 1) "
         "WHERE id = (SELECT id FROM incidents WHERE fingerprint = %(fingerprint)s "
         "AND (status = 'open' OR resolved_at > clock_timestamp() - %(quiet)s) ORDER BY status = 'open' DESC, id DESC LIMIT 1) "
         "RETURNING id",
@@ -150,10 +150,10 @@ def report(
     ).fetchone()
     if row is None:
         row = connection.execute(
-            "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, details, "
-            "job, platform, store_id, resources, payload, met_by, last_occurrence, opened_at, last_seen_at) VALUES "
-            "(%(fingerprint)s, %(needs_person)s, %(error_type)s, %(severity)s, %(source)s, %(subject)s, %(message)s, "
-            "%(details)s, %(job)s, %(platform)s, %(store_id)s, %(resources)s, %(payload)s, %(met_by)s, %(occurrence)s, "
+            "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message, details, "
+            "job, platform, store_id, resources, payload, affected_runs, last_occurrence, opened_at, last_seen_at) VALUES "
+            "(%(fingerprint)s, %(needs_attention)s, %(error_type)s, %(severity)s, %(source)s, %(subject)s, %(message)s, "
+            "%(details)s, %(job)s, %(platform)s, %(store_id)s, %(resources)s, %(payload)s, %(affected_runs)s, %(occurrence)s, "
             "clock_timestamp(), clock_timestamp()) RETURNING id",
             values,
         ).fetchone()
@@ -181,17 +181,17 @@ def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:
     at each tick while tier 1 is well. With right settings and a database any run shows that these are so.
     """
     connection.execute(
-        "UPDATE incidents SET met_by = ARRAY(SELECT met FROM unnest(met_by) met "
+        "UPDATE incidents SET affected_runs = ARRAY(SELECT met FROM unnest(affected_runs) met "
         "WHERE NOT (met = ANY(%(own)s) OR (%(all)s AND starts_with(met, %(job)s)))) "
-        "WHERE status = 'open' AND EXISTS (SELECT FROM unnest(met_by) met WHERE starts_with(met, %(job)s))",
-        {"own": [f"{job}/{tier}", f"{job}/{BY_HAND}"], "all": tier is None, "job": f"{job}/"},
+        "WHERE status = 'open' AND EXISTS (SELECT FROM unnest(affected_runs) met WHERE starts_with(met, %(job)s))",
+        {"own": [f"{job}/{tier}", f"{job}/{MANUAL}"], "all": tier is None, "job": f"{job}/"},
     )
     return _resolve(
         connection,
         "a later run worked",
         "(fingerprint = %(away)s OR starts_with(fingerprint, %(configuration)s) "
         "OR ((starts_with(fingerprint, %(job)s) OR starts_with(fingerprint, 'house:')) "
-        "AND (met_by = '{}' OR last_seen_at < clock_timestamp() - %(forgotten)s)))",
+        "AND (affected_runs = '{}' OR last_seen_at < clock_timestamp() - %(forgotten)s)))",
         {
             "away": _DATABASE_AWAY,
             "configuration": _CONFIGURATION,

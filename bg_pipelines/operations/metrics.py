@@ -125,7 +125,7 @@ class AuditMetrics(NamedTuple):
 
 class IncidentCount(NamedTuple):
     severity: str
-    needs_person: bool
+    needs_attention: bool
     open: int
 
 
@@ -178,7 +178,7 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             incidents,
         )
         runs = [RunMetrics(*row) for row in rows(_RUNS, since=since, alive=alive)]
-        kinds = Counter((incident.severity, incident.needs_person) for incident in incidents)
+        kinds = Counter((incident.severity, incident.needs_attention) for incident in incidents)
         return Metrics(
             at=now,
             queues=_queues(stores, tries, incidents),
@@ -269,12 +269,12 @@ _RUNS = """
         FROM job_runs WHERE started_at > :since
     ) runs GROUP BY job ORDER BY job"""
 
-_INCIDENTS = "SELECT severity, needs_person, job, store_id, resources FROM incidents WHERE status = 'open'"
+_INCIDENTS = "SELECT severity, needs_attention, job, store_id, resources FROM incidents WHERE status = 'open'"
 _CIRCUITS = """
     SELECT CASE WHEN platform IS NULL THEN 'store' ELSE 'platform' END AS name, count(*) AS number
     FROM circuits WHERE opened_at IS NOT NULL GROUP BY 1"""
 _DELIVERIES = """
-    SELECT 'pending' AS name, count(*) AS number FROM alert_deliveries WHERE status IN ('pending', 'sending')
+    SELECT 'pending' AS name, count(*) AS number FROM alert_deliveries WHERE status = 'pending'
     UNION ALL SELECT 'refused', count(*) FROM alerts a JOIN alert_deliveries d ON d.alert_id = a.id
         WHERE a.created_at > :since AND d.status = 'refused'"""
 _CORRECTIONS = (
@@ -303,7 +303,7 @@ _Tries = dict[tuple[int | None, str | None, str | None], tuple[float | None, flo
 
 class _OpenIncident(NamedTuple):
     severity: str
-    needs_person: bool
+    needs_attention: bool
     job: str | None
     store_id: int | None
     resources: list[str]
@@ -476,10 +476,10 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
     ):
         yield _gauge(f"audit_rows_{field}", meaning, ("resource",), metrics.audits, field)
     incidents = GaugeMetricFamily(
-        "bg_pipelines_incidents_open", "Open incidents.", labels=("severity", "needs_person")
+        "bg_pipelines_incidents_open", "Open incidents.", labels=("severity", "needs_attention")
     )
     for kind in metrics.incidents:
-        incidents.add_metric([kind.severity, str(kind.needs_person).lower()], kind.open)
+        incidents.add_metric([kind.severity, str(kind.needs_attention).lower()], kind.open)
     yield incidents
     for name, label, meaning, counts in (
         ("circuits_open", "scope", "Open circuits.", metrics.circuits),

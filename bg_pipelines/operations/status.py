@@ -32,7 +32,7 @@ class ResourceStatus(NamedTuple):
 
 
 class OpenIncident(NamedTuple):
-    """A fault that is not over. `needs_person`: it is not tried again by itself."""
+    """A fault that is not over. `needs_attention`: it is not tried again by itself."""
 
     id: int
     severity: str
@@ -41,7 +41,7 @@ class OpenIncident(NamedTuple):
     opened_at: datetime
     last_seen_at: datetime
     occurrences: int
-    needs_person: bool
+    needs_attention: bool
     owner: str | None
     job: str | None
     resources: list[str]
@@ -119,7 +119,7 @@ class Status(NamedTuple):
         metrics = self.metrics
         parts = []
         if self.incidents:
-            waiting = sum(incident.needs_person for incident in self.incidents)
+            waiting = sum(incident.needs_attention for incident in self.incidents)
             mending = len(self.incidents) - waiting
             halves = [f"{waiting} wait{'s' * (waiting == 1)} for a person"] if waiting else []
             halves += (
@@ -176,10 +176,10 @@ def read_status(database: Database, *, window: timedelta = WINDOW) -> Status:
 
 
 _INCIDENTS = """
-    SELECT id, severity, subject, error_type, opened_at, last_seen_at, occurrences, needs_person, owner, job, resources,
+    SELECT id, severity, subject, error_type, opened_at, last_seen_at, occurrences, needs_attention, owner, job, resources,
         message
     FROM incidents WHERE status = 'open'
-    ORDER BY needs_person DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""
+    ORDER BY needs_attention DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""
 
 _RESOURCES = """
     SELECT y.resource, count(*),
@@ -207,9 +207,9 @@ _RUNS = """
 
 _ALERTS = """
     SELECT d.target, count(*) FILTER (WHERE d.status <> 'refused'), count(*) FILTER (WHERE d.status = 'refused'),
-        min(a.created_at), (array_agg(d.error ORDER BY a.id DESC) FILTER (WHERE d.error IS NOT NULL))[1]
+        min(a.created_at), (array_agg(d.last_error ->> 'message' ORDER BY a.id DESC) FILTER (WHERE d.last_error IS NOT NULL))[1]
     FROM alert_deliveries d JOIN alerts a ON a.id = d.alert_id
-    WHERE d.status IN ('pending', 'sending') OR (d.status = 'refused' AND a.created_at > :since)
+    WHERE d.status = 'pending' OR (d.status = 'refused' AND a.created_at > :since)
     GROUP BY d.target ORDER BY d.target"""
 
 _FAILING = """

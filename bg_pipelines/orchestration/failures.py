@@ -155,7 +155,7 @@ def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: d
     if instance.get_runs_count(worked):
         # By now it is over; else it would stay open until the job's next run.
         with kept_database(load_settings()).transaction() as connection:
-            reporting.clear_job(connection, run.job_name, tier or reporting.BY_HAND)
+            reporting.clear_job(connection, run.job_name, tier or reporting.MANUAL)
 
 
 def _why(

@@ -20,7 +20,7 @@ from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.summary import BACKFILLS
-from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import all_queues
 
 DATABASE_RETRIES = 3
 DATABASE_DELAY_SECONDS = 5
@@ -157,7 +157,7 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
     if not dead:
         return
     with database.database.transaction() as connection:
-        freed = store_units.release_runs(connection, dead)
+        freed = sum(queue.release_runs(connection, dead) for queue in all_queues())
     if freed:
         context.log.info(f"taken over from a try that died: {freed} resources of stores")
 
@@ -165,7 +165,7 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
 def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: DatabaseResource) -> None:
     """The job works: what kept earlier runs from it is over. Then people are told, at once, of what this run met."""
     did_all = not config.stores and set(config.tiers) == set(TIERS)
-    tier = context.get_tag(TIER_TAG) or (None if did_all else reporting.BY_HAND)
+    tier = context.get_tag(TIER_TAG) or (None if did_all else reporting.MANUAL)
     try:
         with database.database.transaction() as connection:
             reporting.clear_job(connection, context.job_name, tier)

@@ -25,7 +25,7 @@ from bg_pipelines.records import PARTS, Part, Record, Resource
 from bg_pipelines.sync import proof
 from bg_pipelines.sync.prefetch import LOAD_ROWS
 from bg_pipelines.sync.proof import Sum
-from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import clock
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.table_sync import ResourceSync
@@ -229,7 +229,7 @@ class Whole:
             (self.store_id, list(held)),
         ).fetchone()
         kept = {
-            "at": store_units.clock(connection).isoformat(),
+            "at": clock(connection).isoformat(),
             "source_count": self.state["source_count"],
             "rejected": rejected[0] if rejected else 0,
             "changed_meanwhile": otherwise,

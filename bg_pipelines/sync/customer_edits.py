@@ -29,7 +29,8 @@ from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Page, Reject, Resource
 from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.work import store_units
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.store_units import Claim
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.run import SyncRun
@@ -84,7 +85,7 @@ class ProfilePush:
         self,
         run: SyncRun,
         platform: Platform,
-        work: Work,
+        work: Claim,
         store_name: str,
         cursor: dict[str, Any],
         turn_is_over: Callable[[], bool],
@@ -135,13 +136,13 @@ class ProfilePush:
     def _push(self, pending: Mapping[str, list[Change]]) -> None:
         self.run_.check_stopped()
         with self.database.transaction() as connection:
-            asked_at = store_units.clock(connection)
+            asked_at = clock(connection)
         page = self.platform.rows(Resource.CUSTOMERS, list(pending))
         # One whose time is none cannot be compared, nor loaded.
         found = {record.external_id: record for record in page.records if _changed_at(record) is not None}
         to_send: dict[str, list[Edit]] = {}
         with self.database.transaction() as connection:
-            skew = _skew(page, asked_at, store_units.clock(connection))
+            skew = _skew(page, asked_at, clock(connection))
             for customer_id, made in pending.items():
                 if customer_id in page.gone:
                     self._settle(connection, made, "rejected", reason=GONE)
@@ -264,7 +265,7 @@ class ProfilePush:
             f"edits:{self.work.store_id}",
             subject=f"store {self.store_name}",
             error=error,
-            needs_person=True,
+            needs_attention=True,
             job=self.run_.request.job,
             platform=self.work.platform,
             store_id=self.work.store_id,

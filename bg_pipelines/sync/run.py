@@ -36,7 +36,8 @@ from bg_pipelines.sync.summary import (
 from bg_pipelines.sync.visit import Stopped, StoreSync
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import RunRecord
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.store_units import Claim
 from bg_pipelines.work.turns import Turns
 
 LEASE = timedelta(minutes=2)
@@ -123,8 +124,18 @@ class SyncRun:
             stores = self._named_stores(connection)
             self._check_key(connection)
             if stores is not None or self.request.force:
-                store_units.make_due(connection, self.request.resources, stores, self.request.tiers)
-            due_before = store_units.clock(connection)
+                store_units.make_due(
+                    connection,
+                    self.request.resources,
+                    stores,
+                    self.request.tiers,
+                    full_pass=self.request.force,
+                )
+            if self.request.backfill != "auto":
+                store_units.set_backfill(
+                    connection, self.request.resources, stores, self.request.tiers, self.request.backfill
+                )
+            due_before = clock(connection)
             self.summary.total, busy = store_units.count_due(
                 connection, self.request.resources, due_before, stores, self.request.tiers
             )
@@ -179,9 +190,7 @@ class SyncRun:
             if self._look_again.is_set() and not self._over.is_set():
                 self._look_again.clear()
                 with self.database.transaction() as connection:
-                    until = store_units.clock(
-                        connection
-                    )  # who was put back, or left alone, has had no other turn yet
+                    until = clock(connection)  # who was put back, or left alone, has had no other turn yet
             look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
             if look and self._turns.a_worker_is_free():
                 looked_at = now
@@ -252,7 +261,7 @@ class SyncRun:
 
     def _claim(
         self, due_before: datetime | None, stores: set[int] | None, crowded: Sequence[str] = ()
-    ) -> list[list[Work]]:
+    ) -> list[list[Claim]]:
         """Claimed rows for the workers, those of one store together, in the order of the request's resources."""
         owner = f"{self.run_id}/{uuid.uuid4()}"
         probe = f"{owner}/probe"
@@ -284,7 +293,7 @@ class SyncRun:
             )
         with self._lock:
             self._owners -= {owner, probe} - {work.owner for work in claimed}
-        by_store: dict[int, list[Work]] = {}
+        by_store: dict[int, list[Claim]] = {}
         for work in claimed:
             by_store.setdefault(work.store_id, []).append(work)
         order = {resource.value: i for i, resource in enumerate(self.request.resources)}
@@ -374,7 +383,7 @@ class SyncRun:
 
     def _give_back(self) -> None:
         with suppress(IntegrationError), self.database.transaction() as connection:
-            store_units.release(connection, self._owners)
+            store_units.QUEUE.release(connection, self._owners)
         # Apart: a worker in the middle of a commit has its attempt's row and waits for its lease's.
         with suppress(IntegrationError), self.database.transaction() as connection:
             connection.execute(

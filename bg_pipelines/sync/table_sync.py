@@ -30,7 +30,8 @@ from bg_pipelines.sync.customer_edits import ProfilePush
 from bg_pipelines.sync.prefetch import CHANGED_LOAD_ROWS, prefetch
 from bg_pipelines.sync.summary import BACKFILLS, CorrectionReport
 from bg_pipelines.work import store_units
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.store_units import Claim
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.visit import StoreSync
@@ -58,15 +59,15 @@ class ResourceSync:
     """One resource of one store: a pass over its pages, and the end of the pass.
 
     The cursor of a unit is JSON: `since`, where the next incremental pass begins (the vendor's clock); `pass`,
-    there while a pass is unfinished; `gap` and `missing`, see `Whole`; `backfill`, how a person wants the next full pass read.
+    there while a pass is unfinished; `gap` and `missing`, see `Whole`.
     """
 
-    def __init__(self, store: StoreSync, platform: Platform, work: Work, attempt: int) -> None:
+    def __init__(self, store: StoreSync, platform: Platform, work: Claim, attempt: int) -> None:
         self.store = store
         self.run_ = store.run_
         self.database = store.database
         self.platform = platform
-        self.work: Work = work
+        self.work: Claim = work
         self.attempt = attempt
         self.resource: Resource = Resource(work.resource)
         self.cursor = dict(work.cursor)
@@ -94,13 +95,15 @@ class ResourceSync:
     # A pass
 
     def _full_pass_due(self) -> bool:
-        request, unfinished = self.run_.request, self.cursor.get("pass")
-        changed = request.backfill not in ("auto", self.cursor.get("backfill"))
-        if changed:
-            self.cursor["backfill"] = request.backfill
-        again = request.force and not (unfinished and unfinished["run_id"] == self.run_.run_id)
-        if again or (changed and unfinished and unfinished["full"]):
-            self.cursor.pop("pass", None)
+        unfinished, wanted = self.cursor.get("pass"), self.work.full_pass_wanted_at
+        if wanted is not None:
+            if not (
+                unfinished and unfinished["full"] and datetime.fromisoformat(unfinished["began_at"]) >= wanted
+            ):
+                self.cursor.pop("pass", None)
+            return True
+        if unfinished and unfinished["full"] and self.work.backfill not in (None, unfinished.get("backfill")):
+            self.cursor.pop("pass")  # a person wants it read in another way
             return True
         if unfinished:
             return bool(unfinished["full"])
@@ -133,13 +136,13 @@ class ResourceSync:
     def _pass(self, full: bool) -> dict[str, Any]:
         """The pass that is under way, or a new one."""
         with self.database.transaction() as connection:
-            self.seen_at = store_units.clock(connection)
+            self.seen_at = clock(connection)
             into_empty = full and self._is_empty(connection)
         state: dict[str, Any] | None = self.cursor.get("pass")
         if state is None or state["full"] != full:
             state = {
                 "full": full,
-                "run_id": self.run_.run_id,
+                "backfill": self.work.backfill,
                 "began_at": self.seen_at.isoformat(),
                 "vendor_began_at": None,
                 "resume": None,
@@ -169,7 +172,7 @@ class ResourceSync:
         since = None if full else datetime.fromisoformat(self.cursor["since"])
         load_rows = self.run_.load_rows if full else min(self.run_.load_rows, CHANGED_LOAD_ROWS)
         buffer: list[Page] = []
-        bulk = BACKFILLS[self.cursor.get("backfill", "auto")]
+        bulk = BACKFILLS[self.work.backfill or "auto"]
         failures: list[IntegrationError] = []
         pages = self.platform.pages(self.resource, since=since, resume=state["resume"], bulk=bulk)
         for page in prefetch(_until_failure(pages, failures), self.run_.check_stopped):
@@ -244,20 +247,22 @@ class ResourceSync:
             needs_full = self.whole.gap(connection)
             overlap = self.platform.overlap(self.resource)
             since = datetime.fromisoformat(state["vendor_began_at"]) - overlap
-            kept = ("gap", "missing", "sought", "even", *(() if full else ("backfill",)))
+            kept = ("gap", "missing", "sought", "even")
             self.cursor = {key: value for key, value in self.cursor.items() if key in kept} | {
                 "since": since.isoformat()
             }
             if needs_full:
                 store_units.save(connection, self.work, self.cursor)
             else:
-                self._settle(connection, full)
+                self._settle(connection, full, datetime.fromisoformat(state["began_at"]))
         self.run_.note_rows(self.resource, len(pages), counts)
         return needs_full
 
-    def _settle(self, connection: psycopg.Connection[Any], full: bool) -> None:
+    def _settle(self, connection: psycopg.Connection[Any], full: bool, began_at: datetime) -> None:
         due = next_turn(self.work.claimed_at, self.work.interval, self.work.store_id)
-        store_units.settle_succeeded(connection, self.work, self.cursor, next_due_at=due, full_pass=full)
+        store_units.complete(
+            connection, self.work, self.cursor, next_due_at=due, full_pass_since=began_at if full else None
+        )
         if self.resource is Resource.CUSTOMERS:
             changes.make_due(connection, self.work.store_id, after=self.newest_edit)
         connection.execute(
@@ -468,7 +473,7 @@ class ResourceSync:
             ).rowcount
             counts = Counts(read=1, updated=updated, unchanged=1 - updated)
             self.count_attempt(connection, 1, counts)
-            self._settle(connection, full=True)
+            self._settle(connection, full=True, began_at=self.work.claimed_at)
         self.run_.note_rows(self.resource, 1, counts)
 
     def _push_corrections(self) -> None:

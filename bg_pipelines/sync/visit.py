@@ -22,7 +22,8 @@ from bg_pipelines.sync.summary import Failure
 from bg_pipelines.sync.table_sync import ResourceSync
 from bg_pipelines.work import circuits, store_units
 from bg_pipelines.work.circuits import OF_A_STORE, Change, Outcome
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.store_units import Claim
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.audit.store_audit import StoreAudit
@@ -52,7 +53,7 @@ class Stopped(Exception):  # noqa: N818 (not an error: the work was asked to sto
 class StoreSync:
     """The claimed resources of one store, one after the other, each settled by itself: one visit."""
 
-    def __init__(self, run: SyncRun, works: Sequence[Work]) -> None:
+    def __init__(self, run: SyncRun, works: Sequence[Claim]) -> None:
         self.run_ = run
         self.database = run.database
         self.works = works
@@ -120,7 +121,7 @@ class StoreSync:
                 platform.close()
         self.run_.note_store(self.store_id, complete=failure is None)
 
-    def _unit(self, platform: Platform, work: Work, attempt: int) -> ResourceSync | StoreAudit:
+    def _unit(self, platform: Platform, work: Claim, attempt: int) -> ResourceSync | StoreAudit:
         if work.resource != Resource.AUDIT:
             return ResourceSync(self, platform, work, attempt)
         # Here, for pandas takes half a second and 40 MB that no other job has a use for.
@@ -171,7 +172,7 @@ class StoreSync:
         if kept:
             self.held = renewed
 
-    def _begin(self, work: Work) -> int:
+    def _begin(self, work: Claim) -> int:
         with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE sync_attempts SET status = 'abandoned', finished_at = clock_timestamp() "
@@ -185,7 +186,7 @@ class StoreSync:
                 )
                 return int(cursor.fetchone() or 0)
 
-    def _settle_failed(self, work: Work, attempt: int, failure: Failure, *, progressed: bool) -> None:
+    def _settle_failed(self, work: Claim, attempt: int, failure: Failure, *, progressed: bool) -> None:
         error = failure.error
         if error.error_type is ErrorType.DATABASE and not is_conflict(error):
             raise error  # nothing can be settled, for any store: the run itself cannot work
@@ -208,7 +209,7 @@ class StoreSync:
                 (Jsonb(error.as_dict()), attempt),
             )
 
-    def _wait(self, work: Work, attempt: int, cursor: dict[str, Any], error: IntegrationError) -> int | None:
+    def _wait(self, work: Claim, attempt: int, cursor: dict[str, Any], error: IntegrationError) -> int | None:
         """Settle a row whose platform is still at work for it: no failure, it is looked at again when it is due.
 
         How often it was is counted in its pass. Returns None, or that count once it has used up its tries.
@@ -220,7 +221,7 @@ class StoreSync:
             decision = decide(
                 error,
                 waits,
-                store_units.clock(connection),
+                clock(connection),
                 self.run_.rng,
                 job=self.run_.request.job,
                 policies=self.run_.policies,
@@ -229,7 +230,7 @@ class StoreSync:
             cursor["pass"]["waits"] = 0 if decision.retry_at is None else waits
             store_units.save(connection, work, cursor)
             if decision.retry_at is not None:
-                store_units.settle_failed(connection, work, error, decision, attempts=work.attempts)
+                store_units.QUEUE.retry(connection, work, error, decision, attempts=work.attempts)
                 connection.execute(
                     "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp(), error = %s WHERE id = %s",
                     (Jsonb(error.as_dict()), attempt),
@@ -270,7 +271,7 @@ class StoreSync:
     def _decide(
         self,
         connection: psycopg.Connection[Any],
-        work: Work,
+        work: Claim,
         attempt: int,
         failure: Failure,
         progressed: bool,
@@ -284,13 +285,13 @@ class StoreSync:
         decision = decide(
             error,
             failure.tries or attempts,
-            store_units.clock(connection),
+            clock(connection),
             self.run_.rng,
             job=self.run_.request.job,
             policies=self.run_.policies,
         )
         if error.error_type is ErrorType.CREDENTIALS and self._has_new_credentials(connection):
-            now = store_units.clock(connection)
+            now = clock(connection)
             decision = Decision(
                 Strategy.EXPONENTIAL_BACKOFF, now, "its credentials were given anew meanwhile"
             )
@@ -308,7 +309,7 @@ class StoreSync:
                     fingerprint,
                     subject=f"store {self.name}",
                     error=error,
-                    needs_person=True,
+                    needs_attention=True,
                     job=self.run_.request.job,
                     platform=self.platform_name,
                     store_id=self.store_id,
@@ -318,13 +319,16 @@ class StoreSync:
                 repeat=fingerprint not in self._reported,  # once a visit, however many resources it reaches
             )
             self._reported.add(fingerprint)
-        store_units.settle_failed(connection, work, error, decision, attempts=attempts, incident_id=incident)
+        if incident is None:
+            store_units.QUEUE.retry(connection, work, error, decision, attempts=attempts)
+        else:
+            store_units.QUEUE.park(connection, work, error, decision, attempts=attempts, incident_id=incident)
         if decision.retry_at is None:
             return f"{decision.reason}: it waits for a person as incident {incident}"
         return f"tried again at {decision.retry_at:%H:%M:%S} UTC ({decision.reason})"
 
     def _count_failure(
-        self, connection: psycopg.Connection[Any], work: Work, error: IntegrationError
+        self, connection: psycopg.Connection[Any], work: Claim, error: IntegrationError
     ) -> Outcome:
         """Tell the circuits, once a visit, and report the one that opened, or whose probe failed."""
         if self._outcome is not None:
@@ -355,7 +359,7 @@ class StoreSync:
                 reporting.circuit_fingerprint(key),
                 subject=store if of_store else platform,
                 error=self._of_many(error) if outcome.platform is Change.AILING else error,
-                needs_person=False,
+                needs_attention=False,
                 platform=self.platform_name,
                 store_id=self.store_id if of_store else None,
             )
@@ -428,7 +432,7 @@ class StoreSync:
                 reporting.rejects_fingerprint(self.store_id, resource),
                 subject=f"store {self.name}",
                 error=error,
-                needs_person=True,
+                needs_attention=True,
                 job=self.run_.request.job,
                 platform=self.platform_name,
                 store_id=self.store_id,
@@ -438,11 +442,11 @@ class StoreSync:
             # A pass that does not read them again says nothing new of them.
             reporting.report(connection, fault, occurrence=f"{rows} rows")
 
-    def _put_back(self, works: Sequence[Work], *, turn_is_over: bool) -> None:
+    def _put_back(self, works: Sequence[Claim], *, turn_is_over: bool) -> None:
         with self.database.transaction() as connection:
             for work in works:
                 with suppress(IntegrationError):  # lost meanwhile: whoever has it now goes on with it
-                    store_units.put_back(connection, work, behind_others=turn_is_over)
+                    store_units.QUEUE.yield_(connection, work, behind_others=turn_is_over)
             connection.execute(
                 "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
                 "WHERE store_id = %s AND run_id = %s AND status = 'running'",

@@ -1,8 +1,7 @@
-"""Leases: rows of `sync_states` are claimed in batches, kept by a heartbeat, settled one by one.
+"""Units of a store's work: a resource of a store is a row of `sync_states`, claimed and settled by `work.queue`.
 
-A row says when its (store, resource) is due and who has it until when. Several runs, on several machines, share
-the table without talking to each other. A killed worker's rows come back when their lease ends. What an open
-circuit covers (`circuits`) is left alone, but for a probe. All times are the database's: one clock for all machines.
+A row says when its (store, resource) is due and who has it until when. A claim takes all due units of a store
+together. What an open circuit covers (`circuits`) is left alone, but for a probe.
 """
 
 from __future__ import annotations
@@ -13,19 +12,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.database.models import SyncState
 from bg_pipelines.queues import TIERS
-from bg_pipelines.retries import Decision
+from bg_pipelines.work.queue import DUE, Queue
 
 Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
-class Work:
-    """One claimed unit: a resource of a store, with where its last pass ended."""
+class Claim:
+    """One claimed unit: a resource of a store, with where its last pass ended.
+
+    `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how.
+    """
 
     store_id: int
     platform: str
@@ -36,40 +37,34 @@ class Work:
     cursor: dict[str, Any]
     attempts: int
     last_full_at: datetime | None
+    full_pass_wanted_at: datetime | None = None
+    backfill: str | None = None
 
 
-# Due, in nobody's hands, of a store that is at work. statement_timestamp, for clock_timestamp, which may change
-# from row to row, is never looked up in an index.
-_FREE = """
-    s.resource = ANY(%(resources)s) AND s.next_due_at <= coalesce(%(due_before)s, statement_timestamp())
-    AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= coalesce(%(now)s, statement_timestamp()))
-    AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
-    AND (%(stores)s::bigint[] IS NULL OR s.store_id = ANY(%(stores)s)) AND NOT s.store_id = ANY(%(not_stores)s)
+_INTERVALS = ", ".join(f"interval '{TIERS[tier].total_seconds():.0f} s'" for tier in sorted(TIERS))
+QUEUE = Queue(
+    SyncState,
+    Claim,
+    joins="JOIN stores ON stores.id = t.store_id",
+    joined="stores.platform, stores.tier, stores.interval_minutes",
+    columns={
+        "platform": "picked.platform",
+        "interval": f"coalesce(make_interval(mins => picked.interval_minutes), (ARRAY[{_INTERVALS}])[picked.tier])",
+    },
+)
+
+_AMONG = """
+    t.resource = ANY(%(resources)s) AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
+    AND (%(stores)s::bigint[] IS NULL OR t.store_id = ANY(%(stores)s)) AND NOT t.store_id = ANY(%(not_stores)s)
     AND stores.tier = ANY(%(tiers)s)"""
 _CLOSED = """
-    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = s.store_id)
+    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = t.store_id)
     AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.platform = stores.platform)"""
 _CLOSED_OR_PROBED = """
-    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = s.store_id
+    AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = t.store_id
         AND c.probe_at > statement_timestamp())
     AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.platform = stores.platform
         AND c.probe_at > statement_timestamp())"""
-
-# MATERIALIZED: picked once, whatever plan the join gets, so LIMIT is kept.
-_CLAIM = """
-    WITH picked AS MATERIALIZED (
-        SELECT s.store_id, s.resource, stores.platform, stores.tier, stores.interval_minutes
-        FROM sync_states s JOIN stores ON stores.id = s.store_id
-        WHERE {free} AND NOT stores.platform = ANY(%(not_platforms)s)
-        ORDER BY s.next_due_at, s.store_id
-        LIMIT %(limit)s
-        FOR UPDATE OF s SKIP LOCKED
-    )
-    UPDATE sync_states s SET lease_owner = %(owner)s, lease_expires_at = coalesce(%(now)s, statement_timestamp()) + %(lease)s
-    FROM picked WHERE s.store_id = picked.store_id AND s.resource = picked.resource
-    RETURNING s.store_id, picked.platform, s.resource,
-        coalesce(make_interval(mins => picked.interval_minutes), (%(intervals)s::interval[])[picked.tier]) AS interval,
-        s.lease_owner AS owner, coalesce(%(now)s, statement_timestamp()) AS claimed_at, s.cursor, s.attempts, s.last_full_at"""
 
 
 def claim(
@@ -85,7 +80,7 @@ def claim(
     not_stores: Collection[int] = (),
     not_platforms: Collection[str] = (),
     now: datetime | None = None,
-) -> list[Work]:
+) -> list[Claim]:
     """Take up to `limit` due rows, and with each the other due rows of its store, for `lease` from now.
 
     Only of stores of these `tiers`. Fair: each tier has its share of the batch first,
@@ -94,26 +89,36 @@ def claim(
     never waited for.
     """
 
-    def pick(limit: int, tiers: Sequence[int], stores: Collection[int] | None) -> list[Work]:
-        among = _among(resources, due_before, stores, tiers, not_stores, now)
-        return _take(connection, _FREE + _CLOSED, among, owner, lease, limit, not_platforms)
+    def pick(limit: int, tiers: Sequence[int], stores: Collection[int] | None) -> list[Claim]:
+        return QUEUE.claim(
+            connection,
+            owner=owner,
+            limit=limit,
+            lease=lease,
+            among=f"{_AMONG}{_CLOSED} AND NOT stores.platform = ANY(%(not_platforms)s)",
+            order="t.next_due_at, t.store_id",
+            parameters={**_among(resources, stores, tiers, not_stores), "not_platforms": list(not_platforms)},
+            due_before=due_before,
+            now=now,
+        )
 
     share = -(-limit // len(tiers))
-    claimed: list[Work] = []
+    claimed: list[Claim] = []
     for one in (*([tier] for tier in tiers), tiers):
         wanted = limit - len(claimed)
         if wanted > 0:
             claimed += pick(wanted if one is tiers else min(share, wanted), one, stores)
     if claimed:
-        claimed += pick(len(claimed) * len(resources), tiers, {work.store_id for work in claimed})
+        claimed += pick(len(claimed) * len(resources), tiers, {one.store_id for one in claimed})
     return claimed
 
 
-_PROBE = """
-    SELECT s.store_id, s.resource, c.key FROM sync_states s JOIN stores ON stores.id = s.store_id
-    JOIN circuits c ON c.opened_at IS NOT NULL AND (c.store_id = s.store_id OR c.platform = stores.platform)
-    WHERE {free} ORDER BY c.platform IS NULL, s.attempts > 0, s.next_due_at, s.store_id LIMIT 1
-    FOR UPDATE OF c, s SKIP LOCKED"""
+_PROBE = f"""
+    SELECT t.store_id, t.resource, c.key FROM sync_states t JOIN stores ON stores.id = t.store_id
+    JOIN circuits c ON c.opened_at IS NOT NULL AND (c.store_id = t.store_id OR c.platform = stores.platform)
+    WHERE {DUE} AND {_AMONG}{_CLOSED_OR_PROBED}
+    ORDER BY c.platform IS NULL, t.attempts > 0, t.next_due_at, t.store_id LIMIT 1
+    FOR UPDATE OF c, t SKIP LOCKED"""  # noqa: S608 (made of constants)
 
 
 def claim_probe(
@@ -126,13 +131,13 @@ def claim_probe(
     stores: Collection[int] | None = None,
     tiers: Sequence[int] = tuple(TIERS),
     not_stores: Collection[int] = (),
-) -> list[Work]:
+) -> list[Claim]:
     """Take one row that an open circuit covers and that may go now as its probe; none if there is none.
 
     One that has not failed goes first: what is wrong with a single store says little of its platform.
     """
-    among = _among(resources, due_before, stores, tiers, not_stores)
-    row = connection.execute(_PROBE.format(free=_FREE + _CLOSED_OR_PROBED), among).fetchone()
+    among = _among(resources, stores, tiers, not_stores)
+    row = connection.execute(_PROBE, {**among, "due_before": due_before, "now": None}).fetchone()
     if row is None:
         return []
     store_id, resource, circuit = row
@@ -142,48 +147,24 @@ def claim_probe(
         (lease, owner, circuit),
     )
     among |= {"stores": [store_id], "resources": [resource]}
-    return _take(connection, _FREE, among, owner, lease, limit=1)
+    return QUEUE.claim(
+        connection, owner=owner, limit=1, lease=lease, among=_AMONG, parameters=among, due_before=due_before
+    )
 
 
 def _among(
     resources: Sequence[str],
-    due_before: datetime | None = None,
-    stores: Collection[int] | None = None,
-    tiers: Sequence[int] = tuple(TIERS),
+    stores: Collection[int] | None,
+    tiers: Sequence[int],
     not_stores: Collection[int] = (),
-    now: datetime | None = None,
 ) -> dict[str, Any]:
-    """The parameters of `_FREE`."""
+    """The parameters of `_AMONG`."""
     return {
         "resources": list(resources),
-        "due_before": due_before,
         "stores": None if stores is None else list(stores),
         "tiers": list(tiers),
         "not_stores": list(not_stores),
-        "now": now,
     }
-
-
-def _take(
-    connection: Connection,
-    free: str,
-    among: dict[str, Any],
-    owner: str,
-    lease: timedelta,
-    limit: int,
-    not_platforms: Collection[str] = (),
-) -> list[Work]:
-    parameters = {
-        **among,
-        "owner": owner,
-        "lease": lease,
-        "limit": limit,
-        "not_platforms": list(not_platforms),
-        "intervals": [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
-    }
-    with connection.cursor(row_factory=class_row(Work)) as cursor:
-        cursor.execute(_CLAIM.format(free=free), parameters)
-        return cursor.fetchall()
 
 
 def is_due(
@@ -197,21 +178,13 @@ def is_due(
 
     With `retries` only work that is due outside of its tier's ticks counts: what failed before and what is new.
     """
-    off_tick = "AND (s.retry_strategy IS NOT NULL OR s.last_succeeded_at IS NULL)" if retries else ""
+    off_tick = "AND (t.retry_strategy IS NOT NULL OR t.last_succeeded_at IS NULL)" if retries else ""
     row = connection.execute(
-        "SELECT EXISTS (SELECT FROM sync_states s JOIN stores ON stores.id = s.store_id "  # noqa: S608
-        f"WHERE {_FREE} {off_tick} {_CLOSED_OR_PROBED})",
-        _among(resources, tiers=tiers),
+        "SELECT EXISTS (SELECT FROM sync_states t JOIN stores ON stores.id = t.store_id "  # noqa: S608
+        f"WHERE {DUE} AND {_AMONG} {off_tick} {_CLOSED_OR_PROBED})",
+        {**_among(resources, None, tiers), "due_before": None, "now": None},
     ).fetchone()
     return bool(row and row[0])
-
-
-def clock(connection: Connection) -> datetime:
-    """The database's clock."""
-    row = connection.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None
-    now: datetime = row[0]
-    return now
 
 
 def make_due(
@@ -219,20 +192,55 @@ def make_due(
     resources: Sequence[str],
     stores: Collection[int] | None,
     tiers: Sequence[int] = tuple(TIERS),
+    *,
+    full_pass: bool = False,
 ) -> int:
     """Make rows due now (of all stores of these tiers where `stores` is None), parked ones too; returns how many.
 
-    Their order is kept; paused stores are left as they are.
+    Their order is kept; paused stores are left as they are. With `full_pass` each is read whole at its next pass,
+    however often that fails and whichever run makes it.
     """
     return connection.execute(
-        "UPDATE sync_states s SET next_due_at = least(s.next_due_at, clock_timestamp()) "
+        "UPDATE sync_states s SET next_due_at = least(s.next_due_at, clock_timestamp()), "
+        "full_pass_wanted_at = CASE WHEN %s THEN clock_timestamp() ELSE s.full_pass_wanted_at END "
         # In one order, the same as whoever else takes many at once: else two of them may wait for each other.
         "FROM (SELECT y.store_id, y.resource FROM sync_states y JOIN stores ON stores.id = y.store_id "
         "WHERE y.resource = ANY(%s) AND stores.tier = ANY(%s) AND paused_at IS NULL AND deleted_at IS NULL "
         "AND (%s::bigint[] IS NULL OR y.store_id = ANY(%s)) ORDER BY y.store_id, y.resource FOR UPDATE OF y) held "
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
-        (list(resources), list(tiers), None if stores is None else list(stores), list(stores or ())),
+        (
+            full_pass,
+            list(resources),
+            list(tiers),
+            None if stores is None else list(stores),
+            list(stores or ()),
+        ),
     ).rowcount
+
+
+def set_backfill(
+    connection: Connection,
+    resources: Sequence[str],
+    stores: Collection[int] | None,
+    tiers: Sequence[int],
+    backfill: str,
+) -> None:
+    """Have the next full pass of these units (of all stores where `stores` is None) read as asked: bulk or pages."""
+    connection.execute(
+        "UPDATE sync_states s SET backfill = %s FROM (SELECT t.store_id, t.resource FROM sync_states t "
+        "JOIN stores ON stores.id = t.store_id WHERE t.resource = ANY(%s) AND stores.tier = ANY(%s) "
+        "AND (%s::bigint[] IS NULL OR t.store_id = ANY(%s)) AND t.backfill IS DISTINCT FROM %s "
+        "ORDER BY t.store_id, t.resource FOR UPDATE OF t) held "
+        "WHERE s.store_id = held.store_id AND s.resource = held.resource",
+        (
+            backfill,
+            list(resources),
+            list(tiers),
+            None if stores is None else list(stores),
+            list(stores or ()),
+            backfill,
+        ),
+    )
 
 
 def count_due(
@@ -268,113 +276,34 @@ def heartbeat(
         "UPDATE circuits SET probe_at = coalesce(%s, clock_timestamp()) + %s WHERE probe_owner = ANY(%s)",
         (now, lease, list(owners)),
     )
-    return connection.execute(
-        "UPDATE sync_states SET lease_expires_at = coalesce(%s, clock_timestamp()) + %s WHERE lease_owner = ANY(%s)",
-        (now, lease, list(owners)),
-    ).rowcount
+    return QUEUE.renew(connection, owners, lease, now)
 
 
-def save(connection: Connection, work: Work, cursor: dict[str, Any]) -> None:
-    """Keep how far the work has come, in the transaction of the rows it covers.
-
-    Raises IntegrationError (lease_lost) if somebody else has claimed the row meanwhile: then nothing of this
-    transaction may be kept.
-    """
-    _update_owned(connection, work, "cursor = %(cursor)s", {"cursor": Jsonb(cursor)})
+def save(connection: Connection, claim: Claim, cursor: dict[str, Any]) -> None:
+    """Keep how far the work has come, in the transaction of the rows it covers. Raises like `Queue.save`."""
+    QUEUE.save(connection, claim, "cursor = %(cursor)s", {"cursor": Jsonb(cursor)})
 
 
-def settle_succeeded(
+def complete(
     connection: Connection,
-    work: Work,
+    claim: Claim,
     cursor: dict[str, Any],
     *,
     next_due_at: datetime,
-    full_pass: bool = False,
+    full_pass_since: datetime | None = None,
     now: datetime | None = None,
 ) -> None:
-    """Done: forget the failures, give the row back, due again at `next_due_at`. Raises like `save`."""
-    _update_owned(
+    """Done, and due again at `next_due_at`. Raises like `Queue.save`.
+
+    `full_pass_since` is when a full pass began that has ended with this: it is what a person asked for before then.
+    """
+    QUEUE.complete(
         connection,
-        work,
-        "cursor = %(cursor)s, next_due_at = %(next_due_at)s, attempts = 0, last_error = NULL, "
-        "retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, "
-        "last_succeeded_at = coalesce(%(now)s, clock_timestamp()), "
-        "last_full_at = CASE WHEN %(full)s THEN coalesce(%(now)s, clock_timestamp()) ELSE last_full_at END, "
-        "lease_owner = NULL, lease_expires_at = NULL",
-        {"cursor": Jsonb(cursor), "next_due_at": next_due_at, "full": full_pass, "now": now},
+        claim,
+        "cursor = %(cursor)s, last_succeeded_at = coalesce(%(now)s, clock_timestamp()), "
+        "last_full_at = CASE WHEN %(full)s::timestamptz IS NULL THEN last_full_at ELSE coalesce(%(now)s, clock_timestamp()) END, "
+        "full_pass_wanted_at = CASE WHEN full_pass_wanted_at <= %(full)s THEN NULL ELSE full_pass_wanted_at END, "
+        "backfill = CASE WHEN %(full)s::timestamptz IS NULL THEN backfill END",
+        {"cursor": Jsonb(cursor), "full": full_pass_since, "now": now},
+        next_due_at=next_due_at,
     )
-
-
-def settle_failed(
-    connection: Connection,
-    work: Work,
-    error: IntegrationError,
-    decision: Decision,
-    *,
-    attempts: int,
-    incident_id: int | None = None,
-) -> None:
-    """Failed for the `attempts`-th time: keep the error, the decision and the cursor, give the row back.
-
-    It is due when the decision says; where that is never, it is parked under its incident. One it has been under
-    stays with it until it succeeds. Raises like `save`.
-    """
-    _update_owned(
-        connection,
-        work,
-        "attempts = %(attempts)s, last_error = %(error)s, next_due_at = %(retry_at)s, retry_strategy = %(strategy)s, "
-        "retry_reason = %(reason)s, incident_id = coalesce(%(incident)s, incident_id), lease_owner = NULL, lease_expires_at = NULL",
-        {
-            "attempts": attempts,
-            "error": Jsonb(error.as_dict()),
-            "retry_at": decision.retry_at,
-            "strategy": decision.strategy.value,
-            "reason": decision.reason,
-            "incident": incident_id,
-        },
-    )
-
-
-def put_back(connection: Connection, work: Work, *, behind_others: bool = True) -> None:
-    """Unfinished: give the row back with the cursor it has reached, in its place or behind all that are due.
-
-    Raises like `save`.
-    """
-    place = "next_due_at = clock_timestamp(), " if behind_others else ""
-    _update_owned(connection, work, f"{place}lease_owner = NULL, lease_expires_at = NULL", {})
-
-
-def release(connection: Connection, owners: Collection[str]) -> int:
-    """Give back unfinished rows, still due, with the cursor they have reached; returns how many."""
-    return connection.execute(
-        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL WHERE lease_owner = ANY(%s)",
-        (list(owners),),
-    ).rowcount
-
-
-def release_runs(connection: Connection, runs: Collection[str]) -> int:
-    """Give back all that runs which have died hold, before their leases end; returns how many rows.
-
-    Should one of them live after all, it notices that it has lost them, and writes nothing more.
-    """
-    return connection.execute(
-        "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL "
-        "WHERE lease_owner IS NOT NULL AND split_part(lease_owner, '/', 1) = ANY(%s)",
-        (list(runs),),
-    ).rowcount
-
-
-def _update_owned(connection: Connection, work: Work, assignments: str, parameters: dict[str, Any]) -> None:
-    row = {"store": work.store_id, "resource": work.resource, "owner": work.owner}
-    updated = connection.execute(
-        f"UPDATE sync_states SET {assignments} "  # noqa: S608 (assignments are constants of this module)
-        "WHERE store_id = %(store)s AND resource = %(resource)s AND lease_owner = %(owner)s",
-        {**parameters, **row},
-    ).rowcount
-    if updated != 1:
-        raise IntegrationError.of(
-            ErrorType.LEASE_LOST,
-            f"{work.resource} of store {work.store_id} was claimed by another worker after this one had not been "
-            "heard of for the length of a lease; the other one finishes it",
-            source="database",
-        )

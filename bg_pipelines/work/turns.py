@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.store_units import Claim
 
 ONE_PLATFORM_SHARE = 0.75
 """Of the workers, where stores live on several platforms: a vendor that is slow leaves the others some."""
@@ -18,20 +18,20 @@ class Turns:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.share = workers
-        self._waiting: dict[str, deque[list[Work]]] = {}
+        self._waiting: dict[str, deque[list[Claim]]] = {}
         self._at_work: dict[str, int] = {}
         self._change = threading.Condition()
 
     def share_among_platforms(self) -> None:
         self.share = max(1, int(self.workers * ONE_PLATFORM_SHARE))
 
-    def add(self, stores: Iterable[list[Work]]) -> None:
+    def add(self, stores: Iterable[list[Claim]]) -> None:
         with self._change:
             for works in stores:
                 self._waiting.setdefault(works[0].platform, deque()).append(works)
             self._change.notify_all()
 
-    def take(self, seconds: float) -> list[Work] | None:
+    def take(self, seconds: float) -> list[Claim] | None:
         """The next store, of the platform with the fewest workers; None if none may be taken within `seconds`."""
         with self._change:
             names = self._open()
@@ -44,7 +44,7 @@ class Turns:
             self._at_work[platform] = self._at_work.get(platform, 0) + 1
             return self._waiting[platform].popleft()
 
-    def end(self, works: list[Work]) -> None:
+    def end(self, works: list[Claim]) -> None:
         with self._change:
             self._at_work[works[0].platform] -= 1
             self._change.notify_all()

@@ -55,12 +55,12 @@ class House:
     def address(self, hook: str) -> str:
         return f"json://bg:{SECRET}@127.0.0.1:{self.sandbox.port}/hooks/{hook}"
 
-    def report(self, name: str = "harbor", *, needs_person: bool = False, times: int = 1) -> None:
+    def report(self, name: str = "harbor", *, needs_attention: bool = False, times: int = 1) -> None:
         error = IntegrationError.of(ErrorType.TIMEOUT, "no answer within 30 s")
         with self.database.transaction() as connection:
             for _ in range(times):
                 reporting.report(
-                    connection, Fault(name, f"store {name}", error, needs_person, resources=["products"])
+                    connection, Fault(name, f"store {name}", error, needs_attention, resources=["products"])
                 )
 
     def clear(self, *names: str) -> None:
@@ -157,18 +157,18 @@ def test_what_comes_to_need_a_person_is_told_once_more_escalated_or_not(house: H
     house.tell()
     house.report(times=alerts.ESCALATE_AFTER)
     house.tell()
-    house.report(needs_person=True)
+    house.report(needs_attention=True)
     house.tell()
-    house.report(needs_person=True)
+    house.report(needs_attention=True)
     house.tell()
     assert house.heard() == [OPENED, STILL, STILL]
     assert "It waits for a person." in house.sandbox.world.hooks["ops"].received[-1].body["message"]
 
 
 def test_what_needed_a_person_from_the_start_is_told_once(house: House) -> None:
-    house.report(needs_person=True)
+    house.report(needs_attention=True)
     house.tell()
-    house.report(needs_person=True)
+    house.report(needs_attention=True)
     house.tell()
     assert house.heard() == [OPENED]
 
@@ -220,7 +220,7 @@ def test_a_fault_that_is_over_before_anybody_heard_is_not_told(house: House) -> 
     house.report()
     house.clear()
     assert house.tell() == Delivered()
-    assert house.rows("told, 1", "incidents") == [("resolved", 1)]
+    assert house.rows("notified, 1", "incidents") == [("resolved", 1)]
 
 
 def test_with_no_targets_nothing_counts_as_told(house: House) -> None:
@@ -282,7 +282,7 @@ def test_after_a_failure_the_rest_of_a_target_waits(house: House) -> None:
     for number in range(5):
         house.report(f"{number}")
     house.tell()
-    tried = [row[1] for row in house.rows("alert_id, attempts") if row[1]]
+    tried = [row[1] for row in house.rows("alert_id, calls") if row[1]]
     assert len(tried) == 6  # five to one hook, one to the other
     assert len(house.heard("boss")) == 5
 
@@ -309,7 +309,7 @@ def test_an_alert_that_a_target_never_takes_holds_up_the_others_only_for_a_while
     with house.database.transaction() as connection:
         connection.execute(
             "UPDATE alert_deliveries SET status = 'pending', attempts = 7, sent_at = NULL, "
-            "next_try_at = clock_timestamp()"
+            "next_due_at = clock_timestamp()"
         )
     house.sandbox.world.twilio.messages.clear()
     house.break_twilio("server_error", times=1)
@@ -324,10 +324,15 @@ def test_what_a_target_can_never_take_is_refused_and_kept_with_its_reason(house:
     house.report()
     assert house.tell() == Delivered(sent=2, refused=1)
     later(house, hours=1)
-    [(status, error)] = house.rows("status, error", "alert_deliveries WHERE target LIKE 'sms:%'")
+    [(status, error)] = house.rows(
+        "status, last_error ->> 'message'", "alert_deliveries WHERE target LIKE 'sms:%'"
+    )
     assert status == "refused"
     assert "not a mobile number" in error
-    assert house.rows("status, error", "alert_deliveries WHERE status <> 'refused'")[0][1] is None
+    assert (
+        house.rows("status, last_error ->> 'message'", "alert_deliveries WHERE status <> 'refused'")[0][1]
+        is None
+    )
 
 
 def test_where_twilio_s_settings_are_missing_the_alert_waits_for_them(house: House) -> None:
@@ -335,7 +340,9 @@ def test_where_twilio_s_settings_are_missing_the_alert_waits_for_them(house: Hou
     house.settings = settings.model_copy(update={"twilio_auth_token": None})
     house.report()
     assert house.tell() == Delivered(sent=2, waiting=1)
-    [(status, error)] = house.rows("status, error", "alert_deliveries WHERE status <> 'sent'")
+    [(status, error)] = house.rows(
+        "status, last_error ->> 'message'", "alert_deliveries WHERE status <> 'sent'"
+    )
     assert (status, error) == ("pending", "text messages cannot be sent: set BG_TWILIO_AUTH_TOKEN")
     house.settings = settings
     assert later(house, minutes=15) == Delivered(sent=1)
@@ -358,7 +365,7 @@ def test_an_address_that_is_not_understood_waits_and_names_its_position(house: H
     house.settings = Settings.model_validate({"alert_urls": f"{good.get_secret_value()} nosuch://{SECRET}/x"})
     house.report()
     assert house.tell() == Delivered(sent=1, waiting=1)
-    [(error, _)] = house.rows("error, 1", "alert_deliveries WHERE status = 'pending'")
+    [(error, _)] = house.rows("last_error ->> 'message', 1", "alert_deliveries WHERE status = 'pending'")
     assert "number 2 of 2 in BG_ALERT_URLS" in error
 
 
@@ -398,8 +405,8 @@ def test_a_sender_that_died_before_it_could_note_the_message_is_made_good(house:
     house.tell()
     with house.database.transaction() as connection:
         connection.execute(
-            "UPDATE alert_deliveries SET status = 'sending', sent_at = NULL, reference = NULL, "
-            "next_try_at = clock_timestamp() + interval '60 seconds'"
+            "UPDATE alert_deliveries SET status = 'pending', sent_at = NULL, reference = NULL, lease_owner = 'dead', "
+            "next_due_at = clock_timestamp(), lease_expires_at = clock_timestamp() + interval '60 seconds'"
         )
     assert later(house, seconds=59) == Delivered(waiting=1)
     assert later(house, seconds=2) == Delivered(sent=1)
@@ -411,8 +418,8 @@ def test_a_sender_that_died_before_it_sent_is_made_good(house: House) -> None:
     alerts.announce(house.database, alerts.targets(house.settings))
     with house.database.transaction() as connection:
         connection.execute(
-            "UPDATE alert_deliveries SET status = 'sending', attempts = 1, "
-            "next_try_at = clock_timestamp() + interval '60 seconds'"
+            "UPDATE alert_deliveries SET calls = 1, lease_owner = 'dead', "
+            "lease_expires_at = clock_timestamp() + interval '60 seconds'"
         )
     assert later(house, seconds=61) == Delivered(sent=3)
     assert (house.heard("ops"), house.heard("boss"), house.phone) == ([OPENED], [OPENED], [OPENED])
@@ -520,8 +527,10 @@ def database_away(house: House) -> None:
 
 def test_a_failed_run_is_an_incident_and_told(house: House) -> None:
     fail(house, error=IntegrationError.of(ErrorType.CONFIGURATION, "a key is missing"))
-    [(fingerprint, job, needs_person, told)] = house.rows("fingerprint, job, needs_person, told", "incidents")
-    assert (fingerprint, job, needs_person, told) == (
+    [(fingerprint, job, needs_attention, told)] = house.rows(
+        "fingerprint, job, needs_attention, notified", "incidents"
+    )
+    assert (fingerprint, job, needs_attention, told) == (
         "job:store_sync:configuration",
         "store_sync",
         True,
@@ -648,20 +657,20 @@ def test_what_a_tier_without_stores_once_met_does_not_stay_open(house: House) ->
     fail(house, error=died, tier="3")
     house.clock.advance(minutes=119)
     work(house, tier="1")
-    assert house.rows("status, told", "incidents") == [("open", "open")]
+    assert house.rows("status, notified", "incidents") == [("open", "open")]
     house.clock.advance(minutes=2)
     work(house, tier="1")
-    assert house.rows("status, told", "incidents") == [("resolved", "resolved")]
+    assert house.rows("status, notified", "incidents") == [("resolved", "resolved")]
 
 
 def test_a_run_by_hand_that_did_all_ends_what_any_tier_met(house: House) -> None:
     died = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL", source="dagster")
     fail(house, error=died, tier="3")
     fail(house, "by hand", error=died)
-    work(house, tier=reporting.BY_HAND)
-    assert house.rows("status, met_by", "incidents") == [("open", ["store_sync/3"])]
+    work(house, tier=reporting.MANUAL)
+    assert house.rows("status, affected_runs", "incidents") == [("open", ["store_sync/3"])]
     work(house)
-    assert house.rows("status, met_by", "incidents") == [("resolved", [])]
+    assert house.rows("status, affected_runs", "incidents") == [("resolved", [])]
 
 
 def test_a_failure_that_reached_nobody_is_told_when_the_database_is_back(house: House) -> None:
@@ -684,7 +693,7 @@ def test_a_run_that_is_reported_again_by_somebody_else_is_not_told_twice(house: 
     house.settings = working
     fail(house)
     assert house.heard() == [FAILED]
-    assert house.rows("occurrences, told", "incidents") == [(1, "open")]
+    assert house.rows("occurrences, notified", "incidents") == [(1, "open")]
 
 
 @pytest.mark.parametrize(
@@ -771,5 +780,5 @@ def test_the_quiet_period_goes_by_how_long_ago_it_was_whatever_the_two_clocks_sa
     house.settings = working
     house.clock.set(datetime(2031, 1, 1, tzinfo=UTC))
     house.tell()
-    [(told_at, _)] = house.rows("told_at, id", "incidents")
-    assert abs(told_at - datetime(2030, 12, 31, 23, 40, tzinfo=UTC)) < timedelta(seconds=30)
+    [(notified_at, _)] = house.rows("notified_at, id", "incidents")
+    assert abs(notified_at - datetime(2030, 12, 31, 23, 40, tzinfo=UTC)) < timedelta(seconds=30)

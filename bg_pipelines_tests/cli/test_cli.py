@@ -230,7 +230,7 @@ def test_retrying_or_resolving_nothing_is_an_error(run: Run) -> None:
 def test_a_retry_that_has_nothing_to_start_says_why_and_exits_1(run: Run, database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(
-            "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, job) "
+            "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message, job) "
             "VALUES ('job:store_sync:database', true, 'database', 'critical', 'database', 'job store_sync', 'x', 'store_sync')"
         )
     result = run("incidents", "retry", "1")

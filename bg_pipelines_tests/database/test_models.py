@@ -13,6 +13,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Base
 
 # Autogenerate leaves out checks, identities and a good part of defaults; the catalogue has them all.
+# Whether a column may be null stands with the column: PostgreSQL 18 lists it as a constraint as well.
 CATALOGUE = """
     SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text, a.attidentity::text,
         pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
@@ -21,7 +22,7 @@ CATALOGUE = """
     WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'alembic_version'
     UNION ALL
     SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), NULL, NULL, NULL, NULL
-    FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'
+    FROM pg_constraint WHERE contype <> 'n' AND connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'
     UNION ALL
     SELECT 'index', tablename, indexname, indexdef, NULL, NULL, NULL, NULL
     FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"""

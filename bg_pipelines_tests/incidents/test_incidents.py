@@ -72,7 +72,7 @@ def open_incident(
 ) -> int:
     error = IntegrationError.of(error_type, values.pop("message", "it failed"), source="test")
     fault = faults.Fault(
-        fingerprint, **{"subject": "somebody", "error": error, "needs_person": True, **values}
+        fingerprint, **{"subject": "somebody", "error": error, "needs_attention": True, **values}
     )
     with database.transaction() as connection:
         return faults.report(connection, fault)
@@ -105,7 +105,7 @@ def open_circuit(database: Database, shop: Shop, *, failed: bool = True) -> int:
         f"circuit:store:{store['id']}",
         ErrorType.THROTTLED,
         subject=f"store {name_of(shop)}",
-        needs_person=False,
+        needs_attention=False,
         store_id=store["id"],
         platform="shopify",
     )
@@ -120,7 +120,7 @@ def test_a_revoked_token_parks_all_of_its_store_under_one_incident(
     shops[0].access.expire_all()
     sync()
     incident = only(database)
-    assert (incident.error_type, incident.severity, incident.needs_person) == ("credentials", "high", True)
+    assert (incident.error_type, incident.severity, incident.needs_attention) == ("credentials", "high", True)
     assert (incident.store, incident.parked, incident.occurrences) == (name_of(shops[0]), len(CATALOGUE), 1)
     assert incident.resources == sorted(CATALOGUE)
     held = show(database, incident.id).held
@@ -519,7 +519,7 @@ def test_a_platform_that_is_down_is_one_incident_whose_retry_brings_all_its_stor
         shop.faults.append(Fault("cut"))
     sync(resources=(Resource.STORE,))
     incident = only(database)
-    assert (incident.subject, incident.needs_person, incident.store) == ("platform shopify", False, None)
+    assert (incident.subject, incident.needs_attention, incident.store) == ("platform shopify", False, None)
     details = show(database, incident.id)
     assert [circuit.key for circuit in details.circuits] == ["platform:shopify"]
     assert {attempt.status for attempt in details.attempts} == {"failed"}
@@ -563,10 +563,10 @@ def test_whose_runs_a_fault_keeps_from_working_is_shown(database: Database) -> N
     with database.transaction() as connection:
         for tier in ("3", "2", "3"):
             number = faults.report(connection, faults.run_fault("store_sync", tier, error))
-    assert show(database, number).met_by == ["store_sync/2", "store_sync/3"]
+    assert show(database, number).affected_runs == ["store_sync/2", "store_sync/3"]
     with database.transaction() as connection:
         assert faults.clear_job(connection, "store_sync", "2") == 0
-    assert show(database, number).met_by == ["store_sync/3"]
+    assert show(database, number).affected_runs == ["store_sync/3"]
 
 
 def test_an_incident_that_parks_nothing_any_more_says_so(database: Database, shops: list[Shop]) -> None:
@@ -607,7 +607,7 @@ def test_incidents_are_found_by_store_and_by_whether_they_need_a_person(
     sync()
     circuit = open_circuit(database, shops[1])
     assert only(database, store=name_of(shops[0])).error_type == "credentials"
-    assert only(database, needs_person=False).id == circuit
+    assert only(database, needs_attention=False).id == circuit
     assert list_incidents(database, store=name_of(shops[2])) == []
 
 
@@ -635,7 +635,7 @@ def test_an_incident_shows_its_attempts_error_alerts_and_what_to_do(
     )
     query(
         database,
-        "INSERT INTO alert_deliveries (alert_id, target, status, error) SELECT id, 'slack:1a2b', 'refused', 'no_channel' "
+        "INSERT INTO alert_deliveries (alert_id, target, status, last_error) SELECT id, 'slack:1a2b', 'refused', '{\"message\": \"no_channel\"}'::jsonb "
         "FROM alerts",
     )
     details = show(database, number)

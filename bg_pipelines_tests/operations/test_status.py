@@ -21,6 +21,7 @@ from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests.support import KEY
 
 Sync = Callable[..., Summary]
@@ -80,7 +81,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Callable[..., s
     return run
 
 
-def add_incident(database: Database, store: str, *, needs_person: bool = True, **values: Any) -> None:
+def add_incident(database: Database, store: str, *, needs_attention: bool = True, **values: Any) -> None:
     values = {
         "error_type": "scopes",
         "severity": "high",
@@ -89,11 +90,11 @@ def add_incident(database: Database, store: str, *, needs_person: bool = True, *
     } | values
     with database.transaction() as connection:
         connection.execute(
-            "INSERT INTO incidents (fingerprint, needs_person, error_type, severity, source, subject, message, occurrences, "
+            "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message, occurrences, "
             "store_id, job, resources, opened_at) SELECT gen_random_uuid()::text, %s, %s, %s, 'shopify', 'store ' || name, %s, "
             "3, id, 'store_sync', '{products}', clock_timestamp() - %s::interval FROM stores WHERE name = %s",
             (
-                needs_person,
+                needs_attention,
                 values["error_type"],
                 values["severity"],
                 values["message"],
@@ -137,7 +138,7 @@ def test_the_verdict_counts_faults_and_those_who_wait_for_a_person(
     add_incident(database, names[0])
     assert read_status(database).verdict == "1 fault: 1 waits for a person; all 3 stores are current"
     add_incident(database, names[1])
-    add_incident(database, names[2], needs_person=False)
+    add_incident(database, names[2], needs_attention=False)
     fail(database, names[2], "'products'")
     assert read_status(database).verdict == (
         "3 faults: 2 wait for a person, 1 is tried again by itself; 2 of 3 stores current; 1 store tried again"
@@ -173,7 +174,7 @@ def test_after_a_sync_a_fault_is_an_incident_and_its_work_is_parked(
     assert of(database, Resource.STORE)[1:6] == (3, 2, 0, 0, 1)
     assert of(database, Resource.LOCATIONS)[1:6] == (3, 1, 0, 0, 2)
     assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
-    assert sorted((i.subject, i.error_type, i.needs_person) for i in status.incidents) == sorted(
+    assert sorted((i.subject, i.error_type, i.needs_attention) for i in status.incidents) == sorted(
         [(f"store {names[0]}", "credentials", True), (f"store {names[1]}", "scopes", True)]
     )
     assert sorted(
@@ -195,7 +196,7 @@ def test_claimed_rows_are_running_and_not_due_until_their_lease_ends(
     database: Database, shops: Sandbox
 ) -> None:
     with database.transaction() as connection:
-        now = store_units.clock(connection)
+        now = database_clock(connection)
         store_units.claim(
             connection, [Resource.PRODUCTS], owner="me", limit=2, lease=timedelta(minutes=2), due_before=now
         )
@@ -251,7 +252,7 @@ def test_corrections_and_rejected_rows_are_counted(database: Database, shops: Sa
 def test_incidents_that_wait_for_a_person_come_first_then_the_gravest(
     database: Database, well: None, names: list[str]
 ) -> None:
-    add_incident(database, names[0], needs_person=False, severity="critical")
+    add_incident(database, names[0], needs_attention=False, severity="critical")
     add_incident(database, names[1], severity="low")
     add_incident(database, names[2], severity="high")
     assert [incident.severity for incident in read_status(database).incidents] == ["high", "low", "critical"]
@@ -302,8 +303,9 @@ def test_alerts_that_were_not_delivered_or_refused_are_told_by_target(
     )
     change(
         database,
-        "INSERT INTO alert_deliveries (alert_id, target, status, error) SELECT a.id, given.* FROM alerts a, (VALUES "
-        "('mail:1f', 'sent', NULL), ('sms:2e', 'pending', 'busy'), ('sms:3d', 'refused', 'no such number')) given",
+        "INSERT INTO alert_deliveries (alert_id, target, status, last_error) SELECT a.id, target, status, jsonb_build_object('message', error) "
+        "FROM alerts a, (VALUES "
+        "('mail:1f', 'sent', NULL), ('sms:2e', 'pending', 'busy'), ('sms:3d', 'refused', 'no such number')) given (target, status, error)",
     )
     alerts = read_status(database).alerts
     assert [(alert.target, alert.pending, alert.refused, alert.error) for alert in alerts] == [
@@ -323,7 +325,7 @@ def test_each_open_incident_is_one_line_with_all_of_it(
     message = "the app lacks a scope:\n  grant it, " + "then look again, " * 10
     add_incident(database, names[0], message=message)
     add_incident(
-        database, names[1], needs_person=False, severity="medium", error_type="timeout", age="3 days"
+        database, names[1], needs_attention=False, severity="medium", error_type="timeout", age="3 days"
     )
     [first, second] = [line for line in shown().splitlines() if line.startswith("#")]
     for part in ("#1 ", "high", f"store {names[0]}", "scopes", "since ", "3 times", "waits for a person"):

@@ -24,6 +24,7 @@ from bg_pipelines.operations.stores import (
 )
 from bg_pipelines.records import Resource
 from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import clock as database_clock
 
 TOKEN = "shpat_0123456789abcdef0123456789abcdef"
 HEADER = "name,platform,domain,tier,api_url,token,client_id,client_secret\n"
@@ -83,7 +84,7 @@ def change(database: Database, statement: str) -> list[Any]:
 
 def count_due(database: Database) -> int:
     with database.transaction() as connection:
-        return store_units.count_due(connection, list(Resource), store_units.clock(connection), None)[0]
+        return store_units.count_due(connection, list(Resource), database_clock(connection), None)[0]
 
 
 # Files
@@ -343,7 +344,7 @@ def test_a_new_store_is_due_at_once_with_all_it_has(database: Database, cipher: 
             owner="me",
             limit=1,
             lease=store_units.timedelta(1),
-            due_before=store_units.clock(connection),
+            due_before=database_clock(connection),
         )
     assert {work.resource for work in claimed} == set(Resource)
 

@@ -185,7 +185,7 @@ def test_an_export_that_does_not_end_in_a_day_is_for_a_person_who_may_wait_for_a
         clock.advance(seconds=HOUR)
         sync(**options, run_id=f"hour {hour}")
     [incident] = incidents(database)
-    assert (incident["error_type"], incident["needs_person"]) == ("operation_running", True)
+    assert (incident["error_type"], incident["needs_attention"]) == ("operation_running", True)
     assert states(database)["orders"]["next_due_at"] is None
     retry(database, [incident["id"]], by="a test")
     for hour in range(5):

@@ -404,7 +404,7 @@ def test_a_refused_value_is_rejected_alone_with_its_reason_and_waits_for_a_perso
     assert rows["company"]["error"] == {"reason": "shopify takes no change of company"}
     assert {left.field for left in summary.changes_left} == {"email", "company"}
     [incident] = query(back.database, "SELECT * FROM incidents")
-    assert (incident["needs_person"], incident["occurrences"], incident["status"]) == (True, 2, "open")
+    assert (incident["needs_attention"], incident["occurrences"], incident["status"]) == (True, 2, "open")
     assert back.sync().changes_left == [], "it is told once"
 
 

@@ -19,6 +19,7 @@ from bg_pipelines.records import Page, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import StoreSync, Summary, SyncRequest, SyncRun
 from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests.support import Scripted, as_store, page, product, product_ids, query
 
 MakeSandbox = Callable[..., Sandbox]
@@ -183,7 +184,7 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     request = SyncRequest((Resource.PRODUCTS,), stores=tuple(names))
     run = SyncRun(database, cipher, request, run_id="g", connect=lambda *_: Scripted([]), log=lambda _: None)
     with database.transaction() as connection:
-        before = store_units.clock(connection)
+        before = database_clock(connection)
     work = run._claim(before, None)[0][0]
     attempt = StoreSync(run, [work])._begin(work)
     reached = threading.Event()

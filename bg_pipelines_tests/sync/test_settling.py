@@ -96,7 +96,7 @@ def test_transient_failures_are_tried_again_with_growing_capped_delays_and_then_
     [row] = [row for row in states(database) if row["resource"] == "store"]
     assert (row["attempts"], row["retry_strategy"], row["next_due_at"]) == (4, "manual_intervention", None)
     [incident] = incidents(database)
-    assert (incident["needs_person"], incident["error_type"]) == (True, "server_error")
+    assert (incident["needs_attention"], incident["error_type"]) == (True, "server_error")
     assert row["incident_id"] == incident["id"]
     assert "4 of 4 tries are used up" in row["retry_reason"]
     clock.advance(days=30)
@@ -161,7 +161,7 @@ def test_a_revoked_token_parks_all_of_a_store_under_one_incident_and_a_new_one_e
     sync(resources=JOB_RESOURCES["store_sync"], job="store_sync", run_id="a")
     sync(resources=(Resource.INVENTORY_LEVELS,), job="inventory_sync", run_id="b")
     [incident] = incidents(database)
-    assert (incident["error_type"], incident["severity"], incident["needs_person"]) == (
+    assert (incident["error_type"], incident["severity"], incident["needs_attention"]) == (
         "credentials",
         "high",
         True,
@@ -236,7 +236,7 @@ def test_a_vendor_that_is_down_is_one_incident_few_calls_and_over_by_itself(
         sync(log=lines.append, max_workers=4)
         clock.advance(seconds=15)
     [incident] = incidents(database)
-    assert (incident["fingerprint"], incident["needs_person"]) == ("circuit:platform:shopify", False)
+    assert (incident["fingerprint"], incident["needs_attention"]) == ("circuit:platform:shopify", False)
     assert len(sandbox.world.requests()) < 30, "it is left alone but for probes"
     assert [line for line in lines if "left alone and probed" in line] != []
     assert max(row["attempts"] for row in states(database)) <= 1, (
@@ -264,7 +264,7 @@ def test_a_store_that_fails_again_and_again_is_probed_until_it_answers(
         sync(log=lines.append)
         clock.advance(seconds=30)
     [incident] = incidents(database)
-    assert (incident["subject"], incident["needs_person"]) == (f"store {names[0]}", False)
+    assert (incident["subject"], incident["needs_attention"]) == (f"store {names[0]}", False)
     assert f"store {names[0]} failed too often (malformed_response)" in "\n".join(lines)
     broken.faults.clear()
     for _ in range(35):  # the longest that a store waits before it is tried again
@@ -287,10 +287,10 @@ def test_a_vendor_that_fails_now_here_now_there_is_few_incidents_and_over_by_its
             shop.faults[:] = [Fault("bad_gateway")] if rng.random() < 0.8 else []
         sync(rng=rng)
         clock.advance(seconds=30)
-    told = query(database, "SELECT split_part(fingerprint, ':', 2) AS of, needs_person FROM incidents")
+    told = query(database, "SELECT split_part(fingerprint, ':', 2) AS of, needs_attention FROM incidents")
     assert [row["of"] for row in told].count("platform") == 1
     assert len(told) <= circuits.PLATFORM_STORES
-    assert not any(row["needs_person"] for row in told)
+    assert not any(row["needs_attention"] for row in told)
     for shop in sandbox.world.shops.values():
         shop.faults.clear()
     for _ in range(35):  # the longest that a store waits before it is tried again
@@ -609,7 +609,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
     clearing = threading.Thread(target=clear)
     with database.transaction() as connection:
         fingerprint = core.store_fingerprint(store, ErrorType.SHOP_LOCKED, None)
-        fault = core.Fault(fingerprint, "store", locked, needs_person=True, store_id=store)
+        fault = core.Fault(fingerprint, "store", locked, needs_attention=True, store_id=store)
         incident = core.report(connection, fault)
         clearing.start()
         deadline = time.monotonic() + PATIENCE
@@ -618,7 +618,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
             assert time.monotonic() < deadline
             time.sleep(0.02)
         decision = Decision(Strategy.MANUAL_INTERVENTION, None, "for a person")
-        store_units.settle_failed(connection, work, locked, decision, attempts=1, incident_id=incident)
+        store_units.QUEUE.park(connection, work, locked, decision, attempts=1, incident_id=incident)
     clearing.join()
     assert [row["id"] for row in incidents(database)] == [incident]
 

@@ -13,7 +13,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.work import circuits, store_units
 from bg_pipelines.work.circuits import Change, Outcome, note_failure, note_success
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.store_units import Claim
 from bg_pipelines_tests.support import DatabaseClock
 from bg_pipelines_tests.work.test_store_units import LEASE, RESOURCES, add_stores
 
@@ -38,14 +38,14 @@ def succeed(database: Database, store: int) -> Outcome:
         return note_success(connection, store, "shopify")
 
 
-def claim(database: Database) -> list[Work]:
+def claim(database: Database) -> list[Claim]:
     with database.transaction() as connection:
         claimed = store_units.claim(connection, RESOURCES, owner="a", limit=1000, lease=LEASE)
         connection.rollback()
     return claimed
 
 
-def probe(database: Database, owner: str = "p") -> list[Work]:
+def probe(database: Database, owner: str = "p") -> list[Claim]:
     with database.transaction() as connection:
         return store_units.claim_probe(connection, RESOURCES, owner=owner, lease=LEASE)
 
@@ -155,7 +155,7 @@ def test_a_probe_that_fails_makes_the_next_one_wait_twice_as_long_up_to_five_min
         [work] = probe(database, owner=f"p{number}")
         assert fail(database, work.store_id, owner=work.owner) == Outcome(platform=Change.PROBE_FAILED)
         with database.transaction() as connection:
-            store_units.release(connection, [work.owner])
+            store_units.QUEUE.release(connection, [work.owner])
         seconds = 0
         while not is_due(database):
             seconds += 10
@@ -181,7 +181,7 @@ def test_a_probe_that_succeeds_closes_the_circuit_and_everything_goes_again(
     [work] = probe(database)
     assert succeed(database, work.store_id) == Outcome(platform=Change.CLOSED)
     with database.transaction() as connection:
-        store_units.release(connection, [work.owner])
+        store_units.QUEUE.release(connection, [work.owner])
     assert {work.store_id for work in claim(database)} == set(fleet)
     # What the stores failed by was the vendor's fault: it brings none of them nearer to its own circuit.
     assert [fail(database, fleet[0]).store for _ in range(4)] == [Change.NONE] * 4
@@ -212,7 +212,7 @@ def test_a_stores_own_circuit_waits_for_its_platforms(
     assert probe(database, owner="other") == []
     succeed(database, work.store_id)
     with database.transaction() as connection:
-        store_units.release(connection, [work.owner])
+        store_units.QUEUE.release(connection, [work.owner])
     if work.store_id != fleet[9]:
         assert {w.store_id for w in claim(database)} == set(fleet) - {fleet[9]}
         assert [w.store_id for w in probe(database, owner="other")] == [fleet[9]]

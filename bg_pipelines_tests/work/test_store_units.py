@@ -20,7 +20,8 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import TIERS
 from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.work import store_units
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.queue import clock as database_clock
+from bg_pipelines.work.store_units import Claim
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LEASE = timedelta(minutes=2)
@@ -56,18 +57,18 @@ def add_stores(
     return stores
 
 
-def claim(connection: Connection, owner: str = "me", **options: Any) -> list[Work]:
+def claim(connection: Connection, owner: str = "me", **options: Any) -> list[Claim]:
     """All that is due long after noon, unless told otherwise."""
     later = NOON + timedelta(days=1)
     defaults = {"limit": 1000, "lease": LEASE, "due_before": later, "now": later}
     return store_units.claim(connection, RESOURCES, owner=owner, **{**defaults, **options})
 
 
-def rows_of(claimed: list[Work]) -> list[Row]:
+def rows_of(claimed: list[Claim]) -> list[Row]:
     return sorted((work.store_id, work.resource) for work in claimed)
 
 
-def state(connection: Connection, work: Work) -> tuple[Any, ...]:
+def state(connection: Connection, work: Claim) -> tuple[Any, ...]:
     """(next_due_at, lease_owner, lease_expires_at, attempts, cursor, last_error) of a row."""
     row = connection.execute(
         "SELECT next_due_at, lease_owner, lease_expires_at, attempts, cursor, last_error FROM sync_states "
@@ -121,7 +122,7 @@ class Fleet:
                 "SELECT store_id, resource, next_due_at FROM sync_states WHERE store_id = ANY(%s)", (stores,)
             )
         }
-        self.works: dict[int, list[Work]] = {worker: [] for worker in range(3)}
+        self.works: dict[int, list[Claim]] = {worker: [] for worker in range(3)}
 
     def claim(self, worker: int, limit: int) -> None:
         self.claims += 1
@@ -151,11 +152,11 @@ class Fleet:
 
         def settle() -> None:
             if succeed:
-                store_units.settle_succeeded(self.connection, work, cursor, next_due_at=due, now=self.now)
+                store_units.complete(self.connection, work, cursor, next_due_at=due, now=self.now)
             else:
                 decision = LATER._replace(retry_at=due)
                 attempts = work.attempts + 1
-                store_units.settle_failed(self.connection, work, error, decision, attempts=attempts)
+                store_units.QUEUE.retry(self.connection, work, error, decision, attempts=attempts)
 
         if expected.owner != work.owner:
             assert_lease_lost(settle)
@@ -186,7 +187,7 @@ class Fleet:
     def release(self, worker: int) -> None:
         owners = {work.owner for work in self.works[worker]}
         held = [expected for expected in self.model.values() if expected.owner in owners]
-        assert store_units.release(self.connection, owners) == len(held)
+        assert store_units.QUEUE.release(self.connection, owners) == len(held)
         for expected in held:
             expected.give_back()
 
@@ -248,11 +249,11 @@ def test_a_row_whose_lease_ended_goes_to_another_and_the_first_can_neither_save_
     [lost, *_] = first
     error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
     assert_lease_lost(lambda: store_units.save(connection, lost, {}))
-    assert_lease_lost(lambda: store_units.settle_succeeded(connection, lost, {}, next_due_at=NOON))
-    assert_lease_lost(lambda: store_units.settle_failed(connection, lost, error, LATER, attempts=1))
-    assert_lease_lost(lambda: store_units.put_back(connection, lost))
+    assert_lease_lost(lambda: store_units.complete(connection, lost, {}, next_due_at=NOON))
+    assert_lease_lost(lambda: store_units.QUEUE.retry(connection, lost, error, LATER, attempts=1))
+    assert_lease_lost(lambda: store_units.QUEUE.yield_(connection, lost))
     assert store_units.heartbeat(connection, {"first"}, LEASE) == 0
-    assert store_units.release(connection, {"first"}) == 0
+    assert store_units.QUEUE.release(connection, {"first"}) == 0
     store_units.save(connection, second[0], {"page": 2})
 
 
@@ -381,7 +382,7 @@ def test_released_rows_are_still_due_and_keep_their_cursor(connection: Connectio
     [work, other] = claim(connection)
     store_units.save(connection, work, {"resume": "page 7"})
     due = state(connection, work)[0]
-    assert store_units.release(connection, {"me"}) == 2
+    assert store_units.QUEUE.release(connection, {"me"}) == 2
     assert state(connection, work) == (due, None, None, 0, {"resume": "page 7"}, None)
     again = {claimed.resource: claimed.cursor for claimed in claim(connection, "next")}
     assert again == {work.resource: {"resume": "page 7"}, other.resource: {}}
@@ -395,13 +396,13 @@ def test_a_success_forgets_failures_and_a_failure_counts_and_keeps_the_cursor(co
         [work, _] = sorted(
             claim(connection, f"claim {failures}", now=due, due_before=due), key=lambda work: work.resource
         )
-        store_units.settle_failed(connection, work, error, LATER, attempts=failures)
-        store_units.release(connection, {f"claim {failures}"})
+        store_units.QUEUE.retry(connection, work, error, LATER, attempts=failures)
+        store_units.QUEUE.release(connection, {f"claim {failures}"})
         assert state(connection, work) == (due, None, None, failures, {}, error.as_dict())
     work = next(w for w in claim(connection, now=due, due_before=due) if w.resource == work.resource)
     assert work.attempts == 2
-    store_units.settle_succeeded(
-        connection, work, {"since": "x"}, next_due_at=due + LEASE, now=due, full_pass=True
+    store_units.complete(
+        connection, work, {"since": "x"}, next_due_at=due + LEASE, now=due, full_pass_since=due
     )
     assert state(connection, work) == (due + LEASE, None, None, 0, {"since": "x"}, None)
     [again] = [w for w in claim(connection, now=due + LEASE, due_before=due + LEASE) if w.cursor]
@@ -413,20 +414,20 @@ def test_made_due_rows_are_due_now_in_the_order_they_were(connection: Connection
     [later] = add_stores(connection, due=NOON + timedelta(days=9999))
     [untouched] = add_stores(connection, due=NOON + timedelta(days=9999))
     assert store_units.make_due(connection, RESOURCES[:1], [overdue, later]) == 2
-    now = store_units.clock(connection)
+    now = database_clock(connection)
     assert store_units.count_due(connection, RESOURCES, now, None) == (2, 0)
     first = claim(connection, limit=1, now=now, due_before=now)
     second = claim(connection, limit=1, now=now, due_before=now)
     assert rows_of(first) == [(overdue, resource) for resource in sorted(RESOURCES)]
     assert rows_of(second) == [(later, RESOURCES[0])]
     assert store_units.make_due(connection, RESOURCES, None) == 6
-    now = store_units.clock(connection)
+    now = database_clock(connection)
     assert (untouched, RESOURCES[1]) in rows_of(claim(connection, now=now, due_before=now))
 
 
 def test_what_is_due_is_counted_in_stores_that_nobody_is_at_work_on(connection: Connection) -> None:
     stores = add_stores(connection, 3)
-    now = store_units.clock(connection)
+    now = database_clock(connection)
     assert store_units.count_due(connection, RESOURCES, NOON - timedelta(days=1), None) == (0, 0)
     assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (3, 0)
     assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), stores[:1]) == (1, 0)

@@ -32,7 +32,8 @@ from bg_pipelines.sync.audit.compare import Comparison, Side, compare
 from bg_pipelines.sync.summary import ResourceAudit
 from bg_pipelines.sync.table_sync import ResourceSync
 from bg_pipelines.work import store_units
-from bg_pipelines.work.store_units import Work
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.store_units import Claim
 
 if TYPE_CHECKING:
     from bg_pipelines.sync.visit import StoreSync
@@ -55,7 +56,7 @@ class StoreAudit:
     held.
     """
 
-    def __init__(self, store: StoreSync, platform: Platform, work: Work, attempt: int) -> None:
+    def __init__(self, store: StoreSync, platform: Platform, work: Claim, attempt: int) -> None:
         self.store = store
         self.run_ = store.run_
         self.database = store.database
@@ -86,7 +87,9 @@ class StoreAudit:
         every = AUDIT_EVERY if is_well else LOOK_AGAIN
         with self.database.transaction() as connection:
             due = next_turn(self.work.claimed_at, every, self.work.store_id)
-            store_units.settle_succeeded(connection, self.work, self.cursor, next_due_at=due)
+            store_units.complete(
+                connection, self.work, self.cursor, next_due_at=due, full_pass_since=self.work.claimed_at
+            )
             connection.execute(
                 "UPDATE sync_attempts SET status = 'succeeded', finished_at = clock_timestamp() WHERE id = %s",
                 (self.attempt,),
@@ -127,7 +130,7 @@ class StoreAudit:
             fingerprint,
             subject=f"store {self.store.name}",
             error=error,
-            needs_person=found.left > 0,
+            needs_attention=found.left > 0,
             job=self.run_.request.job,
             platform=self.work.platform,
             store_id=self.work.store_id,
@@ -157,7 +160,7 @@ class _ResourceAudit:
     def run(self) -> None:
         sample = self.audit.run_.request.sample
         with self.database.transaction() as connection:
-            self.seen_at = store_units.clock(connection)
+            self.seen_at = clock(connection)
         recent = self._changed_lately()
         rng = self.audit.run_.rng
         lately = sorted(

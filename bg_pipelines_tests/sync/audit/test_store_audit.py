@@ -275,8 +275,8 @@ def test_rows_that_no_pass_has_brought_make_everything_be_read_again(
     )
     found = audit()["products"]
     assert (found.short, found.drifted) == (1, 0)
-    [incident] = query(database, "SELECT error_type, needs_person, message FROM incidents")
-    assert (incident["error_type"], incident["needs_person"]) == ("drift", False)
+    [incident] = query(database, "SELECT error_type, needs_attention, message FROM incidents")
+    assert (incident["error_type"], incident["needs_attention"]) == ("drift", False)
     assert "1 more are there than here" in incident["message"]
     assert sync(resources=(Resource.PRODUCTS,)).resources[Resource.PRODUCTS].counts.inserted == 1
     assert is_clean(audit())
@@ -363,7 +363,7 @@ def test_drift_is_an_incident_until_an_audit_finds_none(
     count = len(synced.export()["product_variants"])
     audit(run_id="first")
     [incident] = handling.list_incidents(database)
-    assert (incident.error_type, incident.severity, incident.needs_person) == ("drift", "medium", False)
+    assert (incident.error_type, incident.severity, incident.needs_attention) == ("drift", "medium", False)
     assert incident.message.startswith(
         f"product_variants: of {count} sampled rows {count} differ (price); all repaired; the first: gid://"
     )
@@ -380,7 +380,7 @@ def test_drift_that_cannot_be_repaired_waits_for_a_person_whose_retry_looks_agai
     found = audit()["products"]
     assert found.left == found.different > 0
     [incident] = handling.list_incidents(database, error_type="drift")
-    assert (incident.severity, incident.needs_person) == ("high", True)
+    assert (incident.severity, incident.needs_attention) == ("high", True)
     query(database, "ALTER TABLE products DROP CONSTRAINT ours")
     query(database, "DELETE FROM rejected_rows")
     assert handling.retry(database, [incident.id], by="jane").rows == 1
