@@ -24,7 +24,6 @@ from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.types.array import ListDumper
 
-from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import UNWRITABLE, Reject
 
@@ -113,170 +112,20 @@ def newest(records: Sequence[Any]) -> Sequence[Any]:
     return list(newest.values())
 
 
-def mark_deleted(
-    connection: psycopg.Connection[Any], table: str, store_id: int, external_ids: Sequence[str]
-) -> int:
-    """Mark these rows gone at the source; returns how many were not so before.
-
-    What could not be loaded of them is forgotten.
-    """
-    connection.execute(
-        "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND external_id = ANY(%s)",
-        (store_id, table, list(external_ids)),
-    )
-    statement = sql.SQL(
-        "UPDATE {} SET deleted_at = now(), synced_at = now() "
-        "WHERE store_id = %s AND external_id = ANY(%s) AND deleted_at IS NULL"
-    ).format(sql.Identifier(table))
-    return connection.execute(statement, (store_id, list(external_ids))).rowcount
 
 
-def unmet(
-    connection: psycopg.Connection[Any],
-    table: str,
-    store_id: int,
-    pass_began_at: datetime,
-    created_since: datetime | None,
-    *,
-    after: str,
-    limit: int,
-) -> list[str]:
-    """The ids behind `after`, up to `limit`, of rows that a full pass did not meet; see `mark_unconfirmed_deleted`."""
-    statement = sql.SQL(
-        "SELECT external_id FROM {table} t WHERE {unmet} AND external_id > %(after)s ORDER BY external_id LIMIT %(limit)s"
-    )
-    parameters = {
-        "after": after,
-        "limit": limit,
-        **_unmet_parameters(table, store_id, pass_began_at, created_since),
-    }
-    rows = connection.execute(
-        statement.format(table=sql.Identifier(table), unmet=_unmet(created_since)), parameters
-    )
-    return [external_id for (external_id,) in rows]
 
 
-def mark_unconfirmed_deleted(
-    connection: psycopg.Connection[Any],
-    table: str,
-    store_id: int,
-    pass_began_at: datetime,
-    created_since: datetime | None = None,
-) -> int:
-    """After a full pass: mark the rows that it did not meet as gone; returns how many.
-
-    A row that the source has but that could not be loaded is not gone; what stood in `rejected_rows` and was not
-    met either is dropped there. `created_since`: the source lists no rows that are older, so they stay, and so does
-    what could not be loaded, whose age is not known.
-    """
-    if created_since is None:
-        connection.execute(
-            "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND last_seen_at < %s",
-            (store_id, table, pass_began_at),
-        )
-    statement = sql.SQL("UPDATE {table} t SET deleted_at = now() WHERE {unmet}")
-    return connection.execute(
-        statement.format(table=sql.Identifier(table), unmet=_unmet(created_since)),
-        _unmet_parameters(table, store_id, pass_began_at, created_since),
-    ).rowcount
 
 
-def _unmet(created_since: datetime | None) -> sql.Composable:
-    return sql.SQL(
-        "store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} AND NOT EXISTS ("
-        "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
-        "  AND r.external_id = t.external_id AND r.last_seen_at >= %(began)s)"
-    ).format(created=sql.SQL("AND source_created_at >= %(created)s" if created_since else ""))
 
 
-def _unmet_parameters(
-    table: str, store_id: int, pass_began_at: datetime, created_since: datetime | None
-) -> dict[str, Any]:
-    return {"store": store_id, "resource": table, "began": pass_began_at, "created": created_since}
 
 
-def drop_unmet_part_rejects(
-    connection: psycopg.Connection[Any],
-    table: str,
-    whole: str,
-    store_id: int,
-    pass_began_at: datetime,
-    *,
-    only_of_met: bool,
-) -> int:
-    """After a full pass: forget the parts that could not be loaded and that it did not meet again.
-
-    An earlier version of such a part, that was kept, is gone with it where its row was met; returns how many are.
-    `only_of_met`: others are not forgotten, for their row may not be listed for its age.
-    """
-    parameters = {"store": store_id, "table": table, "began": pass_began_at}
-    statement = sql.SQL(
-        "WITH left_behind AS (UPDATE {table} p SET deleted_at = now() FROM rejected_rows r, {whole} w "
-        "WHERE r.store_id = %(store)s AND r.resource = %(table)s AND r.last_seen_at < %(began)s "
-        "AND p.store_id = %(store)s AND p.external_id = r.external_id AND p.deleted_at IS NULL "
-        "AND w.store_id = %(store)s AND w.external_id = p.order_external_id AND w.synced_at >= %(began)s "
-        "RETURNING p.external_id), dropped AS (DELETE FROM rejected_rows WHERE store_id = %(store)s "
-        "AND resource = %(table)s AND last_seen_at < %(began)s {only}) SELECT count(*) FROM left_behind"
-    ).format(
-        table=sql.Identifier(table),
-        whole=sql.Identifier(whole),
-        only=sql.SQL("AND external_id IN (SELECT external_id FROM left_behind)" if only_of_met else ""),
-    )
-    row = connection.execute(statement, parameters).fetchone()
-    return int(row[0]) if row else 0
 
 
-def mark_left_parts_deleted(
-    connection: psycopg.Connection[Any],
-    table: str,
-    whole: str,
-    store_id: int,
-    records: Sequence[Any],
-    parts: Sequence[Any],
-) -> int:
-    """Mark the parts gone that rows of `whole`, just loaded with all of their `parts`, no longer have; how many.
-
-    Parts carry their row's `source_updated_at`. So one that is older than its row was left behind, and one that is
-    not among `parts` is gone where the row is held as it has just been read. A row that is marked deleted has none.
-    """
-    statement = sql.SQL(
-        "UPDATE {table} p SET deleted_at = now() FROM {whole} w "
-        "JOIN unnest(%(ids)s::text[], %(times)s::text[]::timestamptz[]) AS read (id, time) ON w.external_id = read.id "
-        "WHERE w.store_id = %(store)s AND p.store_id = %(store)s AND p.order_external_id = w.external_id "
-        "AND p.deleted_at IS NULL AND (w.deleted_at IS NOT NULL OR p.source_updated_at < w.source_updated_at "
-        "OR (w.source_updated_at = read.time "
-        "AND NOT EXISTS (SELECT FROM unnest(%(parts)s::text[]) AS kept (id) WHERE kept.id = p.external_id))) "
-        "AND NOT EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(table)s "
-        "AND r.external_id = p.external_id)"
-    ).format(table=sql.Identifier(table), whole=sql.Identifier(whole))
-    parameters = {
-        "store": store_id,
-        "table": table,
-        "ids": [record.external_id for record in records],
-        "times": [record.source_updated_at for record in records],
-        "parts": [part.external_id for part in parts],
-    }
-    return connection.execute(statement, parameters).rowcount
 
 
-def keep_rejects(
-    connection: psycopg.Connection[Any],
-    cipher: Cipher,
-    table: str,
-    store_id: int,
-    rejects: Sequence[Reject],
-) -> None:
-    """Keep rows of a table that could not be loaded, with their reason; one met again is counted, not doubled."""
-    if not rejects:
-        return
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO rejected_rows (store_id, resource, external_id, reason, payload) "
-            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (store_id, resource, external_id) DO UPDATE SET "
-            "reason = excluded.reason, payload = excluded.payload, last_seen_at = now(), "
-            "times_seen = rejected_rows.times_seen + 1",
-            [(store_id, table, r.key(), r.reason, cipher.encrypt(r.payload)) for r in rejects],
-        )
 
 
 class _Merge:
