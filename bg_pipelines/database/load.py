@@ -112,22 +112,6 @@ def newest(records: Sequence[Any]) -> Sequence[Any]:
     return list(newest.values())
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 class _Merge:
     """One table's staging and merge; called with a batch, calls itself with its halves when it is refused."""
 

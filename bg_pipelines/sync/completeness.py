@@ -46,7 +46,9 @@ class Completeness:
 
     # What was read
 
-    def summed(self, sums: Mapping[str, Sum], table: str, rows: Sequence[Record] | Sequence[Part]) -> dict[str, Sum]:
+    def summed(
+        self, sums: Mapping[str, Sum], table: str, rows: Sequence[Record] | Sequence[Part]
+    ) -> dict[str, Sum]:
         """The sums with those of rows that were read and not refused."""
         of = proof.of_records if table == self.table else proof.of_parts
         return {**sums, table: sums.get(table, NOTHING) + of(rows, self.state.cutoff)}

@@ -1,7 +1,7 @@
 """The context: what a unit of a store's work may ask of the visit that carries it out, whichever run that is.
 
 A unit raises what ends it early: `IntegrationError` (it failed), `NotReady` (the platform is still at work for it),
-`TurnOver` (others wait), `Stopped` (the run ends).
+`TurnOver` (others wait), `work.runner.Stopped` (the run ends).
 """
 
 from __future__ import annotations
@@ -21,10 +21,6 @@ from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, ResourceAudit
 from bg_pipelines.work.store_units import Claim
-
-
-class Stopped(Exception):  # noqa: N818 (not an error: the work was asked to stop)
-    """The run is being stopped; what is unfinished is given back."""
 
 
 class TurnOver(Exception):  # noqa: N818 (not an error: others wait)

@@ -14,9 +14,7 @@ from bg_pipelines.records import PARTS, Resource
 Connection = psycopg.Connection[Any]
 
 
-def mark_deleted(
-    connection: Connection, table: str, store_id: int, external_ids: Sequence[str]
-) -> int:
+def mark_deleted(connection: Connection, table: str, store_id: int, external_ids: Sequence[str]) -> int:
     """Mark these rows gone at the source; returns how many were not so before.
 
     What could not be loaded of them is forgotten.
@@ -167,14 +165,18 @@ def mark_children_deleted(connection: Connection, table: Resource, store_id: int
     """
     deleted = 0
     for part in PARTS.get(table, ()):
-        deleted += _delete_with_parent(connection, store_id, (table.value, "external_id"), (part, "order_external_id"))
+        deleted += _delete_with_parent(
+            connection, store_id, (table.value, "external_id"), (part, "order_external_id")
+        )
     if table is Resource.PRODUCTS:
         deleted = _delete_with_parent(
             connection, store_id, ("products", "external_id"), ("product_variants", "product_external_id")
         )
     if deleted or table is Resource.PRODUCT_VARIANTS:
         item = "inventory_item_external_id"
-        deleted += _delete_with_parent(connection, store_id, ("product_variants", item), ("inventory_levels", item))
+        deleted += _delete_with_parent(
+            connection, store_id, ("product_variants", item), ("inventory_levels", item)
+        )
     return deleted
 
 

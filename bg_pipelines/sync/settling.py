@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
-from bg_pipelines.database.engine import Database, is_conflict, is_outage
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
@@ -184,7 +185,9 @@ class Settling:
         try:
             if failure.error.error_type is ErrorType.LEASE_LOST:
                 raise failure.error
-            outcome = self._transact(lambda connection, known: self._fail(connection, known, claim, attempt, failure))
+            outcome = self._transact(
+                lambda connection, known: self._fail(connection, known, claim, attempt, failure)
+            )
         except IntegrationError as error:
             if error.error_type is not ErrorType.LEASE_LOST:
                 raise
@@ -257,7 +260,7 @@ class Settling:
                 with self.database.transaction() as connection:
                     result = act(connection, known)
             except IntegrationError as error:
-                if not left or not is_conflict(error):
+                if not left or not is_expected(error):
                     raise
                 continue
             self._known = known
@@ -278,7 +281,8 @@ class Settling:
             claim.attempts,
             clock(connection),
             self.rng,
-            vendors_fault=outcome.platform in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED, Change.AILING),
+            vendors_fault=outcome.platform
+            in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED, Change.AILING),
             new_credentials=self._has_new_credentials(connection),
             job=self.job,
             policies=self.policies,

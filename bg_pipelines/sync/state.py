@@ -25,7 +25,13 @@ CUTOFF = timedelta(minutes=10)
 """What changed later than so long before a pass is volatile: the platform's search may still show what it was."""
 
 # What version 1 called them, which had no number.
-_FIRST = {"unlisted": "gap", "awaited": "missing", "agreed": "even", "searched_for": "sought", "current": "pass"}
+_FIRST = {
+    "unlisted": "gap",
+    "awaited": "missing",
+    "agreed": "even",
+    "searched_for": "sought",
+    "current": "pass",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,16 +50,12 @@ class ResourceSummary:
 
 @dataclass
 class Failure:
-    """Resources of a store that could not be synced for one reason; `next` says what happens to them.
-
-    `tries` counts them where the row does not: see `StoreSync`.
-    """
+    """Units of a store that could not be synced for one reason; `next` says what happens to them."""
 
     store: str
     resources: list[str]
     error: IntegrationError
     next: str = ""
-    tries: int | None = None
 
 
 @dataclass

@@ -120,7 +120,7 @@ class TableSync:
                 began_at=self.seen_at,
                 into_empty=into_empty,
                 backfill=self.claim.backfill,
-                sums={table: NOTHING for table in (self.table, *PARTS.get(self.resource, ()))},
+                sums=dict.fromkeys((self.table, *PARTS.get(self.resource, ())), NOTHING),
             )
             self.state = replace(self.state, current=began)
         if full:
@@ -152,10 +152,7 @@ class TableSync:
         )
         for page in prefetch(_until_failure(pages, failures), self.context.check_stopped):
             self.context.check_stopped()
-            if (
-                sum(p.read for p in buffer) >= most
-                or sum(p.parts_read for p in buffer) >= PARTS_A_ROW * most
-            ):
+            if sum(p.read for p in buffer) >= most or sum(p.parts_read for p in buffer) >= PARTS_A_ROW * most:
                 self._keep(buffer)
                 buffer = []
             buffer.append(page)

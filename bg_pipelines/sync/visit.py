@@ -19,15 +19,12 @@ from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync import summary
-from bg_pipelines.sync.context import NotReady, Stopped, TurnOver
+from bg_pipelines.sync.context import NotReady, TurnOver
 from bg_pipelines.sync.settling import (
     OUT_OF_REACH,
     Done,
     Failure,
-    Lost,
     Outcome,
-    Parked,
-    Retried,
     Settling,
     StoreRef,
     Waiting,
@@ -35,6 +32,7 @@ from bg_pipelines.sync.settling import (
 )
 from bg_pipelines.sync.units import UNITS
 from bg_pipelines.work import attempts, store_units
+from bg_pipelines.work.runner import Stopped
 from bg_pipelines.work.store_units import Claim
 
 
@@ -61,7 +59,7 @@ class Run(Protocol):
     def turn_is_over(self, began: float) -> bool: ...
     def clock(self) -> float: ...
     def look_again(self) -> None: ...
-    def note_message(self, message: str) -> None: ...
+    def say(self, message: str) -> None: ...
     def note_rows(self, resource: Resource, pages: int, counts: Counts) -> None: ...
     def note_synced(self, resource: Resource) -> None: ...
     def note_waiting(self, resource: Resource) -> None: ...
@@ -108,7 +106,7 @@ class Visit:
             policies=self.run_.policies,
             rng=self.run_.rng,
             held_credentials=lambda: self.store.credentials,
-            say=self.run_.note_message,
+            say=self.run_.say,
             reopened=self.run_.look_again,
         )
         if (self.store.is_shut and not self.is_probe) or self.run_.is_over:
@@ -251,7 +249,7 @@ class UnitContext:
         self.rng = run.rng
         self.has_progressed = False
         self.check_stopped = run.check_stopped
-        self.say = run.note_message
+        self.say = run.say
         self.note_correction = run.note_correction
         self.note_change = run.note_change
         self.note_audit = run.note_audit
