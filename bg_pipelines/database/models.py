@@ -607,7 +607,8 @@ class Incident(Base):
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(comment="one fault, whatever it hits and however often")
     kind: Mapped[str] = mapped_column(
-        sa.Computed("split_part(fingerprint, ':', 1)", persisted=True), comment="see incidents/fingerprints.py"
+        sa.Computed("split_part(fingerprint, ':', 1)", persisted=True),
+        comment="see incidents/fingerprints.py",
     )
     status: Mapped[str] = mapped_column(server_default="open")
     needs_attention: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database.engine import AWAY
+from bg_pipelines.database.sqlstates import AWAY, REFUSES
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents.fingerprints import (
@@ -51,6 +51,7 @@ MANUAL = "manual"
 
 FORGOTTEN = 2 * max(TIERS.values())
 """A tier that has not met a fault for so long, as it may have no stores any more, does not keep it open."""
+
 
 class Fault(NamedTuple):
     """Something wrong, as it is reported.
@@ -95,7 +96,7 @@ def _of_the_installation(error: IntegrationError) -> tuple[Installation, str] | 
     if error.error_type is ErrorType.DATABASE and server == AWAY:
         return DATABASE_AWAY, "the database"
     # Disk full, too many connections, an error of the system.
-    if error.error_type is ErrorType.DATABASE and server.startswith(("refuses", "53", "58")):
+    if error.error_type is ErrorType.DATABASE and server.startswith((REFUSES, "53", "57P04", "58")):
         return Installation(DATABASE, server), "the database"
     if error.error_type is ErrorType.CONFIGURATION and error.source in ("database", "settings"):
         digest = hashlib.sha256(error.message.encode()).hexdigest()[:8]
@@ -145,7 +146,7 @@ def _report_store(
             ([StoreUnit.kind, fingerprints.Platform.kind], platform, own.error_type),
         )
         found = [(row, fingerprints.parse(row.fingerprint)) for row in cursor]
-    [of_platform] = [row for row, fingerprint in found if fingerprint == shared] or [None]
+    of_platform = next((row for row, fingerprint in found if fingerprint == shared), None)
     of_stores = {
         row.id: row.store_id
         for row, fingerprint in found
@@ -158,7 +159,10 @@ def _report_store(
             return _write(connection, fault, occurrence, repeat)
         count, counted_at = len(stores), now
     else:
-        count, counted_at = of_platform.details["stores"], datetime.fromisoformat(of_platform.details["counted_at"])
+        count, counted_at = (
+            of_platform.details["stores"],
+            datetime.fromisoformat(of_platform.details["counted_at"]),
+        )
         if count <= _COUNTED_EXACTLY or now - counted_at > _COUNTED_AGAIN:
             count, counted_at = parked.count(connection, [of_platform.id])[1], now
         # Those that come with this report: its store, and whoever had an incident of its own before the platform had.

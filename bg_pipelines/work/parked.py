@@ -36,7 +36,7 @@ def _each(select: str, where: str = "") -> str:
 
 
 NOTHING_UNDER = " AND ".join(
-    f"NOT EXISTS (SELECT FROM {queue.table} t WHERE t.incident_id = incidents.id AND {queue.open})"  # noqa: S608
+    f"NOT EXISTS (SELECT FROM {queue.table} t WHERE t.incident_id = incidents.id AND {queue.open})"
     for queue in QUEUES
 )
 """Of the table `incidents`: nothing waits under it."""
@@ -51,7 +51,9 @@ _ROWS = (
     "SELECT held.queue, s.name AS store, held.label, held.next_due_at, held.in_hand, held.attempts, held.retry_strategy, "  # noqa: S608
     "held.retry_reason, held.error FROM ("
     + _each(
-        "SELECT '{table}' AS queue, {store} AS store_id, {label} AS label, t.next_due_at, " + _LEASED + " AS in_hand, "
+        "SELECT '{table}' AS queue, {store} AS store_id, {label} AS label, t.next_due_at, "
+        + _LEASED
+        + " AS in_hand, "
         "t.attempts, t.retry_strategy, t.retry_reason, t.last_error AS error",
         "AND t.incident_id = %(incident)s",
     )
@@ -108,7 +110,7 @@ def is_under(connection: Connection, incident_id: int, store_id: int) -> bool:
     """Whether work of this store is under the incident."""
     return any(
         connection.execute(
-            f"SELECT FROM {queue.table} t WHERE t.incident_id = %s AND t.store_id = %s AND {queue.open} LIMIT 1",  # noqa: S608
+            f"SELECT FROM {queue.table} t WHERE t.incident_id = %s AND t.store_id = %s AND {queue.open} LIMIT 1",
             (incident_id, store_id),
         ).rowcount
         for queue in QUEUES
