@@ -11,7 +11,6 @@ circuits, incidents, then `sync_states`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +21,8 @@ from psycopg.rows import class_row
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_conflict
 from bg_pipelines.errors import ErrorType, IntegrationError, Severity
-from bg_pipelines.incidents.reporting import circuit_fingerprint
+from bg_pipelines.incidents import fingerprints
+from bg_pipelines.incidents.fingerprints import Circuit, Drift, Fingerprint, Job, RejectedRows
 from bg_pipelines.incidents.runbooks import runbook, shell_word
 from bg_pipelines.records import Resource
 from bg_pipelines.wording import counted, did_you_mean
@@ -214,12 +214,13 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
         if not found:
             raise _unknown([incident_id])
         [incident] = found
-        source, details, payload, affected_runs, fingerprint, store_id, domain = _one(
+        source, details, payload, affected_runs, text, store_id, domain = _one(
             connection,
             "SELECT i.source, i.details, i.payload, i.affected_runs, i.fingerprint, i.store_id, s.domain "
             "FROM incidents i LEFT JOIN stores s ON s.id = i.store_id WHERE i.id = %s",
             (incident_id,),
         )
+        fingerprint = fingerprints.parse(text)
         rejects, rejects_total = _rejects(connection, fingerprint)
         return IncidentDetails(
             incident,
@@ -232,7 +233,7 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
             rejects,
             rejects_total,
             _attempts(connection, incident, store_id),
-            _runs(connection, incident.job) if fingerprint.startswith("job:") else [],
+            _runs(connection, incident.job) if isinstance(fingerprint, Job) else [],
             _alerts(connection, incident_id),
             runbook(ErrorType(incident.error_type), incident_id, incident.store, domain),
         )
@@ -321,24 +322,24 @@ class _Held(NamedTuple):
     """An open incident that is locked."""
 
     id: int
-    fingerprint: str
+    fingerprint: Fingerprint
     store_id: int | None
     job: str | None
 
 
 def _hold(connection: Connection, ids: Collection[int], verb: str) -> tuple[list[_Held], list[str]]:
     """Lock the circuits and the incidents; returns those still open, and a note on each that is not."""
-    fingerprints = _require_known(connection, ids)
+    known = _require_known(connection, ids)
     connection.execute(
         "SELECT FROM circuits WHERE key = ANY(%s) ORDER BY key FOR NO KEY UPDATE",
-        (_circuit_keys(fingerprints),),
+        (_circuit_keys(known),),
     )
     locked = connection.execute(
         "SELECT id, fingerprint, store_id, job, status = 'open', resolved_by, resolved_at FROM incidents "
         "WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
         (list(ids),),
     ).fetchall()
-    held = [_Held(*row[:4]) for row in locked if row[4]]
+    held = [_Held(row[0], fingerprints.parse(row[1]), *row[2:4]) for row in locked if row[4]]
     notes = [
         f"{row[0]}: resolved already, by {row[5]} at {row[6]:%Y-%m-%d %H:%M} UTC"
         for row in locked
@@ -430,8 +431,11 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
     """Of rows that could not be loaded the next pass reads everything; of drift the audit is due. Returns their incidents."""
     of: dict[tuple[int, str], set[int]] = {}
     for incident in held:
-        if place := _rejects_place(incident.fingerprint) or _audit_place(incident.fingerprint):
-            of.setdefault(place, set()).add(incident.id)
+        match incident.fingerprint:
+            case RejectedRows(store_id, table):
+                of.setdefault((store_id, table), set()).add(incident.id)
+            case Drift(store_id):
+                of.setdefault((store_id, Resource.AUDIT.value), set()).add(incident.id)
     stores, resources = [store for store, _ in of], [resource for _, resource in of]
     found = connection.execute(
         "SELECT store_id, resource FROM sync_states WHERE (store_id, resource) IN "
@@ -451,7 +455,7 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
 
 
 def _why_nothing(incident: _Held) -> str:
-    if incident.fingerprint.startswith("job:"):
+    if isinstance(incident.fingerprint, Job):
         return (
             f"nothing to start: {incident.job} runs again by its schedule, or with "
             f"`dagster job execute -m bg_pipelines.definitions -j {incident.job}`"
@@ -459,7 +463,7 @@ def _why_nothing(incident: _Held) -> str:
     return "nothing waits under it: what failed is tried again by itself, and closes it when it works"
 
 
-def _in_the_way(connection: Connection, stores: Collection[int], but: Collection[str]) -> list[str]:
+def _in_the_way(connection: Connection, stores: Collection[int], but: Collection[Fingerprint]) -> list[str]:
     """What keeps work of these stores from starting at once: a pause, a circuit whose incident is none of `but`."""
     paused = [
         name
@@ -478,11 +482,11 @@ def _in_the_way(connection: Connection, stores: Collection[int], but: Collection
         "WHERE c.opened_at IS NOT NULL AND s.id = ANY(%s) AND s.paused_at IS NULL GROUP BY c.key ORDER BY c.key",
         (list(stores),),
     ).fetchall():
-        fingerprint = circuit_fingerprint(key)
+        fingerprint = Circuit(key)
         if fingerprint in but:
             continue
         of = connection.execute(
-            "SELECT id FROM incidents WHERE fingerprint = %s AND status = 'open'", (fingerprint,)
+            "SELECT id FROM incidents WHERE fingerprint = %s AND status = 'open'", (str(fingerprint),)
         ).fetchone()
         notes.append(
             f"{', '.join(names)}: waits until the next probe of {key} succeeds"
@@ -524,7 +528,7 @@ def _held(connection: Connection, incident_id: int) -> list[HeldRow]:
 
 
 def _circuits_over(
-    connection: Connection, incident: IncidentRow, fingerprint: str, store_id: int | None
+    connection: Connection, incident: IncidentRow, fingerprint: Fingerprint, store_id: int | None
 ) -> list[OpenCircuit]:
     """Its own circuit, and those that keep its store's work from going."""
     with connection.cursor(row_factory=class_row(OpenCircuit)) as cursor:
@@ -537,11 +541,11 @@ def _circuits_over(
         return cursor.fetchall()
 
 
-def _rejects(connection: Connection, fingerprint: str) -> tuple[list[Rejected], int]:
+def _rejects(connection: Connection, fingerprint: Fingerprint) -> tuple[list[Rejected], int]:
     """The first rows that could not be loaded, and how many there are."""
-    place = _rejects_place(fingerprint)
-    if place is None:
+    if not isinstance(fingerprint, RejectedRows):
         return [], 0
+    place = (fingerprint.store_id, fingerprint.table)
     with connection.cursor(row_factory=class_row(Rejected)) as cursor:
         cursor.execute(
             "SELECT resource, external_id, reason, times_seen, last_seen_at FROM rejected_rows "
@@ -553,18 +557,6 @@ def _rejects(connection: Connection, fingerprint: str) -> tuple[list[Rejected], 
         connection, "SELECT count(*) FROM rejected_rows WHERE store_id = %s AND resource = %s", place
     )
     return rejects, total
-
-
-def _rejects_place(fingerprint: str) -> tuple[int, str] | None:
-    """Store and resource of an incident that stands for rows that could not be loaded."""
-    found = re.fullmatch(r"rejects:(\d+):(.+)", fingerprint)
-    return (int(found[1]), found[2]) if found else None
-
-
-def _audit_place(fingerprint: str) -> tuple[int, str] | None:
-    """Of an incident of drift, the store's audit."""
-    found = re.fullmatch(r"drift:(\d+):.+", fingerprint)
-    return (int(found[1]), Resource.AUDIT.value) if found else None
 
 
 def _attempts(connection: Connection, incident: IncidentRow, store_id: int | None) -> list[Attempt]:
@@ -615,7 +607,7 @@ def _alerts(connection: Connection, incident_id: int) -> list[SentAlert]:
 # Checking
 
 
-def _require_known(connection: Connection, ids: Collection[int]) -> list[str]:
+def _require_known(connection: Connection, ids: Collection[int]) -> list[Fingerprint]:
     """The fingerprints of these incidents. Raises IntegrationError (bad_data) naming each id that there is not."""
     known = dict(
         connection.execute(
@@ -624,7 +616,7 @@ def _require_known(connection: Connection, ids: Collection[int]) -> list[str]:
     )
     if unknown := sorted(set(ids) - set(known)):
         raise _unknown(unknown)
-    return list(known.values())
+    return [fingerprints.parse(text) for text in known.values()]
 
 
 def _known_store(connection: Connection, name: str | None) -> str | None:
@@ -655,9 +647,8 @@ def _bad_data(message: str) -> IntegrationError:
     return IntegrationError.of(ErrorType.BAD_DATA, message, source="incidents")
 
 
-def _circuit_keys(fingerprints: Iterable[str]) -> list[str]:
-    prefix = circuit_fingerprint("")
-    return [text.removeprefix(prefix) for text in fingerprints if text.startswith(prefix)]
+def _circuit_keys(of: Iterable[Fingerprint]) -> list[str]:
+    return [one.key for one in of if isinstance(one, Circuit)]
 
 
 def _one(connection: Connection, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents import reporting as faults
 from bg_pipelines.incidents.handling import (
     IncidentRow,
@@ -72,7 +73,7 @@ def open_incident(
 ) -> int:
     error = IntegrationError.of(error_type, values.pop("message", "it failed"), source="test")
     fault = faults.Fault(
-        fingerprint, **{"subject": "somebody", "error": error, "needs_attention": True, **values}
+        fingerprints.parse(fingerprint), **{"subject": "somebody", "error": error, "needs_attention": True, **values}
     )
     with database.transaction() as connection:
         return faults.report(connection, fault)
