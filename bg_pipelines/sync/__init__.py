@@ -12,8 +12,7 @@ as far as its last commit, and the next run goes on there. Stopping (Ctrl-C, SIG
 back at once; after a SIGKILL they come back when their lease ends.
 """
 
-from bg_pipelines.sync.prefetch import LOAD_ROWS
 from bg_pipelines.sync.run import SyncRun
-from bg_pipelines.sync.summary import Failure, Summary, SyncRequest
+from bg_pipelines.sync.summary import Failure, Limits, Summary, SyncRequest
 
-__all__ = ["LOAD_ROWS", "Failure", "Summary", "SyncRequest", "SyncRun"]
+__all__ = ["Failure", "Limits", "Summary", "SyncRequest", "SyncRun"]

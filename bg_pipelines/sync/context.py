@@ -19,7 +19,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.retries import Policies
-from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, ResourceAudit
+from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, Limits, ResourceAudit
 from bg_pipelines.work.store_units import Claim
 
 
@@ -51,7 +51,7 @@ class Context(Protocol):
     cipher: Cipher
     run_id: str
     job: str
-    load_rows: int
+    limits: Limits
     sample: int
     policies: Policies
     rng: random.Random

@@ -35,10 +35,6 @@ from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import DUE, Queue, clock
 
-READ_TOGETHER = 25
-"""How many customers are read in one call before they are written one by one. What was read should not be old when it
-is written over: Shopify does not compare and swap, Square does with a version, but with that of a moment later."""
-
 LEASE = timedelta(minutes=5)
 """Longer than a call may take. Only the visit that has the store's unit claims its edits."""
 UNREADABLE_PAUSE = timedelta(hours=1)
@@ -135,7 +131,7 @@ class CustomerEdits:
                 lease=LEASE,
                 among=_NEXT,
                 order="t.id",
-                parameters={"store": self.claim.store_id, "customers": READ_TOGETHER},
+                parameters={"store": self.claim.store_id, "customers": self.context.limits.edits_together},
             )
 
     def _reject_what_it_does_not_take(self, pending: Sequence[Change]) -> list[Change]:
@@ -280,7 +276,6 @@ class CustomerEdits:
                     connection,
                     QUEUE,
                     change,
-                    error,
                     fault,
                     attempts=change.attempts + 1,
                     policies=self.context.policies,
@@ -348,8 +343,8 @@ class CustomerEdits:
 
     def _tell(self) -> None:
         """Of what was committed, to the run's summary."""
-        for report in self._reports:
-            self.context.note_change(report)
+        for left in self._reports:
+            self.context.note_change(left)
         self._reports.clear()
 
 

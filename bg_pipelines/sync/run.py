@@ -24,11 +24,11 @@ from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
-from bg_pipelines.sync.prefetch import LOAD_ROWS
 from bg_pipelines.sync.summary import (
     ChangeReport,
     CorrectionReport,
     Failure,
+    Limits,
     ResourceAudit,
     ResourceSummary,
     Summary,
@@ -64,7 +64,7 @@ class SyncRun:
         log: Log,
         lease: timedelta = LEASE,
         progress_seconds: float = PROGRESS_SECONDS,
-        load_rows: int = LOAD_ROWS,
+        limits: Limits | None = None,
         turn_seconds: float = TURN_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         policies: Policies | None = None,
@@ -76,7 +76,7 @@ class SyncRun:
         self.run_id = run_id
         self.connect = connect
         self.log = log
-        self.load_rows = load_rows
+        self.limits = limits or Limits()
         self.clock = clock
         self.policies = policies or Policies()
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)

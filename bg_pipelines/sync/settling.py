@@ -26,6 +26,8 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.failing import fail
+from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, RejectedRows, StoreUnit
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
 from bg_pipelines.sync.context import NotReady
 from bg_pipelines.work import attempts, circuits
@@ -139,7 +141,7 @@ class _Known:
     """What a visit has told of its store so far: the circuits are told of a failure, and an incident of a repeat, once."""
 
     circuits: circuits.Outcome | None = None
-    reported: set[str] = field(default_factory=set)
+    reported: set[Fingerprint] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
     reopened: bool = False
 
@@ -287,31 +289,31 @@ class Settling:
             job=self.job,
             policies=self.policies,
         )
-        if decision.retry_at is not None:
-            QUEUE.retry(connection, claim, error, decision, attempts=count)
-            return Retried(decision.retry_at, decision.reason)
         unit = None if error.error_type in OUT_OF_REACH else claim.resource
-        fingerprint = reporting.store_fingerprint(self.store.id, error.error_type, unit)
+        fingerprint: Fingerprint = StoreUnit(self.store.id, unit, error.error_type)
         if error.error_type in OF_A_STORE:  # then its circuit's incident is the same fault
-            fingerprint = reporting.circuit_fingerprint(f"store:{self.store.id}")
-        incident = reporting.report(
-            connection,
-            reporting.Fault(
-                fingerprint,
-                subject=f"store {self.store.name}",
-                error=error,
-                needs_attention=True,
-                job=self.job,
-                platform=self.store.platform,
-                store_id=self.store.id,
-                resources=[claim.resource],
-                payload=f"sync_attempts {attempt}",
-            ),
-            repeat=fingerprint not in known.reported,  # once a visit, however many units it reaches
+            fingerprint = Circuit(f"store:{self.store.id}")
+        fault = reporting.Fault(
+            fingerprint,
+            subject=f"store {self.store.name}",
+            error=error,
+            needs_attention=True,
+            job=self.job,
+            platform=self.store.platform,
+            store_id=self.store.id,
+            resources=[claim.resource],
+            payload=f"sync_attempts {attempt}",
         )
+        # A failure is repeated once a visit, however many units it reaches.
+        repeat = fingerprint not in known.reported
+        settled = fail(
+            connection, QUEUE, claim, fault, attempts=count, rng=self.rng, decision=decision, repeat=repeat
+        )
+        if settled.incident_id is None:
+            assert decision.retry_at is not None
+            return Retried(decision.retry_at, decision.reason)
         known.reported.add(fingerprint)
-        QUEUE.park(connection, claim, error, decision, attempts=count, incident_id=incident)
-        return Parked(incident, decision.reason)
+        return Parked(settled.incident_id, decision.reason)
 
     def _has_new_credentials(self, connection: Connection) -> bool:
         """Whether somebody gave the store others since this visit read them."""
@@ -349,7 +351,7 @@ class Settling:
             of_store = subject is store and outcome.platform is not Change.AILING
             key = f"store:{self.store.id}" if of_store else f"platform:{self.store.platform}"
             fault = reporting.Fault(
-                reporting.circuit_fingerprint(key),
+                Circuit(key),
                 subject=store if of_store else platform,
                 error=self._of_many(error) if outcome.platform is Change.AILING else error,
                 needs_attention=False,
@@ -378,8 +380,8 @@ class Settling:
             known.messages.append(f"platform {self.store.platform} answers again")
             known.reopened = True
         if not circuits.is_ailing(connection, self.store.platform):
-            key = reporting.circuit_fingerprint(f"platform:{self.store.platform}")
-            reporting.clear(connection, [key], "it answers again")
+            over = Circuit(f"platform:{self.store.platform}")
+            reporting.clear(connection, [over], "it answers again")
 
     # Rows that could not be loaded
 
@@ -392,7 +394,7 @@ class Settling:
                 (self.store.id, list(done)),
             )
         }
-        fine = [reporting.rejects_fingerprint(self.store.id, unit) for unit in done if unit not in held]
+        fine = [RejectedRows(self.store.id, unit) for unit in done if unit not in held]
         reporting.clear(connection, fine, "every row loads again, or is gone at the source")
         for unit, (rows, external_id, reason) in held.items():
             error = IntegrationError.of(
@@ -402,7 +404,7 @@ class Settling:
                 details={"rows": rows},
             )
             fault = reporting.Fault(
-                reporting.rejects_fingerprint(self.store.id, unit),
+                RejectedRows(self.store.id, unit),
                 subject=f"store {self.store.name}",
                 error=error,
                 needs_attention=True,

@@ -149,15 +149,17 @@ class CursorState:
         )
 
     def dump(self) -> dict[str, Any]:
-        return {
-            "version": VERSION,
+        """JSON-ready; what is nothing is left out."""
+        kept = {
             "since": _text(self.since),
             "current": None if self.current is None else self.current.dump(),
-            "unlisted": self.unlisted,
+            "unlisted": self.unlisted or None,
             "awaited": self.awaited,
             "agreed": self.agreed,
-            "searched_for": self.searched_for,
+            "searched_for": self.searched_for or None,
         }
+        kept = {name: value for name, value in kept.items() if value is not None}
+        return {"version": VERSION, **kept} if kept else {}
 
     def without_pass(self) -> CursorState:
         """The pass under way begins anew; what was to be read whole is read whole the next time."""

@@ -107,7 +107,7 @@ class StockCorrections:
         error = self._refused
         if error is None:
             try:
-                outcomes = self.context.platform.correct_stock([claim.correction for claim in claims])
+                outcomes = [self.context.platform.correct_stock(claim.correction) for claim in claims]
             except IntegrationError as failed:
                 if failed.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                     raise
@@ -145,7 +145,6 @@ class StockCorrections:
                     connection,
                     QUEUE,
                     claim,
-                    error,
                     self._fault(error),
                     attempts=claim.attempts + 1,
                     policies=self.context.policies,

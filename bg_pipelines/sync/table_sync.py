@@ -22,7 +22,7 @@ from bg_pipelines.sync.completeness import Completeness, count_held
 from bg_pipelines.sync.context import Context, NotReady, TurnOver
 from bg_pipelines.sync.deletions import mark_not_listed_deleted, mark_orphans_deleted
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
-from bg_pipelines.sync.prefetch import CHANGED_LOAD_ROWS, LOAD_ROWS, prefetch
+from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
 from bg_pipelines.sync.summary import BACKFILLS
@@ -34,9 +34,7 @@ Connection = psycopg.Connection[Any]
 FULL_PASS_EVERY = timedelta(days=1)
 """How often everything is read again, so that what was deleted at the source is noticed whatever happened."""
 FULL_PASS_PAUSE = timedelta(hours=1)
-"""A large table is not read whole more often because counts differ: what is gone can wait for so long."""
-ASKED_ANYWAY = 1_000
-"""Up to so many rows that a full pass did not list are asked for by id, even where the source's count agrees."""
+"""A large table is not read whole more often because counts differ (see `Limits`): what is gone can wait for so long."""
 ASKED_TOGETHER = 100
 PARTS_A_ROW = 4
 """Orders have a few lines each; those of a commit's worth of orders with hundreds would fill the memory."""
@@ -141,7 +139,8 @@ class TableSync:
         What was read before the platform failed is kept. Raises IntegrationError, TurnOver.
         """
         full = self.current.full
-        most = self.context.load_rows if full else min(self.context.load_rows, CHANGED_LOAD_ROWS)
+        limits = self.context.limits
+        most = limits.load_rows if full else min(limits.load_rows, limits.changed_load_rows)
         buffer: list[Page] = []
         failures: list[IntegrationError] = []
         pages = self.platform.pages(
@@ -232,12 +231,13 @@ class TableSync:
         Only what the source does not have any more is then marked deleted; a row that its list has left out is loaded.
         Many are not asked for where the list held all that the source counts: somebody has cleared out. Raises TurnOver.
         """
+        most = self.context.limits.asked_anyway
         whole = Completeness(self.resource, self.claim.store_id, self.current)
         with self.database.transaction() as connection:
             whole.require(connection, self.state.unlisted)
-            first = whole.not_listed(connection, "", ASKED_ANYWAY + 1)
+            first = whole.not_listed(connection, "", most + 1)
         count = self.current.least_count
-        if len(first) > ASKED_ANYWAY and count is not None and self.current.read >= count:
+        if len(first) > most and count is not None and self.current.read >= count:
             return
         ids = first[:ASKED_TOGETHER]
         while ids:
@@ -301,7 +301,7 @@ class TableSync:
             return Comparison(state)
         held = count_held(connection, self.table, self.claim.store_id)
         last = self.claim.last_full_at
-        too_soon = held > LOAD_ROWS and last is not None and self.claim.claimed_at - last < FULL_PASS_PAUSE
+        too_soon = held > self.context.limits.large_rows and last is not None and self.claim.claimed_at - last < FULL_PASS_PAUSE
         return compare_counts(state, held, may_read_whole=not too_soon)
 
     def _waiting(self, waits: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Run(Protocol):
     database: Database
     cipher: Cipher
     run_id: str
-    load_rows: int
+    limits: summary.Limits
     policies: Policies
     rng: random.Random
     request: summary.SyncRequest
@@ -243,7 +243,7 @@ class UnitContext:
         self.cipher = run.cipher
         self.run_id = run.run_id
         self.job = run.request.job
-        self.load_rows = run.load_rows
+        self.limits = run.limits
         self.sample = run.request.sample
         self.policies = run.policies
         self.rng = run.rng

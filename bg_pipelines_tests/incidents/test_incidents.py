@@ -73,7 +73,8 @@ def open_incident(
 ) -> int:
     error = IntegrationError.of(error_type, values.pop("message", "it failed"), source="test")
     fault = faults.Fault(
-        fingerprints.parse(fingerprint), **{"subject": "somebody", "error": error, "needs_attention": True, **values}
+        fingerprints.parse(fingerprint),
+        **{"subject": "somebody", "error": error, "needs_attention": True, **values},
     )
     with database.transaction() as connection:
         return faults.report(connection, fault)

@@ -103,7 +103,11 @@ def test_a_secret_that_was_rotated_is_one_incident_that_says_how_many_stores(
     sync()
     assert open_ones(database) == [("platform shopify: 7 stores", "credentials")]
     [incident] = list_incidents(database)
-    assert (incident.severity, incident.needs_attention, incident.parked) == ("high", True, 7 * len(CATALOGUE))
+    assert (incident.severity, incident.needs_attention, incident.parked) == (
+        "high",
+        True,
+        7 * len(CATALOGUE),
+    )
 
 
 def test_fewer_stores_than_that_are_an_incident_each(
@@ -254,7 +258,10 @@ def test_open_incidents_of_stores_can_be_merged_into_that_of_their_platform(data
             Fault(Circuit("platform:shopify"), "platform shopify", gone, False, platform="shopify"),
         )
         assert reporting.merge(connection, "shopify", [ErrorType.TIMEOUT], into=whole) == 3
-    assert sorted(open_ones(database)) == [("platform shopify", "timeout"), (f"store shopify-{stores[0]}", "scopes")]
+    assert sorted(open_ones(database)) == [
+        ("platform shopify", "timeout"),
+        (f"store shopify-{stores[0]}", "scopes"),
+    ]
     assert show(database, whole).stores_total == 2
 
 

@@ -40,7 +40,7 @@ def sync(url: str, store: str, resources: list[str]) -> None:
         connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
         log=lambda _: None,
         lease=timedelta(seconds=30),
-        load_rows=LOAD_ROWS,
+        limits=Limits(load_rows=LOAD_ROWS),
     ).run()
 
 

@@ -766,7 +766,7 @@ def test_amid_a_full_pass_nothing_is_sent_and_the_proof_holds(
         shelf = Shelf(list(pages), rows)
         request = SyncRequest((Resource.CUSTOMERS,), stores=(name,))
         options: dict[str, Any] = {"connect": lambda access, sleep: shelf, "log": lambda _: None}
-        return SyncRun(database, cipher, request, run_id="r", load_rows=1, **options).run(), shelf
+        return SyncRun(database, cipher, request, run_id="r", limits=Limits(load_rows=1), **options).run(), shelf
 
     failed, _ = run(Page(1, [rows["1"]], resume="2"), Page(1, [rows["2"]], resume="3"), cut)
     assert [failure.error.error_type for failure in failed.failures] == [ErrorType.CONNECTION]

@@ -114,7 +114,7 @@ def run_script(make_sandbox: MakeSandbox, add_shops: AddShops, database: Databas
             SyncRequest((Resource.ORDERS,), stores=tuple(names), force=force),
             run_id="scripted",
             connect=lambda access, sleep: platform,
-            **{"log": lambda _: None, **options},
+            **with_limits({"log": lambda _: None, **options}),
         ).run()
 
     return run

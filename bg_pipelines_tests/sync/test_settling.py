@@ -331,7 +331,7 @@ def test_an_outage_is_over_with_the_first_pages_of_a_probe_and_not_with_its_last
             served.set()
         return Scripted([page(1)])
 
-    summary = run(database, cipher, connect, load_rows=1)
+    summary = run(database, cipher, connect, limits=Limits(load_rows=1))
     assert all(waited)
     assert (summary.complete, summary.failures) == (6, [])
 
@@ -342,7 +342,7 @@ def test_an_outage_is_over_with_a_probe_that_is_put_back_amid_its_pages(
     add_named(database, "large")
     leave_alone(database)
     pages = [page(n) for n in range(1, 61)]
-    run(database, cipher, lambda *_: Slow(pages, lambda: time.sleep(0.1)), load_rows=1, max_minutes=2 / 60)
+    run(database, cipher, lambda *_: Slow(pages, lambda: time.sleep(0.1)), limits=Limits(load_rows=1), max_minutes=2 / 60)
     assert query(database, "SELECT opened_at FROM circuits") == [{"opened_at": None}]
 
 

@@ -552,7 +552,7 @@ def run_script(
             run_id="scripted",
             connect=lambda access, sleep: platform,
             log=lambda _: None,
-            **options,
+            **with_limits(options),
         ).run()
 
     return run

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import Drift
 from bg_pipelines.records import PARTS, Page, Resource
 from bg_pipelines.sync.audit.compare import Comparison, Side, compare
 from bg_pipelines.sync.audit.sample import random_ids
@@ -322,7 +323,7 @@ class TableAudit:
                 "fields": Jsonb(found.fields),
             },
         )
-        fingerprint = reporting.drift_fingerprint(self.store_id, found.resource)
+        fingerprint = Drift(self.store_id, found.resource)
         if not found.alarming:
             reporting.clear(connection, [fingerprint], "the next audit found no drift")
             return
