@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from psycopg.rows import class_row
 
-from bg_pipelines.database.engine import Database, is_conflict
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import is_conflict
 from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents.reporting import circuit_fingerprint
 from bg_pipelines.incidents.runbooks import runbook, shell_word
