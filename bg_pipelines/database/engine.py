@@ -11,12 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import alembic.command
-import alembic.config
 import psycopg
 import sqlalchemy as sa
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database.sqlstates import AWAY, classified, is_outage, unavailable
@@ -118,29 +114,31 @@ class Database:
 
         Safe when several processes do it at once: the second waits and finds nothing to do.
         """
-        config = _alembic_config()
+        from bg_pipelines.database import revisions
+
         try:
             with self.engine.connect() as connection:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-                before = MigrationContext.configure(connection).get_current_revision()
-                config.attributes["connection"] = connection
-                alembic.command.upgrade(config, "head")
+                before = revisions.current(connection)
+                revisions.upgrade(connection)
                 connection.commit()
         except sa.exc.DBAPIError as error:
             _raise_classified(error)
-        return before, _newest_revision()
+        return before, revisions.newest()
 
     def require_migrated(self) -> None:
         """Raises IntegrationError (configuration) unless the tables are at the newest revision."""
+        from bg_pipelines.database import revisions
+
         try:
             with self.engine.connect() as connection:
-                current = MigrationContext.configure(connection).get_current_revision()
+                current = revisions.current(connection)
         except sa.exc.DBAPIError as error:
             _raise_classified(error)
-        if current != _newest_revision():
+        if current != revisions.newest():
             raise IntegrationError.of(
                 ErrorType.CONFIGURATION,
-                f"the database is at revision {current or 'none'}, this program needs {_newest_revision()}: "
+                f"the database is at revision {current or 'none'}, this program needs {revisions.newest()}: "
                 "run `bg-pipelines migrate`",
                 source="database",
             )
@@ -194,18 +192,6 @@ def _address(url: str, driver: str) -> sa.URL:
     return address.update_query_dict(
         {name: str(value) for name, value in NETWORK.items() if name not in address.query}
     )
-
-
-def _alembic_config() -> alembic.config.Config:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
-def _newest_revision() -> str:
-    revision = ScriptDirectory.from_config(_alembic_config()).get_current_head()
-    assert revision is not None
-    return revision
 
 
 def _raise_classified(error: sa.exc.DBAPIError) -> NoReturn:
