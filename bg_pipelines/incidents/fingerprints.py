@@ -16,6 +16,7 @@ What stands before the first colon is in `incidents.kind`, too, for queries.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -180,3 +181,8 @@ def _parse(text: str) -> Fingerprint:
         case ["target", *target]:
             return AlertTarget(":".join(target))
     return Unknown(text)
+
+
+def circuit_keys(of: Iterable[Fingerprint]) -> list[str]:
+    """The circuits that these stand for."""
+    return [one.key for one in of if isinstance(one, Circuit)]

@@ -47,6 +47,13 @@ PARKED = (
 )
 """A query: how many rows are parked under each incident."""
 
+OF_STORE = " UNION ALL ".join(
+    f"SELECT FROM {queue.table} t WHERE t.incident_id = i.id AND t.store_id = %(store)s AND {queue.open}"
+    for queue in QUEUES
+    if queue.has_stores
+)
+"""A query: what of a store is under the incident `i`."""
+
 _ROWS = (
     "SELECT held.queue, s.name AS store, held.label, held.next_due_at, held.in_hand, held.attempts, held.retry_strategy, "  # noqa: S608
     "held.retry_reason, held.error FROM ("
