@@ -35,9 +35,10 @@ from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import DUE, Queue, clock
 
-LEASE = timedelta(minutes=5)
-"""Longer than a call may take. Only the visit that has the store's unit claims its edits."""
-UNREADABLE_PAUSE = timedelta(hours=1)
+LEASE = timedelta(minutes=1)
+"""Only the visit that has the store's unit claims its edits. After a kill they are free before that unit is."""
+UNREADABLE_PAUSE = timedelta(minutes=4)
+"""How long an edit is put off whose customer cannot be read: until the store's next visit, whatever its tier."""
 UNIT = "customer_edits"
 
 QUEUE = Queue(CustomerChange, Change)

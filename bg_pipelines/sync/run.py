@@ -94,11 +94,6 @@ class SyncRun:
             turn_seconds=turn_seconds,
             clock=clock,
         )
-        self.say = self.runner.say
-        self.sleep = self.runner.sleep
-        self.check_stopped = self.runner.check_stopped
-        self.turn_is_over = self.runner.turn_is_over
-        self.look_again = self.runner.look_again
         self._lock = threading.Lock()
         self._stores: set[int] | None = None
         self._failed_stores: set[int] = set()
@@ -274,11 +269,26 @@ class SyncRun:
         left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
         return f"{done} of {total} stores done, {failed} failed, {rows:,} rows in {seconds:.0f} s{left}"
 
-    # What visits report
+    # What visits ask for, and report
 
     @property
     def is_over(self) -> bool:
         return self.runner.is_over
+
+    def turn_is_over(self, began: float) -> bool:
+        return self.runner.turn_is_over(began)
+
+    def sleep(self, seconds: float) -> None:
+        self.runner.sleep(seconds)
+
+    def check_stopped(self) -> None:
+        self.runner.check_stopped()
+
+    def look_again(self) -> None:
+        self.runner.look_again()
+
+    def say(self, message: str) -> None:
+        self.runner.say(message)
 
     def note_rows(self, resource: Resource, pages: int, counts: Counts) -> None:
         with self._lock:

@@ -31,7 +31,7 @@ from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, RejectedRo
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
 from bg_pipelines.sync.context import NotReady
 from bg_pipelines.work import attempts, circuits
-from bg_pipelines.work.circuits import OF_A_STORE, Change
+from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Change
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.store_units import QUEUE, Claim, save
 
@@ -358,7 +358,9 @@ class Settling:
                 platform=self.store.platform,
                 store_id=self.store.id if of_store else None,
             )
-            reporting.report(connection, fault, occurrence=claim.owner)
+            incident = reporting.report(connection, fault, occurrence=claim.owner)
+            if outcome.platform is Change.AILING:
+                reporting.merge(connection, self.store.platform, OF_A_PLATFORM, incident)
         return outcome
 
     def _of_many(self, error: IntegrationError) -> IntegrationError:

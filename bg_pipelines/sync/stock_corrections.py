@@ -25,8 +25,8 @@ from bg_pipelines.work.queue import Queue
 
 AT_ONCE = 250
 """Corrections in one call: what Shopify takes."""
-LEASE = timedelta(minutes=5)
-"""Longer than a call may take. Only the visit that has the store's unit claims its corrections."""
+LEASE = timedelta(minutes=1)
+"""Only the visit that has the store's unit claims its corrections. After a kill they are free before that unit is."""
 UNIT = "stock_corrections"
 
 

@@ -9,6 +9,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import TIERS
 from bg_pipelines.records import Resource
 
+
 @dataclass(frozen=True)
 class Limits:
     """Sizes that a sync goes by.

@@ -301,7 +301,11 @@ class TableSync:
             return Comparison(state)
         held = count_held(connection, self.table, self.claim.store_id)
         last = self.claim.last_full_at
-        too_soon = held > self.context.limits.large_rows and last is not None and self.claim.claimed_at - last < FULL_PASS_PAUSE
+        too_soon = (
+            held > self.context.limits.large_rows
+            and last is not None
+            and self.claim.claimed_at - last < FULL_PASS_PAUSE
+        )
         return compare_counts(state, held, may_read_whole=not too_soon)
 
     def _waiting(self, waits: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.sync.deletions import mark_deleted
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.platforms.shopify import bulk, platform
@@ -16,6 +15,7 @@ from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary
+from bg_pipelines.sync.deletions import mark_deleted
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.support import DatabaseClock, assert_sales_equal_to_source, query
 

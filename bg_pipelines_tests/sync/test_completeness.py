@@ -13,8 +13,9 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import InventoryLevel, Page, ProductVariant, Resource
 from bg_pipelines.sandbox import Sandbox
-from bg_pipelines.sync import Summary, SyncRequest, SyncRun, completeness
-from bg_pipelines_tests.support import Scripted, product, query, wait_for
+from bg_pipelines.sync import Summary, SyncRequest, SyncRun, table_sync
+from bg_pipelines.sync.completeness import count_held
+from bg_pipelines_tests.support import Scripted, product, query, wait_for, with_limits
 from bg_pipelines_tests.sync.test_customer_sync import (
     Script,
     alive,
@@ -85,9 +86,9 @@ def test_where_many_were_not_met_and_the_counts_agree_somebody_has_cleared_out(
     asked = still_there(monkeypatch)
     assert run_script(orders(*range(30), source_count=30), force=True, asked_anyway=20).failures == []
     assert (len(alive(database, "orders")), asked) == (30, [])
-    assert errors(
-        run_script(orders(*range(5), source_count=30), force=True, asked_anyway=20)
-    ) == [ErrorType.COUNT_MISMATCH]
+    assert errors(run_script(orders(*range(5), source_count=30), force=True, asked_anyway=20)) == [
+        ErrorType.COUNT_MISMATCH
+    ]
     assert len(alive(database, "orders")) == 30
 
 
@@ -99,9 +100,10 @@ def test_where_many_were_not_met_and_no_count_agrees_all_are_asked_for(
     run_script(orders(*range(3000), source_count=count))
     asked = still_there(monkeypatch, **{f"O{n}": at(0) for n in range(3000)})
     left_out = 25 if counted else 150  # a hundredth is within what a busy shop may differ by
-    assert run_script(
-        orders(*range(left_out, 3000), source_count=count), force=True, asked_anyway=20
-    ).failures == []
+    assert (
+        run_script(orders(*range(left_out, 3000), source_count=count), force=True, asked_anyway=20).failures
+        == []
+    )
     assert sum(map(len, asked)) == left_out
     assert len(alive(database, "orders")) == 3000
 
@@ -285,7 +287,13 @@ def test_stock_that_goes_with_its_product_while_it_is_read_fails_no_pass(
         platform: Any = Scripted(list(pages))
         connect = lambda access, sleep: platform  # noqa: E731
         return SyncRun(
-            database, cipher, request, run_id=resource, connect=connect, log=lambda _: None, **options
+            database,
+            cipher,
+            request,
+            run_id=resource,
+            connect=connect,
+            log=lambda _: None,
+            **with_limits(options),
         ).run()
 
     def of(make: Callable[[int], Any], *numbers: int, **options: Any) -> Page:
