@@ -10,7 +10,6 @@ kept in the row it is about, so a restart changes none.
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.wording import did_you_mean
 
 MOST_VENDOR_DELAY_SECONDS = 86_400.0
 
@@ -181,5 +181,4 @@ def vendor_delay(error: IntegrationError) -> timedelta:
 
 
 def _meant(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+    return did_you_mean(word, known) or f"; there are: {', '.join(known)}"

@@ -159,8 +159,8 @@ def render(state: status.Status) -> str:
 
     from rich.console import Console
 
-    from bg_pipelines.cli import app
+    from bg_pipelines.cli.status import status_page
 
     text = StringIO()
-    Console(file=text, width=160).print(app._status_tables(state))
+    Console(file=text, width=160).print(status_page(state))
     return text.getvalue()

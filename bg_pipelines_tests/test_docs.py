@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
 import typer.main
 from typer.testing import CliRunner
 
@@ -22,15 +22,12 @@ Made by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program
 """
 
 
-def command_lines(app: typer.Typer, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def command_lines(command: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command, the group's own first: what is a group is known once its context is made."""
     lines = [words]
-    for command in app.registered_commands:
-        assert command.callback is not None
-        lines.append((*words, command.name or command.callback.__name__.replace("_", "-")))
-    for group in app.registered_groups:
-        assert group.name is not None
-        assert group.typer_instance is not None
-        lines += command_lines(group.typer_instance, (*words, group.name))
+    command.make_context("bg-pipelines", ["x"], resilient_parsing=True)
+    for name, inner in getattr(command, "commands", {}).items():
+        lines += command_lines(inner, (*words, name))
     return lines
 
 
@@ -38,7 +35,7 @@ def reference() -> str:
     """docs/cli.md, from what the commands say of themselves."""
     runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "100", "NO_COLOR": "1"})
     text = HEADER
-    for words in command_lines(app):
+    for words in command_lines(typer.main.get_command(app)):
         result = runner.invoke(app, [*words, "--help"], prog_name="bg-pipelines")
         assert result.exit_code == 0, result.output
         lines = (line.rstrip() for line in result.output.strip().splitlines())

@@ -148,10 +148,10 @@ def test_every_fault_of_a_configuration_is_named_with_a_remedy() -> None:
         )
     faults = str(raised.value).split("; ")
     text = str(raised.value)
-    assert "timeot: no such error type; did you mean timeout?" in text
-    assert "stor_sync.timeout: no such job; did you mean store_sync?" in text
+    assert "timeot: no such error type; did you mean 'timeout'?" in text
+    assert "stor_sync.timeout: no such job; did you mean 'store_sync'?" in text
     assert "throttled.max_atempts: " in text
-    assert "did you mean max_attempts?" in text
+    assert "did you mean 'max_attempts'?" in text
     assert "timeout.max_attempts: " in text
     assert "timeout.strategy: " in text
     assert len(faults) >= 5

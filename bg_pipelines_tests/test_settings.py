@@ -129,11 +129,11 @@ def test_every_setting_stands_in_the_example_for_copying() -> None:
     [
         (
             '{"store_sink.timeout": {"max_attempts": 5}}',
-            "store_sink.timeout: no such job; did you mean store_sync?",
+            "store_sink.timeout: no such job; did you mean 'store_sync'?",
         ),
-        ('{"timeot": {"max_attempts": 5}}', "timeot: no such error type; did you mean timeout?"),
+        ('{"timeot": {"max_attempts": 5}}', "timeot: no such error type; did you mean 'timeout'?"),
         ('{"timeout": {"max_attempt": 5}}', "timeout.max_attempt: "),
-        ('{"timeout": {"max_attempt": 5}}', "did you mean max_attempts?"),
+        ('{"timeout": {"max_attempt": 5}}', "did you mean 'max_attempts'?"),
         ('{"store_sync.timeout": {"delay_seconds": 0}}', "store_sync.timeout.delay_seconds: "),
         ('{"timeout": {"strategy": "hope"}}', "timeout.strategy: "),
         ('{"timeout": 5}', "timeout: "),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from bg_pipelines.wording import times
+
 LONGEST_SMS = 320
 
 Kind = Literal["opened", "escalated", "all_clear"]
@@ -42,19 +44,18 @@ def compose(kind: Kind, facts: Facts) -> tuple[str, str]:
     still = ", still" if kind == "escalated" else ""
     title = f"[{mark}] {facts.subject}: {facts.error_type}{still}"
     since = f"{facts.since:%Y-%m-%d %H:%M} UTC"
-    times = "once" if facts.times == 1 else f"{facts.times} times"
     affected = f": {', '.join(facts.resources)}" if facts.resources else ""
     number = facts.incident_id
     command = f"bg-pipelines incidents show {number}" if number is not None else "bg-pipelines incidents list"
     if kind == "all_clear":
         lines = [
             f"It is over: {facts.resolution or 'resolved'}.",
-            f"It began {since} and was seen {times}{affected}.",
+            f"It began {since} and was seen {times(facts.times)}{affected}.",
             facts.message,
         ]
     else:
         waits = "It waits for a person." if facts.needs_attention else "It is tried again by itself."
-        lines = [facts.message, waits, f"Since {since}, seen {times}{affected}."]
+        lines = [facts.message, waits, f"Since {since}, seen {times(facts.times)}{affected}."]
     return title, "\n".join([*lines, command])
 
 

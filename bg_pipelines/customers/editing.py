@@ -7,7 +7,6 @@ the eyes of who asked; errors name the field and the remedy and never repeat a v
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from bg_pipelines.customers.changes import Change, same
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.wording import did_you_mean
 
 STATUSES = ("pending", "applied", "superseded", "rejected", "recorded")
 CONSENTS = ("subscribed", "unsubscribed", "pending")
@@ -199,7 +199,7 @@ def list_changes(
     Raises IntegrationError (bad_data) for a store, customer or status that is none.
     """
     if status is not None and status not in STATUSES:
-        raise _bad_data([f"status: is none of {', '.join(STATUSES)}{_meant(status, STATUSES)}"])
+        raise _bad_data([f"status: is none of {', '.join(STATUSES)}{did_you_mean(status, STATUSES)}"])
     with database.transaction() as connection:
         store_id = None if store is None else _store(connection, store)
         if store is not None and customer_id is not None:
@@ -255,7 +255,7 @@ def _check(values: Mapping[str, Any], country: str | None) -> dict[str, Any]:
     for field, value in values.items():
         if field not in FIELDS:
             faults.append(
-                f"{field}: is no field that can be edited; there are: {', '.join(FIELDS)}{_meant(field, FIELDS)}"
+                f"{field}: is no field that can be edited; there are: {', '.join(FIELDS)}{did_you_mean(field, FIELDS)}"
             )
             continue
         try:
@@ -273,7 +273,7 @@ def _store(connection: psycopg.Connection[Any], name: str) -> int:
         names = [known for (known,) in connection.execute("SELECT name FROM stores")]
         raise _bad_data(
             [
-                f"store {name!r}: there is none of this name{_meant(name, names)}; `bg-pipelines stores list` has all"
+                f"store {name!r}: there is none of this name{did_you_mean(name, names)}; `bg-pipelines stores list` has all"
             ]
         )
     return int(row[0])
@@ -297,11 +297,6 @@ def _country(held: Mapping[str, Any]) -> str | None:
     for address in held["addresses"]:
         return address.get("country_code") or None
     return None
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _bad_data(faults: Sequence[str]) -> IntegrationError:

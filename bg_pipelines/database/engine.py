@@ -19,16 +19,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
+from bg_pipelines.database.sqlstates import AWAY, classified, is_outage, unavailable
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings, driver_url
 
 APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
 CONNECT_TIMEOUT_SECONDS = 10
-
-AWAY = "away"
-"""There is no server, or it is going or coming: over as soon as one answers. See `_server`."""
-_GOING = {"57P01", "57P02", "57P03"}
 
 # One number for all migrations of this project: PostgreSQL's advisory locks are plain integers.
 _MIGRATION_LOCK = 0x6267_7069
@@ -69,29 +66,28 @@ class Database:
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
         """A psycopg connection in a transaction: committed at the end, rolled back on any exception.
 
-        Raises IntegrationError (database) where the server is away or goes away.
+        Raises IntegrationError (database) where the server is away or goes away, and where it ended this one
+        transaction as happens in a database in use; see `sqlstates`.
         """
         try:
             pooled = self.engine.raw_connection()
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error) as error:
-            raise _unreachable(error) from error
+            raise unavailable(getattr(error, "orig", None) or error) from error
+        connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
         try:
-            connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
             # Begins it: else a `connection.transaction()` that comes first would be one of its own, and commit.
             connection.execute("SELECT")
             yield connection
             connection.commit()
-        except psycopg.OperationalError as error:
-            if (error.sqlstate or "").startswith("40"):
-                with suppress(psycopg.Error):
-                    connection.rollback()
-                raise _conflict(error) from error
-            pooled.invalidate()
-            raise _unreachable(error) from error
-        except BaseException:
+        except BaseException as error:
             with suppress(psycopg.Error):
                 connection.rollback()
-            raise
+            found = classified(error)
+            if connection.broken or (found is not None and is_outage(found)):
+                pooled.invalidate()
+            if found is None:
+                raise
+            raise found from error
         finally:
             pooled.close()
 
@@ -104,7 +100,7 @@ class Database:
         except sa.exc.DBAPIError as error:
             _raise_classified(error)
         except sa.exc.TimeoutError as error:
-            raise _unreachable(error) from error
+            raise unavailable(error) from error
 
     def connections(self) -> tuple[int, int]:
         """How many connections are in use at this moment, and how many there may be."""
@@ -190,49 +186,12 @@ def _newest_revision() -> str:
     return revision
 
 
-def is_conflict(error: IntegrationError) -> bool:
-    """Whether two transactions got into each other's way (deadlock): the one that lost did nothing."""
-    return bool(error.details.get("conflict"))
-
-
-def _conflict(error: psycopg.Error) -> IntegrationError:
-    return IntegrationError(
-        "two jobs wrote the same rows at once and PostgreSQL ended one of them; it is tried again",
-        error_type=ErrorType.DATABASE,
-        severity="low",
-        source="database",
-        details={"conflict": True, "sqlstate": error.sqlstate},
-    )
-
-
 def _raise_classified(error: sa.exc.DBAPIError) -> NoReturn:
     """What went wrong in SQLAlchemy's hands; a wrong statement is raised as it is."""
-    cause = error.orig
-    if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("40"):
-        raise _conflict(cause) from error
-    if isinstance(error, sa.exc.OperationalError) or error.statement is None:  # none: it was connecting
-        raise _unreachable(error) from error
-    raise error
-
-
-def _unreachable(error: Exception) -> IntegrationError:
-    cause = getattr(error, "orig", None) or error
-    # Only the first line: later ones repeat the statement, whose parameters may be anybody's data.
-    said = str(cause).strip().splitlines()
-    return IntegrationError.of(
-        ErrorType.DATABASE,
-        f"PostgreSQL is not available: {said[0] if said else type(error).__name__}",
-        source="database",
-        details={"server": _server(cause)},
-    )
-
-
-def _server(cause: BaseException) -> str | None:
-    """What is wrong with the server: it is away, it refuses connections, or its own code for it; None: nothing known."""
-    if not isinstance(cause, psycopg.OperationalError):
-        return None
-    if cause.sqlstate is not None:
-        return AWAY if cause.sqlstate in _GOING or cause.sqlstate.startswith("08") else cause.sqlstate
-    # psycopg has no code for what was said to it while it connected.
-    said = str(cause)
-    return "refuses" if "FATAL" in said and "the database system is" not in said else AWAY
+    cause = error.orig or error
+    found = classified(cause)
+    if found is None and error.statement is None:  # it was connecting
+        found = unavailable(cause)
+    if found is None:
+        raise error
+    raise found from error

@@ -11,7 +11,6 @@ circuits, incidents, then `sync_states`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
@@ -20,11 +19,13 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from psycopg.rows import class_row
 
-from bg_pipelines.database.engine import Database, is_conflict
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import is_conflict
 from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents.reporting import circuit_fingerprint
 from bg_pipelines.incidents.runbooks import runbook, shell_word
 from bg_pipelines.records import Resource
+from bg_pipelines.wording import counted, did_you_mean
 from bg_pipelines.work.circuits import OF_A_STORE
 
 Connection = psycopg.Connection[Any]
@@ -306,7 +307,7 @@ def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> 
             _, kept = _rejects(connection, incident.fingerprint)
             if kept:
                 notes.append(
-                    f"{incident.id}: {_count(kept, 'row')} still not loaded: it opens again at the next pass; "
+                    f"{incident.id}: {counted(kept, 'row')} still not loaded: it opens again at the next pass; "
                     "`bg-pipelines incidents retry` reads them again"
                 )
         stores = {store for _, store in rows}
@@ -630,7 +631,7 @@ def _known_store(connection: Connection, name: str | None) -> str | None:
     if name is not None:
         names = [row[0] for row in connection.execute("SELECT name FROM stores ORDER BY name")]
         if name not in names:
-            raise _bad_data(f"no such store: {name}{_meant(name, names)}")
+            raise _bad_data(f"no such store: {name}{did_you_mean(name, names)}")
     return name
 
 
@@ -638,14 +639,9 @@ def _known_type(name: str | None) -> str | None:
     if name is not None and name not in set(ErrorType):
         raise _bad_data(
             f"no such error type: {name}"
-            + (_meant(name, ErrorType) or f"; there are: {', '.join(ErrorType)}")
+            + (did_you_mean(name, ErrorType) or f"; there are: {', '.join(ErrorType)}")
         )
     return name
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {str(close[0])!r}?" if close else ""
 
 
 def _unknown(ids: Sequence[int]) -> IntegrationError:
@@ -684,10 +680,6 @@ def _transact(database: Database, act: Callable[[Connection], T]) -> T:
 def _clean(text: str) -> str:
     """What a person typed, as PostgreSQL can hold it."""
     return text.strip().replace("\0", "").encode(errors="replace").decode()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _plain(value: Any) -> Any:

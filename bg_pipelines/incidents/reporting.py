@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database.engine import AWAY
+from bg_pipelines.database.sqlstates import AWAY, REFUSES
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import TIERS
 
@@ -99,7 +99,7 @@ def _of_the_house(error: IntegrationError) -> tuple[str, str] | None:
     if error.error_type is ErrorType.DATABASE and server == AWAY:
         return _DATABASE_AWAY, "the database"
     # Disk full, too many connections, an error of the system.
-    if error.error_type is ErrorType.DATABASE and server.startswith(("refuses", "53", "58")):
+    if error.error_type is ErrorType.DATABASE and server.startswith((REFUSES, "53", "57P04", "58")):
         return f"{_DATABASE_AWAY}:{server}", "the database"
     if error.error_type is ErrorType.CONFIGURATION and error.source in ("database", "settings"):
         digest = hashlib.sha256(error.message.encode()).hexdigest()[:8]

@@ -36,7 +36,9 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.DATABASE: (
         "Bring PostgreSQL back, or give it the disk or the connections that it lacks; `bg-pipelines check` says what is "
-        "wrong with it. The next run does what was under way."
+        "wrong with it. The next run does what was under way. Where one store's transactions are ended again and again "
+        "(lock timeout, statement timeout, temporary space), raise the limit that the message names for the jobs' role, "
+        "then `bg-pipelines incidents retry N`."
     ),
     ErrorType.LEASE_LOST: (
         "Nothing: the other worker finishes it. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from bg_pipelines.database.secrets import Cipher, cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.settings import Settings, load_settings
+from bg_pipelines.wording import did_you_mean
 
 _STORES_AT_ONCE = 16
 _READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS")
@@ -62,11 +62,7 @@ def _unknown_variables() -> list[str]:
     unknown = [
         name for name in os.environ if name.startswith("BG_") and name not in (*known, *_READ_ELSEWHERE)
     ]
-    return [
-        f"{name}: no such setting"
-        + "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, known, 1))
-        for name in sorted(unknown)
-    ]
+    return [f"{name}: no such setting" + did_you_mean(name, known) for name in sorted(unknown)]
 
 
 def _alert_faults(settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
+from bg_pipelines.wording import counted
 from bg_pipelines.work.pulse import DEAD_AFTER
 
 NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
@@ -125,20 +126,20 @@ class Status(NamedTuple):
             halves += (
                 [f"{mending} {'is' if mending == 1 else 'are'} tried again by itself"] if mending else []
             )
-            parts.append(f"{_counted(len(self.incidents), 'fault')}: {', '.join(halves)}")
+            parts.append(f"{counted(len(self.incidents), 'fault')}: {', '.join(halves)}")
         total, current = metrics.stores_total, metrics.stores_current
         if total:
             whole = f"all {total} stores are current" if total > 1 else "the one store is current"
-            parts.append(whole if current == total else f"{current} of {_counted(total, 'store')} current")
+            parts.append(whole if current == total else f"{current} of {counted(total, 'store')} current")
         else:
             parts.append("every store is paused" if self.paused else NO_STORES)
         if retried := len({failing.store for failing in self.retrying}):
-            parts.append(f"{_counted(retried, 'store')} tried again")
+            parts.append(f"{counted(retried, 'store')} tried again")
         dead = sum(not run.alive for run in self.runs)
         if dead:
-            parts.append(f"{_counted(dead, 'run')} died")
+            parts.append(f"{counted(dead, 'run')} died")
         if refused := sum(alert.refused for alert in self.alerts):
-            parts.append(f"{_counted(refused, 'alert')} refused")
+            parts.append(f"{counted(refused, 'alert')} refused")
         return "; ".join(parts)
 
     @property
@@ -226,10 +227,6 @@ _FAILING = """
     ORDER BY max(y.attempts) DESC, s.name, min(y.resource)"""
 
 _PAUSED = "SELECT name FROM stores WHERE paused_at IS NOT NULL AND deleted_at IS NULL ORDER BY name"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ the database and are never shown again.
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.queues import TICK, TIERS
 from bg_pipelines.records import Resource
+from bg_pipelines.wording import counted, did_you_mean
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)
@@ -87,7 +87,7 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
     if store.platform not in PLATFORMS:
         fault(
             "platform",
-            f"{_shown(store.platform)} is not one of: {', '.join(PLATFORMS)}{_meant(store.platform, PLATFORMS)}",
+            f"{_shown(store.platform)} is not one of: {', '.join(PLATFORMS)}{did_you_mean(store.platform, PLATFORMS)}",
         )
     kind = PLATFORMS.get(store.platform, PLATFORMS["shopify"])
     if not kind.domain.fullmatch(store.domain):
@@ -165,7 +165,7 @@ def read_csv(path: Path) -> list[NewStore]:
         if line in shifted
     ]
     faults = [
-        Fault(1, column, f"no such column; there are: {', '.join(COLUMNS)}{_meant(column, COLUMNS)}")
+        Fault(1, column, f"no such column; there are: {', '.join(COLUMNS)}{did_you_mean(column, COLUMNS)}")
         for column in dict.fromkeys(columns)
         if column not in COLUMNS
     ]
@@ -264,7 +264,9 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
     with database.session() as session:
         known = set(session.scalars(sa.select(Store.name)))
         unknown = [
-            Fault(None, name, f"no such store{_meant(name, known)}") for name in names if name not in known
+            Fault(None, name, f"no such store{did_you_mean(name, known)}")
+            for name in names
+            if name not in known
         ]
         if unknown:
             raise _bad_data(unknown)
@@ -410,14 +412,8 @@ def _shown(value: str) -> str:
     return "what is given" if re.search(r"[0-9A-Za-z_-]{24}|@", value) else repr(value)
 
 
-def _meant(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _bad_data(faults: Sequence[Fault]) -> IntegrationError:
     lines = "\n".join(f"  {fault}" for fault in faults)
-    plural = "s" if len(faults) > 1 else ""
     return IntegrationError.of(
-        ErrorType.BAD_DATA, f"{len(faults)} fault{plural}, nothing was changed:\n{lines}", source="stores"
+        ErrorType.BAD_DATA, f"{counted(len(faults), 'fault')}, nothing was changed:\n{lines}", source="stores"
     )

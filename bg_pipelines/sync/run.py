@@ -18,6 +18,7 @@ import psycopg
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.protocol import Platform
@@ -357,6 +358,12 @@ class SyncRun:
                 outcome: BaseException | None = None
             except Stopped:
                 return
+            except IntegrationError as error:
+                # A row that could not even be settled is given back at the end of the run, and is still due.
+                outcome = None if is_expected(error) else error
+                if is_expected(error):
+                    self._messages.put(f"store {works[0].store_id} is left to the next run: {error.message}")
+                    self.note_store(works[0].store_id, complete=False)
             except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
                 outcome = error
             self._turns.end(works)

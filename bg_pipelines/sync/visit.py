@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database.engine import is_conflict
+from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.incidents import reporting
 from bg_pipelines.platforms import StoreAccess
@@ -188,7 +188,7 @@ class StoreSync:
 
     def _settle_failed(self, work: Claim, attempt: int, failure: Failure, *, progressed: bool) -> None:
         error = failure.error
-        if error.error_type is ErrorType.DATABASE and not is_conflict(error):
+        if is_outage(error):
             raise error  # nothing can be settled, for any store: the run itself cannot work
         self.run_.check_stopped()
         if error.error_type is ErrorType.LEASE_LOST:
@@ -252,7 +252,7 @@ class StoreSync:
         return None
 
     def _retried(self, act: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """A transaction, once more where it got into another's way: what lost did nothing."""
+        """A transaction, once more where PostgreSQL ended it as happens in a database in use: what lost did nothing."""
         counted, reported = self._outcome, set(self._reported)
         for last in (False, False, True):
             try:
@@ -264,7 +264,7 @@ class StoreSync:
                 return outcome
             except IntegrationError as error:
                 self._outcome, self._reported = counted, set(reported)
-                if last or not is_conflict(error):
+                if last or not is_expected(error):
                     raise
         raise AssertionError
 

@@ -284,7 +284,7 @@ def test_in_a_pipe_no_id_is_cut(run: Run, database_url: str, database: Database)
         "FROM stores",
     )
     environment = {**os.environ, "BG_DATABASE_URL": database_url, "BG_ENCRYPTION_KEY": KEY}
-    command = [sys.executable, "-m", "bg_pipelines.cli.app", "customers", "changes"]
+    command = [sys.executable, "-m", "bg_pipelines.cli", "customers", "changes"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "gid://shopify/Customer/30000000000032" in done.stdout
 
@@ -301,7 +301,7 @@ def test_status_is_watched_through_a_restart_of_the_database(run: Run, database_
     [name] = re.findall(r"test_\d+", database_url)
     server = database_url.replace("+psycopg", "").replace(f"/{name}?", "/postgres?")
     screen, terminal = pty.openpty()
-    command = [sys.executable, "-m", "bg_pipelines.cli.app", "status", "--watch"]
+    command = [sys.executable, "-m", "bg_pipelines.cli", "status", "--watch"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     with psycopg.connect(server, autocommit=True) as connection, os.fdopen(screen, "rb", 0) as output:
         process = subprocess.Popen(

@@ -118,7 +118,7 @@ def test_who_is_deleted_or_redacted_cannot_be_edited(
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"frist_name": "X"}, "did you mean first_name?"),
+        ({"frist_name": "X"}, "did you mean 'first_name'?"),
         ({"total_spent": "1"}, "is no field that can be edited"),
         ({"email": "nobody"}, "email: give an e-mail address"),
         ({"email": "a b@example.com"}, "email: give an e-mail address"),
@@ -154,7 +154,7 @@ def test_all_faults_are_told_at_once_and_nothing_is_kept(edit: Edit, database: D
 
 
 def test_a_store_or_a_customer_that_is_none_is_told(edit: Edit, database: Database) -> None:
-    with pytest.raises(IntegrationError, match="did you mean harbor"):
+    with pytest.raises(IntegrationError, match="did you mean 'harbor'"):
         editing.edit(database, "harbour", ADA, {"note": "x"}, by="Grace")
     with pytest.raises(IntegrationError, match="store harbor has none of this id"):
         editing.show(database, "harbor", "2")
@@ -162,7 +162,7 @@ def test_a_store_or_a_customer_that_is_none_is_told(edit: Edit, database: Databa
         editing.list_changes(database, "harbor", "2")
     with pytest.raises(IntegrationError, match="say who makes the edit"):
         editing.edit(database, "harbor", ADA, {"note": "x"}, by=" ")
-    with pytest.raises(IntegrationError, match="did you mean pending"):
+    with pytest.raises(IntegrationError, match="did you mean 'pending'"):
         editing.list_changes(database, status="pendign")
 
 

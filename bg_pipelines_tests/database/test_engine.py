@@ -10,9 +10,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from bg_pipelines.database.engine import Database, dagster_storage_url, is_conflict, open_database
+from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
+from bg_pipelines.database.sqlstates import EXPECTED, is_conflict, is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings, load_settings
+from bg_pipelines_tests.support import wait_for
 
 PASSWORD = "hunter2-hunter2"
 NOBODY_THERE = f"postgresql://bg:{PASSWORD}@127.0.0.1:9/bg"
@@ -112,12 +114,7 @@ def test_a_connection_killed_in_a_transaction_is_a_database_error_and_the_next_t
     use(database, way)
 
 
-def test_a_server_that_answers_with_an_error_is_told_from_one_that_is_away(
-    database: Database, database_url: str
-) -> None:
-    with pytest.raises(IntegrationError) as raised, database.transaction() as connection:
-        connection.execute("SET LOCAL statement_timeout = 10; SELECT pg_sleep(1)")
-    assert raised.value.details == {"server": "57014"}
+def test_a_server_that_lets_nobody_in_is_told_from_one_that_is_away(database_url: str) -> None:
     elsewhere = Database(database_url.replace("/test_", "/no_such_database_"))
     for way in ("transaction", "session"):
         with pytest.raises(IntegrationError) as raised:
@@ -184,13 +181,95 @@ def test_of_two_transactions_in_each_others_way_one_is_done_and_the_other_is_a_c
     assert number_of(database, "SELECT sum(value) FROM counters") == 2
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-def test_a_conflict_in_a_session_is_told_from_a_server_that_is_away(
-    database: Database, sqlstate: str
+def run_sql(database: Database, way: str, statement: str) -> None:
+    if way == "transaction":
+        with database.transaction() as connection:
+            connection.execute(statement)
+    else:
+        with database.session() as session:
+            session.execute(sa.text(statement))
+
+
+OUTAGES = {"08006": "away", "57P01": "away", "57P02": "away", "57P03": "away"} | {
+    code: code for code in ("53100", "53300", "57P04", "58030")
+}
+WAYS_TO_ASK = pytest.mark.parametrize("way", ["transaction", "session"])
+
+
+@WAYS_TO_ASK
+@pytest.mark.parametrize("sqlstate", sorted(EXPECTED))
+def test_what_happens_in_a_database_in_use_is_no_outage(database: Database, sqlstate: str, way: str) -> None:
+    with pytest.raises(IntegrationError) as raised:
+        run_sql(database, way, f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+    error = raised.value
+    assert (error.error_type, error.source, error.recoverable) == ("database", "database", True)
+    assert error.details == {"expected": True, "sqlstate": sqlstate}
+    assert error.severity == ("low" if sqlstate.startswith("40") else "medium")
+    assert (is_expected(error), is_outage(error)) == (True, False)
+    assert is_conflict(error) == sqlstate.startswith("40")
+
+
+@WAYS_TO_ASK
+@pytest.mark.parametrize("sqlstate", sorted(OUTAGES))
+def test_what_keeps_every_transaction_from_working_is_an_outage(
+    database: Database, sqlstate: str, way: str
 ) -> None:
-    with pytest.raises(IntegrationError) as raised, database.session() as session:
-        session.execute(sa.text(f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$"))
-    assert is_conflict(raised.value)
+    with pytest.raises(IntegrationError) as raised:
+        run_sql(database, way, f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+    assert raised.value.details == {"server": OUTAGES[sqlstate]}
+    assert (is_expected(raised.value), is_outage(raised.value)) == (False, True)
+    assert ("not available" in raised.value.message) == (OUTAGES[sqlstate] == "away")
+
+
+def test_a_full_disk_is_an_outage_and_a_full_temporary_space_is_not(database: Database) -> None:
+    full = "could not write to file %s: No space left on device"
+    for file, outage in (('"base/pgsql_tmp/pgsql_tmp77.0"', False), ('"base/16384/16397"', True)):
+        with pytest.raises(IntegrationError) as raised:
+            run_sql(
+                database,
+                "transaction",
+                f"DO $$ BEGIN RAISE '{full % file}' USING ERRCODE = '53100'; END $$",
+            )
+        assert is_outage(raised.value) == outage
+
+
+@WAYS_TO_ASK
+@pytest.mark.parametrize("sqlstate", ["22003", "23505", "40002", "42P01", "54000", "55000", "XX000"])
+def test_any_other_code_is_raised_as_it_is(database: Database, sqlstate: str, way: str) -> None:
+    with pytest.raises((psycopg.Error, sa.exc.DBAPIError)):
+        run_sql(database, way, f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+
+
+@WAYS_TO_ASK
+@pytest.mark.parametrize("timeout", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+def test_a_transaction_that_the_server_ends_for_its_length_costs_its_connection_and_no_other(
+    database: Database, timeout: str, way: str
+) -> None:
+    def ended(pid: int) -> bool:
+        return number_of(database, f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == 0
+
+    with pytest.raises(IntegrationError) as raised:  # noqa: PT012
+        if way == "transaction":
+            with database.transaction() as connection:
+                connection.execute(f"SET LOCAL {timeout} = '20ms'")
+                wait_for(lambda: ended(connection.info.backend_pid))
+                connection.execute("SELECT 1")
+        else:
+            with database.session() as session:
+                session.execute(sa.text(f"SET LOCAL {timeout} = '20ms'"))
+                [pid] = session.execute(sa.text("SELECT pg_backend_pid()")).one()
+                wait_for(lambda: ended(pid))
+                session.execute(sa.text("SELECT 1"))
+    assert is_expected(raised.value)
+    use(database, way)
+
+
+@pytest.mark.parametrize("sqlstate", ["40P01", "55P03", "57014"])
+def test_an_expected_failure_keeps_the_connection(database: Database, sqlstate: str) -> None:
+    pid = number_of(database, "SELECT pg_backend_pid()")
+    with pytest.raises(IntegrationError):
+        run_sql(database, "transaction", f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+    assert number_of(database, "SELECT pg_backend_pid()") == pid
 
 
 def test_times_are_given_in_utc(database: Database) -> None:

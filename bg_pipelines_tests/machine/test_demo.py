@@ -39,7 +39,7 @@ def start_demo(project: Path, *options: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "bg_pipelines.cli.app",
+        "bg_pipelines.cli",
         "demo",
         "--sandbox-port",
         str(free_port()),
@@ -153,7 +153,7 @@ def test_of_two_demos_in_one_home_the_second_is_refused_and_a_killed_one_takes_i
 def test_the_demo_touches_no_stores_but_its_own(project: Path) -> None:
     add = ["stores", "add", "harbor", "--domain", "harbor.example.com", "--token", "t"]
     for command in (["migrate"], add):
-        subprocess.run([sys.executable, "-m", "bg_pipelines.cli.app", *command], cwd=project, check=True)
+        subprocess.run([sys.executable, "-m", "bg_pipelines.cli", *command], cwd=project, check=True)
     demo = start_demo(project, "--once")
     output, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 1

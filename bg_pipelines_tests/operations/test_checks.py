@@ -88,7 +88,7 @@ def test_a_wrong_setting_is_the_only_fault_that_can_be_told(monkeypatch: pytest.
 
 def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BG_DATABSE_URL", f"postgresql://bg:{PASSWORD}@db/bg")
-    assert find_faults() == ["BG_DATABSE_URL: no such setting; did you mean BG_DATABASE_URL?"]
+    assert find_faults() == ["BG_DATABSE_URL: no such setting; did you mean 'BG_DATABASE_URL'?"]
 
 
 @pytest.mark.parametrize("name", ["BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET"])

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bg_pipelines.cli import app as cli
+from bg_pipelines.cli import status as cli_status
+from bg_pipelines.cli.app import app
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.status import NO_STORES, FailingStore, ResourceStatus, read_status
 from bg_pipelines.operations.stores import set_paused
@@ -73,8 +74,8 @@ def shown(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Callable[..., s
         console = Console(
             markup=False, highlight=False, width=width, force_terminal=terminal, color_system=None
         )
-        monkeypatch.setattr(cli, "console", console)
-        result = CliRunner().invoke(cli.app, [command, *options])
+        monkeypatch.setattr(cli_status, "console", console)
+        result = CliRunner().invoke(app, [command, *options])
         assert result.exit_code == 0, result.output
         return result.output
 

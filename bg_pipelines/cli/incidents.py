@@ -1,0 +1,262 @@
+"""`bg-pipelines incidents`: what failed, and what a person does about it (docs/on-call.md)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from bg_pipelines.cli.printing import (
+    SEVERITY_STYLES,
+    AsJson,
+    By,
+    console,
+    logged_in,
+    open_migrated,
+    print_json,
+)
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import handling
+from bg_pipelines.wording import counted, minute, times
+
+app = typer.Typer()
+StoreFilter = Annotated[str | None, typer.Option("--store", help="Those of this store.")]
+TypeFilter = Annotated[
+    str | None, typer.Option("--type", metavar="ERROR_TYPE", help="Those of this error type.")
+]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of incidents.")]
+All = Annotated[bool, typer.Option("--all", help="All that are open, or all of --store and --type.")]
+
+
+@app.command("list")
+def list_incidents(
+    all_statuses: Annotated[bool, typer.Option("--all-statuses", help="The resolved ones as well.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="The resolved ones instead.")] = False,
+    store: StoreFilter = None,
+    error_type: TypeFilter = None,
+    owner: Annotated[str | None, typer.Option(help="Those that this person looks after.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Incidents, the most severe and oldest first."""
+    if all_statuses and resolved:
+        raise typer.BadParameter("give --all-statuses or --resolved, not both")
+    which = None if all_statuses else "resolved" if resolved else "open"
+    with open_migrated() as database:
+        rows = handling.list_incidents(
+            database, status=which, store=store, error_type=error_type, owner=owner
+        )
+    if as_json:
+        print_json({"incidents": [row.as_dict() for row in rows]})
+        return
+    if not rows:
+        console.print(f"no {which + ' ' if which else ''}incidents{_filtered(store, error_type, owner)}")
+        return
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(justify="right", no_wrap=True)
+    lines.add_column(overflow="fold")
+    for row in rows:
+        lines.add_row(str(row.id), _incident_line(row))
+    console.print(lines)
+    opened = [row for row in rows if row.status == "open"]
+    waiting = sum(row.needs_attention for row in opened)
+    console.print(f"{len(rows)} shown" + (f", {waiting} of them need a person" if opened else ""))
+
+
+@app.command("show")
+def show_incident(
+    incident_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the incident.")],
+    as_json: AsJson = False,
+) -> None:
+    """Everything about one incident, and what to do about it."""
+    with open_migrated() as database:
+        details = handling.show(database, incident_id)
+    if as_json:
+        print_json(details.as_dict())
+    else:
+        console.print(_incident_page(details))
+
+
+@app.command("assign")
+def assign_incidents(
+    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Numbers of incidents.")],
+    to: Annotated[str, typer.Option(metavar="NAME", help="Who looks after them; '': nobody.")],
+) -> None:
+    """Say who looks after incidents."""
+    with open_migrated() as database:
+        count = handling.assign(database, ids, to)
+    console.print(f"{counted(count, 'incident')} assigned to {to.strip() or 'nobody'}")
+
+
+@app.command("retry")
+def retry_incidents(
+    ids: Ids = None,
+    every: All = False,
+    store: StoreFilter = None,
+    error_type: TypeFilter = None,
+    by: By = None,
+) -> None:
+    """Start what waits under incidents now; they close by themselves when it succeeds."""
+    with open_migrated() as database:
+        chosen = _chosen(database, ids, every, store, error_type, "retry")
+        done = handling.retry(database, chosen, by=by or logged_in())
+    started = f"{counted(done.incidents, 'incident')} retried, {counted(done.rows, 'resource')} due now"
+    console.print("\n".join([started, *done.notes]), soft_wrap=True)
+    if not done.incidents:
+        sys.exit(1)
+
+
+@app.command("resolve")
+def resolve_incidents(
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why it is over.")],
+    ids: Ids = None,
+    every: All = False,
+    store: StoreFilter = None,
+    error_type: TypeFilter = None,
+    by: By = None,
+) -> None:
+    """Close incidents. What waits under them goes back to its schedule, so a fault that is left opens one again."""
+    with open_migrated() as database:
+        chosen = _chosen(database, ids, every, store, error_type, "resolve")
+        done = handling.resolve(database, chosen, by=by or logged_in(), note=note)
+    closed = f"{counted(done.incidents, 'incident')} resolved, {counted(done.rows, 'resource')} due now"
+    console.print("\n".join([closed, *done.notes]), soft_wrap=True)
+
+
+def _chosen(
+    database: Database,
+    ids: list[int] | None,
+    every: bool,
+    store: str | None,
+    error_type: str | None,
+    verb: str,
+) -> list[int]:
+    """The incidents meant: by number, or all that are open and of these. Raises IntegrationError if there are none."""
+    wide = every or store is not None or error_type is not None
+    if ids and wide:
+        raise typer.BadParameter("give numbers, or --all, --store and --type; not both")
+    if ids:
+        return ids
+    if not wide:
+        raise typer.BadParameter("give numbers of incidents, --all, --store or --type")
+    chosen = [row.id for row in handling.list_incidents(database, store=store, error_type=error_type)]
+    if not chosen:
+        raise IntegrationError.of(
+            ErrorType.BAD_DATA,
+            f"no open incidents{_filtered(store, error_type)}: nothing to {verb}",
+            source="incidents",
+        )
+    return chosen
+
+
+def _filtered(store: str | None, error_type: str | None, owner: str | None = None) -> str:
+    of = [
+        f"{name} {value}"
+        for name, value in (("store", store), ("type", error_type), ("owner", owner))
+        if value is not None
+    ]
+    return f" of {', '.join(of)}" if of else ""
+
+
+def _incident_line(row: handling.IncidentRow) -> Text:
+    facts = [f"since {minute(row.opened_at)}, {times(row.occurrences)}"]
+    if row.parked:
+        facts.append(f"{row.parked} parked")
+    if row.status == "resolved" and row.resolved_at is not None:
+        facts.append(f"resolved {minute(row.resolved_at)} by {row.resolved_by}")
+    elif not row.needs_attention:
+        facts.append("tried again by itself")
+    if row.owner:
+        facts.append(f"owner {row.owner}")
+    style = "dim" if row.status == "resolved" else SEVERITY_STYLES.get(row.severity, "")
+    return Text.assemble(
+        (row.severity, style),
+        "  ",
+        (row.subject, "bold"),
+        "  ",
+        (row.error_type, style),
+        f"  {', '.join(facts)}\n{row.message}",
+    )
+
+
+def _incident_page(details: handling.IncidentDetails) -> Table:
+    row = details.incident
+    page = Table.grid(padding=(0, 1, 0, 0))
+    page.add_column(no_wrap=True, style="bold")
+    page.add_column(overflow="fold")
+
+    def add(name: str, *lines: str | Text) -> None:
+        if lines:
+            page.add_row(
+                name, Text("\n").join(Text(line) if isinstance(line, str) else line for line in lines)
+            )
+
+    style = SEVERITY_STYLES.get(row.severity, "")
+    add("incident", Text.assemble(f"{row.id}, {row.status}, ", (row.severity, style)))
+    add("what", Text.assemble((row.subject, "bold"), ": ", (row.error_type, style), f" ({details.source})"))
+    add("", row.message)
+    add("do this", Text(details.runbook, style="green") if row.status == "open" else details.runbook)
+    add("since", f"{minute(row.opened_at)} UTC, last {minute(row.last_seen_at)}, {times(row.occurrences)}")
+    add("owner", row.owner or "nobody")
+    if row.resolved_at is not None:
+        add("resolved", f"{minute(row.resolved_at)} UTC by {row.resolved_by}: {row.resolution}")
+    elif not row.needs_attention:
+        add("by itself", "it is tried again without a person")
+    add("affects", *([", ".join(row.resources)] if row.resources else []))
+    add("met by", *([", ".join(details.affected_runs)] if details.affected_runs else []))
+    add("parked", *_together((_held_line(held), held.store, held.resource) for held in details.held))
+    for circuit in details.circuits:
+        probe = f"next probe {circuit.probe_at:%H:%M:%S} UTC" if circuit.probe_at else "no probe yet"
+        add(
+            "circuit",
+            f"{circuit.key} open since {minute(circuit.opened_at)}, failed {circuit.failures}, {probe}",
+        )
+    add("details", *(f"{name}: {value}" for name, value in details.details.items()))
+    add("payload", *([details.payload] if details.payload else []))
+    rejects = [f"{r.external_id}: {r.reason}" for r in details.rejects]
+    if details.rejects_total > len(rejects):
+        rejects.append(f"and {details.rejects_total - len(rejects):,} more")
+    add("rejected", *rejects)
+    add(
+        "attempts",
+        *_together((_attempt_line(tried), tried.store, _attempted(tried)) for tried in details.attempts),
+    )
+    add("runs", *(f"{minute(run.started_at)} {run.status} {run.run_id}" for run in details.runs))
+    add("alerts", *(_alert_line(alert) for alert in details.alerts))
+    return page
+
+
+def _together(facts: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Lines of (what, store, resource): the resources of a store of which the same is to be said share one."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for what, store, resource in facts:
+        lines.setdefault((what, store), []).append(resource)
+    return [f"{what}: {store} {', '.join(resources)}" for (what, store), resources in lines.items()]
+
+
+def _held_line(held: handling.HeldRow) -> str:
+    if held.in_hand:
+        when = "a run is at work on it"
+    elif held.next_due_at is None:
+        when = "waits for a person"
+    else:
+        when = f"due {minute(held.next_due_at)}"
+    return when + (f" ({held.retry_strategy}, {held.retry_reason})" if held.retry_strategy else "")
+
+
+def _attempt_line(attempt: handling.Attempt) -> str:
+    error = f" ({attempt.error_type})" if attempt.error_type else ""
+    return f"{minute(attempt.started_at)} {attempt.status}{error}"
+
+
+def _attempted(attempt: handling.Attempt) -> str:
+    return attempt.resource + (f" ({counted(attempt.rows_read, 'row')})" if attempt.rows_read else "")
+
+
+def _alert_line(alert: handling.SentAlert) -> str:
+    to = f": {alert.target} {alert.status}" if alert.target else ": to nobody"
+    return f"{minute(alert.created_at)} {alert.kind}{to}" + (f" ({alert.error})" if alert.error else "")

@@ -1,0 +1,175 @@
+"""`bg-pipelines people`: one person across stores (docs/people.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bg_pipelines import people
+from bg_pipelines.cli.printing import By, CustomerId, StoreName, console, logged_in, new_table, open_migrated
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.wording import counted, minute
+
+app = typer.Typer()
+OtherStore = Annotated[str, typer.Argument(metavar="OTHER_STORE", help="The other's store.")]
+OtherCustomer = Annotated[str, typer.Argument(metavar="OTHER_CUSTOMER", help="The other's id there.")]
+
+
+@app.command("show")
+def show_person(
+    person: Annotated[int | None, typer.Argument(metavar="PERSON", help="Number of the person.")] = None,
+    customer: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="STORE ID", help="The person that this customer of this store is."),
+    ] = None,
+    orders: Annotated[int, typer.Option(min=0, help="How many of the newest orders.")] = 20,
+) -> None:
+    """The customers that are one person and why, what they spent, and their newest orders. Times are UTC."""
+    if (person is None) == (customer is None):
+        raise typer.BadParameter("give the number of a person, or --customer STORE ID")
+    with open_migrated() as database:
+        if person is None:
+            assert customer is not None
+            person = people.find_person(database, *customer)
+        links = people.customers_of(database, person)
+        totals = people.totals(database, person)
+        history = people.history(database, person, newest=orders)
+    console.print(f"person {person}")
+    table = new_table("store", "customer", "why")
+    for link in links:
+        table.add_row(link.store, link.customer, link.reason)
+    console.print(table)
+    table = new_table("currency", "orders", "spent", "refunded", "net", "first order", "last visit", "stores")
+    for t in totals:
+        times = [minute(at) if at else "" for at in (t.first_order_at, t.last_order_at)]
+        money = [f"{amount:,.2f}" for amount in (t.spent, t.refunded, t.net)]
+        table.add_row(t.currency, str(t.orders), *money, *times, str(t.stores))
+    console.print("", table if totals else "no orders", sep="\n")
+    if not history.empty:
+        table = new_table("when", "store", "order", "channel", "status", "total", "refunded", "net")
+        rows: Any = history.itertuples()
+        for row in rows:
+            status_ = "return" if row.is_return else row.status
+            money = [f"{amount:,.2f}" for amount in (row.total, row.refunded, row.net)]
+            table.add_row(
+                minute(row.ordered_at),
+                row.store,
+                row.name,
+                row.channel if isinstance(row.channel, str) else "",
+                status_,
+                *money[:2],
+                f"{money[2]} {row.currency}",
+            )
+        console.print("", table, sep="\n")
+
+
+@app.command("why")
+def show_why(store: StoreName, customer: CustomerId) -> None:
+    """Why a customer is the person it is, step by step, and why its e-mail or phone matches nobody."""
+    with open_migrated() as database:
+        for line in people.why(database, store, customer):
+            console.print(line, soft_wrap=True)
+
+
+@app.command("join")
+def join_people(
+    store: StoreName, customer: CustomerId, other_store: OtherStore, other: OtherCustomer, by: By = None
+) -> None:
+    """Make two customers one person, with all who are matched with either; `undo` takes it back."""
+    with open_migrated() as database:
+        made = people.join(database, (store, customer), (other_store, other), by=by or logged_in())
+    if made.person_id == made.other_person_id:
+        console.print(f"decision {made.id}: they are person {made.person_id}")
+    else:
+        console.print(
+            f"decision {made.id}: kept, but a split comes before it: they stay {_persons(made)}",
+            soft_wrap=True,
+        )
+
+
+@app.command("split")
+def split_people(
+    store: StoreName, customer: CustomerId, other_store: OtherStore, other: OtherCustomer, by: By = None
+) -> None:
+    """Keep two customers from ever being one person: the other one leaves; `undo` takes it back."""
+    with open_migrated() as database:
+        made = people.split(database, (store, customer), (other_store, other), by=by or logged_in())
+    console.print(f"decision {made.id}: they are {_persons(made)}")
+
+
+@app.command("undo")
+def undo_decision(
+    decision: Annotated[int, typer.Argument(metavar="DECISION", help="Number of the decision.")],
+    by: By = None,
+) -> None:
+    """Take a join or a split back."""
+    with open_migrated() as database:
+        undone = people.undo(database, decision, by=by or logged_in())
+    console.print(f"decision {decision} is undone: they are {_persons(undone)}")
+
+
+@app.command("decisions")
+def list_decisions() -> None:
+    """The joins and splits in force, the newest first."""
+    with open_migrated() as database:
+        rows = people.list_decisions(database)
+    table = new_table("decision", "what", "customer", "and", "by", "when")
+    for row in rows:
+        done = "joined" if row.kind == "together" else "split"
+        table.add_row(
+            str(row.id),
+            done,
+            f"{row.store} {row.customer}",
+            f"{row.other_store} {row.other}",
+            row.decided_by,
+            minute(row.decided_at),
+        )
+    console.print(table if rows else "no decisions in force")
+
+
+@app.command("report")
+def report_people(
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all columns there, as CSV.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="So many of each currency.", show_default="20; all with --csv")
+    ] = None,
+    lapsed: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=0, help="Those who have not been there for so long.")
+    ] = None,
+) -> None:
+    """Who spent most, by currency: orders, spend, refunds, net, last visit."""
+    with open_migrated() as database:
+        frame = people.report(
+            database,
+            currency=currency and currency.upper(),
+            top=top or (None if csv else 20),
+            lapsed_days=lapsed,
+        )
+    if csv is not None:
+        try:
+            frame.to_csv(csv, index=False)
+        except OSError as error:
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION, f"--csv {csv}: {error.strerror or error}", source="settings"
+            ) from None
+        console.print(f"{counted(len(frame), 'row')} written to {csv}")
+        return
+    table = new_table("rank", "person", "orders", "stores", "spent", "refunded", "net", "last visit", "days")
+    rows: Any = frame.itertuples()
+    for row in rows:
+        money = [f"{amount:,.2f}" for amount in (row.spent, row.refunded)]
+        table.add_row(
+            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), *money, f"{row.net:,.2f} {row.currency}",
+            f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
+        )  # fmt: skip
+    console.print(table if len(frame) else "nobody, of known customers with orders")
+
+
+def _persons(decision: people.Decision) -> str:
+    ids = (decision.person_id, decision.other_person_id)
+    if ids[0] == ids[1] and ids[0] is not None:
+        return f"person {ids[0]}"
+    return " and ".join("nobody" if person is None else f"person {person}" for person in ids)

@@ -1,0 +1,205 @@
+"""`bg-pipelines status` and `metrics`: is anything wrong, what is it, and does it need a person?"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bg_pipelines.cli.printing import SEVERITY_STYLES, console, one_line, open_migrated, print_json
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.operations import metrics, status
+from bg_pipelines.wording import clock, flat, span, times
+
+
+def show_status(*, watch: bool, as_json: bool) -> None:
+    with open_migrated() as database:
+        if as_json:
+            print_json(status.read_status(database).as_dict())
+        elif watch:
+            shown = status_page(status.read_status(database))
+            with Live(shown, console=console, screen=True) as live:
+                while True:
+                    time.sleep(2)
+                    try:
+                        shown = status_page(status.read_status(database))
+                    except IntegrationError as error:
+                        # What was last known stays, and it is read again.
+                        live.update(Lines(one_line((error.message, "bold red")), "", shown))
+                    else:
+                        live.update(shown)
+        else:
+            # Not cropped: what is piped into a file or a grep is told in full.
+            console.print(status_page(status.read_status(database)), crop=console.is_terminal)
+
+
+def show_metrics(*, per_store: bool) -> None:
+    with open_migrated() as database:
+        sys.stdout.write(metrics.prometheus_text(metrics.read_metrics(database), stores=per_store))
+
+
+_LONG = 20
+"""Lines of one kind that `status` shows; `--json` has all."""
+_WORST = 5
+"""Of those that are late: how far behind each store is stands in `--json`."""
+
+
+def status_page(state: status.Status) -> Lines:
+    page: list[RenderableType] = []
+    now = state.metrics.at
+    waits = any(incident.needs_attention for incident in state.incidents)
+    well = not state.incidents and state.metrics.stores_current == state.metrics.stores_total
+    verdict = one_line((state.verdict, "bold red" if waits else "bold green" if well else "bold yellow"))
+    verdict.no_wrap = not console.is_terminal  # the one line that is never cut
+    page.append(verdict)
+
+    def block(lines: list[Text], more: str = "") -> None:
+        if not lines:
+            return
+        page.extend(["", *(lines[:_LONG] if more else lines)])
+        if more and len(lines) > _LONG:
+            page.append(one_line(f"and {len(lines) - _LONG} more {more}"))
+
+    block([_fault_line(incident, now) for incident in state.incidents])
+    if any(job.stores for job in state.metrics.jobs):
+        page.append("")
+        page.append(_jobs_table(state.metrics, narrow=console.width < 100))
+    late = sorted(
+        (line for line in state.metrics.stores if not line.current and line.behind_seconds >= 60),
+        key=lambda line: -line.behind_seconds,
+    )
+    block(
+        [
+            one_line(
+                ("late  ", "yellow"),
+                f"{line.store}  {line.job}  {line.behind_seconds / 60:.0f} minutes behind",
+            )
+            for line in late[:_WORST]
+        ]
+        + ([one_line(f"and {len(late) - _WORST} more are late")] if len(late) > _WORST else [])
+    )
+    block(
+        [
+            one_line(
+                ("circuit open  ", "yellow"),
+                f"{circuit.subject} since {clock(circuit.opened_at, now)}, {times(circuit.failures)} failed, ",
+                f"next probe {circuit.next_probe_at:%H:%M:%S}" if circuit.next_probe_at else "no probe yet",
+            )
+            for circuit in state.circuits
+        ],
+        "circuits",
+    )
+    block([_retry_line(failing) for failing in state.retrying], "that are tried again")
+    block([_run_line(run, now) for run in state.runs], "runs")
+    block([_alerts_line(alerts, now) for alerts in state.alerts], "targets of alerts")
+    pool = state.metrics.connections
+    of_runs = f"{pool.in_use} of {pool.size} in runs, " if pool.size else ""
+    others = f" and {len(state.paused) - _LONG} more" if len(state.paused) > _LONG else ""
+    memory = [
+        f"{run.job} {run.peak_memory_bytes / 2**20:.0f} MB"
+        for run in state.metrics.runs
+        if run.peak_memory_bytes
+    ]
+    facts = {
+        "rows that could not be loaded": _listed(state.metrics.rejected_rows),
+        "stock corrections": _listed(state.metrics.corrections),
+        "paused": ", ".join(state.paused[:_LONG]) + others,
+        "connections": f"{of_runs}{pool.server_in_use} of {pool.server_size} in the server",
+        "most memory of a run": ", ".join(memory),
+    }
+    block([one_line(f"{name}: {fact}") for name, fact in facts.items() if fact])
+    return Lines(*page)
+
+
+def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
+    """A line for each queue that has work, and for each of its jobs."""
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    table.add_column("queue, job", no_wrap=True)
+    names = "stores current due oldest running retries parked faults p50 p95 success behind"
+    if narrow:
+        names = "stores current due run retry parked p50/p95 success behind"
+    for name in names.split():
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def add(
+        title: str, counts: list[int], work: metrics.QueueMetrics | metrics.JobMetrics, style: str
+    ) -> None:
+        spans = [span(work.p50_seconds), span(work.p95_seconds)]
+        cells = [title, *(map(str, counts) if counts else ("", "")), str(work.size)]
+        cells += [] if narrow else [span(work.oldest_seconds) if work.size else ""]
+        cells += map(str, (work.running, work.retries_waiting, work.parked))
+        cells += [] if narrow else [str(work.open_incidents)]
+        cells += ["/".join(filter(None, spans))] if narrow else spans
+        cells += ["" if work.success_rate is None else f"{work.success_rate * 100:.3g}%"]
+        table.add_row(*cells, span(work.behind_seconds), style=style)
+
+    for queue in figures.queues:
+        jobs = [job for job in figures.jobs if job.queue == queue.queue and job.stores]
+        if jobs:
+            add(queue.queue, [], queue, "bold")
+        for job in jobs:
+            style = "red" if job.parked else "yellow" if job.current < job.stores else ""
+            add(f"  {job.job}", [job.stores, job.current], job, style)
+    return table
+
+
+def _fault_line(incident: status.OpenIncident, now: datetime) -> Text:
+    style = SEVERITY_STYLES.get(incident.severity, "")
+    return one_line(
+        f"#{incident.id} ",
+        (incident.severity, style),
+        "  ",
+        (incident.subject, "bold"),
+        "  ",
+        (incident.error_type, style),
+        f"  since {clock(incident.opened_at, now)}, {times(incident.occurrences)}, ",
+        "waits for a person" if incident.needs_attention else "tried again by itself",
+        f" ({incident.owner})" if incident.owner else "",
+        f"  {_some(incident.resources)}{flat(incident.message)}",
+    )
+
+
+def _retry_line(failing: status.FailingStore) -> Text:
+    again = "tried now" if failing.running else f"next try {failing.next_try_at:%H:%M:%S}"
+    return one_line(
+        (failing.store, "bold"),
+        "  ",
+        (failing.error_type, "yellow"),
+        f"  attempt {failing.failures} failed, {again}  {_some(failing.resources)}{flat(failing.message)}",
+    )
+
+
+def _some(resources: list[str]) -> str:
+    """What a message is about, where that is not the whole store."""
+    return f"{', '.join(resources)}: " if len(resources) in (1, 2) else ""
+
+
+def _run_line(run: status.RunStatus, now: datetime) -> Text:
+    state = "" if run.alive else f", died: not heard of since {clock(run.seen_at, now)}"
+    memory = f", {run.peak_rss_mb:.0f} MB" if run.peak_rss_mb else ""
+    pool = f", {run.connections_in_use} of {run.connections_size} connections" if run.connections_size else ""
+    return one_line(
+        ("run  ", "" if run.alive else "red"),
+        f"{run.run_id[:8]}  {run.job} since {clock(run.started_at, now)}{state}, {run.stores} stores done, ",
+        f"{run.stores_failed} failed{memory}{pool}",
+    )
+
+
+def _alerts_line(alerts: status.UndeliveredAlerts, now: datetime) -> Text:
+    pending = f"{alerts.pending} not delivered yet, " if alerts.pending else ""
+    refused = f"{alerts.refused} refused, " if alerts.refused else ""
+    since = f"since {clock(alerts.oldest_at, now)}"
+    return one_line(
+        ("alerts  ", "red"),
+        f"{alerts.target}: {pending}{refused}{since}" + (f": {flat(alerts.error)}" if alerts.error else ""),
+    )
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if number)

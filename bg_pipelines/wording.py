@@ -1,0 +1,47 @@
+"""How a count, a moment, a span of time and a guess at a mistyped word read, wherever people read them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    return f"{moment:%H:%M}" if now - moment < timedelta(hours=20) else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def span(seconds: float | None) -> str:
+    """A duration in about four letters; nothing where there is none."""
+    if seconds is None:
+        return ""
+    if not seconds:
+        return "0"
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    for unit, length in (("s", 1), ("m", 60), ("h", 3600)):
+        if seconds < 120 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds / 86_400:.0f}d"
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the known one that is most like it, if any is."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {str(close[0])!r}?" if close else ""
