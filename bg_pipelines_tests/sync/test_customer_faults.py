@@ -144,7 +144,7 @@ def test_customers_and_orders_that_change_while_the_pages_are_read_are_right_in_
     shop.faults.append(Fault("slow", seconds=0.1, operation="query "))
     over = threading.Event()
 
-    def edit() -> None:
+    def staff() -> None:
         for _ in range(40):
             change(shop, 4)
             edit(shop, "add_customer")
@@ -152,7 +152,7 @@ def test_customers_and_orders_that_change_while_the_pages_are_read_are_right_in_
             if over.wait(0.05):
                 return
 
-    editor = threading.Thread(target=edit)
+    editor = threading.Thread(target=staff)
     editor.start()
     try:
         for force in (False, True, False):
