@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bg_pipelines.alerts.notifier import Mood, Notifier
 from bg_pipelines.alerts.wording import Message, sms
-from bg_pipelines.messaging import twilio
 from bg_pipelines.settings import Settings
+
+# apprise and Twilio's client are imported by whoever has something to send, not by every process of a job.
+if TYPE_CHECKING:
+    from bg_pipelines.alerts.notifier import Mood, Notifier
+    from bg_pipelines.messaging.twilio import TextMessages
 
 
 class Target(Protocol):
@@ -45,7 +48,9 @@ class Phone:
         return self._messages.find(self._number, message.reference, since)
 
     @cached_property
-    def _messages(self) -> twilio.TextMessages:
+    def _messages(self) -> TextMessages:
+        from bg_pipelines.messaging import twilio
+
         return twilio.from_settings(self._settings)
 
 
@@ -53,7 +58,7 @@ class Address:
     """An apprise URL. What was sent there cannot be looked up."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._notifier = Notifier(url, name)
+        self._url, self._name = url, name
         self.key = _key(url.partition("://")[0].lower(), url)
 
     def check(self) -> None:
@@ -66,6 +71,12 @@ class Address:
 
     def find(self, message: Message, since: datetime) -> None:  # noqa: ARG002
         return None
+
+    @cached_property
+    def _notifier(self) -> Notifier:
+        from bg_pipelines.alerts.notifier import Notifier
+
+        return Notifier(self._url, self._name)
 
 
 def targets(settings: Settings) -> list[Target]:

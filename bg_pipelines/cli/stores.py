@@ -11,6 +11,7 @@ import typer
 from bg_pipelines.cli.printing import console, new_table, open_migrated
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import stores
+from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.settings import load_settings
 
@@ -77,7 +78,7 @@ def import_stores(
     file: Annotated[Path, typer.Argument(help=f"CSV with the columns {', '.join(stores.COLUMNS)}.")],
 ) -> None:
     """Add or update the stores of a CSV file: all of them, or none and a list of every fault."""
-    _print_changes(_save_stores(stores.read_csv(file)))
+    _print_changes(_save_stores(read_csv(file)))
 
 
 @app.command("list")

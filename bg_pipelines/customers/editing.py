@@ -18,6 +18,7 @@ from psycopg.rows import class_row, dict_row
 from bg_pipelines.customers import changes
 from bg_pipelines.customers.changes import Change, same
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.names import find_customer, find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.wording import did_you_mean
@@ -201,32 +202,10 @@ def list_changes(
     if status is not None and status not in STATUSES:
         raise _bad_data([f"status: is none of {', '.join(STATUSES)}{did_you_mean(status, STATUSES)}"])
     with database.transaction() as connection:
-        store_id = None if store is None else _store(connection, store)
+        store_id = None if store is None else find_store(connection, store)
         if store is not None and customer_id is not None:
             store_id, customer_id = find_customer(connection, store, customer_id)
         return _changes(connection, store_id=store_id, customer_id=customer_id, status=status, limit=limit)
-
-
-def find_customer(connection: psycopg.Connection[Any], store: str, customer_id: str) -> tuple[int, str]:
-    """The store's number, and the whole id of its customer who has this id or whose id ends in `/` and this.
-
-    Raises IntegrationError (bad_data).
-    """
-    store_id = _store(connection, store)
-    for condition in ("external_id = %s", "right(external_id, length(%s) + 1) = '/' || %s"):
-        parameters = (store_id, *[customer_id] * condition.count("%s"))
-        found = connection.execute(
-            f"SELECT external_id FROM customers WHERE store_id = %s AND {condition} LIMIT 2",  # noqa: S608
-            parameters,
-        ).fetchall()
-        if len(found) == 1:
-            return store_id, found[0][0]
-    raise _bad_data(
-        [
-            f"customer {customer_id!r}: store {store} has none of this id, or more than one; give it as the platform "
-            "writes it, for Shopify like gid://shopify/Customer/1234"
-        ]
-    )
 
 
 def _changes(
@@ -265,18 +244,6 @@ def _check(values: Mapping[str, Any], country: str | None) -> dict[str, Any]:
     if faults:
         raise _bad_data([*faults, "nothing was changed"])
     return checked
-
-
-def _store(connection: psycopg.Connection[Any], name: str) -> int:
-    row = connection.execute("SELECT id FROM stores WHERE name = %s", (name,)).fetchone()
-    if row is None:
-        names = [known for (known,) in connection.execute("SELECT name FROM stores")]
-        raise _bad_data(
-            [
-                f"store {name!r}: there is none of this name{did_you_mean(name, names)}; `bg-pipelines stores list` has all"
-            ]
-        )
-    return int(row[0])
 
 
 def _customer(

@@ -1,4 +1,4 @@
-"""Stores as a person manages them: add, import from CSV, list, pause, resume.
+"""Stores as a person manages them: add, list, pause, resume (from a file: stores_csv).
 
 Adding a store that is there updates it; what is the same changes nothing. Tokens are encrypted before they reach
 the database and are never shown again.
@@ -6,16 +6,13 @@ the database and are never shown again.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -23,11 +20,12 @@ from sqlalchemy.orm import Session
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Store, SyncState
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.operations.csv_files import Fault, bad_data
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.queues import TICK, TIERS
 from bg_pipelines.records import Resource
-from bg_pipelines.wording import counted, did_you_mean
+from bg_pipelines.wording import did_you_mean
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)
@@ -55,18 +53,6 @@ class NewStore:
         if self.token:
             return {"access_token": self.token}
         return {"client_id": self.client_id or "", "client_secret": self.client_secret or ""}
-
-
-class Fault(NamedTuple):
-    """What is wrong with one value: its line in the file (None outside a file), its column, and the remedy."""
-
-    line: int | None
-    column: str
-    message: str
-
-    def __str__(self) -> str:
-        place = f"line {self.line}, " if self.line else ""
-        return f"{place}{self.column}: {self.message}"
 
 
 class Changes(NamedTuple):
@@ -129,108 +115,9 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
     with database.session() as session:
         faults += [Fault(None, "name", message) for message in _taken_names(session, stores)]
         if faults:
-            raise _bad_data(faults)
+            raise bad_data(faults, "stores")
         outcomes = [_save(session, cipher, store) for store in stores]
     return Changes(outcomes.count("added"), outcomes.count("updated"), outcomes.count("unchanged"))
-
-
-def read_csv(path: Path) -> list[NewStore]:
-    """Stores from a CSV file with a header. Raises IntegrationError (bad_data) listing every fault by line and column."""
-    (_, header), *rows = _rows(path)
-    columns = [column.lower() for column in header]
-    # Before a column is named in a fault: a first line that is no header may hold a token.
-    if not set(columns) & set(COLUMNS):
-        if any(separator in header[0] for separator in ";\t|"):
-            raise _bad_data(
-                [Fault(1, "header", "the values are not separated by commas; save it as CSV with commas")]
-            )
-        raise _bad_data(
-            [
-                Fault(
-                    1,
-                    "header",
-                    f"is missing: the first line names the columns; there are: {', '.join(COLUMNS)}",
-                )
-            ]
-        )
-    # Their values are shifted into columns they don't belong to: they are not looked at.
-    shifted = {line for line, values in rows if any(values[len(columns) :])}
-    too_many = [
-        Fault(
-            line,
-            "line",
-            f"has {len(values)} values, there are {len(columns)} columns; put a value that holds a comma in quotes",
-        )
-        for line, values in rows
-        if line in shifted
-    ]
-    faults = [
-        Fault(1, column, f"no such column; there are: {', '.join(COLUMNS)}{did_you_mean(column, COLUMNS)}")
-        for column in dict.fromkeys(columns)
-        if column not in COLUMNS
-    ]
-    faults += [
-        Fault(1, column, "this column is missing") for column in REQUIRED_COLUMNS if column not in columns
-    ]
-    faults += [
-        Fault(1, column, "this column is there twice")
-        for column in dict.fromkeys(columns)
-        if columns.count(column) > 1
-    ]
-    if faults:
-        raise _bad_data(faults + too_many)
-    width = len(columns)
-    whole = [(line, values) for line, values in rows if line not in shifted]
-    frame = pd.DataFrame(
-        [(values + [""] * width)[:width] for _, values in whole],
-        columns=columns,
-        index=[line for line, _ in whole],
-        dtype=str,
-    )
-    for column in ("platform", "domain"):
-        frame[column] = frame[column].str.lower()
-    stores = {
-        int(line): _from_row(row) for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
-    }
-    faults = too_many + [fault for line, store in stores.items() for fault in check_store(store, line)]
-    for key in (["name"], ["platform", "domain"]):
-        for positions in frame.groupby(key, sort=False).indices.values():
-            lines = [int(frame.index[i]) for i in positions]
-            faults += [Fault(line, key[-1], f"is already on line {lines[0]}") for line in lines[1:]]
-    if not rows:
-        faults.append(Fault(2, "name", "the file has no stores"))
-    if faults:
-        raise _bad_data(sorted(faults, key=lambda fault: (fault.line or 0, fault.column)))
-    return list(stores.values())
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line and values of each row that is not empty, the header first. Raises IntegrationError (bad_data)."""
-
-    def fault(message: str) -> IntegrationError:
-        return _bad_data([Fault(None, str(path), message)])
-
-    rows = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            line = 1
-            for row in reader:
-                values = [value.strip() for value in row]
-                if any(values):
-                    rows.append((line, values))
-                line = reader.line_num + 1
-    except FileNotFoundError:
-        raise fault("there is no such file") from None
-    except OSError as error:
-        raise fault(f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise fault("is not UTF-8; save it as CSV UTF-8") from None
-    except csv.Error as error:
-        raise fault(f"is not CSV: {error}") from None
-    if not rows:
-        raise fault("is empty")
-    return rows
 
 
 class StoreRow(NamedTuple):
@@ -269,7 +156,7 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
             if name not in known
         ]
         if unknown:
-            raise _bad_data(unknown)
+            raise bad_data(unknown, "stores")
         condition = Store.paused_at.is_(None) if paused else Store.paused_at.is_not(None)
         result = session.execute(
             sa.update(Store)
@@ -378,25 +265,6 @@ def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
     ]
 
 
-def _from_row(row: dict[Any, str]) -> NewStore:
-    tier, every = row.get("tier") or str(DEFAULT_TIER), row.get("every")
-    return NewStore(
-        name=row["name"],
-        platform=row["platform"],
-        domain=row["domain"],
-        tier=_whole(tier),
-        every=_whole(every) if every else None,
-        api_url=row.get("api_url") or None,
-        token=row.get("token") or None,
-        client_id=row.get("client_id") or None,
-        client_secret=row.get("client_secret") or None,
-    )
-
-
-def _whole(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-
-
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
@@ -410,10 +278,3 @@ def _is_url(text: str) -> bool:
 def _shown(value: str) -> str:
     """The value, unless it may be a token that stands in the wrong column."""
     return "what is given" if re.search(r"[0-9A-Za-z_-]{24}|@", value) else repr(value)
-
-
-def _bad_data(faults: Sequence[Fault]) -> IntegrationError:
-    lines = "\n".join(f"  {fault}" for fault in faults)
-    return IntegrationError.of(
-        ErrorType.BAD_DATA, f"{counted(len(faults), 'fault')}, nothing was changed:\n{lines}", source="stores"
-    )

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import psycopg
 
 from bg_pipelines.customers.changes import is_somebody
-from bg_pipelines.customers.editing import find_customer
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.names import find_customer
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.people.grouping import CustomerId
 from bg_pipelines.people.matching import BATCH, lock, match, match_batch

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from bg_pipelines.customers.editing import find_customer
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.names import find_customer
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.people.grouping import CustomerId
 from bg_pipelines.people.keys import MOST

@@ -156,9 +156,9 @@ def test_all_faults_are_told_at_once_and_nothing_is_kept(edit: Edit, database: D
 def test_a_store_or_a_customer_that_is_none_is_told(edit: Edit, database: Database) -> None:
     with pytest.raises(IntegrationError, match="did you mean 'harbor'"):
         editing.edit(database, "harbour", ADA, {"note": "x"}, by="Grace")
-    with pytest.raises(IntegrationError, match="store harbor has none of this id"):
+    with pytest.raises(IntegrationError, match="store harbor has none with this id"):
         editing.show(database, "harbor", "2")
-    with pytest.raises(IntegrationError, match="store harbor has none of this id"):
+    with pytest.raises(IntegrationError, match="store harbor has none with this id"):
         editing.list_changes(database, "harbor", "2")
     with pytest.raises(IntegrationError, match="say who makes the edit"):
         editing.edit(database, "harbor", ADA, {"note": "x"}, by=" ")

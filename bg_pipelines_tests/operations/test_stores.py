@@ -18,10 +18,10 @@ from bg_pipelines.operations.stores import (
     check_store,
     held_values,
     list_stores,
-    read_csv,
     save_stores,
     set_paused,
 )
+from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.records import Resource
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import clock as database_clock

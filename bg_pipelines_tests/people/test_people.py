@@ -401,7 +401,7 @@ def test_a_split_holds_against_everything_that_would_join_the_two(shop: Database
 def test_a_decision_on_nobody_names_what_is_wrong(shop: Database) -> None:
     put(shop, 1, "a")
     for store, customer, fault in (
-        ("lido", "a", "store 'lido'"),
+        ("lido", "a", "named 'lido'"),
         ("harbor", "zz", "customer 'zz'"),
         ("harbor", "a", "same"),
     ):

@@ -16,7 +16,8 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.checks import find_faults
-from bg_pipelines.operations.stores import read_csv, save_stores
+from bg_pipelines.operations.stores import save_stores
+from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms.square import client
 from bg_pipelines.platforms.square.client import SquareClient
 from bg_pipelines.records import Resource
