@@ -36,8 +36,9 @@ SERVER_HOME = pytest.StashKey[Path]()
 MEMORY = Path("/dev/shm")
 # A database is hundreds of small files: in memory it is made in a tenth of the time.
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
-    # One folder a checkout: pytest removes all but the last few sessions of a folder, those of other checkouts too.
-    root = MEMORY / f"tests-{zlib.crc32(str(PROJECT).encode()):08x}"
+    # One folder a checkout: pytest closes the folder to other users when a session starts, and PostgreSQL of a session
+    # under way, which is another user where tests run as root, would lose its data.
+    root = MEMORY / f"bg-{zlib.crc32(str(PROJECT).encode()):08x}"
     root.mkdir(exist_ok=True)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(root))
 # The size of the terminal, which is no test's business, and which pytest's workers are given by readline.
