@@ -131,7 +131,7 @@ def test_faults_are_added_listed_and_cleared(client: Client, shop: Shop) -> None
     client.admin("POST", path, {"kind": "locked", "times": 1})
     assert client.post("{ shop { id } }").status_code == 423
     (fault,) = client.admin("GET", path).json()
-    assert (fault["kind"], fault["bitten"]) == ("locked", 1)
+    assert (fault["kind"], fault["applied"]) == ("locked", 1)
     assert client.admin("DELETE", path).json() == []
     assert shop.faults == []
 

@@ -388,7 +388,7 @@ def test_a_fault_of_another_vendor_never_bites(
 ) -> None:
     account.faults.append(Fault("throttled"))
     assert send(twilio, account).status == "queued"
-    assert account.faults[0].bitten == 0
+    assert account.faults[0].applied == 0
     refused = operator(sandbox, "POST", "/faults", {"kind": "throttled"}, well=False)
     assert refused["field"] == "kind"
 
@@ -402,7 +402,7 @@ def test_the_operator_sees_and_does_it_all(
     assert (shown["from"], shown["api_url"]) == (account.numbers[0], sandbox.url)
     message = send(twilio, account)
     assert [row["sid"] for row in operator(sandbox, "GET", "/messages")] == [message.sid]
-    assert operator(sandbox, "POST", "/faults", [{"kind": kind} for kind in KINDS])[0]["bitten"] == 0
+    assert operator(sandbox, "POST", "/faults", [{"kind": kind} for kind in KINDS])[0]["applied"] == 0
     assert [row["kind"] for row in operator(sandbox, "GET", "/faults")] == list(KINDS)
     assert operator(sandbox, "DELETE", "/faults") == account.faults == []
     (request,) = operator(sandbox, "GET", "/requests")
