@@ -10,7 +10,7 @@ import requests
 
 from bg_pipelines.sandbox import SCENARIOS, Fault, RejectedError, Sandbox, Scenario, Shop, World
 from bg_pipelines.sandbox.scenario import make_scenario, play
-from bg_pipelines_tests.sandbox.conftest import START
+from bg_pipelines_tests.support import START
 
 MINUTE = 60
 QUERY = "{ productVariants(first: 100) { nodes { id price } } }"
