@@ -21,7 +21,7 @@ from bg_pipelines.incidents.fingerprints import Circuit
 from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.queues import JOBS
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault as Trouble
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines_tests import conftest
@@ -320,7 +320,7 @@ def test_an_alert_that_a_target_never_takes_holds_up_the_others_only_for_a_while
 
 
 def test_what_a_target_can_never_take_is_refused_and_kept_with_its_reason(house: House) -> None:
-    house.sandbox.world.twilio.edit("set_invalid", numbers=[PHONE], code=21614)
+    edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=21614)
     house.report()
     assert house.tell() == Delivered(sent=2, refused=1)
     later(house, hours=1)
@@ -474,7 +474,7 @@ def test_no_number_address_or_secret_is_in_tables_or_logs(
         house.report()
         house.tell()
         house.mend()
-        house.sandbox.world.twilio.edit("set_invalid", numbers=[PHONE], code=21211)
+        edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=21211)
         later(house, minutes=15)
     shown = caplog.text + "".join(capfd.readouterr()) + repr(house.settings)
     for table in ("incidents", "alerts", "alert_deliveries"):
