@@ -11,7 +11,7 @@ import pytest
 from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.incidents import handling
+from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations import status
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_RESOURCES, TICK, TIERS
@@ -121,13 +121,13 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
         save_stores(database, cipher, [as_store(world.shops[domain], tier=3, token=token)])
     for domain in scenario.malformed:
         world.shops[domain].faults.clear()
-    open_ones = [row.id for row in handling.list_incidents(database)]
+    open_ones = [row.id for row in reading.list_incidents(database)]
     assert len(open_ones) == 3
     handling.retry(database, open_ones, by="ana")
     pass_minutes(2)
     assert_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM sync_states WHERE next_due_at IS NULL OR attempts > 0") == []
-    assert handling.list_incidents(database) == []
+    assert reading.list_incidents(database) == []
     assert query(database, "SELECT 1 FROM rejected_rows") == []
     assert Counter(row["kind"] for row in messages(database)) == {"opened": 5, "all_clear": 5}
     assert len(world.twilio.messages) == len(world.hooks["ops"].received) == 10
@@ -145,7 +145,7 @@ def tier_of(index: int) -> int:
 def messages(database: Database) -> list[dict[str, Any]]:
     return query(
         database,
-        "SELECT fingerprint, kind FROM alerts JOIN incidents ON incidents.id = incident_id ORDER BY alerts.id",
+        "SELECT fingerprint, alerts.kind FROM alerts JOIN incidents ON incidents.id = incident_id ORDER BY alerts.id",
     )
 
 

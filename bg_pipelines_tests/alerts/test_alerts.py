@@ -17,6 +17,7 @@ from bg_pipelines.alerts import Delivered
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import Circuit
 from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.queues import JOBS
@@ -57,15 +58,14 @@ class House:
 
     def report(self, name: str = "harbor", *, needs_attention: bool = False, times: int = 1) -> None:
         error = IntegrationError.of(ErrorType.TIMEOUT, "no answer within 30 s")
+        fault = Fault(Circuit(name), f"store {name}", error, needs_attention, resources=["products"])
         with self.database.transaction() as connection:
             for _ in range(times):
-                reporting.report(
-                    connection, Fault(name, f"store {name}", error, needs_attention, resources=["products"])
-                )
+                reporting.report(connection, fault)
 
     def clear(self, *names: str) -> None:
         with self.database.transaction() as connection:
-            reporting.clear(connection, names or ["harbor"], "the work succeeded")
+            reporting.clear(connection, [Circuit(name) for name in names or ["harbor"]], "the work succeeded")
 
     def tell(self) -> Delivered:
         return alerts.tell(self.database, self.settings)
@@ -237,7 +237,7 @@ def test_many_faults_are_told_in_one_go(house: House) -> None:
     with house.database.transaction() as connection:
         error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
         for number in range(230):
-            reporting.report(connection, Fault(f"{number}", f"store {number}", error, False))
+            reporting.report(connection, Fault(Circuit(f"{number}"), f"store {number}", error, False))
     assert alerts.announce(house.database, alerts.targets(house.settings)) == 230
     delivered = alerts.deliver(house.database, alerts.targets(house.settings), limit=20)
     assert (delivered.sent, delivered.waiting) == (20, 210)

@@ -15,6 +15,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting as core
+from bg_pipelines.incidents.fingerprints import StoreUnit
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_RESOURCES
@@ -608,7 +609,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
 
     clearing = threading.Thread(target=clear)
     with database.transaction() as connection:
-        fingerprint = core.store_fingerprint(store, ErrorType.SHOP_LOCKED, None)
+        fingerprint = StoreUnit(store, None, ErrorType.SHOP_LOCKED)
         fault = core.Fault(fingerprint, "store", locked, needs_attention=True, store_id=store)
         incident = core.report(connection, fault)
         clearing.start()

@@ -17,7 +17,7 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.incidents import handling
+from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations.metrics import prometheus_text, read_metrics
 from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES
 from bg_pipelines.records import Resource
@@ -362,13 +362,13 @@ def test_drift_is_an_incident_until_an_audit_finds_none(
     query(database, "UPDATE product_variants SET price = price + 1")
     count = len(synced.export()["product_variants"])
     audit(run_id="first")
-    [incident] = handling.list_incidents(database)
+    [incident] = reading.list_incidents(database)
     assert (incident.error_type, incident.severity, incident.needs_attention) == ("drift", "medium", False)
     assert incident.message.startswith(
         f"product_variants: of {count} sampled rows {count} differ (price); all repaired; the first: gid://"
     )
     audit(run_id="second")
-    [incident] = handling.list_incidents(database, status=None)
+    [incident] = reading.list_incidents(database, status=None)
     assert (incident.status, incident.resolved_by) == ("resolved", "bg-pipelines")
 
 
@@ -379,7 +379,7 @@ def test_drift_that_cannot_be_repaired_waits_for_a_person_whose_retry_looks_agai
     query(database, "ALTER TABLE products ADD CONSTRAINT ours CHECK (title = 'ours') NOT VALID")
     found = audit()["products"]
     assert found.left == found.different > 0
-    [incident] = handling.list_incidents(database, error_type="drift")
+    [incident] = reading.list_incidents(database, error_type="drift")
     assert (incident.severity, incident.needs_attention) == ("high", True)
     query(database, "ALTER TABLE products DROP CONSTRAINT ours")
     query(database, "DELETE FROM rejected_rows")
@@ -388,7 +388,7 @@ def test_drift_that_cannot_be_repaired_waits_for_a_person_whose_retry_looks_agai
         assert store_units.is_due(connection, AUDIT)
     assert left(audit()) == {}
     assert is_clean(audit())
-    assert handling.list_incidents(database, error_type="drift") == []
+    assert reading.list_incidents(database, error_type="drift") == []
 
 
 def test_a_store_that_refuses_its_token_fails_like_any_sync(
