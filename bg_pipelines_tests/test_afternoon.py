@@ -15,7 +15,7 @@ from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations import status
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_RESOURCES, TICK, TIERS
-from bg_pipelines.sandbox import SCENARIOS, Sandbox
+from bg_pipelines.sandbox import SCENARIOS, Sandbox, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
@@ -39,10 +39,10 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
     begin = clock.now
     sandbox = make_sandbox(shops=STORES, variants=5 * STORES, clock=lambda: clock.now.timestamp())
     world = sandbox.world
-    world.twilio.edit("set_delays", sent=0, delivered=0)
+    edit(world.twilio, "set_delays", sent=0, delivered=0)
     for shop in world.shops.values():
         # Of a budget nothing comes back while the clock stands: it is not what this afternoon is about.
-        shop.edit("set_budget", maximum=1_000_000, restore=10_000)
+        edit(shop, "set_budget", maximum=1_000_000, restore=10_000)
     stores = [as_store(shop, tier=tier_of(shop.index)) for shop in world.shops.values()]
     save_stores(database, cipher, stores)
     names = {store.domain: store.name for store in stores}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from bg_pipelines.cli.printing import PIPE_COLUMNS, AsJson, Group, console, errors, open_migrated, print_json
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.machine.processes import stop_on_signals
 
 TOPICS = {
     "stores": "The stores that are synced.",
@@ -49,10 +49,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: faults as one clear text on standard error, exit 1; Ctrl-C and SIGTERM as exit 130."""
-    # Both stop everything in order, children ended and leases given back, also where a shell started us in the
-    # background, which hands SIGINT down ignored.
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)
+    stop_on_signals()
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS  # whoever reads it from a pipe looks for ids, and none is to be cut
     try:

@@ -28,7 +28,7 @@ from twilio.http.response import Response
 from twilio.rest import Client
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.messaging.silenced import quietly
+from bg_pipelines.messaging.silenced import silenced
 from bg_pipelines.settings import TWILIO_API_URL, Settings
 
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 20.0
@@ -227,7 +227,7 @@ class _Http(HttpClient):  # type: ignore[misc]  # twilio has no types
     ) -> Response:
         sends = method.upper() == "POST"
         with (
-            quietly(),
+            silenced(),
             _transport(sends, self.timeouts),
             self.session.request(
                 method.upper(),

@@ -406,6 +406,30 @@ def test_a_fault_is_one_clear_text_on_standard_error_and_exit_1(run: Run) -> Non
     assert done.stderr == "error: 1 fault, nothing was changed:\n  Harbor [red]: no such store\n"
 
 
+INTERRUPTED_IN_A_DESTRUCTOR = """
+import os, signal, time
+from bg_pipelines.cli.app import app, main
+
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+@app.command()
+def work():
+    Interrupted()
+    time.sleep(60)
+
+main()
+"""
+
+
+def test_an_interrupt_that_meets_a_destructor_is_neither_lost_nor_printed() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_DESTRUCTOR, "work"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("command", [["stores", "list"], ["status"], ["migrate"], ["stores", "pause", "x"]])
 def test_a_database_that_is_not_there_is_a_clear_text(
     monkeypatch: pytest.MonkeyPatch, command: list[str]

@@ -9,7 +9,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.checks import find_faults
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines_tests.support import KEY, query
 
 PASSWORD = "hunter2-hunter2"
@@ -170,7 +170,7 @@ def test_twilio_is_asked_for_the_account_and_sends_nothing(twilio: Sandbox) -> N
 
 def test_wrong_credentials_of_twilio_are_a_fault_without_them(twilio: Sandbox) -> None:
     token = twilio.world.twilio.auth_token
-    twilio.world.twilio.edit("set_token", token="another")
+    edit(twilio.world.twilio, "set_token", token="another")
     [fault] = find_faults()
     assert fault.startswith("Twilio: ")
     assert "BG_TWILIO_AUTH_TOKEN" in fault
