@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +35,11 @@ SERVER_HOME = pytest.StashKey[Path]()
 MEMORY = Path("/dev/shm")
 # A database is hundreds of small files: in memory it is made in a tenth of the time.
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    # One folder a checkout: pytest closes the folder to other users when a session starts, and PostgreSQL of a session
+    # under way, which is another user where tests run as root, would lose its data.
+    root = MEMORY / f"bg-{zlib.crc32(str(PROJECT).encode()):08x}"
+    root.mkdir(exist_ok=True)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(root))
 # The size of the terminal, which is no test's business, and which pytest's workers are given by readline.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)

@@ -11,11 +11,11 @@ import pytest
 from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.incidents import handling
+from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations import status
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_RESOURCES, TICK, TIERS
-from bg_pipelines.sandbox import SCENARIOS, Sandbox
+from bg_pipelines.sandbox import SCENARIOS, Sandbox, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
@@ -39,10 +39,10 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
     begin = clock.now
     sandbox = make_sandbox(shops=STORES, variants=5 * STORES, clock=lambda: clock.now.timestamp())
     world = sandbox.world
-    world.twilio.edit("set_delays", sent=0, delivered=0)
+    edit(world.twilio, "set_delays", sent=0, delivered=0)
     for shop in world.shops.values():
         # Of a budget nothing comes back while the clock stands: it is not what this afternoon is about.
-        shop.edit("set_budget", maximum=1_000_000, restore=10_000)
+        edit(shop, "set_budget", maximum=1_000_000, restore=10_000)
     stores = [as_store(shop, tier=tier_of(shop.index)) for shop in world.shops.values()]
     save_stores(database, cipher, stores)
     names = {store.domain: store.name for store in stores}
@@ -121,13 +121,13 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
         save_stores(database, cipher, [as_store(world.shops[domain], tier=3, token=token)])
     for domain in scenario.malformed:
         world.shops[domain].faults.clear()
-    open_ones = [row.id for row in handling.list_incidents(database)]
+    open_ones = [row.id for row in reading.list_incidents(database)]
     assert len(open_ones) == 3
     handling.retry(database, open_ones, by="ana")
     pass_minutes(2)
     assert_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM sync_states WHERE next_due_at IS NULL OR attempts > 0") == []
-    assert handling.list_incidents(database) == []
+    assert reading.list_incidents(database) == []
     assert query(database, "SELECT 1 FROM rejected_rows") == []
     assert Counter(row["kind"] for row in messages(database)) == {"opened": 5, "all_clear": 5}
     assert len(world.twilio.messages) == len(world.hooks["ops"].received) == 10
@@ -145,7 +145,7 @@ def tier_of(index: int) -> int:
 def messages(database: Database) -> list[dict[str, Any]]:
     return query(
         database,
-        "SELECT fingerprint, kind FROM alerts JOIN incidents ON incidents.id = incident_id ORDER BY alerts.id",
+        "SELECT fingerprint, alerts.kind FROM alerts JOIN incidents ON incidents.id = incident_id ORDER BY alerts.id",
     )
 
 

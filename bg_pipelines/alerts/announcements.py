@@ -1,7 +1,7 @@
 """From incidents to alerts: an incident's `notified` is what people heard of it last, and is brought in line with it.
 
     told       and it is now                                        alert        told
-    nothing    open, and nothing was said of it for `QUIET`         opened       open
+    nothing    open, and nothing was said of it for `REOPEN_WITHIN`         opened       open
     open       open, `ESCALATE_AFTER` times or in need of a person  escalated    escalated
     escalated  open, and only now in need of a person               escalated    escalated
     open, …    resolved                                             all_clear    resolved
@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import Facts, Kind, compose
 from bg_pipelines.database.engine import Database
-from bg_pipelines.incidents.reporting import QUIET, SYSTEM
+from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
 
 ESCALATE_AFTER = 10
 """Occurrences. A fault that has them when it is first told is not told twice."""
@@ -32,7 +32,7 @@ _AT_ONCE = 100
 # What there is to tell; null: nothing.
 _NEWS = """CASE
     WHEN status = 'resolved' THEN CASE WHEN notified = 'nothing' THEN 'none' ELSE 'all_clear' END
-    WHEN notified = 'nothing' THEN CASE WHEN notified_at IS NULL OR notified_at <= clock_timestamp() - %(quiet)s THEN 'opened' END
+    WHEN notified = 'nothing' THEN CASE WHEN notified_at IS NULL OR notified_at <= clock_timestamp() - %(reopen_within)s THEN 'opened' END
     WHEN notified = 'open' AND occurrences >= %(escalate_after)s THEN 'escalated'
     WHEN needs_attention AND NOT notified_needs_attention THEN 'escalated'
     END"""
@@ -61,7 +61,7 @@ def announce(database: Database, targets: Collection[Target]) -> int:
         with database.transaction() as connection:
             rows = (
                 connection.cursor(row_factory=dict_row)
-                .execute(_UNTOLD, {"quiet": QUIET, "escalate_after": ESCALATE_AFTER})
+                .execute(_UNTOLD, {"reopen_within": REOPEN_WITHIN, "escalate_after": ESCALATE_AFTER})
                 .fetchall()
             )
             for row in rows:

@@ -25,8 +25,8 @@ from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import Facts, Message, compose
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.reporting import QUIET, Fault
+from bg_pipelines.incidents import fingerprints, reporting
+from bg_pipelines.incidents.reporting import REOPEN_WITHIN, Fault
 
 FILE = "alerts-sent.json"
 LOCK_SECONDS = 60.0
@@ -44,7 +44,8 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
         # Not before: whoever had the lock has begun later than we came.
         now = datetime.now(UTC)
         known = _read(home)
-        entry = known.get(fault.fingerprint)
+        fingerprint = str(fault.fingerprint)
+        entry = known.get(fingerprint)
         if entry is None or not _is_quiet(entry, now):
             entry = {"began_at": now.isoformat(), "reference": f"#{secrets.token_hex(4)}", "sent": []}
             first = True
@@ -53,12 +54,13 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
         earlier = (entry.get("unrecorded") or {}).get("affected_runs", ())
         entry["unrecorded"] = {
             **fault._asdict(),
+            "fingerprint": fingerprint,
             "error": fault.error.as_dict(),
             "resources": list(fault.resources),
             "affected_runs": sorted({*earlier, *fault.affected_runs}),
             "occurrence": occurrence,
         }
-        known[fault.fingerprint] = entry
+        known[fingerprint] = entry
         # Before anything is sent: if this process dies at it, the failure is still recorded.
         _write(home, known, now)
         message = Message(
@@ -105,8 +107,14 @@ def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
                 continue
             try:
                 occurrence = kept.pop("occurrence")
-                fault = Fault(**{**kept, "error": IntegrationError(**kept["error"])})
-            except (KeyError, TypeError, ValueError):
+                fault = Fault(
+                    **{
+                        **kept,
+                        "fingerprint": fingerprints.parse(kept["fingerprint"]),
+                        "error": IntegrationError(**kept["error"]),
+                    }
+                )
+            except (KeyError, TypeError, ValueError, AttributeError):
                 log.error("alerts: a failure in %s makes no sense and is left out", FILE)
                 continue
             _record(database, fault, occurrence, entry, targets, now)
@@ -126,7 +134,7 @@ def _record(
         # There already if the file could not say so, or the same run was reported again.
         there = connection.execute(
             "SELECT id FROM incidents WHERE fingerprint = %s AND last_occurrence = %s ORDER BY id DESC LIMIT 1",
-            (fault.fingerprint, occurrence),
+            (str(fault.fingerprint), occurrence),
         ).fetchone()
         incident_id = there[0] if there else reporting.report(connection, fault, occurrence=occurrence)
         if not sent:
@@ -165,7 +173,7 @@ def _facts(fault: Fault, since: datetime) -> Facts:
 
 def _is_quiet(entry: Entry, now: datetime) -> bool:
     """A time ahead of ours is no reason to be quiet: a clock was set back."""
-    return timedelta() <= now - datetime.fromisoformat(entry["began_at"]) < QUIET
+    return timedelta() <= now - datetime.fromisoformat(entry["began_at"]) < REOPEN_WITHIN
 
 
 def _read(home: Path) -> dict[str, Entry]:

@@ -21,8 +21,9 @@ from bg_pipelines.cli.printing import (
 )
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import handling
+from bg_pipelines.incidents import handling, reading
 from bg_pipelines.wording import counted, minute, times
+from bg_pipelines.work.parked import Held
 
 app = typer.Typer()
 StoreFilter = Annotated[str | None, typer.Option("--store", help="Those of this store.")]
@@ -47,9 +48,7 @@ def list_incidents(
         raise typer.BadParameter("give --all-statuses or --resolved, not both")
     which = None if all_statuses else "resolved" if resolved else "open"
     with open_migrated() as database:
-        rows = handling.list_incidents(
-            database, status=which, store=store, error_type=error_type, owner=owner
-        )
+        rows = reading.list_incidents(database, status=which, store=store, error_type=error_type, owner=owner)
     if as_json:
         print_json({"incidents": [row.as_dict() for row in rows]})
         return
@@ -74,7 +73,7 @@ def show_incident(
 ) -> None:
     """Everything about one incident, and what to do about it."""
     with open_migrated() as database:
-        details = handling.show(database, incident_id)
+        details = reading.show(database, incident_id)
     if as_json:
         print_json(details.as_dict())
     else:
@@ -104,7 +103,7 @@ def retry_incidents(
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "retry")
         done = handling.retry(database, chosen, by=by or logged_in())
-    started = f"{counted(done.incidents, 'incident')} retried, {counted(done.rows, 'resource')} due now"
+    started = f"{counted(done.incidents, 'incident')} retried, {counted(done.rows, 'unit')} of work due now"
     console.print("\n".join([started, *done.notes]), soft_wrap=True)
     if not done.incidents:
         sys.exit(1)
@@ -123,7 +122,7 @@ def resolve_incidents(
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "resolve")
         done = handling.resolve(database, chosen, by=by or logged_in(), note=note)
-    closed = f"{counted(done.incidents, 'incident')} resolved, {counted(done.rows, 'resource')} due now"
+    closed = f"{counted(done.incidents, 'incident')} resolved, {counted(done.rows, 'unit')} of work due now"
     console.print("\n".join([closed, *done.notes]), soft_wrap=True)
 
 
@@ -143,7 +142,7 @@ def _chosen(
         return ids
     if not wide:
         raise typer.BadParameter("give numbers of incidents, --all, --store or --type")
-    chosen = [row.id for row in handling.list_incidents(database, store=store, error_type=error_type)]
+    chosen = [row.id for row in reading.list_incidents(database, store=store, error_type=error_type)]
     if not chosen:
         raise IntegrationError.of(
             ErrorType.BAD_DATA,
@@ -162,7 +161,7 @@ def _filtered(store: str | None, error_type: str | None, owner: str | None = Non
     return f" of {', '.join(of)}" if of else ""
 
 
-def _incident_line(row: handling.IncidentRow) -> Text:
+def _incident_line(row: reading.IncidentRow) -> Text:
     facts = [f"since {minute(row.opened_at)}, {times(row.occurrences)}"]
     if row.parked:
         facts.append(f"{row.parked} parked")
@@ -183,7 +182,7 @@ def _incident_line(row: handling.IncidentRow) -> Text:
     )
 
 
-def _incident_page(details: handling.IncidentDetails) -> Table:
+def _incident_page(details: reading.IncidentDetails) -> Table:
     row = details.incident
     page = Table.grid(padding=(0, 1, 0, 0))
     page.add_column(no_wrap=True, style="bold")
@@ -208,7 +207,11 @@ def _incident_page(details: handling.IncidentDetails) -> Table:
         add("by itself", "it is tried again without a person")
     add("affects", *([", ".join(row.resources)] if row.resources else []))
     add("met by", *([", ".join(details.affected_runs)] if details.affected_runs else []))
-    add("parked", *_together((_held_line(held), held.store, held.resource) for held in details.held))
+    waiting = _together((_held_line(held), held.store or "", held.label) for held in details.held)
+    if details.held_total > len(details.held):
+        more = details.held_total - len(details.held)
+        waiting.append(f"and {more:,} more, of {counted(details.stores_total, 'store')} in all")
+    add("parked", *waiting)
     for circuit in details.circuits:
         probe = f"next probe {circuit.probe_at:%H:%M:%S} UTC" if circuit.probe_at else "no probe yet"
         add(
@@ -235,10 +238,13 @@ def _together(facts: Iterable[tuple[str, str, str]]) -> list[str]:
     lines: dict[tuple[str, str], list[str]] = {}
     for what, store, resource in facts:
         lines.setdefault((what, store), []).append(resource)
-    return [f"{what}: {store} {', '.join(resources)}" for (what, store), resources in lines.items()]
+    return [
+        f"{what}: {' '.join(filter(None, (store, ', '.join(resources))))}"
+        for (what, store), resources in lines.items()
+    ]
 
 
-def _held_line(held: handling.HeldRow) -> str:
+def _held_line(held: Held) -> str:
     if held.in_hand:
         when = "a run is at work on it"
     elif held.next_due_at is None:
@@ -248,15 +254,15 @@ def _held_line(held: handling.HeldRow) -> str:
     return when + (f" ({held.retry_strategy}, {held.retry_reason})" if held.retry_strategy else "")
 
 
-def _attempt_line(attempt: handling.Attempt) -> str:
+def _attempt_line(attempt: reading.Attempt) -> str:
     error = f" ({attempt.error_type})" if attempt.error_type else ""
     return f"{minute(attempt.started_at)} {attempt.status}{error}"
 
 
-def _attempted(attempt: handling.Attempt) -> str:
+def _attempted(attempt: reading.Attempt) -> str:
     return attempt.resource + (f" ({counted(attempt.rows_read, 'row')})" if attempt.rows_read else "")
 
 
-def _alert_line(alert: handling.SentAlert) -> str:
+def _alert_line(alert: reading.SentAlert) -> str:
     to = f": {alert.target} {alert.status}" if alert.target else ": to nobody"
     return f"{minute(alert.created_at)} {alert.kind}{to}" + (f" ({alert.error})" if alert.error else "")

@@ -21,7 +21,20 @@ from bg_pipelines.settings import Settings, driver_url
 
 APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
-CONNECT_TIMEOUT_SECONDS = 10
+NETWORK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # milliseconds
+}
+"""A network that was cut is noticed within a minute, half a lease, by whoever waits for an answer and whoever sends.
+Without them TCP waits for two hours. A Unix-domain socket ignores them; what the URL says itself wins."""
+# The server notices as soon, and lets go of the locks of who was cut off.
+_OF_THE_SERVER = (
+    "-c timezone=UTC -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
+    "-c tcp_user_timeout=60000"
+)
 
 # One number for all migrations of this project: PostgreSQL's advisory locks are plain integers.
 _MIGRATION_LOCK = 0x6267_7069
@@ -30,21 +43,12 @@ _MIGRATION_LOCK = 0x6267_7069
 class Database:
     """A pool of connections to one PostgreSQL database.
 
-    `url` is a PostgreSQL URL with any driver or none; `pool_size` connections are kept, and as many more are
-    opened under load.
+    `url` is a PostgreSQL URL with any driver or none; its parameters are libpq's, and win over `NETWORK`. `pool_size`
+    connections are kept, and as many more are opened under load.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
-        try:
-            address = sa.make_url(driver_url(url, "psycopg"))
-        except (sa.exc.ArgumentError, ValueError):
-            # The reason would repeat parts of the address, and it holds a password.
-            raise IntegrationError.of(
-                ErrorType.CONFIGURATION,
-                "the database's address cannot be read; it should be like postgresql://user:password@host:5432/database, "
-                "with %40 for an @ and %3A for a : in the password",
-                source="settings",
-            ) from None
+        address = _address(url, "psycopg")
         self.engine = sa.create_engine(
             address,
             pool_size=pool_size,
@@ -52,9 +56,8 @@ class Database:
             # A restarted server is noticed at check-out, not in the middle of the work.
             pool_pre_ping=True,
             connect_args={
-                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "application_name": "bg-pipelines",
-                "options": "-c timezone=UTC",
+                "options": f"{address.query.get('options', '')} {_OF_THE_SERVER}".strip(),
             },
         )
 
@@ -154,8 +157,10 @@ def open_database(settings: Settings, *, pool_size: int = 5) -> Database:
 def dagster_storage_url(settings: Settings) -> str:
     """Where Dagster keeps runs and events, for dagster-postgres (psycopg2: see docs/decisions.md)."""
     if settings.dagster_database_url is not None:
-        return driver_url(settings.dagster_database_url.get_secret_value(), "psycopg2")
-    return driver_url(embedded_url(settings.home, DAGSTER_DATABASE), "psycopg2")
+        url = settings.dagster_database_url.get_secret_value()
+    else:
+        url = embedded_url(settings.home, DAGSTER_DATABASE)
+    return _address(url, "psycopg2").render_as_string(hide_password=False)
 
 
 def embedded_url(home: Path, database: str) -> str:
@@ -170,6 +175,23 @@ def embedded_url(home: Path, database: str) -> str:
             ErrorType.DATABASE, str(error), source="database", details={"server": AWAY}
         ) from error
     return server.url(database)
+
+
+def _address(url: str, driver: str) -> sa.URL:
+    """The URL for this driver, with what of `NETWORK` it does not say itself. Raises IntegrationError (configuration)."""
+    try:
+        address = sa.make_url(driver_url(url, driver))
+    except (sa.exc.ArgumentError, ValueError):
+        # The reason would repeat parts of the address, and it holds a password.
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION,
+            "the database's address cannot be read; it should be like postgresql://user:password@host:5432/database, "
+            "with %40 for an @ and %3A for a : in the password",
+            source="settings",
+        ) from None
+    return address.update_query_dict(
+        {name: str(value) for name, value in NETWORK.items() if name not in address.query}
+    )
 
 
 def _raise_classified(error: sa.exc.DBAPIError) -> NoReturn:

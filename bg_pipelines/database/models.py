@@ -599,11 +599,17 @@ class Incident(Base):
         sa.Index(None, "status", "opened_at"),
         sa.Index(None, "fingerprint", "resolved_at"),
         sa.Index(None, "store_id", postgresql_where=sa.text("status = 'open'")),
+        sa.Index(None, "kind", "platform", "error_type", postgresql_where=sa.text("status = 'open'")),
+        sa.Index(None, "merged_into", postgresql_where=sa.text("merged_into IS NOT NULL")),
         sa.Index("ix_incidents_to_notify", "notified", postgresql_where=sa.text("notified <> 'resolved'")),
     )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(comment="one fault, whatever it hits and however often")
+    kind: Mapped[str] = mapped_column(
+        sa.Computed("split_part(fingerprint, ':', 1)", persisted=True),
+        comment="see incidents/fingerprints.py",
+    )
     status: Mapped[str] = mapped_column(server_default="open")
     needs_attention: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")
     error_type: Mapped[str]

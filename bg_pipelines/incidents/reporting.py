@@ -1,26 +1,47 @@
 """Incidents as the jobs write them: a fault is reported, repeated, and over.
 
-One open incident per fingerprint: a repeat is counted on it. A fault that comes back within `QUIET` of its end is
-the same incident again. What people are told of all this is up to `operations.alerts`.
+One open incident per fingerprint: a repeat is counted on it. A fault that comes back within `REOPEN_WITHIN` of its end
+is the same incident again. One cause may reach many stores at once: from the `ONE_CAUSE_FROM`th store of a platform
+with the same type of error on it is one incident of the platform, and those of its stores are merged into it. What
+people are told of all this is up to `alerts`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.sqlstates import AWAY, REFUSES
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import fingerprints
+from bg_pipelines.incidents.fingerprints import (
+    CONFIGURATION,
+    DATABASE,
+    DATABASE_AWAY,
+    Circuit,
+    Fingerprint,
+    Installation,
+    StoreUnit,
+)
 from bg_pipelines.queues import TIERS
+from bg_pipelines.work import parked
+from bg_pipelines.work.queue import clock
 
 Connection = psycopg.Connection[Any]
 
-QUIET = timedelta(minutes=30)
+REOPEN_WITHIN = timedelta(minutes=30)
+ONE_CAUSE_FROM = 5
+_EACH_ITS_OWN = {ErrorType.BAD_DATA, ErrorType.COUNT_MISMATCH, ErrorType.DRIFT}
+"""What is wrong with one store's data says nothing of another's."""
+_COUNTED_EXACTLY = 100
+_COUNTED_AGAIN = timedelta(seconds=10)
+"""Above so many stores under an incident they are counted no more often than this: each of 10,000 reports would read all."""
 
 SYSTEM = "bg-pipelines"
 """Who resolved what mended itself."""
@@ -31,10 +52,6 @@ MANUAL = "manual"
 FORGOTTEN = 2 * max(TIERS.values())
 """A tier that has not met a fault for so long, as it may have no stores any more, does not keep it open."""
 
-_WHOLE_STORE = "unreachable"
-_DATABASE_AWAY = "house:database"
-_CONFIGURATION = "house:configuration:"
-
 
 class Fault(NamedTuple):
     """Something wrong, as it is reported.
@@ -44,7 +61,7 @@ class Fault(NamedTuple):
     kept from working, as job/tier.
     """
 
-    fingerprint: str
+    fingerprint: Fingerprint
     subject: str
     error: IntegrationError
     needs_attention: bool
@@ -56,54 +73,34 @@ class Fault(NamedTuple):
     affected_runs: Sequence[str] = ()
 
 
-def store_fingerprint(store_id: int, error_type: ErrorType, resource: str | None) -> str:
-    """`resource` is None where the fault keeps the whole store out of reach."""
-    return f"store:{store_id}:{resource or _WHOLE_STORE}:{error_type}"
-
-
-def circuit_fingerprint(key: str) -> str:
-    return f"circuit:{key}"
-
-
-def rejects_fingerprint(store_id: int, resource: str) -> str:
-    return f"rejects:{store_id}:{resource}"
-
-
-def drift_fingerprint(store_id: int, resource: str) -> str:
-    return f"drift:{store_id}:{resource}"
-
-
-def job_fingerprint(job: str, error_type: str) -> str:
-    return f"job:{job}:{error_type}"
-
-
 def run_fault(job: str, tier: str, error: IntegrationError) -> Fault:
-    """What keeps runs of a job from working: a fault of its own, or of the house, which every job meets.
+    """What keeps runs of a job from working: a fault of its own, or of the installation, which every job meets.
 
     `tier` is the run's tag of that name, or `MANUAL`.
     """
-    fingerprint, subject = _of_the_house(error) or (job_fingerprint(job, error.error_type), f"job {job}")
+    installation = _of_the_installation(error)
+    fingerprint, subject = installation or (fingerprints.Job(job, error.error_type), f"job {job}")
     return Fault(
         fingerprint,
         subject,
         error,
         needs_attention=not error.recoverable,
-        job=job if fingerprint.startswith("job:") else None,
+        job=None if installation else job,
         affected_runs=[f"{job}/{tier}"],
     )
 
 
-def _of_the_house(error: IntegrationError) -> tuple[str, str] | None:
+def _of_the_installation(error: IntegrationError) -> tuple[Installation, str] | None:
     """Fingerprint and subject, if it is the database or the settings that are wrong."""
     server = str(error.details.get("server") or "")
     if error.error_type is ErrorType.DATABASE and server == AWAY:
-        return _DATABASE_AWAY, "the database"
+        return DATABASE_AWAY, "the database"
     # Disk full, too many connections, an error of the system.
     if error.error_type is ErrorType.DATABASE and server.startswith((REFUSES, "53", "57P04", "58")):
-        return f"{_DATABASE_AWAY}:{server}", "the database"
+        return Installation(DATABASE, server), "the database"
     if error.error_type is ErrorType.CONFIGURATION and error.source in ("database", "settings"):
         digest = hashlib.sha256(error.message.encode()).hexdigest()[:8]
-        return f"{_CONFIGURATION}{digest}", f"the {error.source}"
+        return Installation(CONFIGURATION, digest), f"the {error.source}"
     return None
 
 
@@ -113,12 +110,123 @@ def report(
     """Open an incident, or count a repeat on the one that is open; returns its id.
 
     The same `occurrence` (a run, a number of rows) twice in a row is counted once, and what is no `repeat`, but one
-    more resource that the same failure reaches, not at all.
+    more unit that the same failure reaches, not at all. A store's fault may be reported on its platform's incident.
     """
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (fault.fingerprint,))
+    own = fault.fingerprint
+    if isinstance(own, StoreUnit) and fault.platform and own.error_type not in _EACH_ITS_OWN:
+        return _report_store(connection, fault, own, fault.platform, occurrence, repeat)
+    return _write(connection, fault, occurrence, repeat)
+
+
+class _Open(NamedTuple):
+    """An open incident of a platform or of one of its stores, locked."""
+
+    id: int
+    fingerprint: str
+    store_id: int | None
+    details: dict[str, Any]
+
+
+def _report_store(
+    connection: Connection,
+    fault: Fault,
+    own: StoreUnit,
+    platform: str,
+    occurrence: str | None,
+    repeat: bool,
+) -> int:
+    """Report on the store's incident or, where the same is open for enough other stores, on the platform's."""
+    shared = fingerprints.Platform(platform, own.unit, own.error_type)
+    # Whoever reports the same of this platform waits here: else the fifth store's and the sixth's each miss the other.
+    _lock(connection, shared)
+    with connection.cursor(row_factory=class_row(_Open)) as cursor:
+        cursor.execute(
+            "SELECT id, fingerprint, store_id, details FROM incidents WHERE status = 'open' AND kind = ANY(%s) "
+            "AND platform = %s AND error_type = %s ORDER BY id FOR NO KEY UPDATE",
+            ([StoreUnit.kind, fingerprints.Platform.kind], platform, own.error_type),
+        )
+        found = [(row, fingerprints.parse(row.fingerprint)) for row in cursor]
+    of_platform = next((row for row, fingerprint in found if fingerprint == shared), None)
+    of_stores = {
+        row.id: row.store_id
+        for row, fingerprint in found
+        if isinstance(fingerprint, StoreUnit) and fingerprint.unit == own.unit
+    }
+    stores = {own.store_id, *of_stores.values()}
+    now = clock(connection)
+    if of_platform is None:
+        if len(stores) < ONE_CAUSE_FROM:
+            return _write(connection, fault, occurrence, repeat)
+        count, counted_at = len(stores), now
+    else:
+        count, counted_at = (
+            of_platform.details["stores"],
+            datetime.fromisoformat(of_platform.details["counted_at"]),
+        )
+        if count <= _COUNTED_EXACTLY or now - counted_at > _COUNTED_AGAIN:
+            count, counted_at = parked.count(connection, [of_platform.id])[1], now
+        # Those that come with this report: its store, and whoever had an incident of its own before the platform had.
+        count += sum(not parked.is_under(connection, of_platform.id, store) for store in stores if store)
+    of_many = fault._replace(
+        fingerprint=shared,
+        subject=f"platform {platform}: {count} stores",
+        error=IntegrationError(
+            f"{count} stores have the same error; the last, {fault.subject}: {fault.error.message}",
+            error_type=fault.error.error_type,
+            severity=fault.error.severity,
+            recoverable=fault.error.recoverable,
+            source=fault.error.source,
+            details={**fault.error.details, "stores": count, "counted_at": counted_at.isoformat()},
+        ),
+        job=None,
+        store_id=None,
+    )
+    incident_id = _write(connection, of_many, occurrence, repeat)
+    _merge(connection, list(of_stores), incident_id)
+    return incident_id
+
+
+def merge(connection: Connection, platform: str, error_types: Collection[ErrorType], into: int) -> int:
+    """Merge what is open of whole stores of a platform, their circuits among it, into one incident; returns how many.
+
+    What waits under them waits under that one. People are not told that they are over.
+    """
+    rows = connection.execute(
+        "SELECT id, fingerprint FROM incidents WHERE status = 'open' AND kind = ANY(%s) AND platform = %s "
+        "AND error_type = ANY(%s) AND store_id IS NOT NULL AND id <> %s ORDER BY id FOR NO KEY UPDATE",
+        ([StoreUnit.kind, Circuit.kind], platform, list(error_types), into),
+    ).fetchall()
+    merged = []
+    for incident_id, text in rows:
+        fingerprint = fingerprints.parse(text)
+        if not (isinstance(fingerprint, StoreUnit) and fingerprint.unit):
+            merged.append(incident_id)
+    _merge(connection, merged, into)
+    return len(merged)
+
+
+def _merge(connection: Connection, incident_ids: Sequence[int], into: int) -> None:
+    """End these, which are locked, as parts of another one."""
+    if not incident_ids:
+        return
+    connection.execute(
+        "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %s, "
+        "resolution = %s, merged_into = %s, notified = 'resolved' WHERE id = ANY(%s)",
+        (SYSTEM, f"part of incident {into}", into, list(incident_ids)),
+    )
+    parked.move(connection, incident_ids, into)
+
+
+def _lock(connection: Connection, fingerprint: Fingerprint) -> None:
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (str(fingerprint),))
+
+
+def _write(connection: Connection, fault: Fault, occurrence: str | None, repeat: bool) -> int:
+    _lock(connection, fault.fingerprint)
     error = fault.error
     values = {
         **fault._asdict(),
+        "fingerprint": str(fault.fingerprint),
         "resources": list(fault.resources),
         "affected_runs": list(fault.affected_runs),
         "occurrence": occurrence,
@@ -128,11 +236,11 @@ def report(
         "source": error.source,
         "message": error.message,
         "details": Jsonb(error.details),
-        "quiet": QUIET,
+        "reopen_within": REOPEN_WITHIN,
     }
     values.pop("error")
     row = connection.execute(
-        "UPDATE incidents SET status = 'open', resolved_at = NULL, resolved_by = NULL, resolution = NULL, "
+        "UPDATE incidents SET status = 'open', resolved_at = NULL, resolved_by = NULL, resolution = NULL, merged_into = NULL, "
         # Over and back before people heard that it was over: for them it never ended.
         "notified = CASE WHEN notified = 'resolved' THEN 'nothing' ELSE notified END, "
         "occurrences = occurrences + (%(repeat)s AND "
@@ -144,7 +252,7 @@ def report(
         "resources = ARRAY(SELECT DISTINCT unnest(resources || %(resources)s::text[]) ORDER BY 1), "
         "affected_runs = ARRAY(SELECT DISTINCT unnest(CASE WHEN status = 'open' THEN affected_runs END || %(affected_runs)s::text[]) ORDER BY 1) "
         "WHERE id = (SELECT id FROM incidents WHERE fingerprint = %(fingerprint)s "
-        "AND (status = 'open' OR resolved_at > clock_timestamp() - %(quiet)s) ORDER BY status = 'open' DESC, id DESC LIMIT 1) "
+        "AND (status = 'open' OR resolved_at > clock_timestamp() - %(reopen_within)s) ORDER BY status = 'open' DESC, id DESC LIMIT 1) "
         "RETURNING id",
         values,
     ).fetchone()
@@ -169,9 +277,9 @@ def is_reported(connection: Connection, occurrence: str) -> bool:
     return bool(row and row[0])
 
 
-def clear(connection: Connection, fingerprints: Collection[str], how: str) -> int:
+def clear(connection: Connection, over: Collection[Fingerprint], how: str) -> int:
     """The faults are over by themselves: resolve what is open of them; returns how many that was."""
-    return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": list(fingerprints)})
+    return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": [str(one) for one in over]})
 
 
 def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:
@@ -181,24 +289,26 @@ def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:
     at each tick while tier 1 is well. With right settings and a database any run shows that these are so.
     """
     connection.execute(
-        "UPDATE incidents SET affected_runs = ARRAY(SELECT met FROM unnest(affected_runs) met "
-        "WHERE NOT (met = ANY(%(own)s) OR (%(all)s AND starts_with(met, %(job)s)))) "
-        "WHERE status = 'open' AND EXISTS (SELECT FROM unnest(affected_runs) met WHERE starts_with(met, %(job)s))",
-        {"own": [f"{job}/{tier}", f"{job}/{MANUAL}"], "all": tier is None, "job": f"{job}/"},
+        "UPDATE incidents SET affected_runs = ARRAY(SELECT run FROM unnest(affected_runs) run "
+        "WHERE NOT (run = ANY(%(own)s) OR (%(all)s AND split_part(run, '/', 1) = %(job)s))) "
+        "WHERE status = 'open' AND EXISTS (SELECT FROM unnest(affected_runs) run WHERE split_part(run, '/', 1) = %(job)s)",
+        {"own": [f"{job}/{tier}", f"{job}/{MANUAL}"], "all": tier is None, "job": job},
     )
-    return _resolve(
-        connection,
-        "a later run worked",
-        "(fingerprint = %(away)s OR starts_with(fingerprint, %(configuration)s) "
-        "OR ((starts_with(fingerprint, %(job)s) OR starts_with(fingerprint, 'house:')) "
-        "AND (affected_runs = '{}' OR last_seen_at < clock_timestamp() - %(forgotten)s)))",
-        {
-            "away": _DATABASE_AWAY,
-            "configuration": _CONFIGURATION,
-            "job": f"job:{job}:",
-            "forgotten": FORGOTTEN,
-        },
-    )
+    rows = connection.execute(
+        "SELECT id, fingerprint, affected_runs = '{}' OR last_seen_at < clock_timestamp() - %s FROM incidents "
+        "WHERE status = 'open' AND kind = ANY(%s)",
+        (FORGOTTEN, [fingerprints.Job.kind, Installation.kind]),
+    ).fetchall()
+    over = []
+    for incident_id, text, all_worked in rows:
+        fingerprint = fingerprints.parse(text)
+        shown_by_any_run = fingerprint == DATABASE_AWAY or (
+            isinstance(fingerprint, Installation) and fingerprint.part == CONFIGURATION
+        )
+        of_this_job = not isinstance(fingerprint, fingerprints.Job) or fingerprint.job == job
+        if shown_by_any_run or (of_this_job and all_worked):
+            over.append(incident_id)
+    return _resolve(connection, "a later run worked", "id = ANY(%(over)s)", {"over": over})
 
 
 def clear_database_outages(connection: Connection) -> int:
@@ -207,30 +317,35 @@ def clear_database_outages(connection: Connection) -> int:
         connection,
         "the database answers",
         "fingerprint = %(away)s AND last_seen_at < clock_timestamp() - interval '1 minute'",
-        {"away": _DATABASE_AWAY},
+        {"away": str(DATABASE_AWAY)},
     )
 
 
-def clear_recovered(connection: Connection, store_id: int, resources: Collection[str]) -> int:
-    """Resources of a store were synced: resolve those of the store's incidents that park nothing any more."""
-    # Locked in a statement of its own: the next one then sees what whoever held the lock has parked meanwhile.
-    connection.execute(
-        "SELECT FROM incidents WHERE store_id = %s AND status = 'open' ORDER BY id FOR NO KEY UPDATE",
-        (store_id,),
-    )
-    fingerprints = [f"store:{store_id}:{resource}:" for resource in (*resources, _WHOLE_STORE)]
+def clear_recovered(connection: Connection, store_id: int, units: Collection[str]) -> int:
+    """Units of a store have worked: resolve those of its incidents, and its platform's, that park nothing any more."""
+    # Locked in a statement of its own: the next one then sees what whoever held the lock has parked meanwhile. Of the
+    # platform's only those that look empty: all stores would wait for one another at the others.
+    rows = connection.execute(
+        "SELECT id, fingerprint FROM incidents WHERE status = 'open' AND (store_id = %(store)s OR kind = %(kind)s "  # noqa: S608
+        f"AND platform = (SELECT platform FROM stores WHERE id = %(store)s) AND {parked.NOTHING_UNDER}) "
+        "ORDER BY id FOR NO KEY UPDATE",
+        {"store": store_id, "kind": fingerprints.Platform.kind},
+    ).fetchall()
+    own = [row[0] for row in rows if _has_recovered(fingerprints.parse(row[1]), units)]
+    if not own:
+        return 0
     return _resolve(
-        connection,
-        "the work succeeded",
-        "store_id = %(store)s AND (fingerprint = %(circuit)s "
-        "OR EXISTS (SELECT FROM unnest(%(own)s::text[]) own WHERE starts_with(fingerprint, own))) "
-        "AND NOT EXISTS (SELECT FROM sync_states y WHERE y.incident_id = incidents.id)",
-        {
-            "store": store_id,
-            "circuit": circuit_fingerprint(f"store:{store_id}"),
-            "own": fingerprints,
-        },
+        connection, "the work succeeded", f"id = ANY(%(own)s) AND {parked.NOTHING_UNDER}", {"own": own}
     )
+
+
+def _has_recovered(fingerprint: Fingerprint, units: Collection[str]) -> bool:
+    match fingerprint:
+        case StoreUnit(unit=unit):
+            return unit is None or unit in units
+        case Circuit() | fingerprints.Platform():
+            return True
+    return False
 
 
 def _resolve(connection: Connection, how: str, where: str, parameters: dict[str, Any]) -> int:

@@ -36,7 +36,7 @@ from rich.table import Table
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import handling
+from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 
@@ -162,7 +162,7 @@ def _show_a_fault(
     console.print(f"[bold]a fault[/]: the token of {shop['name']} is revoked")
     requests.post(edits, json={"edit": "expire_tokens"}, timeout=10).raise_for_status()
     ran = [_run_job(console, database, "store_sync", [shop["name"]])]
-    for incident in handling.list_incidents(database, store=shop["name"]):
+    for incident in reading.list_incidents(database, store=shop["name"]):
         console.print(
             f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources wait "
             "for a person, all other stores go on",
@@ -171,7 +171,7 @@ def _show_a_fault(
     console.print("  a person gives it its token again, and `bg-pipelines incidents retry --all`")
     mended = {"edit": "set_token", "token": shop["token"]}
     requests.post(edits, json=mended, timeout=10).raise_for_status()
-    waiting = [incident.id for incident in handling.list_incidents(database, store=shop["name"])]
+    waiting = [incident.id for incident in reading.list_incidents(database, store=shop["name"])]
     handling.retry(database, waiting, by="the demo")
     ran.append(_run_job(console, database, "store_sync", [shop["name"]]))
     notices = requests.get(f"{url}/sandbox/hooks/demo", timeout=10).json()

@@ -144,7 +144,7 @@ class Transport:
         except (faults.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise self._classified(error, exchange, url) from None
 
-    def object_of(self, answer: Answer, details: Mapping[str, Any]) -> dict[str, Any]:
+    def object_of(self, answer: Answer, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object that is an answer's content; `details` are for the error where it is none."""
         try:
             value = parse_json(answer.content)
@@ -243,8 +243,8 @@ class Transport:
             fault = f"the proxy refuses or cannot be reached ({refused[1] if refused else root})"
             return self._failure(ErrorType.CONNECTION, url, fault, exchange)
         if met(faults.HTTPError, http.client.HTTPException, OSError):
-            fault = f"the connection failed or was cut ({root})"
-            return self._failure(ErrorType.CONNECTION, url, fault, exchange)
+            fault = "the connection was cut" if exchange.connected else "cannot be reached"
+            return self._failure(ErrorType.CONNECTION, url, f"{fault} ({root})", exchange)
         return self._malformed(f"sent an answer whose headers make no sense ({root})")
 
     def _failure(self, kind: ErrorType, url: str, fault: str, exchange: _Exchange) -> IntegrationError:

@@ -3,11 +3,12 @@
 It imports nothing from the rest of the product, so what it answers owes nothing to what the product expects.
 """
 
-from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.edits import change, edit
 from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.scenario import SCENARIOS, Scenario
 from bg_pipelines.sandbox.server import Sandbox, serve
-from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.shopify.shop import Request, Shop
 from bg_pipelines.sandbox.square.merchant import Merchant, SquareRequest
 from bg_pipelines.sandbox.world import World
 
@@ -22,5 +23,7 @@ __all__ = [
     "Shop",
     "SquareRequest",
     "World",
+    "change",
+    "edit",
     "serve",
 ]

@@ -8,15 +8,18 @@ from typing import Any
 
 import orjson
 
-from bg_pipelines.sandbox import hooks, twilio
-from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox import hooks
+from bg_pipelines.sandbox.edits import change, edit
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import KINDS, Fault, whole
+from bg_pipelines.sandbox.faults import KINDS, Fault
+from bg_pipelines.sandbox.fields import RejectedError, is_number, is_whole
 from bg_pipelines.sandbox.hooks import Hook
-from bg_pipelines.sandbox.shop import Shop
+from bg_pipelines.sandbox.scenario import Scenario
+from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sandbox.square import api as square
 from bg_pipelines.sandbox.square.merchant import Merchant
-from bg_pipelines.sandbox.twilio_account import TwilioAccount
+from bg_pipelines.sandbox.twilio import api as twilio
+from bg_pipelines.sandbox.twilio.account import TwilioAccount
 from bg_pipelines.sandbox.world import World
 
 MOST_CHANGES = 100_000
@@ -24,10 +27,11 @@ Handlers = dict[str, Callable[[], Any]]
 
 
 class Admin:
-    """The endpoints below /sandbox; docs/sandbox.md lists them."""
+    """The endpoints below /sandbox; docs/sandbox.md lists them. `scenario` is the one that is played, if there is one."""
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.scenario: Scenario | None = None
 
     def answer(self, incoming: Incoming) -> Answer:
         place = incoming.path.strip("/").split("/")[1:]
@@ -63,9 +67,9 @@ class Admin:
         elif place[:1] == ["hooks"]:
             handlers = self.of_hooks(place[1:], incoming)
         elif place[:1] == ["scenario"]:
-            if self.world.scenario is None:
+            if self.scenario is None:
                 return as_json(404, {"error": "no scenario is played; see --scenario"})
-            handlers = self.of_scenario(place[1:])
+            handlers = self.of_scenario(self.scenario, place[1:])
         if not handlers:
             return as_json(404, {"error": f"there is no {incoming.path}; see docs/sandbox.md"})
         handler = handlers.get(incoming.method)
@@ -81,9 +85,9 @@ class Admin:
             case "faults":
                 return fault_handlers(shop, incoming, KINDS)
             case "changes":
-                return {"POST": lambda: change(shop, content(incoming))}
+                return {"POST": lambda: change_some(shop, content(incoming))}
             case "edits":
-                return {"POST": lambda: edit(shop, content(incoming))}
+                return {"POST": lambda: edit_in_order(shop, content(incoming))}
         return {}
 
     def of_merchants(self, merchant: Merchant | None, place: list[str], incoming: Incoming) -> Handlers:
@@ -97,9 +101,9 @@ class Admin:
             case ["faults"]:
                 return fault_handlers(merchant, incoming, square.KINDS)
             case ["changes"]:
-                return {"POST": lambda: change(merchant, content(incoming))}
+                return {"POST": lambda: change_some(merchant, content(incoming))}
             case ["edits"]:
-                return {"POST": lambda: edit(merchant, content(incoming))}
+                return {"POST": lambda: edit_in_order(merchant, content(incoming))}
         return {}
 
     def of_twilio(self, place: list[str], incoming: Incoming) -> Handlers:
@@ -114,7 +118,7 @@ class Admin:
             case ["faults"]:
                 return fault_handlers(account, incoming, twilio.KINDS)
             case ["edits"]:
-                return {"POST": lambda: edit(account, content(incoming))}
+                return {"POST": lambda: edit_in_order(account, content(incoming))}
         return {}
 
     def of_hooks(self, place: list[str], incoming: Incoming) -> Handlers:
@@ -130,9 +134,7 @@ class Admin:
                 return fault_handlers(self.world.hooks[name], incoming, hooks.KINDS)
         return {}
 
-    def of_scenario(self, place: list[str]) -> Handlers:
-        scenario = self.world.scenario
-        assert scenario is not None
+    def of_scenario(self, scenario: Scenario, place: list[str]) -> Handlers:
         match place:
             case []:
                 return {"GET": scenario.to_json}
@@ -153,8 +155,8 @@ class Admin:
         return {"now": self.world.clock.stamp(), "offset_seconds": self.world.clock.offset_seconds}
 
     def shift_clock(self, given: Any) -> Any:
-        seconds = given.get("offset_seconds") if isinstance(given, dict) else None
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or abs(seconds) > 10**9:
+        seconds: Any = given.get("offset_seconds") if isinstance(given, dict) else None
+        if not is_number(seconds) or abs(seconds) > 10**9:
             raise RejectedError(
                 "offset_seconds", "must be a number of seconds, at most 1000000000 either way"
             )
@@ -211,19 +213,18 @@ def clear_faults(place: Shop | Merchant | TwilioAccount | Hook) -> Any:
     return []
 
 
-def change(shop: Shop | Merchant, given: Any) -> Any:
+def change_some(shop: Shop | Merchant, given: Any) -> Any:
     count = given.get("count") if isinstance(given, dict) else None
-    if not isinstance(count, int) or not whole(count) or count > MOST_CHANGES:
+    if not isinstance(count, int) or not is_whole(count) or count > MOST_CHANGES:
         raise RejectedError("count", f"must be a whole number from 0 to {MOST_CHANGES}")
-    return shop.change(count)
+    return change(shop, count)
 
 
-def edit(place: Shop | Merchant | TwilioAccount, given: Any) -> Any:
+def edit_in_order(place: Shop | Merchant | TwilioAccount, given: Any) -> Any:
     """One edit or a list of them, in order; those before one that is rejected stay done."""
     if isinstance(given, list):
-        return [edit(place, one) for one in given]
+        return [edit_in_order(place, one) for one in given]
     if not isinstance(given, dict) or not isinstance(given.get("edit"), str):
         raise RejectedError("edit", "is missing: give a JSON object with the name of the edit")
     fields = {name: value for name, value in given.items() if name != "edit"}
-    with place.lock:
-        return place.edit(given["edit"], **fields)
+    return edit(place, given["edit"], **fields)

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from bg_pipelines.sandbox.cost import Part
-from bg_pipelines.sandbox.errors import RejectedError
-from bg_pipelines.sandbox.exchange import Answer
+from bg_pipelines.sandbox.exchange import Answer, as_html
+from bg_pipelines.sandbox.fields import RejectedError, is_number, is_whole
+from bg_pipelines.sandbox.rows import Node
 
 KINDS: dict[str, str] = {
     "unauthorized": "401, as for a wrong token",
@@ -58,6 +58,13 @@ STATUSES = {
     "html": 200,
 }
 
+BAD_GATEWAY_PAGE = (
+    "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+)
+HTML_PAGE = (
+    "<!DOCTYPE html><html><head><title>Something went wrong</title></head><body>Please wait</body></html>"
+)
+
 
 @dataclass
 class Fault:
@@ -102,12 +109,10 @@ class Fault:
             if (
                 name in {"times", "after", "row"}
                 and not (value is None and name == "times")
-                and not whole(value)
+                and not is_whole(value)
             ):
                 raise RejectedError(name, "must be a whole number, 0 or more")
-            if name == "seconds" and not (
-                isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-            ):
+            if name == "seconds" and not (is_number(value) and value >= 0):
                 raise RejectedError(name, "must be a number, 0 or more")
         if not content.get("kind"):
             raise RejectedError("kind", "is missing")
@@ -133,40 +138,24 @@ class Fault:
         self.bitten += 1
         return True
 
-    def spoil(self, body: dict[str, Any], parts: list[Part]) -> bool:
-        """Change the answer in place; False when it has nothing to spoil, which then does not count."""
-        data = body.get("data")
-        if not isinstance(data, dict):
-            return False
-        if self.kind in {"null_field", "bad_value"}:
-            assert self.field is not None
-            path = self.field.split(".")
-            holders = [
-                holder for node, holder in holding(data, path) if self.id is None or node.get("id") == self.id
-            ]
-            if self.id is None:
-                holders = holders[self.row : self.row + 1]
-            for holder in holders:
-                holder[path[-1]] = None if self.kind == "null_field" else self.value
-            return bool(holders)
-        for connection, part in connections(data, parts):
-            if "pageInfo" not in connection:
-                continue
-            if self.kind == "missing_page_info":
-                connection["pageInfo"] = None
-                return True
-            connection["pageInfo"]["hasNextPage"] = True
-            if part.after is not None:
-                connection["pageInfo"]["endCursor"] = part.after
-                return True
-        return False
+
+def spoil_rows(fault: Fault, body: Node, id_fields: Collection[str] = ("id",)) -> bool:
+    """Spoil a field of an answer's rows in place; False when none has it. `id_fields` are what a row is known by."""
+    assert fault.field is not None
+    path = fault.field.split(".")
+    holders = [
+        holder
+        for node, holder in holding(body, path)
+        if fault.id is None or any(node.get(name) == fault.id for name in id_fields)
+    ]
+    if fault.id is None:
+        holders = holders[fault.row : fault.row + 1]
+    for holder in holders:
+        holder[path[-1]] = None if fault.kind == "null_field" else fault.value
+    return bool(holders)
 
 
-def whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def holding(value: Any, path: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def holding(value: Any, path: list[str]) -> Iterator[tuple[Node, Node]]:
     """Every node of the answer that has the path, in order, with the dict that holds the path's last name."""
     if isinstance(value, list):
         for one in value:
@@ -182,28 +171,17 @@ def holding(value: Any, path: list[str]) -> Iterator[tuple[dict[str, Any], dict[
                 yield from holding(one, path)
 
 
-def connections(value: Any, parts: list[Part]) -> Iterator[tuple[dict[str, Any], Part]]:
-    """Every connection of the answer with the part of the query that asked for it, outermost first."""
-    if not isinstance(value, dict):
-        return
-    for part in parts:
-        below = value.get(part.key)
-        if not isinstance(below, dict):
-            continue
-        if part.kind == "connection":
-            yield below, part
-            for row in below.get("nodes") or []:
-                yield from connections(row, part.parts)
-        else:
-            yield from connections(below, part.parts)
-
-
 def first_to_bite(
     faults: list[Fault], name: str, text: str = "", kinds: Collection[str] = KINDS
 ) -> Fault | None:
     """The first that matches; those of one node come last, as most answers don't hold it."""
     ordered = sorted(faults, key=lambda fault: fault.id is not None)
     return next((fault for fault in ordered if fault.kind in kinds and fault.bites(name, text)), None)
+
+
+def html_page(status: int) -> Answer:
+    """A page for people where a program expects JSON, as proxies give it."""
+    return as_html(status, HTML_PAGE if status == 200 else BAD_GATEWAY_PAGE)
 
 
 def delivered(answer: Answer, fault: Fault | None) -> Answer:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from bg_pipelines.sandbox import errors
 from bg_pipelines.sandbox.clock import Clock
-from bg_pipelines.sandbox.exchange import Answer, Incoming, as_html, as_json
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite
-
-if TYPE_CHECKING:
-    from bg_pipelines.sandbox.world import World
+from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
+from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite, html_page
 
 KINDS = ("too_many_requests", "server_error", "html", "slow", "cut", "apply_then_cut")
 HEADERS_KEPT = ("content-type", "user-agent")
@@ -60,8 +56,8 @@ class Hooks(dict[str, Hook]):
 class Receiver:
     """The side of the hooks that notifications are posted to."""
 
-    def __init__(self, world: World) -> None:
-        self.hooks = world.hooks
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks = hooks
 
     def answer(self, incoming: Incoming) -> Answer:
         place = incoming.path.strip("/").split("/")
@@ -94,7 +90,7 @@ class Receiver:
 
 def by_status(fault: Fault) -> Answer:
     if fault.kind == "html":
-        return as_html(200, errors.HTML_PAGE)
+        return html_page(200)
     answer = as_json(STATUSES[fault.kind], {"error": fault.kind})
     if fault.kind == "too_many_requests":
         answer.headers["Retry-After"] = f"{fault.seconds:.1f}"

@@ -8,16 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bg_pipelines.sandbox.access import digest
-from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.edits import edit
 from bg_pipelines.sandbox.faults import Fault
-from bg_pipelines.sandbox.seed import domain_of
-
-if TYPE_CHECKING:
-    from bg_pipelines.sandbox.shop import Shop
-    from bg_pipelines.sandbox.world import World
+from bg_pipelines.sandbox.fields import RejectedError
+from bg_pipelines.sandbox.seed import digest
+from bg_pipelines.sandbox.shopify.seed import domain_of
+from bg_pipelines.sandbox.shopify.shop import Shop
+from bg_pipelines.sandbox.world import World
 
 MINUTE = 60
 RETRY_AFTER_SECONDS = 300.0
@@ -76,7 +75,7 @@ class Scenario:
                     if not shop.access.allows(shop.token):
                         self._mended += 1
                         mended[domain] = f"sandbox-token-{digest(shop.token, 'mended', self._mended)}"
-                        shop.edit("set_token", token=mended[domain])
+                        edit(shop, "set_token", token=mended[domain])
         return mended
 
     def time_of(self, seconds: float) -> str:
@@ -143,7 +142,7 @@ def afternoon(shops: int = 200, variants: int = 10_000) -> Scenario:
             scenario.malformed_rows[domain] = spoil_a_price(world.shops[domain])
 
     def revoke(domain: str) -> Callable[[World], object]:
-        return lambda world: world.shops[domain].edit("expire_tokens")
+        return lambda world: edit(world.shops[domain], "expire_tokens")
 
     def edit_some(world: World) -> None:
         for _ in range(edits):
@@ -169,9 +168,9 @@ def afternoon(shops: int = 200, variants: int = 10_000) -> Scenario:
 def spoil_a_price(shop: Shop) -> str:
     """Spoil one variant's price in every answer that holds it; it is touched, so that a next sync reads it."""
     with shop.lock:
-        variants = shop.store.variants.ordered("ID")[1] or shop.edit("add_product")["variants"]
+        variants = shop.store.variants.ordered("ID")[1] or edit(shop, "add_product")["variants"]
         variant = variants[0]
-        shop.edit("update_variant", id=variant["id"], fields={"price": variant["price"]})
+        edit(shop, "update_variant", id=variant["id"], fields={"price": variant["price"]})
         shop.faults.append(Fault("bad_value", field="price", value=BAD_PRICE, id=variant["id"]))
         return str(variant["id"])
 

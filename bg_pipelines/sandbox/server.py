@@ -20,14 +20,14 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bg_pipelines.sandbox.admin import Admin
-from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
+from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.hooks import Receiver
 from bg_pipelines.sandbox.scenario import Scenario, make_scenario, play
-from bg_pipelines.sandbox.shopify import Shopify
+from bg_pipelines.sandbox.shopify.api import Shopify
 from bg_pipelines.sandbox.square.api import Square
-from bg_pipelines.sandbox.twilio import Twilio
-from bg_pipelines.sandbox.twilio_account import API_VERSION
+from bg_pipelines.sandbox.twilio.account import API_VERSION
+from bg_pipelines.sandbox.twilio.api import Twilio
 from bg_pipelines.sandbox.world import World
 
 HOST = "127.0.0.1"
@@ -50,10 +50,10 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, port: int, world: World) -> None:
         self.world = world
-        self.shopify = Shopify(world)
-        self.twilio = Twilio(world)
-        self.square = Square(world)
-        self.hooks = Receiver(world)
+        self.shopify = Shopify(world.shops, world.next_number)
+        self.square = Square(world.square_merchants, world.next_number)
+        self.twilio = Twilio(world.twilio, world.next_number)
+        self.hooks = Receiver(world.hooks)
         self.admin = Admin(world)
         self.stopping = threading.Event()
         self.open_sockets: set[socket.socket] = set()
@@ -236,7 +236,7 @@ class Sandbox:
     ) -> threading.Thread:
         """Play a scenario in a thread, telling its steps as they happen."""
         check_speed(speed)
-        self.world.scenario = scenario
+        self.server.admin.scenario = scenario
         playing = threading.Thread(
             target=play,
             args=(scenario, self.world),

@@ -5,25 +5,21 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from bg_pipelines.sandbox.clock import Clock
-from bg_pipelines.sandbox.errors import RejectedError
+from bg_pipelines.sandbox.edits import change
+from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.hooks import Hooks
 from bg_pipelines.sandbox.seed import shares
-from bg_pipelines.sandbox.shop import Request, Shop
+from bg_pipelines.sandbox.shopify.shop import Request, Shop
 from bg_pipelines.sandbox.square.merchant import Merchant, Merchants
-from bg_pipelines.sandbox.twilio_account import TwilioAccount
-
-if TYPE_CHECKING:
-    from bg_pipelines.sandbox.scenario import Scenario
+from bg_pipelines.sandbox.twilio.account import TwilioAccount
 
 MOST_ORDERS_PER_CUSTOMER = 1000
 
 
 class World:
-    """Shops by their domain, Square's merchants by their id, one Twilio account, hooks by their name, and the scenario
-    that is played if there is one.
+    """Shops by their domain, Square's merchants by their id, one Twilio account, hooks by their name.
 
     `variants` is the total over all shops; `customers` is their total too (a third of the variants if it is not told),
     with `orders_per_customer` on average. The `square_` numbers are totals over all merchants (`square_orders`: three a
@@ -58,7 +54,6 @@ class World:
         self.clock = Clock(clock)
         self.twilio = TwilioAccount(seed, self.clock)
         self.hooks = Hooks(self.clock)
-        self.scenario: Scenario | None = None
         self.shops: dict[str, Shop] = {}
         people = shares(shops, customers)
         for index, share in enumerate(shares(shops, variants)):
@@ -95,4 +90,4 @@ class World:
 
     def change_one(self) -> None:
         """One random edit in the shop or at the merchant whose turn it is."""
-        next(self._turn).change(1)
+        change(next(self._turn), 1)

@@ -24,7 +24,7 @@ from bg_pipelines.customers import changes
 from bg_pipelines.customers.changes import Change, same
 from bg_pipelines.database.load import keep_rejects, load, mark_deleted
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents import fingerprints, reporting
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Page, Reject, Resource
 from bg_pipelines.sync.summary import ChangeReport
@@ -262,7 +262,7 @@ class ProfilePush:
             source=self.work.platform,
         )
         fault = reporting.Fault(
-            f"edits:{self.work.store_id}",
+            fingerprints.RejectedEdits(self.work.store_id),
             subject=f"store {self.store_name}",
             error=error,
             needs_attention=True,

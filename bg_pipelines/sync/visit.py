@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
-from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents import fingerprints, reporting
+from bg_pipelines.incidents.fingerprints import Fingerprint
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
@@ -61,7 +62,7 @@ class StoreSync:
         self.platform_name = works[0].platform
         self.began = run.clock()
         self._outcome: Outcome | None = None
-        self._reported: set[str] = set()
+        self._reported: set[Fingerprint] = set()
         self._is_probe = self._reopened = False
 
     def run(self) -> None:
@@ -298,11 +299,11 @@ class StoreSync:
         incident = None
         if decision.retry_at is None:
             out_of_reach = error.error_type in OUT_OF_REACH
-            fingerprint = reporting.store_fingerprint(
-                self.store_id, error.error_type, None if out_of_reach else work.resource
+            fingerprint: Fingerprint = fingerprints.StoreUnit(
+                self.store_id, None if out_of_reach else work.resource, error.error_type
             )
             if error.error_type in OF_A_STORE:  # then its circuit's incident is the same fault
-                fingerprint = reporting.circuit_fingerprint(f"store:{self.store_id}")
+                fingerprint = fingerprints.Circuit(f"store:{self.store_id}")
             incident = reporting.report(
                 connection,
                 reporting.Fault(
@@ -356,7 +357,7 @@ class StoreSync:
             of_store = subject is store and outcome.platform is not Change.AILING
             key = f"store:{self.store_id}" if of_store else f"platform:{self.platform_name}"
             fault = reporting.Fault(
-                reporting.circuit_fingerprint(key),
+                fingerprints.Circuit(key),
                 subject=store if of_store else platform,
                 error=self._of_many(error) if outcome.platform is Change.AILING else error,
                 needs_attention=False,
@@ -398,7 +399,7 @@ class StoreSync:
             self.run_.note_message(f"platform {self.platform_name} answers again")
             self._reopened = True
         if not circuits.is_ailing(connection, self.platform_name):
-            key = reporting.circuit_fingerprint(f"platform:{self.platform_name}")
+            key = fingerprints.Circuit(f"platform:{self.platform_name}")
             reporting.clear(connection, [key], "it answers again")
 
     def _has_new_credentials(self, connection: psycopg.Connection[Any]) -> bool:
@@ -416,9 +417,7 @@ class StoreSync:
             )
         }
         fine = [
-            reporting.rejects_fingerprint(self.store_id, resource)
-            for resource in synced
-            if resource not in held
+            fingerprints.RejectedRows(self.store_id, resource) for resource in synced if resource not in held
         ]
         reporting.clear(connection, fine, "every row loads again, or is gone at the source")
         for resource, (rows, external_id, reason) in held.items():
@@ -429,7 +428,7 @@ class StoreSync:
                 details={"rows": rows},
             )
             fault = reporting.Fault(
-                reporting.rejects_fingerprint(self.store_id, resource),
+                fingerprints.RejectedRows(self.store_id, resource),
                 subject=f"store {self.name}",
                 error=error,
                 needs_attention=True,

@@ -17,11 +17,12 @@ from bg_pipelines.alerts import Delivered
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import Circuit
 from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.queues import JOBS
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault as Trouble
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines_tests import conftest
@@ -58,15 +59,14 @@ class House:
 
     def report(self, name: str = "harbor", *, needs_attention: bool = False, times: int = 1) -> None:
         error = IntegrationError.of(ErrorType.TIMEOUT, "no answer within 30 s")
+        fault = Fault(Circuit(name), f"store {name}", error, needs_attention, resources=["products"])
         with self.database.transaction() as connection:
             for _ in range(times):
-                reporting.report(
-                    connection, Fault(name, f"store {name}", error, needs_attention, resources=["products"])
-                )
+                reporting.report(connection, fault)
 
     def clear(self, *names: str) -> None:
         with self.database.transaction() as connection:
-            reporting.clear(connection, names or ["harbor"], "the work succeeded")
+            reporting.clear(connection, [Circuit(name) for name in names or ["harbor"]], "the work succeeded")
 
     def tell(self) -> Delivered:
         return alerts.tell(self.database, self.settings)
@@ -238,7 +238,7 @@ def test_many_faults_are_told_in_one_go(house: House) -> None:
     with house.database.transaction() as connection:
         error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
         for number in range(230):
-            reporting.report(connection, Fault(f"{number}", f"store {number}", error, False))
+            reporting.report(connection, Fault(Circuit(f"{number}"), f"store {number}", error, False))
     assert alerts.announce(house.database, alerts.targets(house.settings)) == 230
     delivered = alerts.deliver(house.database, alerts.targets(house.settings), limit=20)
     assert (delivered.sent, delivered.waiting) == (20, 210)
@@ -321,7 +321,7 @@ def test_an_alert_that_a_target_never_takes_holds_up_the_others_only_for_a_while
 
 
 def test_what_a_target_can_never_take_is_refused_and_kept_with_its_reason(house: House) -> None:
-    house.sandbox.world.twilio.edit("set_invalid", numbers=[PHONE], code=21614)
+    edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=21614)
     house.report()
     assert house.tell() == Delivered(sent=2, refused=1)
     later(house, hours=1)
@@ -475,7 +475,7 @@ def test_no_number_address_or_secret_is_in_tables_or_logs(
         house.report()
         house.tell()
         house.mend()
-        house.sandbox.world.twilio.edit("set_invalid", numbers=[PHONE], code=21211)
+        edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=21211)
         later(house, minutes=15)
     shown = caplog.text + "".join(capfd.readouterr()) + repr(house.settings)
     for table in ("incidents", "alerts", "alert_deliveries"):

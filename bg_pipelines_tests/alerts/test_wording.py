@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipelines.alerts.wording import LONGEST_SMS, Facts, Message, compose, sms
-from bg_pipelines.sandbox.twilio_account import segments
+from bg_pipelines.sandbox.twilio.account import segments
 
 FACTS = Facts(
     severity="high",

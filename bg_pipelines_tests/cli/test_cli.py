@@ -176,11 +176,11 @@ def test_incidents_are_listed_shown_assigned_retried_and_resolved(
     shown = words(ok(run("incidents", "show", "1")))
     assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
     assert "waits for a person (manual_intervention, credentials does not mend itself)" in shown
-    assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 resources due now\n"
+    assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 units of work due now\n"
     sync()
     assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))
     assert ok(run("incidents", "resolve", "--all", "--note", "closed", "--by", "joe")) == (
-        "1 incident resolved, 5 resources due now\n"
+        "1 incident resolved, 5 units of work due now\n"
     )
     assert ok(run("incidents", "list")) == "no open incidents\n"
     assert "by joe" in words(ok(run("incidents", "list", "--resolved")))
@@ -236,7 +236,7 @@ def test_a_retry_that_has_nothing_to_start_says_why_and_exits_1(run: Run, databa
     result = run("incidents", "retry", "1")
     assert result.exit_code == 1
     assert result.output.startswith(
-        "0 incidents retried, 0 resources due now\n1: nothing to start: store_sync"
+        "0 incidents retried, 0 units of work due now\n1: nothing to start: store_sync"
     )
 
 

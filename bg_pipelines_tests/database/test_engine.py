@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +13,13 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
+from bg_pipelines.database.engine import NETWORK, Database, dagster_storage_url, open_database
 from bg_pipelines.database.sqlstates import EXPECTED, is_conflict, is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings, load_settings
-from bg_pipelines_tests.support import wait_for
+from bg_pipelines.sync.run import LEASE
+from bg_pipelines_tests.database import cut_network
+from bg_pipelines_tests.support import PATIENCE, PROJECT, wait_for
 
 PASSWORD = "hunter2-hunter2"
 NOBODY_THERE = f"postgresql://bg:{PASSWORD}@127.0.0.1:9/bg"
@@ -357,3 +362,55 @@ def test_any_spelling_of_a_postgresql_address_will_do(scheme: str, database: Dat
     same.close()
     settings = Settings(dagster_database_url=f"{scheme}://{address}")
     assert dagster_storage_url(settings) == f"postgresql+psycopg2://{address}"
+
+
+# The network
+
+
+def parameters(url: str) -> dict[str, str]:
+    """What libpq is told of the network, and what the server is."""
+    database = Database(url)
+    with database.transaction() as connection:
+        told = connection.info.get_parameters()
+    database.close()
+    return {name: value for name, value in told.items() if name in NETWORK}
+
+
+def test_every_connection_notices_a_cut_network_within_half_a_lease(database_url: str) -> None:
+    told = parameters(database_url)
+    assert told == {name: str(value) for name, value in NETWORK.items()}
+    seconds = int(told["keepalives_idle"]) + int(told["keepalives_interval"]) * int(told["keepalives_count"])
+    assert max(seconds, int(told["tcp_user_timeout"]) / 1000) <= LEASE.total_seconds() / 2
+    dagster = sa.make_url(dagster_storage_url(Settings(dagster_database_url=database_url)))
+    assert {name: dagster.query[name] for name in NETWORK} == told
+
+
+def test_what_the_url_says_of_the_network_and_of_the_server_stands(database_url: str) -> None:
+    url = f"{database_url}&keepalives_idle=7&options=-c%20work_mem%3D5MB"
+    assert parameters(url)["keepalives_idle"] == "7"
+    assert "keepalives_idle=7" in dagster_storage_url(Settings(dagster_database_url=url))
+    own = Database(url)
+    with own.transaction() as connection:
+        shown = connection.execute("SELECT current_setting('work_mem'), current_setting('timezone')")
+        assert shown.fetchone() == ("5MB", "UTC")
+    own.close()
+
+
+def test_a_transaction_whose_network_is_cut_ends_as_an_outage(database_url: str) -> None:
+    soon = (
+        "keepalives_idle=1&keepalives_interval=1&keepalives_count=2&tcp_user_timeout=2000&connect_timeout=2"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", cut_network.__name__, database_url, soon],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=PROJECT,
+    )
+    if ended.returncode == cut_network.NO_NAMESPACE:
+        pytest.skip("this system lets no process have a network of its own")
+    assert ended.returncode == 0, ended.stderr
+    for line in ended.stdout.splitlines():
+        outcome = json.loads(line)
+        assert outcome["seconds"] < 30
+        assert (outcome["error_type"], outcome["details"]) == ("database", {"server": "away"})

@@ -14,15 +14,10 @@ from psycopg.rows import dict_row
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents import reporting as faults
-from bg_pipelines.incidents.handling import (
-    IncidentRow,
-    assign,
-    list_incidents,
-    resolve,
-    retry,
-    show,
-)
+from bg_pipelines.incidents.handling import assign, resolve, retry
+from bg_pipelines.incidents.reading import IncidentRow, list_incidents, show
 from bg_pipelines.incidents.runbooks import RUNBOOKS, runbook
 from bg_pipelines.operations.stores import save_stores, set_paused
 from bg_pipelines.records import Resource
@@ -72,7 +67,8 @@ def open_incident(
 ) -> int:
     error = IntegrationError.of(error_type, values.pop("message", "it failed"), source="test")
     fault = faults.Fault(
-        fingerprint, **{"subject": "somebody", "error": error, "needs_attention": True, **values}
+        fingerprints.parse(fingerprint),
+        **{"subject": "somebody", "error": error, "needs_attention": True, **values},
     )
     with database.transaction() as connection:
         return faults.report(connection, fault)
@@ -124,7 +120,7 @@ def test_a_revoked_token_parks_all_of_its_store_under_one_incident(
     assert (incident.store, incident.parked, incident.occurrences) == (name_of(shops[0]), len(CATALOGUE), 1)
     assert incident.resources == sorted(CATALOGUE)
     held = show(database, incident.id).held
-    assert [row.resource for row in held] == sorted(CATALOGUE)
+    assert [row.label for row in held] == sorted(CATALOGUE)
     assert {(row.next_due_at, row.retry_strategy, row.attempts) for row in held} == {
         (None, "manual_intervention", 1)
     }

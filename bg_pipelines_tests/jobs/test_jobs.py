@@ -29,7 +29,7 @@ from bg_pipelines.orchestration.failures import (
 from bg_pipelines.orchestration.sync_job import DATABASE_RETRIES
 from bg_pipelines.people import matching as people
 from bg_pipelines.queues import JOBS
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute, metadata
 from bg_pipelines_tests.support import PATIENCE, assert_equal_to_source, expire_leases, query, wait_for
@@ -342,7 +342,7 @@ def test_a_run_killed_in_the_middle_of_a_page_and_run_again_ends_with_exactly_th
     sandbox = make_sandbox(shops=1, variants=3000)
     add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    shop.edit("set_budget", maximum=100_000, restore=10_000)
+    edit(shop, "set_budget", maximum=100_000, restore=10_000)
     total = sum(level["isActive"] for level in shop.export()["inventory_levels"])
     kills = 0
     for at_least in (1, 5_001):

@@ -15,7 +15,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.platforms.http import Timeouts
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.settings import Settings
 
@@ -86,7 +86,7 @@ def test_a_messaging_service_may_be_the_sender(
 def test_a_message_is_found_whether_it_was_sent_or_only_taken(
     messages: TextMessages, sandbox: Sandbox, delay: float
 ) -> None:
-    sandbox.world.twilio.edit("set_delays", sent=delay, delivered=delay)
+    edit(sandbox.world.twilio, "set_delays", sent=delay, delivered=delay)
     sid = messages.send(PHONE, BODY)
     messages.send(PHONE, "another #12.35")
     assert messages.find(PHONE, BODY, ago(seconds=1)) == sid
@@ -150,7 +150,7 @@ def test_a_look_up_that_fails_sends_nothing(messages: TextMessages, sandbox: San
 def test_a_number_that_can_never_be_reached_is_bad_data(
     messages: TextMessages, sandbox: Sandbox, code: int
 ) -> None:
-    sandbox.world.twilio.edit("set_invalid", numbers=[PHONE], code=code)
+    edit(sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=code)
     error = refused(lambda: messages.send(PHONE, BODY))
     assert (error.error_type, error.recoverable, error.details["code"]) == ("bad_data", False, code)
 
@@ -214,7 +214,7 @@ def test_the_environment_of_the_official_client_bends_nothing(
 def test_an_account_is_checked_with_one_call(messages: TextMessages, sandbox: Sandbox) -> None:
     messages.check()
     assert [request.operation for request in sandbox.world.twilio.requests] == ["FetchAccount"]
-    sandbox.world.twilio.edit("set_token", token="changed")
+    edit(sandbox.world.twilio, "set_token", token="changed")
     assert refused(messages.check).error_type == "credentials"
 
 

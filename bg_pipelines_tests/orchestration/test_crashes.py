@@ -25,7 +25,7 @@ from bg_pipelines.database.engine import DAGSTER_DATABASE, Database, open_databa
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.definitions import defs
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.database.test_embedded import postmaster
@@ -149,7 +149,7 @@ def large_shop(make_sandbox: MakeSandbox, database: Database) -> Sandbox:
     """A store whose stock takes two commits, so that there is a middle to be killed in; due again in an hour."""
     sandbox = make_sandbox(shops=1, variants=2000)
     [shop] = sandbox.world.shops.values()
-    shop.edit("set_budget", maximum=100_000, restore=10_000)
+    edit(shop, "set_budget", maximum=100_000, restore=10_000)
     pause_after_a_commit(shop)
     save_stores(database, Cipher(KEY), [as_store(shop, tier=3)])
     return sandbox

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import Shop, World
+from bg_pipelines.sandbox import Shop, World, change
 from bg_pipelines_tests.sandbox.conftest import START, Client, HandClock
 
 
@@ -85,7 +85,7 @@ def test_random_changes_repeat_and_leave_everything_consistent(
         "add_product",
         "delete_variant",
     }
-    assert made == twin.change(300)
+    assert made == change(twin, 300)
     export = shop.export()
     assert twin.export() == export
     products = {row["id"] for row in export["products"]}

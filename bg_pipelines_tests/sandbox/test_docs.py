@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bg_pipelines.sandbox import hooks, twilio, twilio_account
-from bg_pipelines.sandbox.edits import EDITS
+from bg_pipelines.sandbox import hooks
 from bg_pipelines.sandbox.faults import KINDS
 from bg_pipelines.sandbox.scenario import SCENARIOS
+from bg_pipelines.sandbox.shopify.edits import EDITS
 from bg_pipelines.sandbox.square import api as square
 from bg_pipelines.sandbox.square import edits as square_edits
+from bg_pipelines.sandbox.twilio import account
+from bg_pipelines.sandbox.twilio import api as twilio
+from bg_pipelines.sandbox.twilio import edits as twilio_edits
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sandbox.md"
 
@@ -38,12 +41,12 @@ def test_every_edit_is_in_the_table_with_what_it_takes(page: str) -> None:
 def test_twilios_edits_and_faults_are_told(page: str) -> None:
     part = page.partition("## Twilio")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(set_\w+)` \| (.+) \|$", part, re.MULTILINE))
-    assert rows.keys() == twilio_account.EDITS.keys()
-    for name, fields in twilio_account.EDITS.items():
+    assert rows.keys() == twilio_edits.EDITS.keys()
+    for name, (_, fields) in twilio_edits.EDITS.items():
         assert all(f"`{field}`" in rows[name] for field in fields), name
     told = part.partition("The kinds are ")[2].partition("\n\n")[0]
     assert tuple(re.findall(r"`(\w+)`", told)) == twilio.KINDS
-    codes = [*twilio_account.FAILURES, *twilio_account.REFUSALS]
+    codes = [*account.FAILURES, *account.REFUSALS]
     assert all(str(code) in part for code in codes)
 
 

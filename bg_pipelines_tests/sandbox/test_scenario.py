@@ -168,7 +168,7 @@ def test_it_is_played_as_quickly_as_one_likes_and_can_be_ended(world: World, sce
 def test_the_operator_sees_the_script_and_mends(sandbox: Sandbox, world: World, scenario: Scenario) -> None:
     url = f"{sandbox.url}/sandbox/scenario"
     assert requests.get(url, timeout=5).status_code == 404
-    world.scenario = scenario
+    sandbox.server.admin.scenario = scenario
     scenario.advance(world, 60 * MINUTE)
     shown: Any = requests.get(url, timeout=5).json()
     assert tuple(shown["revoked"]) == scenario.revoked

@@ -14,7 +14,7 @@ from bg_pipelines.incidents.handling import retry
 from bg_pipelines.platforms.shopify import bulk, platform
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.support import DatabaseClock, assert_sales_equal_to_source, query
@@ -40,8 +40,8 @@ def sandbox(
 @pytest.fixture
 def shop(sandbox: Sandbox) -> Shop:
     [shop] = sandbox.world.shops.values()
-    shop.edit("set_budget", maximum=1_000_000, restore=1_000_000)
-    shop.edit("set_bulk_seconds", seconds=0)
+    edit(shop, "set_budget", maximum=1_000_000, restore=1_000_000)
+    edit(shop, "set_bulk_seconds", seconds=0)
     return shop
 
 
@@ -92,7 +92,7 @@ def test_a_store_of_many_rows_is_exported_and_one_of_few_is_listed(
     [operation] = shop.bulk.all.values()
     assert "orders" in operation.query
     assert (asked(shop, "Customers"), asked(shop, "Orders")) == (1, 1), "one page of orders, to see how many"
-    shop.edit("update_customer", id=shop.export()["customers"][7]["id"], fields={"note": "changed"})
+    edit(shop, "update_customer", id=shop.export()["customers"][7]["id"], fields={"note": "changed"})
     sync(resources=SALES, stores=(shop.domain.split(".")[0],))
     equal()
     assert len(shop.bulk.all) == 1, "what changed is always listed"
@@ -126,7 +126,7 @@ def test_what_a_person_wished_lasts_until_the_pass_has_ended(
 def test_whoever_is_tired_of_waiting_has_it_read_page_by_page(
     shop: Shop, sync: Sync, database: Database, equal: Check
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=HOUR)
+    edit(shop, "set_bulk_seconds", seconds=HOUR)
     sync(resources=SALES, backfill="bulk")
     name = shop.domain.split(".")[0]
     assert sync(resources=SALES, backfill="pages", stores=(name,), run_id="by hand").failures == []
@@ -140,7 +140,7 @@ def test_whoever_is_tired_of_waiting_has_it_read_page_by_page(
 def test_an_export_under_way_is_waited_for_by_the_row_and_is_no_failure(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=10 * 60)
+    edit(shop, "set_bulk_seconds", seconds=10 * 60)
     lines: list[str] = []
     summary = sync(resources=(*SALES, Resource.PRODUCTS), backfill="bulk", log=lines.append)
     assert summary.failures == []
@@ -176,7 +176,7 @@ def test_an_export_under_way_is_waited_for_by_the_row_and_is_no_failure(
 def test_an_export_that_does_not_end_in_a_day_is_for_a_person_who_may_wait_for_another(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=10 * HOUR)
+    edit(shop, "set_bulk_seconds", seconds=10 * HOUR)
     policies = Policies({"operation_running": {"max_attempts": 6, "delay_seconds": HOUR}})
     options: dict[str, Any] = {"resources": (Resource.ORDERS,), "policies": policies}
     sync(**options, backfill="bulk")
@@ -206,7 +206,7 @@ def test_a_store_that_waits_answers_so_its_circuit_closes(
         clock.advance(hours=1)
     opened = "SELECT * FROM circuits WHERE opened_at IS NOT NULL"
     assert query(database, opened) != []
-    shop.edit("set_bulk_seconds", seconds=HOUR)
+    edit(shop, "set_bulk_seconds", seconds=HOUR)
     assert sync(resources=(Resource.ORDERS,), backfill="bulk", run_id="probe").failures == []
     assert query(database, opened) == []
     assert states(database)["orders"]["retry_strategy"] == "scheduled_retry"
@@ -296,14 +296,14 @@ def test_a_file_that_breaks_off_is_read_on_where_it_was_kept(
 def test_what_changes_while_an_export_is_made_and_waited_for_is_read_right_after_it(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=2 * HOUR)
+    edit(shop, "set_bulk_seconds", seconds=2 * HOUR)
     sync(resources=SALES, backfill="bulk")
     clock.advance(hours=1)
     export = shop.export()
     for row in export["customers"][:5]:
-        shop.edit("update_customer", id=row["id"], fields={"note": "changed meanwhile"})
-    shop.edit("add_order", customer_id=export["customers"][0]["id"], lines=3)
-    shop.edit("refund_order", id=export["orders"][0]["id"])
+        edit(shop, "update_customer", id=row["id"], fields={"note": "changed meanwhile"})
+    edit(shop, "add_order", customer_id=export["customers"][0]["id"], lines=3)
+    edit(shop, "refund_order", id=export["orders"][0]["id"])
     clock.advance(hours=1, minutes=1)
     assert [d.synced for d in sync(resources=SALES, run_id="export").resources.values()] == [1, 1]
     clock.advance(hours=1)
@@ -316,7 +316,7 @@ def test_an_old_export_does_not_bring_back_what_was_marked_deleted_since(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
 ) -> None:
     sync(resources=(Resource.CUSTOMERS,), backfill="bulk")
-    shop.edit("set_bulk_seconds", seconds=HOUR)
+    edit(shop, "set_bulk_seconds", seconds=HOUR)
     clock.advance(hours=1)
     sync(resources=(Resource.CUSTOMERS,), backfill="bulk", force=True, run_id="again")
     [gone] = query(database, "SELECT min(external_id) AS id FROM customers")
@@ -334,12 +334,12 @@ def test_a_row_that_was_read_anew_by_another_way_meanwhile_does_not_make_an_expo
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
     sync(resources=SALES, backfill="bulk")
-    shop.edit("set_bulk_seconds", seconds=HOUR)
+    edit(shop, "set_bulk_seconds", seconds=HOUR)
     clock.advance(hours=1)
     sync(resources=SALES, backfill="bulk", force=True, run_id="again")
     clock.advance(minutes=5)
     customer = shop.export()["customers"][0]["id"]
-    shop.edit("update_customer", id=customer, fields={"note": "written from here"})
+    edit(shop, "update_customer", id=customer, fields={"note": "written from here"})
     # As an edit of ours, or a repair, has it: newer than what the export shows.
     query(
         database,
@@ -358,7 +358,7 @@ def test_a_row_that_was_read_anew_by_another_way_meanwhile_does_not_make_an_expo
 def test_an_error_of_the_vendor_while_waiting_is_a_failure_as_ever(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=HOUR)
+    edit(shop, "set_bulk_seconds", seconds=HOUR)
     sync(resources=SALES, backfill="bulk")
     clock.advance(minutes=2)
     spoil(shop, "unauthorized", times=1)

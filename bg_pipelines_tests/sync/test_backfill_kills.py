@@ -18,7 +18,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines_tests.support import PROJECT, as_store, assert_sales_equal_to_source, query
 
 KILLS = 50
@@ -150,7 +150,7 @@ class Backfills:
                 free(self.database, store)
                 killed += 1
                 if killed == 2:
-                    shop.edit("update_customer", id=customer, fields={"note": EDITED})
+                    edit(shop, "update_customer", id=customer, fields={"note": EDITED})
             else:
                 assert ended["status"] == 0
         assert runs.run(store, list(SALES), None)["status"] == 0
@@ -177,8 +177,8 @@ def test_a_backfill_killed_at_fifty_random_moments_ends_equal_to_the_source_ever
     backfills = Backfills(database, sandbox, seed)
     save_stores(database, cipher, [as_store(shop) for shop in backfills.waiting])
     for shop in backfills.waiting:
-        shop.edit("set_budget", maximum=1_000_000, restore=1_000_000)
-        shop.edit("set_bulk_seconds", seconds=0.2)
+        edit(shop, "set_budget", maximum=1_000_000, restore=1_000_000)
+        edit(shop, "set_bulk_seconds", seconds=0.2)
         # The answer to a start is long on its way: now and then it is lost.
         shop.faults.append(Fault("slow", operation="StartExport", seconds=0.05))
         # Else a file that is ready is read in a moment, and few would be killed at it.

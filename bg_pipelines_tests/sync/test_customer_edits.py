@@ -21,7 +21,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Platform, UpdateOutcome
 from bg_pipelines.records import Customer, Page, Resource
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun, customer_edits
 from bg_pipelines_tests.dagster_runs import execute, metadata
 from bg_pipelines_tests.support import KEY, SALES, Scripted, query, source_rows, wait_for
@@ -90,7 +90,7 @@ class Back:
         """The shop's staff edits a customer, at another time than now where the test says so."""
         clock = self.sandbox.world.clock
         clock.offset_seconds += seconds_from_now
-        self.shop.edit("update_customer", id=customer, fields=fields)
+        edit(self.shop, "update_customer", id=customer, fields=fields)
         clock.offset_seconds -= seconds_from_now
 
     def changes(self, customer: str | None = None, **like: Any) -> list[dict[str, Any]]:
@@ -410,7 +410,7 @@ def test_a_refused_value_is_rejected_alone_with_its_reason_and_waits_for_a_perso
 
 def test_without_the_right_to_write_edits_wait_and_customers_are_read_all_the_same(back: Back) -> None:
     first, second = back.ids()[:2]
-    back.shop.edit("set_scopes", scopes=["read_customers", "read_orders"])
+    edit(back.shop, "set_scopes", scopes=["read_customers", "read_orders"])
     back.edit(first, first_name="Grace")
     back.edit_there(second, firstName="Lin")
     summary = back.sync()
@@ -421,7 +421,7 @@ def test_without_the_right_to_write_edits_wait_and_customers_are_read_all_the_sa
     assert back.held(second)["first_name"] == "Lin"
     due = "SELECT next_due_at > clock_timestamp() AS later FROM sync_states WHERE resource = 'customers'"
     assert query(back.database, due) == [{"later": True}]
-    back.shop.edit("set_scopes", scopes=["read_customers", "read_orders", "write_customers"])
+    edit(back.shop, "set_scopes", scopes=["read_customers", "read_orders", "write_customers"])
     assert back.sync().changes_applied == 1
     assert back.source(first)["firstName"] == "Grace"
 
@@ -445,11 +445,11 @@ def test_an_edit_of_a_customer_who_cannot_be_read_waits_until_they_can(
 
 
 def test_an_edit_of_a_customer_who_is_gone_is_rejected_and_its_values_are_erased(back: Back) -> None:
-    made = back.shop.edit("add_customer", fields={"firstName": "Lin", "email": "lin@example.com"})
+    made = edit(back.shop, "add_customer", fields={"firstName": "Lin", "email": "lin@example.com"})
     customer = made["id"]
     back.sync()
     back.edit(customer, first_name="Grace")
-    back.shop.edit("delete_customer", id=customer)
+    edit(back.shop, "delete_customer", id=customer)
     summary = back.sync()
     assert [(left.status, left.message) for left in summary.changes_left] == [
         ("rejected", "the customer is not there any more")
@@ -535,7 +535,7 @@ def test_a_redacted_customer_s_history_rejected_rows_and_pending_edits_go_with_t
             external_id,
         )
     back.sandbox.world.clock.offset_seconds += 60
-    back.shop.edit("redact_customer", id=customer)
+    edit(back.shop, "redact_customer", id=customer)
     summary = back.sync()
     assert [left.status for left in summary.changes_left] == ["superseded"]
     assert back.source(customer)["lastName"] is None, "nothing is written to a redacted customer"
@@ -563,7 +563,7 @@ def test_a_redaction_rejects_an_edit_that_is_newer_too(back: Back) -> None:
     customer = back.ids()[0]
     clock = back.sandbox.world.clock
     clock.offset_seconds -= 60
-    back.shop.edit("redact_customer", id=customer)
+    edit(back.shop, "redact_customer", id=customer)
     clock.offset_seconds += 60
     back.edit(customer, first_name="Grace")
     back.sandbox.world.forget_requests()
@@ -594,7 +594,7 @@ def test_a_field_that_is_emptied_is_no_redaction_and_a_consent_that_says_so_is_o
 
 
 def test_a_deleted_customer_s_history_is_erased_whatever_path_marks_them(back: Back) -> None:
-    made = back.shop.edit("add_customer", fields={"firstName": "Lin", "email": "lin@example.com"})
+    made = edit(back.shop, "add_customer", fields={"firstName": "Lin", "email": "lin@example.com"})
     customer = made["id"]
     back.sync()
     back.edit_there(customer, seconds_from_now=30, firstName=MARKER)
@@ -681,9 +681,9 @@ def test_a_redacted_customer_s_orders_are_emptied_too_also_those_that_the_platfo
         MARKER,
         old["external_id"],
     )
-    back.shop.edit("set_scopes", scopes=["read_customers", "read_orders", "write_customers"])
+    edit(back.shop, "set_scopes", scopes=["read_customers", "read_orders", "write_customers"])
     back.sandbox.world.clock.offset_seconds += 60
-    back.shop.edit("redact_customer", id=old["customer"])
+    edit(back.shop, "redact_customer", id=old["customer"])
     back.sync()
     of = "SELECT email, phone, note FROM orders WHERE customer_external_id = %s"
     for row in query(back.database, of, old["customer"]):
@@ -697,7 +697,7 @@ def test_a_redacted_customer_s_orders_are_emptied_too_also_those_that_the_platfo
 
 def test_an_edit_that_waits_for_one_redacted_before_is_rejected_erased_and_not_sent(back: Back) -> None:
     customer, other = back.ids()[:2]
-    back.shop.edit("redact_customer", id=customer)
+    edit(back.shop, "redact_customer", id=customer)
     back.sync()
     with pytest.raises(IntegrationError, match="was redacted on the platform"):
         back.edit(customer, note=MARKER)
@@ -826,7 +826,7 @@ def test_no_value_is_in_a_log_a_summary_an_error_or_any_table_but_the_customers_
     back.edit(fourth, tags=[MARKER])
     back.shop.faults.append(Fault("apply_then_cut", operation="UpdateCustomer", after=1, times=1))
     summaries = [back.sync(log=told.append) for _ in range(3)]
-    back.shop.edit("set_scopes", scopes=["read_customers", "read_orders"])
+    edit(back.shop, "set_scopes", scopes=["read_customers", "read_orders"])
     back.edit(fourth, note=MARKER)
     summaries.append(back.sync(log=told.append))
     statuses = {row["status"] for row in back.changes()}

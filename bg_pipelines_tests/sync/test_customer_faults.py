@@ -13,7 +13,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.platforms.shopify import pages as shopify_pages
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, change, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines_tests.support import SALES, assert_sales_equal_to_source, loaded_rows, query, source_rows
 
@@ -35,7 +35,7 @@ def sandbox(make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]]
     """One shop with three pages of customers and three of orders, one of which has 300 lines."""
     sandbox = make_sandbox(shops=1, variants=20, customers=PAGES * ROWS - 5, orders_per_customer=1.0)
     [shop] = sandbox.world.shops.values()
-    shop.edit("set_budget", maximum=100_000, restore=10_000)
+    edit(shop, "set_budget", maximum=100_000, restore=10_000)
     add_shops(sandbox)
     return sandbox
 
@@ -69,7 +69,7 @@ def test_with_any_page_spoiled_the_next_run_ends_equal_to_the_source(
         for number in range(kind == "repeat_cursor" and "OrderLines" not in operation, pages):
             fault = Fault(kind, times=1, after=number, operation=operation, **SPOILED[kind])
             shop.faults[:] = [fault]
-            shop.change(3)
+            change(shop, 3)
             sync(resources=SALES, force=True)
             assert fault.bitten == 1, (operation, number)
             if query(
@@ -131,7 +131,7 @@ def test_a_line_that_makes_no_sense_is_kept_out_alone(
     held = query(database, "SELECT external_id FROM order_lines WHERE order_external_id = %s", order["id"])
     assert {line["external_id"] for line in held} == {one["id"] for one in order["lineItems"]} - {wrong}
     shop.faults.clear()
-    shop.edit("update_order", id=order["id"], fields={"note": "again"})
+    edit(shop, "update_order", id=order["id"], fields={"note": "again"})
     query(database, "UPDATE sync_states SET next_due_at = now()")
     assert sync(resources=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
@@ -144,15 +144,15 @@ def test_customers_and_orders_that_change_while_the_pages_are_read_are_right_in_
     shop.faults.append(Fault("slow", seconds=0.1, operation="query "))
     over = threading.Event()
 
-    def edit() -> None:
+    def staff() -> None:
         for _ in range(40):
-            shop.change(4)
-            shop.edit("add_customer")
-            shop.edit("add_order", lines=2)
+            change(shop, 4)
+            edit(shop, "add_customer")
+            edit(shop, "add_order", lines=2)
             if over.wait(0.05):
                 return
 
-    editor = threading.Thread(target=edit)
+    editor = threading.Thread(target=staff)
     editor.start()
     try:
         for force in (False, True, False):
@@ -182,7 +182,7 @@ def test_a_vendor_whose_clock_is_wrong_loses_no_customer_and_no_order(
     [shop] = sandbox.world.shops.values()
     sync(resources=SALES)
     for _ in range(3):
-        shop.change(10)
+        change(shop, 10)
         assert sync(resources=SALES, stores=names).failures == []
         assert_sales_equal_to_source(database, sandbox)
 
@@ -196,7 +196,7 @@ def test_odd_texts_amounts_of_any_currency_and_300_lines_arrive_as_they_are(
     texts = ("👩‍👩‍👧 Zoë", "محمد الأحمد", "𝒜𝓃𝓃𝒶 𠜎", "Robert'); DROP TABLE customers;--", " \t\\N ")
     for shop in shops:
         for text in texts:
-            shop.edit("add_customer", fields={"firstName": text, "lastName": text[::-1], "note": text})
+            edit(shop, "add_customer", fields={"firstName": text, "lastName": text[::-1], "note": text})
     assert sync(resources=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM rejected_rows") == []
@@ -224,7 +224,7 @@ def test_odd_texts_amounts_of_any_currency_and_300_lines_arrive_as_they_are(
     # A till takes any text for a phone.
     shop = next(iter(shops))
     customer = shop.export(["customers"])["customers"][0]["id"]
-    shop.edit("update_customer", id=customer, fields={"phone": "+1 212-555-0123 ext. 45"})
+    edit(shop, "update_customer", id=customer, fields={"phone": "+1 212-555-0123 ext. 45"})
     query(database, "UPDATE sync_states SET next_due_at = now()")
     assert sync(resources=SALES).failures == []
     [row] = query(database, "SELECT phone, phone_given FROM customers WHERE external_id = %s", customer)

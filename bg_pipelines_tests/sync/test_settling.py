@@ -15,12 +15,13 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting as core
+from bg_pipelines.incidents.fingerprints import StoreUnit
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_RESOURCES
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Policies, Strategy
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.work import circuits, store_units
 from bg_pipelines_tests.support import (
@@ -115,7 +116,7 @@ def test_a_try_that_kept_pages_before_it_failed_is_the_first_failure_again(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
 ) -> None:
     for _ in range(3):
-        shop.edit("add_product", variants=300, fields={"title": "big"})
+        edit(shop, "add_product", variants=300, fields={"title": "big"})
     query(database, "UPDATE sync_states SET attempts = 7 WHERE resource = 'product_variants'")
     shop.faults.append(Fault("half_json", operation="ProductVariants", after=2))
     sync(resources=(Resource.PRODUCT_VARIANTS,), load_rows=100)
@@ -173,7 +174,7 @@ def test_a_revoked_token_parks_all_of_a_store_under_one_incident_and_a_new_one_e
     clock.advance(days=1)
     assert sync().done == 0
     assert len(shop.requests) == asked, "a parked store is not asked"
-    shop.edit("set_token", token="shpat_" + "0" * 32)
+    edit(shop, "set_token", token="shpat_" + "0" * 32)
     save_stores(database, cipher, [as_store(shop, token="shpat_" + "0" * 32)])
     summary = sync()
     assert (summary.done, summary.failures) == (1, [])
@@ -215,7 +216,7 @@ def test_a_row_that_cannot_be_loaded_is_one_incident_until_it_loads(
     assert [(row["id"], row["occurrences"]) for row in incidents(database)] == [(incident["id"], 1)]
     assert {row["attempts"] for row in states(database)} == {0}, "the store is current but for that row"
     shop.faults.clear()
-    shop.edit("update_variant", id=variant, fields={"title": "mended"})
+    edit(shop, "update_variant", id=variant, fields={"title": "mended"})
     clock.advance(hours=1)
     sync()
     assert incidents(database) == []
@@ -608,7 +609,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
 
     clearing = threading.Thread(target=clear)
     with database.transaction() as connection:
-        fingerprint = core.store_fingerprint(store, ErrorType.SHOP_LOCKED, None)
+        fingerprint = StoreUnit(store, None, ErrorType.SHOP_LOCKED)
         fault = core.Fault(fingerprint, "store", locked, needs_attention=True, store_id=store)
         incident = core.report(connection, fault)
         clearing.start()

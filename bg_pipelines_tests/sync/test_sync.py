@@ -20,7 +20,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import save_stores, set_paused
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Sandbox
+from bg_pipelines.sandbox import Fault, Sandbox, change, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.support import (
     CATALOGUE,
@@ -65,8 +65,11 @@ def test_values_arrive_as_the_source_has_them(
     sandbox = make_sandbox(shops=1, variants=40)
     add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    shop.edit(
-        "update_product", id=shop.export()["products"][0]["id"], fields={"title": "قهوة\t☕ 𠜎 \\N 'quoted'"}
+    edit(
+        shop,
+        "update_product",
+        id=shop.export()["products"][0]["id"],
+        fields={"title": "قهوة\t☕ 𠜎 \\N 'quoted'"},
     )
     sync()
     export = shop.export()
@@ -119,7 +122,7 @@ def test_what_changes_and_goes_at_the_source_changes_and_goes_here(
     sync()
     for _ in range(6):
         for shop in sandbox.world.shops.values():
-            shop.change(20)
+            change(shop, 20)
         assert sync(stores=names).failures == []
         assert_equal_to_source(database, sandbox)
 
@@ -131,7 +134,7 @@ def test_a_deleted_product_takes_its_variants_and_their_stock_with_it(
     names = add_shops(sandbox)
     sync()
     [shop] = sandbox.world.shops.values()
-    shop.edit("delete_product", id=shop.export()["products"][0]["id"])
+    edit(shop, "delete_product", id=shop.export()["products"][0]["id"])
     sync(resources=(Resource.PRODUCTS,), stores=names)
     assert_equal_to_source(database, sandbox)
 
@@ -143,7 +146,7 @@ def test_stock_of_a_variant_that_was_deleted_before_it_was_ever_read_goes_too(
     add_shops(sandbox)
     sync(resources=(Resource.INVENTORY_LEVELS,))
     [shop] = sandbox.world.shops.values()
-    shop.edit("delete_product", id=shop.export()["products"][0]["id"])
+    edit(shop, "delete_product", id=shop.export()["products"][0]["id"])
     sync()
     assert_equal_to_source(database, sandbox)
 
@@ -157,7 +160,7 @@ def test_rows_that_the_search_does_not_show_yet_are_read_the_next_time(
     sync()
     [shop] = sandbox.world.shops.values()
     variant = shop.export()["product_variants"][5]
-    shop.edit("update_variant", id=variant["id"], fields={"price": "77.00"})
+    edit(shop, "update_variant", id=variant["id"], fields={"price": "77.00"})
     sync(stores=names)
     [row] = query(database, "SELECT price FROM product_variants WHERE external_id = %s", variant["id"])
     assert row["price"] != 77, "the search showed the change at once: this test shows nothing"
@@ -174,7 +177,7 @@ def test_a_vendor_whose_clock_is_wrong_loses_no_change(
     names = add_shops(sandbox)
     sync()
     for _ in range(3):
-        next(iter(sandbox.world.shops.values())).change(10)
+        change(next(iter(sandbox.world.shops.values())), 10)
         assert sync(stores=names).failures == []
         assert_equal_to_source(database, sandbox)
 
@@ -421,7 +424,7 @@ def test_a_renewed_token_is_kept_and_used_by_the_next_run(
     sandbox.world.forget_requests()
     assert sync(stores=[store.name]).failures == []
     assert all("access_token" not in str(request.operation) for request in sandbox.world.requests())
-    shop.edit("expire_tokens")
+    edit(shop, "expire_tokens")
     assert sync(stores=[store.name]).failures == []
 
 
@@ -524,7 +527,7 @@ def test_a_correction_that_may_not_be_written_waits_and_stock_is_read_all_the_sa
     sandbox = make_sandbox(shops=1, variants=20)
     names = add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    shop.edit("set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
+    edit(shop, "set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
     waiting = correct(database, "gid://shopify/InventoryItem/1", "gid://shopify/Location/1", 1, 3)
     summary = sync(stores=names)
     assert summary.failures == []

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
-from bg_pipelines.sandbox import errors
-from bg_pipelines.sandbox.exchange import Answer, Incoming, as_html, as_json
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite, holding
+from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
+from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite, html_page, spoil_rows
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square import catalog, customers, locations, orders, stock
 from bg_pipelines.sandbox.square.call import Call
-from bg_pipelines.sandbox.square.merchant import Merchant, SquareRequest
+from bg_pipelines.sandbox.square.merchant import Merchant, Merchants, SquareRequest
 from bg_pipelines.sandbox.square.refusals import CODES_BY_STATUS, RefusalError
-from bg_pipelines.sandbox.table import Node
-
-if TYPE_CHECKING:
-    from bg_pipelines.sandbox.world import World
 
 KINDS = (
     "unauthorized",
@@ -115,11 +111,11 @@ OPERATIONS = (
 
 
 class Square:
-    """The vendor's side of every merchant of a world; the token says which merchant is meant."""
+    """The vendor's side of merchants, of whom the token says which is meant; `next_number` counts the requests of the whole sandbox."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.merchants = world.square_merchants
+    def __init__(self, merchants: Merchants, next_number: Callable[[], int]) -> None:
+        self.merchants = merchants
+        self.next_number = next_number
 
     def answer(self, incoming: Incoming) -> Answer:
         version = incoming.headers.get("Square-Version") or VERSION
@@ -157,7 +153,7 @@ class Square:
             rows = call.rows
         merchant.requests.append(
             SquareRequest(
-                number=self.world.next_number(),
+                number=self.next_number(),
                 at=merchant.clock.stamp(),
                 merchant_id=merchant.id,
                 operation=operation.name if operation is not None else "",
@@ -233,24 +229,13 @@ def spoil(fault: Fault, call: Call, body: Node) -> bool:
         if cursor is not None:
             body["cursor"] = cursor
         return cursor is not None
-    assert fault.field is not None
-    path = fault.field.split(".")
-    holders = [
-        holder
-        for node, holder in holding(body, path)
-        if fault.id is None or fault.id in {node.get(name) for name in ID_FIELDS}
-    ]
-    if fault.id is None:
-        holders = holders[fault.row : fault.row + 1]
-    for holder in holders:
-        holder[path[-1]] = None if fault.kind == "null_field" else fault.value
-    return bool(holders)
+    return spoil_rows(fault, body, ID_FIELDS)
 
 
 def by_status(fault: Fault) -> Answer:
     """`value` may name another code of the same status, such as ACCESS_TOKEN_REVOKED."""
     status = STATUSES[fault.kind]
     if fault.kind in {"html", "bad_gateway"}:
-        return as_html(status, errors.HTML_PAGE if status == 200 else errors.BAD_GATEWAY_PAGE)
+        return html_page(status)
     code = fault.value if isinstance(fault.value, str) else CODES_BY_STATUS[status]
     return RefusalError(code, status=status).answer()

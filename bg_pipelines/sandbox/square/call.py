@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square import shapes
 from bg_pipelines.sandbox.square.cursors import make_cursor, read_cursor
+from bg_pipelines.sandbox.square.merchant import Merchant
 from bg_pipelines.sandbox.square.refusals import RefusalError
 from bg_pipelines.sandbox.square.shelf import Page, Row, View
-from bg_pipelines.sandbox.table import Node
-
-if TYPE_CHECKING:
-    from bg_pipelines.sandbox.square.merchant import Merchant
-    from bg_pipelines.sandbox.square.store import Store
+from bg_pipelines.sandbox.square.store import Store
 
 
 @dataclass

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square import shapes
 from bg_pipelines.sandbox.square.call import Call
 from bg_pipelines.sandbox.square.refusals import RefusalError, bad_request
 from bg_pipelines.sandbox.square.values import read_time, show_time
-from bg_pipelines.sandbox.table import Node
 
 LIST_PAGE = 100
 SEARCH_PAGE, LARGEST_PAGE = 100, 1000

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square.refusals import RefusalError
 from bg_pipelines.sandbox.square.shelf import Key
-from bg_pipelines.sandbox.table import Node
 
 # How a page is asked for, which may differ from page to page.
 OF_THE_PAGE = frozenset(["cursor", "limit", "count"])

@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import orjson
 
+from bg_pipelines.sandbox.rows import Node, shown
 from bg_pipelines.sandbox.square import shapes
 from bg_pipelines.sandbox.square.call import Call
 from bg_pipelines.sandbox.square.people import customer_row
 from bg_pipelines.sandbox.square.refusals import RefusalError, bad_request, not_found
 from bg_pipelines.sandbox.square.values import now_ms, opaque_id, read_time
-from bg_pipelines.sandbox.store import shown
-from bg_pipelines.sandbox.table import Node
 
 LARGEST_PAGE = 100
 MOST_IDS = 100

@@ -1,27 +1,18 @@
-"""Edit a merchant as its staff would: exactly, or at random but repeatably."""
+"""Edit a merchant as its staff would: customers, orders, catalogue, stock, tokens and the search index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from random import Random
-from typing import TYPE_CHECKING, Any
 
-from bg_pipelines.sandbox.errors import RejectedError
-from bg_pipelines.sandbox.faults import whole
+from bg_pipelines.sandbox.fields import Edits, RejectedError, amount, count, is_number, is_whole, text, texts
+from bg_pipelines.sandbox.rows import Node, shown
+from bg_pipelines.sandbox.square.merchant import Merchant
 from bg_pipelines.sandbox.square.people import invent
 from bg_pipelines.sandbox.square.sales import Order, return_of
 from bg_pipelines.sandbox.square.seed import add_item, item_fields, order_id
 from bg_pipelines.sandbox.square.stock import COUNTED
 from bg_pipelines.sandbox.square.values import HOUR_MS, now_ms
-from bg_pipelines.sandbox.store import shown
-from bg_pipelines.sandbox.table import Node
 
-if TYPE_CHECKING:
-    from bg_pipelines.sandbox.square.merchant import Merchant
-
-Edit = Callable[["Merchant", Node], Node]
-Made = dict[str, str]
 CUSTOMER_FIELDS = (
     "given_name",
     "family_name",
@@ -38,18 +29,6 @@ ITEM_FIELDS = ("name", "description", "is_archived")
 VARIATION_FIELDS = ("name", "sku", "upc", "price")
 STATES = ("OPEN", "COMPLETED", "CANCELED")
 LATEST_HOURS = 72
-
-
-def apply(merchant: Merchant, name: str, fields: Node) -> Node:
-    """Do one exact edit; the answer shows what it made of it."""
-    known = EDITS.get(name)
-    if known is None:
-        raise RejectedError("edit", f"{name!r} is none of {', '.join(EDITS)}")
-    edit, allowed = known
-    for field in fields:
-        if field not in allowed:
-            raise RejectedError(field, f"{name} takes {', '.join(allowed) or 'nothing'}")
-    return edit(merchant, fields)
 
 
 # Customers
@@ -82,6 +61,12 @@ def delete_customer(merchant: Merchant, fields: Node) -> Node:
     return {"id": row["id"]}
 
 
+def someone(merchant: Merchant) -> str | None:
+    """The id of a customer picked at random; None if there is none."""
+    rows = list(merchant.store.customers)
+    return str(merchant.random.choice(rows)["id"]) if rows else None
+
+
 def find_customer(merchant: Merchant, fields: Node) -> Node:
     row = merchant.store.customers.get(str(fields.get("id")))
     if row is None:
@@ -101,7 +86,7 @@ def add_late_order(merchant: Merchant, fields: Node) -> Node:
     now = now_ms(merchant.clock)
     hours, updated = fields.get("hours", LATEST_HOURS - 1), fields.get("updated_hours", 0)
     for name, value in (("hours", hours), ("updated_hours", updated)):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LATEST_HOURS:
+        if not is_number(value) or not 0 <= value <= LATEST_HOURS:
             raise RejectedError(name, f"must be a number from 0 to {LATEST_HOURS}")
     if updated > hours:
         raise RejectedError("updated_hours", "must not be more than hours")
@@ -115,13 +100,13 @@ def made_order(merchant: Merchant, fields: Node, *, created: int, updated: int |
     if place not in store.locations:
         raise RejectedError("location_id", f"there is no location {place!r}")
     # A null says that nobody knows the buyer; otherwise it is somebody.
-    buyer = fields.get("customer_id", pick(list(store.customers), random, "id"))
+    buyer = fields.get("customer_id", someone(merchant))
     if buyer is not None and buyer not in store.customers:
         raise RejectedError("customer_id", f"there is no customer {buyer!r}")
     state, lines = fields.get("state", "COMPLETED"), fields.get("lines")
     if state not in STATES:
         raise RejectedError("state", f"{state!r} is none of {', '.join(STATES)}")
-    if lines is not None and not whole(lines):
+    if lines is not None and not is_whole(lines):
         raise RejectedError("lines", "must be a whole number, 0 or more")
     number = store.number("order")
     order = Order(
@@ -162,7 +147,7 @@ def close_order(merchant: Merchant, fields: Node, state: str) -> Node:
 def refund_order(merchant: Merchant, fields: Node) -> Node:
     """Take all or the first `lines` lines back; the answer is the return, an order of its own as at the vendor."""
     store, order, lines = merchant.store, find_order(merchant, fields), fields.get("lines")
-    if lines is not None and not (whole(lines) and lines > 0):
+    if lines is not None and not (is_whole(lines) and lines > 0):
         raise RejectedError("lines", "must be a whole number, 1 or more")
     if order.state != "COMPLETED" or order.refunded or order.returned is not None:
         raise RejectedError("id", f"the order {order.id} is no sale that can be refunded")
@@ -195,16 +180,14 @@ def find_order(merchant: Merchant, fields: Node) -> Order:
 
 
 def add_new_item(merchant: Merchant, fields: Node) -> Node:
-    count = fields.get("variations", 1)
-    if not whole(count):
-        raise RejectedError("variations", "must be a whole number, 0 or more")
+    variations = count(fields, "variations", 1)
     given = changes(fields, ITEM_FIELDS) if "fields" in fields else {}
     store, random = merchant.store, merchant.random
     now = now_ms(merchant.clock)
-    row = add_item(store, random, item_fields(random) | given, count, now)
-    for count_row in [one for one in store.counts if one["catalog_object_id"] in row["_variations"]]:
-        place = (count_row["catalog_object_id"], count_row["location_id"], count_row["state"])
-        store.put_count(*place, count_row["_quantity"], at=now, counted=now)
+    row = add_item(store, random, item_fields(random) | given, variations, now)
+    for stock in [one for one in store.counts if one["catalog_object_id"] in row["_variations"]]:
+        place = (stock["catalog_object_id"], stock["location_id"], stock["state"])
+        store.put_count(*place, stock["_quantity"], at=now, counted=now)
     return store.show_object(row)
 
 
@@ -220,7 +203,7 @@ def update_variation(merchant: Merchant, fields: Node) -> Node:
     given = changes(fields, VARIATION_FIELDS)
     if "price" in given:
         price = given.pop("price")
-        if price is not None and not whole(price):
+        if price is not None and not is_whole(price):
             raise RejectedError("price", "must be a whole number of the smallest unit, or null")
         given |= {
             "price_money": None if price is None else merchant.store.till.money(price),
@@ -292,22 +275,16 @@ def expire_tokens(merchant: Merchant, fields: Node) -> Node:
 
 
 def set_scopes(merchant: Merchant, fields: Node) -> Node:
-    scopes = fields.get("scopes")
-    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
-        raise RejectedError("scopes", "must be a list of texts")
-    merchant.scopes = scopes
-    return {"scopes": scopes}
+    merchant.scopes = texts(fields, "scopes")
+    return {"scopes": merchant.scopes}
 
 
 def set_search_lag(merchant: Merchant, fields: Node) -> Node:
-    seconds = fields.get("seconds")
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
-        raise RejectedError("seconds", "must be a number, 0 or more")
-    merchant.search_lag_seconds = float(seconds)
-    return {"seconds": seconds}
+    merchant.search_lag_seconds = amount(fields, "seconds")
+    return {"seconds": merchant.search_lag_seconds}
 
 
-EDITS: dict[str, tuple[Edit, tuple[str, ...]]] = {
+EDITS: Edits[Merchant] = {
     "add_customer": (add_customer, ("fields",)),
     "update_customer": (update_customer, ("id", "fields")),
     "delete_customer": (delete_customer, ("id",)),
@@ -348,107 +325,3 @@ def merge(row: Node, given: Node) -> None:
     row.update(given)
     for name in [name for name, value in given.items() if value is None]:
         del row[name]
-
-
-def text(fields: Node, name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value:
-        raise RejectedError(name, "must be a text")
-    return value
-
-
-# At random
-
-
-def change_at_random(merchant: Merchant, count: int) -> list[Made]:
-    weights = [weight for _, weight in RANDOM_EDITS]
-    made = []
-    for _ in range(count):
-        [(name, _)] = merchant.random.choices(RANDOM_EDITS, weights)
-        made.append(change_one(merchant, name))
-    return made
-
-
-def change_one(merchant: Merchant, name: str) -> Made:
-    """Do this edit to a row picked at random; where there is none to do it to, a customer is added."""
-    random, store = merchant.random, merchant.store
-    fields: Node | None = {}
-    match name:
-        case "update_customer":
-            fields = chosen(
-                pick(list(store.customers), random, "id"), note=f"note {random.randint(1, 10**6)}"
-            )
-        case "delete_customer":
-            fields = chosen(pick(list(store.customers), random, "id"))
-        case "complete_order" | "cancel_order":
-            fields = chosen(pick_order(merchant, "OPEN"))
-        case "refund_order":
-            fields = chosen(pick_order(merchant, "COMPLETED"))
-        case "update_item":
-            named = item_fields(random)["name"]
-            fields = chosen(pick(living(merchant, "ITEM"), random, "id"), name=named)
-        case "update_variation":
-            variation = pick(living(merchant, "ITEM_VARIATION"), random, "id")
-            fields = chosen(variation, price=random.randint(100, 99_999))
-        case "delete_item":
-            fields = chosen(pick(living(merchant, "ITEM"), random, "id"))
-        case "rename_location":
-            place = random.choice(list(store.locations.values()))
-            named = f"{place['address']['locality']} {random.randint(1, 99)}"
-            fields = {"id": place["id"], "name": named}
-        case "set_count":
-            count = pick(list(store.counts), random)
-            fields = count and {
-                "catalog_object_id": count["catalog_object_id"],
-                "location_id": count["location_id"],
-                "state": count["state"],
-                "quantity": random.randint(0, 500),
-            }
-    if fields is None:
-        name, fields = "add_customer", {}
-    shown_row = apply(merchant, name, fields)
-    return {"edit": name, "id": str(shown_row.get("id") or shown_row.get("catalog_object_id"))}
-
-
-def chosen(row_id: Any, **fields: Any) -> Node | None:
-    if row_id is None:
-        return None
-    return {"id": row_id, "fields": fields} if fields else {"id": row_id}
-
-
-def pick(rows: list[Node], random: Random, name: str | None = None) -> Any:
-    if not rows:
-        return None
-    row = random.choice(rows)
-    return row if name is None else row[name]
-
-
-def pick_order(merchant: Merchant, state: str) -> str | None:
-    ids = [
-        order.id
-        for order in merchant.store.orders
-        if order.state == state and not order.refunded and order.returned is None
-    ]
-    return merchant.random.choice(ids) if ids else None
-
-
-def living(merchant: Merchant, kind: str) -> list[Node]:
-    return [row for row in merchant.store.objects if row["type"] == kind and not row["is_deleted"]]
-
-
-RANDOM_EDITS: tuple[tuple[str, int], ...] = (
-    ("set_count", 30),
-    ("add_order", 20),
-    ("update_customer", 12),
-    ("add_customer", 8),
-    ("update_variation", 8),
-    ("add_late_order", 5),
-    ("complete_order", 4),
-    ("refund_order", 3),
-    ("update_item", 3),
-    ("add_item", 2),
-    ("cancel_order", 2),
-    ("delete_customer", 1),
-    ("delete_item", 1),
-    ("rename_location", 1),
-)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square.call import Call
 from bg_pipelines.sandbox.square.refusals import not_found
-from bg_pipelines.sandbox.table import Node
 
 
 def list_locations(call: Call) -> Node:

@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from bg_pipelines.sandbox.access import digest
 from bg_pipelines.sandbox.clock import Clock
-from bg_pipelines.sandbox.errors import RejectedError
 from bg_pipelines.sandbox.faults import Fault
-from bg_pipelines.sandbox.seed import dice, shares, tier_of
-from bg_pipelines.sandbox.square import edits
+from bg_pipelines.sandbox.fields import RejectedError
+from bg_pipelines.sandbox.rows import Node
+from bg_pipelines.sandbox.seed import dice, digest, shares, tier_of
 from bg_pipelines.sandbox.square.seed import make_store, merchant_id_of, name_of
 from bg_pipelines.sandbox.square.store import Store
-from bg_pipelines.sandbox.table import Node
 
 ORDERS_PER_CUSTOMER = 3
 REQUESTS_KEPT = 10_000
@@ -103,14 +101,6 @@ class Merchant:
     def export(self) -> dict[str, Any]:
         with self.lock:
             return self.store.export()
-
-    def edit(self, name: str, /, **fields: Any) -> Node:
-        with self.lock:
-            return edits.apply(self, name, fields)
-
-    def change(self, count: int) -> list[dict[str, str]]:
-        with self.lock:
-            return edits.change_at_random(self, count)
 
     def to_json(self) -> Node:
         """What an operator needs to add it as a store; nothing that would make its rows."""

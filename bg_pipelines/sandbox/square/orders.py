@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square import shapes
 from bg_pipelines.sandbox.square.call import Call
 from bg_pipelines.sandbox.square.customers import time_range
 from bg_pipelines.sandbox.square.refusals import RefusalError, bad_request, not_found
 from bg_pipelines.sandbox.square.sales import Order
 from bg_pipelines.sandbox.square.values import now_ms
-from bg_pipelines.sandbox.table import Node
 
 PAGE_SIZE, LARGEST_PAGE = 500, 1000
 MOST_LOCATIONS, MOST_CUSTOMERS, MOST_SOURCES, MOST_IDS = 10, 10, 10, 100

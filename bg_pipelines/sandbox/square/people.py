@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square.values import DAY_MS, opaque_id, show_time
-from bg_pipelines.sandbox.table import Node
 
 # Given and family names that go together; weighted so that most are plain.
 NAMES: tuple[tuple[int, tuple[str, ...], tuple[str, ...]], ...] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bg_pipelines.sandbox.exchange import Answer, as_json
-from bg_pipelines.sandbox.table import Node
+from bg_pipelines.sandbox.rows import Node
 
 CATEGORIES = {
     "UNAUTHORIZED": "AUTHENTICATION_ERROR",

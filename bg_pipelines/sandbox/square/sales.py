@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square.values import money, opaque_id, show_time
-from bg_pipelines.sandbox.table import Node
 
 # Name, percentage, and whether it is in the price already.
 TAXES = {

@@ -11,6 +11,7 @@ from decimal import Decimal
 from random import Random
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.seed import (
     COLOURS,
     KINDS,
@@ -36,7 +37,6 @@ from bg_pipelines.sandbox.square.values import (
     show_second,
     show_time,
 )
-from bg_pipelines.sandbox.table import Node
 
 # How many locations merchant after merchant has: some search calls hold no more than ten.
 LOCATIONS = (3, 12, 1, 14, 5, 2, 11, 7)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square.refusals import RefusalError, bad_request
 from bg_pipelines.sandbox.square.values import read_time
-from bg_pipelines.sandbox.table import Node
 
 # By the names of the vendor's schemas. `time` is a text to the vendor; [x] is a list of x.
 SHAPES: dict[str, dict[str, str]] = {

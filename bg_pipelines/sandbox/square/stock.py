@@ -7,13 +7,12 @@ from decimal import Decimal
 
 import orjson
 
+from bg_pipelines.sandbox.rows import Node, shown
 from bg_pipelines.sandbox.square import shapes
 from bg_pipelines.sandbox.square.call import Call
 from bg_pipelines.sandbox.square.customers import reused_key
 from bg_pipelines.sandbox.square.refusals import RefusalError, bad_request, not_found
 from bg_pipelines.sandbox.square.values import DAY_MS, now_ms, opaque_id, read_time, show_time
-from bg_pipelines.sandbox.store import shown
-from bg_pipelines.sandbox.table import Node
 
 PAGE_SIZE, LARGEST_PAGE = 100, 1000
 MOST_CHANGES = 100

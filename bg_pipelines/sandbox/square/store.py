@@ -7,11 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.rows import Node, shown
 from bg_pipelines.sandbox.square.sales import Order, Till, show_order
 from bg_pipelines.sandbox.square.shelf import Key, Shelf, View
 from bg_pipelines.sandbox.square.values import now_ms, show_time
-from bg_pipelines.sandbox.store import shown
-from bg_pipelines.sandbox.table import Node
 
 CHANGES_KEPT = 100_000
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from bg_pipelines.sandbox.clock import Clock
-from bg_pipelines.sandbox.table import Node
+from bg_pipelines.sandbox.rows import Node
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)

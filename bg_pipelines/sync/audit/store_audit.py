@@ -24,7 +24,7 @@ from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents import fingerprints, reporting
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import AUDIT_EVERY, next_turn
 from bg_pipelines.records import PARTS, Page, Resource
@@ -113,7 +113,7 @@ class StoreAudit:
                 "fields": Jsonb(found.fields),
             },
         )
-        fingerprint = reporting.drift_fingerprint(self.work.store_id, found.resource)
+        fingerprint = fingerprints.Drift(self.work.store_id, found.resource)
         if not found.alarming:
             reporting.clear(connection, [fingerprint], "the next audit found no drift")
             return

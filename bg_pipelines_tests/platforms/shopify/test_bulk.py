@@ -18,7 +18,7 @@ from bg_pipelines.platforms.shopify.bulk import EXPORTS, Place, export_pages
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import PARTS, Page, Resource
-from bg_pipelines.sandbox import Fault, Sandbox, Shop, World
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
 from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
 
@@ -167,7 +167,7 @@ def test_a_start_that_never_reached_shopify_is_made(platform: ShopifyPlatform, s
 def test_no_room_for_another_operation_is_waited_for(
     platform: ShopifyPlatform, shop: Shop, clock: HandClock
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=600)
+    edit(shop, "set_bulk_seconds", seconds=600)
     for _ in range(5):
         started(platform)
     token = next(pages(platform)).resume
@@ -175,7 +175,7 @@ def test_no_room_for_another_operation_is_waited_for(
     assert (error.error_type, error.details["code"]) == (ErrorType.OPERATION_RUNNING, "LIMIT_REACHED")
     clock.seconds += 700
     assert len(operations(shop)) == 5
-    shop.edit("set_bulk_seconds", seconds=0)
+    edit(shop, "set_bulk_seconds", seconds=0)
     assert len(rows(list(pages(platform, resume=token)))) == 120
 
 
@@ -200,7 +200,7 @@ def test_a_small_export_is_waited_for_a_moment(platform: ShopifyPlatform, clock:
 def test_a_large_one_is_given_back_and_is_the_same_the_next_time(
     platform: ShopifyPlatform, shop: Shop, clock: HandClock
 ) -> None:
-    shop.edit("set_bulk_seconds", seconds=600)
+    edit(shop, "set_bulk_seconds", seconds=600)
     reading = pages(platform)
     next(reading)
     token = next(reading).resume
@@ -265,9 +265,9 @@ def test_of_orders_that_the_app_may_not_see_nothing_is_said(
     platform: ShopifyPlatform, shop: Shop, clock: HandClock
 ) -> None:
     scopes = ["read_customers", "read_orders", "read_products"]
-    shop.edit("set_scopes", scopes=scopes)
+    edit(shop, "set_scopes", scopes=scopes)
     for _ in range(35):  # all others are older than 60 days
-        shop.edit("add_order", lines=1)
+        edit(shop, "add_order", lines=1)
         clock.seconds += 60
     listed = list(platform.pages(Resource.ORDERS, since=None, resume=None, bulk=False))
     exported = list(pages(platform))

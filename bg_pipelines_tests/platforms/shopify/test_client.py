@@ -20,7 +20,7 @@ from bg_pipelines.platforms import connect as connect_store
 from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.shopify import client, platform
 from bg_pipelines.platforms.shopify.client import ClientCredentials, ShopifyClient, StaticToken
-from bg_pipelines.sandbox import Fault, Shop
+from bg_pipelines.sandbox import Fault, Shop, edit
 from bg_pipelines_tests.platforms.conftest import SECRET, TOKEN, HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
 
@@ -77,9 +77,9 @@ def throttled(
         ("internal_error", ErrorType.SERVER_ERROR, LATER, "INTERNAL_SERVER_ERROR"),
         ("html", ErrorType.MALFORMED_RESPONSE, LATER, "HTML instead of data; it is tried again"),
         ("half_json", ErrorType.MALFORMED_RESPONSE, LATER, "cut short, instead of data; it is tried again"),
-        ("half_page", ErrorType.CONNECTION, LATER, "the connection failed or was cut"),
-        ("cut", ErrorType.CONNECTION, LATER, "the connection failed or was cut"),
-        ("apply_then_cut", ErrorType.CONNECTION, LATER, "the connection failed or was cut"),
+        ("half_page", ErrorType.CONNECTION, LATER, "the connection was cut"),
+        ("cut", ErrorType.CONNECTION, LATER, "the connection was cut"),
+        ("apply_then_cut", ErrorType.CONNECTION, LATER, "the connection was cut"),
         ("access_denied", ErrorType.SCOPES, PERSON, "Grant it in the app's settings"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_refused_port_is_a_connection_error_that_names_the_address(connect: Co
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         error = failure_of(lambda: ask(connect(f"http://{address}")))
     assert told_as(error) == (ErrorType.CONNECTION, *LATER)
-    assert error.message.startswith(f"{address}: the connection failed or was cut")
+    assert error.message.startswith(f"{address}: cannot be reached (ConnectionRefusedError)")
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_an_error_code_is_told_for_what_it_is(
 
 
 def test_a_missing_scope_is_named(shop: Shop, connect: Connect) -> None:
-    shop.edit("set_scopes", scopes=["read_locations"])
+    edit(shop, "set_scopes", scopes=["read_locations"])
     client = connect(shop.api_url, StaticToken(shop.token))
     error = failure_of(lambda: client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE))
     assert told_as(error) == (ErrorType.SCOPES, *PERSON)
@@ -484,7 +484,7 @@ def test_a_query_over_the_cost_limit_is_told_with_both_figures(
 def test_a_bucket_that_can_never_hold_the_query_makes_it_too_costly(
     shop: Shop, connect: Connect, clock: HandClock
 ) -> None:
-    shop.edit("set_budget", maximum=20, restore=20)
+    edit(shop, "set_budget", maximum=20, restore=20)
     client = connect(shop.api_url, StaticToken(shop.token))
     error = failure_of(lambda: client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE))
     assert told_as(error) == (ErrorType.QUERY_TOO_COSTLY, *PERSON)
@@ -496,7 +496,7 @@ def test_a_bucket_that_can_never_hold_the_query_makes_it_too_costly(
 def test_a_client_paces_itself_so_that_it_is_never_refused(
     shop: Shop, connect: Connect, clock: HandClock, restore: float
 ) -> None:
-    shop.edit("set_budget", maximum=90, restore=restore)
+    edit(shop, "set_budget", maximum=90, restore=restore)
     client = connect(shop.api_url, StaticToken(shop.token))
     for _ in range(40):
         client.execute(platform.PRODUCTS, {"first": 100, "after": None, "query": None})
@@ -547,7 +547,7 @@ def test_a_stop_while_pacing_ends_the_call_before_it_is_sent(shop: Shop, connect
     def stop(_: float) -> None:
         raise StoppedError
 
-    shop.edit("set_budget", maximum=30, restore=1)
+    edit(shop, "set_budget", maximum=30, restore=1)
     client = connect(shop.api_url, StaticToken(shop.token), sleep=stop)
     client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE)
     with pytest.raises(StoppedError):
@@ -600,7 +600,7 @@ def test_a_token_that_was_revoked_is_renewed_once_and_the_call_goes_on(shop: Sho
     kept: list[ClientCredentials] = []
     client = connect(shop.api_url, app_of(shop), on_token=kept.append)
     ask(client)
-    shop.edit("expire_tokens")
+    edit(shop, "expire_tokens")
     assert ask(client)["shop"]["name"] == shop.name
     assert operations(shop) == ["access_token", "Shop", "Shop", "access_token", "Shop"]
     assert len(kept) == 2
@@ -616,7 +616,7 @@ def test_a_second_401_is_the_truth(shop: Shop, connect: Connect) -> None:
 
 def test_a_lasting_token_is_never_renewed(shop: Shop, connect: Connect) -> None:
     client = connect(shop.api_url, StaticToken(shop.token))
-    shop.edit("set_token", token="sandbox-token-another")
+    edit(shop, "set_token", token="sandbox-token-another")
     error = failure_of(lambda: ask(client))
     assert told_as(error) == (ErrorType.CREDENTIALS, *PERSON)
     assert len(shop.requests) == 1

@@ -160,24 +160,24 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     vendor: GraphQLSchema, serve: Callable[..., Any], connect: Callable[..., Any], clock: Any
 ) -> None:
     server = serve(as_far_as_needed)
-    store = ShopifyPlatform(connect(server.url))
+    shop = ShopifyPlatform(connect(server.url))
     correction = Correction(
         "gid://shopify/InventoryItem/1", "gid://shopify/Location/1", 3, 4, "correction", "key"
     )
-    store.profile()
-    store.faults()
-    store.correct_stock(correction)
+    shop.profile()
+    shop.faults()
+    shop.correct_stock(correction)
     for resource in Resource:
         if resource not in (Resource.STORE, Resource.AUDIT):
             for since in (None, clock.now()):
-                list(islice(store.pages(resource, since=since, resume=None), 5))
-            store.rows(resource, ["gid://shopify/Anything/1"])
+                list(islice(shop.pages(resource, since=since, resume=None), 5))
+            shop.rows(resource, ["gid://shopify/Anything/1"])
     for resource in bulk.EXPORTS:
-        wanted, *_ = store.pages(resource, since=None, resume=None, bulk=True)
-        list(store.pages(resource, since=None, resume=wanted.resume))
-    store.update_customer("gid://shopify/Customer/1", {"first_name": "Ada", "note": None})
+        wanted, *_ = shop.pages(resource, since=None, resume=None, bulk=True)
+        list(shop.pages(resource, since=None, resume=wanted.resume))
+    shop.update_customer("gid://shopify/Customer/1", {"first_name": "Ada", "note": None})
     for consent in ("email_consent", "sms_consent"):
-        store.update_customer("gid://shopify/Customer/1", {consent: "unsubscribed"})
+        shop.update_customer("gid://shopify/Customer/1", {consent: "unsubscribed"})
 
     sent = {name_of(asked.body["query"]) for asked in server.asked}
     assert sent == {name_of(document) for document in platform.DOCUMENTS}

@@ -18,7 +18,7 @@ from bg_pipelines.platforms.square import platform as square_module
 from bg_pipelines.platforms.square.client import SquareClient
 from bg_pipelines.platforms.square.platform import SquarePlatform
 from bg_pipelines.records import Page, Resource
-from bg_pipelines.sandbox import Merchant, Sandbox, World
+from bg_pipelines.sandbox import Merchant, Sandbox, World, edit
 from bg_pipelines_tests.platforms.conftest import START, HandClock
 from bg_pipelines_tests.support import CATALOGUE, SALES
 
@@ -155,7 +155,7 @@ def merchants(sandbox: Sandbox) -> Iterator[list[Merchant]]:
         merchant.faults.clear()
         merchant.requests.clear()
         merchant.void.clear()
-        merchant.edit("set_search_lag", seconds=0)
+        edit(merchant, "set_search_lag", seconds=0)
 
 
 @pytest.fixture

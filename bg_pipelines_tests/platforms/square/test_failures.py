@@ -21,7 +21,7 @@ from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.square.client import SquareClient
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Merchant
+from bg_pipelines.sandbox import Fault, Merchant, edit
 from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import Connect, as_store, read
@@ -72,7 +72,7 @@ def test_a_failure_is_told_for_what_it_is_and_asked_once(
 def test_a_token_that_is_good_no_more_is_a_matter_of_credentials(
     merchant: Merchant, connect: Connect, code: str
 ) -> None:
-    merchant.edit("expire_tokens", code=code)
+    edit(merchant, "expire_tokens", code=code)
     failure = failure_of(connect(merchant).profile)
     assert (failure.error_type, failure.details["code"]) == (ErrorType.CREDENTIALS, code)
 
@@ -189,19 +189,19 @@ def test_a_store_that_can_be_synced_has_no_faults_and_is_not_changed(
 @pytest.mark.parametrize("missing", SCOPES)
 def test_each_missing_permission_is_named(merchant: Merchant, connect: Connect, missing: str) -> None:
     scopes = ["MERCHANT_PROFILE_READ", *SCOPES]
-    merchant.edit("set_scopes", scopes=[scope for scope in scopes if scope != missing])
+    edit(merchant, "set_scopes", scopes=[scope for scope in scopes if scope != missing])
     try:
         [fault] = connect(merchant).faults()
         assert f"permission {missing}:" in fault
-        merchant.edit("set_scopes", scopes=list(SCOPES))
+        edit(merchant, "set_scopes", scopes=list(SCOPES))
         [fault] = connect(merchant).faults()
         assert "permission MERCHANT_PROFILE_READ:" in fault
     finally:
-        merchant.edit("set_scopes", scopes=scopes)
+        edit(merchant, "set_scopes", scopes=scopes)
 
 
 def test_a_void_token_is_one_fault(merchant: Merchant, connect: Connect) -> None:
-    merchant.edit("expire_tokens")
+    edit(merchant, "expire_tokens")
     [fault] = connect(merchant).faults()
     assert "ACCESS_TOKEN_EXPIRED" in fault
 
@@ -226,7 +226,7 @@ def test_square_stores_are_added_from_csv_checked_and_told_what_they_lack(
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
     monkeypatch.setenv("BG_ALERT_URLS", "json://127.0.0.1:9/x")
     assert find_faults() == []
-    merchants[0].edit("expire_tokens")
+    edit(merchants[0], "expire_tokens")
     [fault] = find_faults()
     assert fault.startswith(f"store {merchants[0].name}: Square does not accept the access token")
 

@@ -13,7 +13,7 @@ from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.square import platform as square_module
 from bg_pipelines.platforms.square.platform import COUNTS_OVERLAP, MOST_CATCH_UPS
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Merchant, Sandbox
+from bg_pipelines.sandbox import Fault, Merchant, Sandbox, edit
 from bg_pipelines_tests.platforms.conftest import START, HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import TABLES, Connect, assert_accounted, ids, read, source
@@ -71,7 +71,7 @@ def sell_oldest(merchant: Merchant, pieces: int) -> str:
     counts = [row for row in merchant.export()["counts"] if row["state"] == "IN_STOCK"]
     row = min(counts, key=lambda row: row["calculated_at"])
     where = {name: row[name] for name in ("catalog_object_id", "location_id")}
-    merchant.edit("set_count", **where, quantity=pieces)
+    edit(merchant, "set_count", **where, quantity=pieces)
     return "@".join(where.values())
 
 
@@ -179,7 +179,7 @@ def test_orders_that_come_late_with_an_older_time_are_within_the_overlap(
     [merchant] = sandbox.world.square_merchants.values()
     platform = connect(merchant)
     began = min(page.vendor_time for page in read(platform, Resource.ORDERS) if page.vendor_time)
-    late = merchant.edit("add_late_order", hours=72, updated_hours=72)
+    late = edit(merchant, "add_late_order", hours=72, updated_hours=72)
     since = began - platform.overlap(Resource.ORDERS)
     assert late["id"] in ids(read(platform, Resource.ORDERS, since=since))
     assert late["id"] not in ids(read(platform, Resource.ORDERS, since=began - timedelta(hours=71)))
@@ -232,7 +232,7 @@ def test_what_changed_is_counted_after_it_was_read(
     counted = []
     for page in connect(merchant).pages(Resource.CUSTOMERS, since=since, resume=None):
         counted.append(page.source_count)
-        merchant.edit("add_customer")  # by creation, so the last page has it
+        edit(merchant, "add_customer")  # by creation, so the last page has it
     assert (counted[0], set(counted[1:-1]), counted[-1]) == (50, {None}, 50 + len(counted) - 1)
     token = read(connect(merchant), Resource.CUSTOMERS, since)[0].resume
     assert read(connect(merchant), Resource.CUSTOMERS, since, token)[-1].source_count == 50 + len(counted)

@@ -12,7 +12,7 @@ from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.square.client import Answer, SquareClient
 from bg_pipelines.platforms.square.platform import SquarePlatform
 from bg_pipelines.records import Page, Resource
-from bg_pipelines.sandbox import Fault, Sandbox
+from bg_pipelines.sandbox import Fault, Sandbox, change, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines_tests.platforms.square.conftest import (
     TABLES,
@@ -35,20 +35,20 @@ def test_a_sync_holds_what_the_merchants_hold_and_the_next_one_what_changed(
     )
     merchants = add_merchants(sandbox)
     for merchant in merchants:
-        merchant.change(40)
+        change(merchant, 40)
     summary = sync(resources=(Resource.STORE, *TABLES))
     assert (summary.total, summary.complete, summary.failures) == (4, 4, [])
     for merchant in merchants:
         assert_equal_to_merchant(database, merchant)
         merchant.requests.clear()
-        merchant.change(60)
-        sold = merchant.edit("add_order", lines=3)
-        merchant.edit("refund_order", id=sold["id"], lines=2)
+        change(merchant, 60)
+        sold = edit(merchant, "add_order", lines=3)
+        edit(merchant, "refund_order", id=sold["id"], lines=2)
         # Made and last changed three days ago by its own clock, and here only now.
-        merchant.edit("add_late_order", hours=72, updated_hours=71)
+        edit(merchant, "add_late_order", hours=72, updated_hours=71)
         gone = of_type(merchant.export(), "ITEM")[0]
-        merchant.edit("delete_item", id=gone["id"])
-        merchant.edit("delete_customer", id=merchant.export()["customers"][0]["id"])
+        edit(merchant, "delete_item", id=gone["id"])
+        edit(merchant, "delete_customer", id=merchant.export()["customers"][0]["id"])
     names = tuple(merchant.id.lower() for merchant in merchants)
     summary = sync(resources=(Resource.STORE, *TABLES), stores=names)
     assert (summary.complete, summary.failures) == (4, [])
@@ -87,15 +87,15 @@ def test_a_changed_or_new_customer_that_the_search_shows_late_is_found_by_the_ne
     sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=40, square_orders=0)
     [merchant] = add_merchants(sandbox)
     sync(resources=(Resource.CUSTOMERS,))
-    merchant.edit("set_search_lag", seconds=45)
-    merchant.edit("update_customer", id=merchant.export()["customers"][3]["id"], fields={"note": "changed"})
-    merchant.edit("add_customer")
+    edit(merchant, "set_search_lag", seconds=45)
+    edit(merchant, "update_customer", id=merchant.export()["customers"][3]["id"], fields={"note": "changed"})
+    edit(merchant, "add_customer")
     names = (merchant.id.lower(),)
     before = source(merchant)["customers"]
     sync(resources=(Resource.CUSTOMERS,), stores=names)
     with database.transaction() as connection:
         assert connection.execute("SELECT count(*) FROM customers").fetchone() == (40,)
-    merchant.edit("set_search_lag", seconds=0)  # as if the time had passed
+    edit(merchant, "set_search_lag", seconds=0)  # as if the time had passed
     sync(resources=(Resource.CUSTOMERS,), stores=names)
     assert source(merchant)["customers"] == before
     with database.transaction() as connection:
@@ -113,7 +113,7 @@ def test_a_location_that_was_renamed_since_the_last_pass_is_no_drift(
     )
     [merchant] = add_merchants(sandbox)
     sync(resources=(Resource.LOCATIONS,))
-    merchant.edit("rename_location", id=merchant.export()["locations"][0]["id"], name="Renamed")
+    edit(merchant, "rename_location", id=merchant.export()["locations"][0]["id"], name="Renamed")
     sync(resources=(Resource.AUDIT,), stores=(merchant.id.lower(),))
     with database.transaction() as connection:
         [found] = connection.execute("SELECT different, lag FROM audits").fetchall()
@@ -145,7 +145,7 @@ def test_a_count_that_changes_while_all_are_read_is_not_marked_deleted(
             if number == 1:
                 for row in (counts[0], counts[-1]):  # not read yet, and read before
                     where = {name: row[name] for name in ("catalog_object_id", "location_id")}
-                    merchant.edit("set_count", **where, quantity=1)
+                    edit(merchant, "set_count", **where, quantity=1)
             yield page
 
     monkeypatch.setattr(SquarePlatform, "_all_counts", and_sell)

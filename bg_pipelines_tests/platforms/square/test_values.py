@@ -12,7 +12,7 @@ import pytest
 
 from bg_pipelines.platforms.square.converters import decimal_text
 from bg_pipelines.records import Page, Resource
-from bg_pipelines.sandbox import Fault, Merchant, Sandbox
+from bg_pipelines.sandbox import Fault, Merchant, Sandbox, edit
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import (
     Connect,
@@ -100,11 +100,11 @@ def test_the_lines_of_an_order_add_up_to_what_was_paid(merchants: list[Merchant]
 def test_phones_are_read_as_of_the_customers_country_or_the_merchants(
     merchant: Merchant, connect: Connect, phone: str | None, address: Node | None, expected: tuple[str, str]
 ) -> None:
-    merchant.edit("add_customer", fields={"phone_number": phone, "address": address, "given_name": "Phone"})
+    edit(merchant, "add_customer", fields={"phone_number": phone, "address": address, "given_name": "Phone"})
     row = merchant.export()["customers"][-1]
     held = the([connect(merchant).rows(Resource.CUSTOMERS, [row["id"]])], row["id"])
     assert (held.phone, held.phone_given) == expected
-    merchant.edit("delete_customer", id=row["id"])
+    edit(merchant, "delete_customer", id=row["id"])
 
 
 def test_a_customer_is_held_with_address_and_consent_as_square_tells_them(
@@ -140,8 +140,8 @@ def test_what_was_deleted_from_the_catalogue_is_gone(make_sandbox: MakeSandbox, 
     [item, other] = of_type(merchant.export(), "ITEM")[:2]
     inside = [row["id"] for row in item["item_data"]["variations"]]
     since = datetime.now(UTC)
-    merchant.edit("delete_item", id=item["id"])
-    merchant.edit("update_item", id=other["id"], fields={"is_archived": True})
+    edit(merchant, "delete_item", id=item["id"])
+    edit(merchant, "update_item", id=other["id"], fields={"is_archived": True})
     [page] = read(platform, Resource.PRODUCTS, since)
     assert (page.gone, the([page], other["id"]).status) == ([item["id"]], "ARCHIVED")
     [page] = read(platform, Resource.PRODUCT_VARIANTS, since)
@@ -154,8 +154,8 @@ def test_a_return_is_an_order_of_its_own_that_names_the_sale(
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=0, merchants=2, square_variants=40, square_orders=0)
     merchant = list(sandbox.world.square_merchants.values())[1]
-    sale = merchant.edit("add_order", lines=3)
-    back = merchant.edit("refund_order", id=sale["id"], lines=1)
+    sale = edit(merchant, "add_order", lines=3)
+    back = edit(merchant, "refund_order", id=sale["id"], lines=1)
     pages = read(connect(merchant), Resource.ORDERS)
     [refund] = [refund for page in pages for refund in page.parts.get("refunds", [])]
     assert (refund.order_external_id, refund.sale_external_id) == (back["id"], sale["id"])

@@ -12,7 +12,7 @@ from bg_pipelines.platforms.protocol import Correction
 from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import Answer
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World
+from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World, edit
 from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import TABLES, Connect, Node, assert_accounted, read
@@ -72,7 +72,7 @@ def test_a_count_at_another_place_is_not_among_the_rows(merchant: Merchant, conn
 
 def test_a_deleted_object_is_gone(shelf: Merchant, connect: Connect) -> None:
     row = next(row for row in shelf.export()["objects"] if row["type"] == "ITEM")
-    shelf.edit("delete_item", id=row["id"])
+    edit(shelf, "delete_item", id=row["id"])
     assert connect(shelf).rows(Resource.PRODUCTS, [row["id"]]).gone == [row["id"]]
 
 
@@ -80,7 +80,7 @@ def test_a_deleted_object_is_gone(shelf: Merchant, connect: Connect) -> None:
 
 
 def test_an_edit_is_written_and_the_row_comes_back_as_it_is_now(shelf: Merchant, connect: Connect) -> None:
-    row = shelf.edit("add_customer", fields={"given_name": "Ann", "company_name": "Old", "note": None})
+    row = edit(shelf, "add_customer", fields={"given_name": "Ann", "company_name": "Old", "note": None})
     values = {"first_name": "Anna", "company": None, "email": "anna@example.com", "note": "new"}
     outcome = connect(shelf).update_customer(row["id"], {**values, "phone": "+12125550199"})
     assert (outcome.status, outcome.reason) == ("applied", None)
@@ -149,7 +149,7 @@ def test_an_edit_that_staff_were_quicker_than_is_made_only_over_other_fields(
 
     def after_staff(*given: Any, **values: Any) -> Answer:
         monkeypatch.undo()
-        shelf.edit("update_customer", id=row["id"], fields=theirs)
+        edit(shelf, "update_customer", id=row["id"], fields=theirs)
         return update(*given, **values)
 
     monkeypatch.setattr(platform._client, "put", after_staff)
@@ -192,7 +192,7 @@ def counted(merchant: Merchant, quantity: int = 5) -> Node:
     """A variation that is in stock so often at a location."""
     row = next(row for row in merchant.export()["counts"] if row["state"] == "IN_STOCK")
     place = {name: row[name] for name in ("catalog_object_id", "location_id")}
-    merchant.edit("set_count", **place, quantity=quantity)
+    edit(merchant, "set_count", **place, quantity=quantity)
     return place
 
 
@@ -243,7 +243,7 @@ def test_a_correction_whose_answer_was_lost_is_applied_once_whatever_is_there_by
     assert lost.error_type is ErrorType.CONNECTION
     clock.seconds += 3600
     if since_then is not None:
-        shelf.edit("set_count", **place, quantity=since_then)
+        edit(shelf, "set_count", **place, quantity=since_then)
     for _ in range(2):
         assert platform.correct_stock(correction(place, 5, 8)).status == "applied"
     assert shelf.applied == 1
@@ -259,7 +259,7 @@ def test_a_sale_between_our_reading_and_our_writing_stays_sold(
 
     def read_then_sell(*about: Any) -> Any:
         found = read_count(*about)
-        shelf.edit("set_count", **place, quantity=4)
+        edit(shelf, "set_count", **place, quantity=4)
         return found
 
     monkeypatch.setattr(writes, "_in_stock", read_then_sell)
@@ -278,7 +278,7 @@ def test_a_correction_of_what_is_not_there_is_stale_or_rejected(shelf: Merchant,
 
 def test_a_correction_without_the_permission_to_write_is_told_so(shelf: Merchant, connect: Connect) -> None:
     place = counted(shelf)
-    shelf.edit("set_scopes", scopes=["INVENTORY_READ"])
+    edit(shelf, "set_scopes", scopes=["INVENTORY_READ"])
     failure = failure_of(lambda: connect(shelf).correct_stock(correction(place, 5, 8)))
     assert failure.error_type is ErrorType.SCOPES
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import Merchant
+from bg_pipelines.sandbox import Merchant, edit
 from bg_pipelines_tests.sandbox.conftest import HandClock
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
 
@@ -51,7 +51,7 @@ def test_what_changed_since_a_time_is_found_and_that_time_itself_is_not(
     variation = item["item_data"]["variations"][0]
     query: dict[str, Any] = {"object_types": ["ITEM", "ITEM_VARIATION"], "begin_time": NOW}
     clock.now += 1
-    merchant.edit("update_variation", id=variation["id"], fields={"price": 4200, "sku": None})
+    edit(merchant, "update_variation", id=variation["id"], fields={"price": 4200, "sku": None})
     body = client.post("catalog/search", query)
     assert sorted(ids(body["objects"])) == sorted([item["id"], variation["id"]])
     assert body["latest_time"] == "2026-11-18T11:06:41.000Z"
@@ -68,7 +68,7 @@ def test_a_deleted_item_is_shown_only_to_who_asks_for_it_and_its_stock_is_gone(
 ) -> None:
     item = next(row for row in of_type(merchant, "ITEM") if len(row["item_data"]["variations"]) > 1)
     inside = ids(item["item_data"]["variations"])
-    merchant.edit("delete_item", id=item["id"])
+    edit(merchant, "delete_item", id=item["id"])
     assert item["id"] not in ids(list_all(client, types="ITEM,ITEM_VARIATION"))
     query = {"object_types": ["ITEM", "ITEM_VARIATION"], "include_deleted_objects": True, "limit": 7}
     gone = [row for row in client.rows("catalog/search", "objects", query) if row["is_deleted"]]
@@ -86,7 +86,7 @@ def test_a_deleted_variation_leaves_its_item_there_without_it(
 ) -> None:
     item = next(row for row in of_type(merchant, "ITEM") if len(row["item_data"]["variations"]) > 1)
     first, *rest = ids(item["item_data"]["variations"])
-    merchant.edit("delete_variation", id=first)
+    edit(merchant, "delete_variation", id=first)
     [shown] = client.post("catalog/batch-retrieve", {"object_ids": [item["id"]]})["objects"]
     assert ids(shown["item_data"]["variations"]) == rest
     assert shown["version"] > item["version"]
@@ -112,7 +112,7 @@ def test_counts_are_found_by_object_place_state_and_time(
     wasted = client.rows(COUNTS, "counts", {"states": ["WASTE"]})
     assert wasted == [row for row in exported[::-1] if row["state"] == "WASTE"]
     clock.now += 1
-    changed = merchant.edit("set_count", catalog_object_id=thing, location_id=place, quantity="2.5")
+    changed = edit(merchant, "set_count", catalog_object_id=thing, location_id=place, quantity="2.5")
     assert client.post(COUNTS, {"updated_after": NOW}) == {"counts": [changed]}
     assert client.post(COUNTS, {"updated_after": changed["calculated_at"]}) == {}
     assert client.rows(COUNTS, "counts", {"location_ids": []})[0] == changed
@@ -127,7 +127,8 @@ def test_a_count_changed_while_pages_are_read_is_missing_from_them(
     oldest = merchant.export()["counts"][0]
     page = client.post(COUNTS, {"limit": 500})
     clock.now += 1
-    merchant.edit(
+    edit(
+        merchant,
         "set_count",
         catalog_object_id=oldest["catalog_object_id"],
         location_id=oldest["location_id"],

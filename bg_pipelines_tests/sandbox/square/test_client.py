@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import Fault, Merchant
+from bg_pipelines.sandbox import Fault, Merchant, edit
 from bg_pipelines_tests.sandbox.square.conftest import ids
 
 square = pytest.importorskip("square", reason="the vendor's client (squareup) is not installed")
@@ -59,7 +59,7 @@ def test_it_writes_a_customer_and_a_count(vendors: Any, merchant: Merchant) -> N
 
 
 def test_an_error_has_a_status_and_the_vendors_errors(vendors: Any, merchant: Merchant) -> None:
-    merchant.edit("expire_tokens")
+    edit(merchant, "expire_tokens")
     with pytest.raises(square.core.api_error.ApiError) as raised:
         vendors.locations.list()
     assert raised.value.status_code == 401

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import Merchant
+from bg_pipelines.sandbox import Merchant, edit
 from bg_pipelines_tests.sandbox.conftest import START, HandClock
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
 
@@ -46,10 +46,10 @@ def test_the_count_is_of_all_pages_and_comes_only_if_asked_for(client: SquareCli
 def test_customers_are_found_by_when_they_were_made_or_changed_bounds_included(
     client: SquareClient, merchant: Merchant, clock: HandClock
 ) -> None:
-    first = merchant.edit("add_customer", fields={"given_name": "Ann"})
+    first = edit(merchant, "add_customer", fields={"given_name": "Ann"})
     clock.now += 60
-    second = merchant.edit("add_customer")
-    merchant.edit("update_customer", id=first["id"], fields={"note": "new"})
+    second = edit(merchant, "add_customer")
+    edit(merchant, "update_customer", id=first["id"], fields={"note": "new"})
     assert found(client, created_at={"start_at": at(0), "end_at": at(0)}) == [first["id"]]
     assert found(client, created_at={"start_at": at(1)}) == [second["id"]]
     assert sorted(found(client, updated_at={"start_at": at(60)})) == sorted([first["id"], second["id"]])
@@ -58,8 +58,8 @@ def test_customers_are_found_by_when_they_were_made_or_changed_bounds_included(
 
 
 def test_customers_are_found_by_what_they_are_known_by(client: SquareClient, merchant: Merchant) -> None:
-    made = merchant.edit(
-        "add_customer", fields={"email_address": "a@b.example", "phone_number": "(212) 555-0199"}
+    made = edit(
+        merchant, "add_customer", fields={"email_address": "a@b.example", "phone_number": "(212) 555-0199"}
     )
     assert found(client, email_address={"exact": "a@b.example"}) == [made["id"]]
     assert found(client, phone_number={"exact": "(212) 555-0199"}) == [made["id"]]
@@ -92,8 +92,8 @@ def test_a_customer_deleted_behind_a_cursor_loses_nobody_else(
 ) -> None:
     everybody = ids(merchant.export()["customers"])
     page = client.post(SEARCH, {**BY_CREATION, "limit": 10})
-    merchant.edit("delete_customer", id=page["customers"][-1]["id"])
-    merchant.edit("delete_customer", id=page["customers"][0]["id"])
+    edit(merchant, "delete_customer", id=page["customers"][-1]["id"])
+    edit(merchant, "delete_customer", id=page["customers"][0]["id"])
     rest = client.rows(SEARCH, "customers", {**BY_CREATION, "limit": 10, "cursor": page["cursor"]})
     assert ids(page["customers"]) + ids(rest) == everybody
 
@@ -101,16 +101,16 @@ def test_a_customer_deleted_behind_a_cursor_loses_nobody_else(
 def test_a_search_lags_behind_what_was_made_changed_or_deleted(
     client: SquareClient, merchant: Merchant, clock: HandClock
 ) -> None:
-    merchant.edit("set_search_lag", seconds=45)
-    kept = merchant.edit("add_customer", fields={"note": "old"})
-    gone = merchant.edit("add_customer")
+    edit(merchant, "set_search_lag", seconds=45)
+    kept = edit(merchant, "add_customer", fields={"note": "old"})
+    gone = edit(merchant, "add_customer")
     since = {"created_at": {"start_at": at(0)}}
     assert found(client, **since) == []
     assert client.get(f"customers/{kept['id']}")["customer"] == kept
     clock.now += 45
     assert sorted(found(client, **since)) == sorted([kept["id"], gone["id"]])
-    merchant.edit("update_customer", id=kept["id"], fields={"note": "new"})
-    merchant.edit("delete_customer", id=gone["id"])
+    edit(merchant, "update_customer", id=kept["id"], fields={"note": "new"})
+    edit(merchant, "delete_customer", id=gone["id"])
     query = {"query": {"filter": since}}
     assert {row.get("note") for row in client.rows(SEARCH, "customers", query)} >= {"old"}
     assert found(client, updated_at={"start_at": at(1)}) == []
@@ -162,7 +162,7 @@ def test_a_customer_that_is_none_is_refused(
 
 
 def test_an_update_needs_the_version_that_it_knew(client: SquareClient, merchant: Merchant) -> None:
-    made = merchant.edit("add_customer", fields={"given_name": "Ann", "nickname": "A", "note": "old"})
+    made = edit(merchant, "add_customer", fields={"given_name": "Ann", "nickname": "A", "note": "old"})
     path = f"customers/{made['id']}"
     changed = client.well(client.send("PUT", path, {"version": 0, "note": "new", "nickname": None}))
     assert changed["customer"] == client.get(path)["customer"]

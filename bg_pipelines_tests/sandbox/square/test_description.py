@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import Merchant, Sandbox, World
+from bg_pipelines.sandbox import Merchant, Sandbox, World, change, edit
 from bg_pipelines.sandbox.square.api import OPERATIONS
 from bg_pipelines.sandbox.square.refusals import CATEGORIES, CODES_BY_STATUS
 from bg_pipelines.sandbox.square.shapes import ENUMS, NOT_HONOURED, REQUIRED, SHAPES
@@ -104,7 +104,7 @@ def everything() -> list[dict[str, Any]]:
         shops=1, variants=0, clock=lambda: START, merchants=8, square_variants=200, square_customers=400
     )
     for merchant in world.square_merchants.values():
-        merchant.change(60)
+        change(merchant, 60)
     return [merchant.export() for merchant in world.square_merchants.values()]
 
 
@@ -135,7 +135,7 @@ def requests_of(merchant: Merchant) -> dict[str, tuple[str, Any, dict[str, Any]]
     store = merchant.store
     places = list(store.locations)
     row = next(row for row in store.objects if row["type"] == "ITEM_VARIATION")
-    made = merchant.edit("refund_order", id=merchant.edit("add_order", location_id=places[0])["id"])
+    made = edit(merchant, "refund_order", id=edit(merchant, "add_order", location_id=places[0])["id"])
     customer = next(iter(store.customers))["id"]
     change = {"catalog_object_id": row["id"], "location_id": places[0], "quantity": "3", "occurred_at": AT}
     return {

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import RejectedError, World
-from bg_pipelines.sandbox.square.edits import EDITS, RANDOM_EDITS
+from bg_pipelines.sandbox import RejectedError, World, change, edit
+from bg_pipelines.sandbox.square.edits import EDITS
+from bg_pipelines.sandbox.square.random_edits import RANDOM_EDITS
 from bg_pipelines_tests.sandbox.conftest import START
 
 
@@ -25,7 +26,7 @@ def test_the_same_seed_makes_the_same_merchants_and_changes() -> None:
     first, second = worlds(2)
     for one, other in zip(first.square_merchants.values(), second.square_merchants.values(), strict=True):
         assert (one.id, one.token) == (other.id, other.token)
-        assert one.change(80) == other.change(80)
+        assert change(one, 80) == change(other, 80)
         assert one.export() == other.export()
     [other_seed] = worlds(seed=8)
     assert not other_seed.square_merchants.keys() & first.square_merchants.keys()
@@ -100,7 +101,7 @@ def test_merchants_without_rows_answer_all_the_same() -> None:
     [world] = worlds(square_customers=0, square_variants=0)
     for merchant in world.square_merchants.values():
         assert merchant.export()["orders"] == []
-        assert len(merchant.change(50)) == 50
+        assert len(change(merchant, 50)) == 50
 
 
 def test_a_change_of_the_world_comes_to_merchants_too() -> None:
@@ -121,7 +122,7 @@ def test_an_order_that_was_sold_never_changes_with_the_catalogue() -> None:
     merchant = next(iter(world.square_merchants.values()))
     before = merchant.export()["orders"]
     for row in [row for row in merchant.export()["objects"] if row["type"] == "ITEM_VARIATION"][:50]:
-        merchant.edit("update_variation", id=row["id"], fields={"price": 1, "name": "other"})
+        edit(merchant, "update_variation", id=row["id"], fields={"price": 1, "name": "other"})
     for row in [row for row in merchant.export()["objects"] if row["type"] == "ITEM"][:20]:
-        merchant.edit("delete_item", id=row["id"])
+        edit(merchant, "delete_item", id=row["id"])
     assert merchant.export()["orders"] == before

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipelines.sandbox import Merchant, World
+from bg_pipelines.sandbox import Merchant, World, edit
 from bg_pipelines_tests.sandbox.conftest import HandClock
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
 
@@ -109,13 +109,13 @@ def test_an_order_changed_while_pages_are_read_is_not_in_them_but_in_the_next_se
 ) -> None:
     """An open end is the time of the first page."""
     places = list(merchant.store.locations)[:1]
-    made = [merchant.edit("add_order", location_id=places[0], state="OPEN") for _ in range(3)]
+    made = [edit(merchant, "add_order", location_id=places[0], state="OPEN") for _ in range(3)]
     since = {"date_time_filter": {"updated_at": {"start_at": made[0]["updated_at"]}}}
     content = {"location_ids": places, "query": query_of(since, "UPDATED_AT"), "limit": 1}
     first = client.post(SEARCH, content)
     later = max(ids(made))
     clock.now += 5
-    changed = merchant.edit("complete_order", id=later)
+    changed = edit(merchant, "complete_order", id=later)
     rest = client.rows(SEARCH, "orders", {**content, "cursor": first["cursor"]})
     assert sorted(ids(first["orders"]) + ids(rest)) == sorted(set(ids(made)) - {later})
     assert client.rows(SEARCH, "orders", content)[-1] == changed
@@ -125,12 +125,12 @@ def test_a_late_order_appears_behind_a_cursor_of_creation(
     client: SquareClient, merchant: Merchant, clock: HandClock
 ) -> None:
     now = "2026-11-18T11:06:40Z"
-    late = merchant.edit("add_late_order", hours=72)
+    late = edit(merchant, "add_late_order", hours=72)
     assert (late["created_at"], late["updated_at"]) == (
         "2026-11-15T11:06:40.000Z",
         "2026-11-18T11:06:40.000Z",
     )
-    very_late = merchant.edit("add_late_order", hours=50, updated_hours=50)
+    very_late = edit(merchant, "add_late_order", hours=50, updated_hours=50)
     assert very_late["created_at"] == very_late["updated_at"] == "2026-11-16T09:06:40.000Z"
     for field, expected in (("CREATED_AT", []), ("UPDATED_AT", [late["id"]])):
         since = {"date_time_filter": {field.lower(): {"start_at": now}}}
@@ -178,8 +178,8 @@ def test_orders_are_read_by_their_ids(client: SquareClient, merchant: Merchant) 
 def test_a_refund_is_an_order_of_its_own_that_names_the_sale(
     client: SquareClient, merchant: Merchant
 ) -> None:
-    sale = merchant.edit("add_order", lines=3)
-    back = merchant.edit("refund_order", id=sale["id"], lines=1)
+    sale = edit(merchant, "add_order", lines=3)
+    back = edit(merchant, "refund_order", id=sale["id"], lines=1)
     assert client.get(f"orders/{sale['id']}")["order"] == sale
     [returned] = back["returns"]
     [line] = returned["return_line_items"]
@@ -190,8 +190,8 @@ def test_a_refund_is_an_order_of_its_own_that_names_the_sale(
     assert back["net_amounts"]["total_money"]["amount"] == -amount
     assert back["refunds"][0]["tender_id"] == sale["tenders"][0]["id"]
     assert "line_items" not in back
-    whole = merchant.edit("add_order", lines=2)
-    all_back = merchant.edit("refund_order", id=whole["id"])
+    whole = edit(merchant, "add_order", lines=2)
+    all_back = edit(merchant, "refund_order", id=whole["id"])
     assert all_back["return_amounts"]["total_money"] == whole["total_money"]
 
 

@@ -17,11 +17,11 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.incidents import handling
+from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations.metrics import prometheus_text, read_metrics
 from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Sandbox, Shop
+from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.audit import store_audit as audit_module
 from bg_pipelines.sync.audit.store_audit import AROUND, made_up_id, random_ids
@@ -44,7 +44,7 @@ def shop(make_sandbox: MakeSandbox, add_shops: AddShops) -> Shop:
     sandbox = make_sandbox(shops=1, variants=24, customers=12)
     add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    shop.edit("set_budget", maximum=20_000, restore=20_000)
+    edit(shop, "set_budget", maximum=20_000, restore=20_000)
     return shop
 
 
@@ -184,7 +184,7 @@ def test_a_row_that_is_gone_there_is_marked_so_here_and_alarms_nobody(
         "SELECT count(DISTINCT order_external_id) FROM order_lines WHERE product_external_id = %s",
         unsold,
     )
-    synced.edit("delete_product", id=unsold)
+    edit(synced, "delete_product", id=unsold)
     found = audit()
     assert (found["products"].gone, found["products"].repaired) == (1, 1)
     assert query(database, "SELECT external_id FROM products WHERE deleted_at IS NOT NULL") == [
@@ -201,7 +201,7 @@ def test_a_row_that_was_deleted_here_by_hand_comes_back_from_what_changed_lately
     synced: Shop, audit: Audit, database: Database
 ) -> None:
     lately = synced.export()["products"][2]["id"]
-    synced.edit("update_product", id=lately, fields={"title": "Changed"})
+    edit(synced, "update_product", id=lately, fields={"title": "Changed"})
     query(database, "DELETE FROM products WHERE external_id = %s", lately)
     found = audit()["products"]
     assert (found.missing, found.repaired, found.external_ids) == (1, 1, [lately])
@@ -218,7 +218,7 @@ def test_who_was_redacted_is_no_drift_nor_are_their_orders(
         "SELECT customer_external_id AS customer FROM orders o JOIN customers c ON c.external_id = o.customer_external_id "
         "WHERE c.email IS NOT NULL AND o.email IS NOT NULL LIMIT 1",
     )
-    synced.edit("redact_customer", id=one["customer"])
+    edit(synced, "redact_customer", id=one["customer"])
     assert sync(resources=SALES, force=True).failures == []
     assert is_clean(audit())
 
@@ -291,8 +291,8 @@ def test_what_the_next_pass_will_bring_is_late_and_no_drift(
 ) -> None:
     sync()
     product, *others = shop.export()["products"]
-    shop.edit("update_product", id=product["id"], fields={"title": "Newer there"})
-    shop.edit("add_product", variants=1)
+    edit(shop, "update_product", id=product["id"], fields={"title": "Newer there"})
+    edit(shop, "add_product", variants=1)
     found = audit()["products"]
     assert (found.lag, found.drifted, found.short, found.fields) == (2, 0, 0, {})
     assert found.sampled == len(others) + 2
@@ -362,13 +362,13 @@ def test_drift_is_an_incident_until_an_audit_finds_none(
     query(database, "UPDATE product_variants SET price = price + 1")
     count = len(synced.export()["product_variants"])
     audit(run_id="first")
-    [incident] = handling.list_incidents(database)
+    [incident] = reading.list_incidents(database)
     assert (incident.error_type, incident.severity, incident.needs_attention) == ("drift", "medium", False)
     assert incident.message.startswith(
         f"product_variants: of {count} sampled rows {count} differ (price); all repaired; the first: gid://"
     )
     audit(run_id="second")
-    [incident] = handling.list_incidents(database, status=None)
+    [incident] = reading.list_incidents(database, status=None)
     assert (incident.status, incident.resolved_by) == ("resolved", "bg-pipelines")
 
 
@@ -379,7 +379,7 @@ def test_drift_that_cannot_be_repaired_waits_for_a_person_whose_retry_looks_agai
     query(database, "ALTER TABLE products ADD CONSTRAINT ours CHECK (title = 'ours') NOT VALID")
     found = audit()["products"]
     assert found.left == found.different > 0
-    [incident] = handling.list_incidents(database, error_type="drift")
+    [incident] = reading.list_incidents(database, error_type="drift")
     assert (incident.severity, incident.needs_attention) == ("high", True)
     query(database, "ALTER TABLE products DROP CONSTRAINT ours")
     query(database, "DELETE FROM rejected_rows")
@@ -388,7 +388,7 @@ def test_drift_that_cannot_be_repaired_waits_for_a_person_whose_retry_looks_agai
         assert store_units.is_due(connection, AUDIT)
     assert left(audit()) == {}
     assert is_clean(audit())
-    assert handling.list_incidents(database, error_type="drift") == []
+    assert reading.list_incidents(database, error_type="drift") == []
 
 
 def test_a_store_that_refuses_its_token_fails_like_any_sync(

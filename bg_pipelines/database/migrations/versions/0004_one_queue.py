@@ -52,6 +52,32 @@ def upgrade() -> None:
     op.create_foreign_key(
         op.f("fk_incidents_merged_into_incidents"), "incidents", "incidents", ["merged_into"], ["id"]
     )
+    op.create_index(
+        op.f("ix_incidents_merged_into"),
+        "incidents",
+        ["merged_into"],
+        postgresql_where=sa.text("merged_into IS NOT NULL"),
+    )
+    op.execute(
+        "UPDATE incidents SET fingerprint = 'installation:' || substr(fingerprint, length('house:') + 1) "
+        "WHERE starts_with(fingerprint, 'house:')"
+    )
+    op.add_column(
+        "incidents",
+        sa.Column(
+            "kind",
+            sa.Text(),
+            sa.Computed("split_part(fingerprint, ':', 1)", persisted=True),
+            nullable=False,
+            comment="see incidents/fingerprints.py",
+        ),
+    )
+    op.create_index(
+        op.f("ix_incidents_kind_platform_error_type"),
+        "incidents",
+        ["kind", "platform", "error_type"],
+        postgresql_where=sa.text("status = 'open'"),
+    )
 
     # A delivery that was being sent is one whose lease has ended: it is taken over.
     op.execute("ALTER TABLE alert_deliveries DROP CONSTRAINT ck_alert_deliveries_status")
@@ -191,6 +217,11 @@ def downgrade() -> None:
         "alert_deliveries",
         ["next_try_at"],
         postgresql_where=sa.text("status IN ('pending', 'sending')"),
+    )
+    op.drop_column("incidents", "kind")
+    op.execute(
+        "UPDATE incidents SET fingerprint = 'house:' || substr(fingerprint, length('installation:') + 1) "
+        "WHERE starts_with(fingerprint, 'installation:')"
     )
     op.drop_column("incidents", "merged_into")
     op.execute("ALTER INDEX ix_incidents_to_notify RENAME TO ix_incidents_untold")

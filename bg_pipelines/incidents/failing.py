@@ -1,0 +1,82 @@
+"""A claimed row that failed: what happens next, whichever queue it is of.
+
+    decision, incident = fail(connection, QUEUE, claim, fault, attempts=claim.attempts + 1, rng=rng, job="store_sync")
+
+`retries` decides; the row is then due again, or parked under the fault's incident.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import psycopg
+
+from bg_pipelines import retries
+from bg_pipelines.incidents.reporting import Fault, report
+from bg_pipelines.retries import Decision, Policies
+from bg_pipelines.work.queue import Claim, Queue, clock
+
+
+class Failed(NamedTuple):
+    """What was decided about a failed row; `incident_id` is the incident under which it is parked, if it is."""
+
+    decision: Decision
+    incident_id: int | None
+
+    def __str__(self) -> str:
+        if self.decision.retry_at is None:
+            return f"requires attention: incident {self.incident_id} ({self.decision.reason})"
+        return f"retrying at {self.decision.retry_at:%H:%M:%S} UTC ({self.decision.reason})"
+
+
+def fail(
+    connection: psycopg.Connection[Any],
+    queue: Queue[Any],
+    claim: Claim,
+    fault: Fault,
+    *,
+    attempts: int,
+    rng: random.Random,
+    job: str = "",
+    policies: Policies | None = None,
+    decision: Decision | None = None,
+    occurrence: str | None = None,
+    repeat: bool = True,
+    assignments: str = "",
+    parameters: Mapping[str, Any] | None = None,
+) -> Failed:
+    """Settle a row that failed for the `attempts`-th time with `fault.error`.
+
+    `decision` is what was decided already, where that is more than the policies of `job` say. The fault is reported
+    only if the row is parked: `occurrence` and `repeat` are those of `report`, `assignments` those of `Queue.park`.
+    Raises IntegrationError (lease_lost) like `Queue.save`.
+    """
+    decision = decision or retries.decide(
+        fault.error, attempts, clock(connection), rng, job=job, policies=policies
+    )
+    if decision.retry_at is not None:
+        queue.retry(
+            connection,
+            claim,
+            fault.error,
+            decision,
+            attempts=attempts,
+            assignments=assignments,
+            parameters=parameters,
+        )
+        return Failed(decision, None)
+    # The incident's lock before the row's: whoever retries or resolves incidents takes them in this order.
+    incident_id = report(connection, fault, occurrence=occurrence, repeat=repeat)
+    queue.park(
+        connection,
+        claim,
+        fault.error,
+        decision,
+        attempts=attempts,
+        incident_id=incident_id,
+        assignments=assignments,
+        parameters=parameters,
+    )
+    return Failed(decision, incident_id)

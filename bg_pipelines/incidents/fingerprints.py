@@ -1,0 +1,188 @@
+"""Fingerprints: what makes two failures the same fault, and so one incident.
+
+    StoreUnit       a unit of a store, or the whole store, fails with one type of error
+    Platform        the same in many stores of a platform: one cause, such as an app's secret that was rotated
+    Circuit         a store or a platform is left alone and probed
+    RejectedRows    rows of a store's table could not be loaded
+    RejectedEdits   the platform refuses edits of a store's customers
+    Drift           an audit found that a store's table differs from its source
+    Job             runs of a job fail with one type of error
+    Installation    the database or the settings are wrong: every job is affected
+    AlertTarget     somebody who is to be told of incidents cannot be
+
+In the column `incidents.fingerprint` one is text, `kind:…`; only `str()` writes that text and only `parse` reads it.
+What stands before the first colon is in `incidents.kind`, too, for queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bg_pipelines.errors import ErrorType
+
+_WHOLE_STORE = "unreachable"
+
+
+@dataclass(frozen=True)
+class StoreUnit:
+    """`unit` is None where the fault keeps the whole store out of reach."""
+
+    kind: ClassVar[str] = "store"
+    store_id: int
+    unit: str | None
+    error_type: ErrorType
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}:{self.unit or _WHOLE_STORE}:{self.error_type}"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """As `StoreUnit`, of many stores."""
+
+    kind: ClassVar[str] = "platform"
+    platform: str
+    unit: str | None
+    error_type: ErrorType
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.platform}:{self.unit or _WHOLE_STORE}:{self.error_type}"
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """`key` is that of the table `circuits`."""
+
+    kind: ClassVar[str] = "circuit"
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.key}"
+
+
+@dataclass(frozen=True)
+class RejectedRows:
+    kind: ClassVar[str] = "rejects"
+    store_id: int
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}:{self.table}"
+
+
+@dataclass(frozen=True)
+class RejectedEdits:
+    kind: ClassVar[str] = "edits"
+    store_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}"
+
+
+@dataclass(frozen=True)
+class Drift:
+    kind: ClassVar[str] = "drift"
+    store_id: int
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}:{self.table}"
+
+
+@dataclass(frozen=True)
+class Job:
+    kind: ClassVar[str] = "job"
+    job: str
+    error_type: ErrorType
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.job}:{self.error_type}"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """`part` is DATABASE or CONFIGURATION; `detail` tells one fault of it from another, and is empty for an outage."""
+
+    kind: ClassVar[str] = "installation"
+    part: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.part}" + (f":{self.detail}" if self.detail else "")
+
+
+DATABASE, CONFIGURATION = "database", "configuration"
+DATABASE_AWAY = Installation(DATABASE)
+
+
+@dataclass(frozen=True)
+class AlertTarget:
+    """`target` is the key under which alerts know it, which holds no address."""
+
+    kind: ClassVar[str] = "target"
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A text that this release has no type for: a later one wrote it."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Fingerprint = (
+    StoreUnit
+    | Platform
+    | Circuit
+    | RejectedRows
+    | RejectedEdits
+    | Drift
+    | Job
+    | Installation
+    | AlertTarget
+    | Unknown
+)
+
+
+def parse(text: str) -> Fingerprint:
+    """The fingerprint that `text` is; `str()` of it is `text` again."""
+    try:
+        return _parse(text)
+    except ValueError:
+        return Unknown(text)
+
+
+def _parse(text: str) -> Fingerprint:
+    match text.split(":"):
+        case ["store", store, unit, error_type]:
+            return StoreUnit(int(store), None if unit == _WHOLE_STORE else unit, ErrorType(error_type))
+        case ["platform", platform, unit, error_type]:
+            return Platform(platform, None if unit == _WHOLE_STORE else unit, ErrorType(error_type))
+        case ["circuit", scope, name]:
+            return Circuit(f"{scope}:{name}")
+        case ["rejects", store, table]:
+            return RejectedRows(int(store), table)
+        case ["edits", store]:
+            return RejectedEdits(int(store))
+        case ["drift", store, table]:
+            return Drift(int(store), table)
+        case ["job", job, error_type]:
+            return Job(job, ErrorType(error_type))
+        case ["installation" | "house", part, *detail]:  # house: in files of an earlier release
+            return Installation(part, ":".join(detail))
+        case ["target", *target]:
+            return AlertTarget(":".join(target))
+    return Unknown(text)
+
+
+def circuit_keys(of: Iterable[Fingerprint]) -> list[str]:
+    """The circuits that these stand for."""
+    return [one.key for one in of if isinstance(one, Circuit)]

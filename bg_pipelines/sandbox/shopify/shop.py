@@ -1,0 +1,124 @@
+"""One shop of the sandbox: its store, its access, its budget, its faults and the log of what was asked of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines.sandbox.fields import RejectedError
+from bg_pipelines.sandbox.rows import Node
+from bg_pipelines.sandbox.seed import dice, tier_of
+from bg_pipelines.sandbox.shopify import views
+from bg_pipelines.sandbox.shopify.access import Access
+from bg_pipelines.sandbox.shopify.bulk_operations import BulkOperations
+from bg_pipelines.sandbox.shopify.cost import MAX_QUERY_COST, Bucket
+from bg_pipelines.sandbox.shopify.ledger import Ledger
+from bg_pipelines.sandbox.shopify.sales_seed import SalesSeed
+from bg_pipelines.sandbox.shopify.seed import make_store
+
+BUDGET = 2000.0
+RESTORE_PER_SECOND = 100.0
+REQUESTS_KEPT = 10_000
+
+
+@dataclass
+class Request:
+    """One request of the product. `status` is None when the connection was cut instead of an answer."""
+
+    number: int
+    at: str
+    domain: str
+    operation: str
+    status: int | None
+    fault: str | None
+    requested_cost: int
+    nodes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Shop:
+    """Everything that happens to a shop holds its `lock`, so that a mutation is applied whole or not at all."""
+
+    def __init__(
+        self, index: int, variants: int, seed: int, clock: Clock, *, customers: int = 0, orders: int = 0
+    ) -> None:
+        self.lock = threading.RLock()
+        self.clock = clock
+        self.index = index
+        self.tier = tier_of(index)
+        self.store = make_store(index, variants, seed, clock)
+        self.sales_seed = SalesSeed(index, self.store, seed, clock, customers=customers, orders=orders)
+        self._ledger: Ledger | None = None
+        self.domain: str = self.store.shop["myshopifyDomain"]
+        self.name: str = self.store.shop["name"]
+        self.access = Access(seed, self.domain, clock)
+        self.bucket = Bucket(BUDGET, RESTORE_PER_SECOND, clock.seconds())
+        self.faults: list[Fault] = []
+        self.requests: deque[Request] = deque(maxlen=REQUESTS_KEPT)
+        self.max_query_cost = MAX_QUERY_COST
+        self.search_lag_seconds = 0.0
+        self.random = dice(seed, "changes", index)
+        # What inventorySetQuantities was told and what it answered, by idempotency key.
+        self.idempotent: dict[str, tuple[bytes, Node, float]] = {}
+        self.applied = 0
+        self.bulk = BulkOperations(self.lock)
+        self.base_url = ""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The customers and orders. They are made when they are first asked for: some 12,000 rows a second."""
+        if self._ledger is None:
+            with self.lock:
+                self._ledger = self._ledger or self.sales_seed.make()
+        return self._ledger
+
+    @property
+    def has_sales(self) -> bool:
+        """Whether the shop was made with any customers or orders."""
+        return bool(self.sales_seed.customers or self.sales_seed.orders)
+
+    @property
+    def token(self) -> str:
+        return self.access.token
+
+    @property
+    def api_url(self) -> str:
+        """What the product is given in place of https://SHOP: it adds /admin/api/VERSION/graphql.json."""
+        return f"{self.base_url}/{self.domain}"
+
+    def export(self, only: Collection[str] | None = None) -> dict[str, Any]:
+        """Every row as the API would show it; `only` names the tables that are wanted."""
+        with self.lock:
+            tables: dict[str, Callable[[], Any]] = {
+                **views.catalogue_tables(self.store),
+                "customers": lambda: views.show_customers(self.ledger),
+                "orders": lambda: views.show_orders(self.ledger),
+            }
+            for name in only or ():
+                if name not in tables:
+                    raise RejectedError("only", f"{name!r} is none of {', '.join(tables)}")
+            return {name: rows() for name, rows in tables.items() if only is None or name in only}
+
+    def to_json(self) -> dict[str, Any]:
+        ledger = self._ledger
+        return {
+            "name": self.name,
+            "domain": self.domain,
+            "tier": self.tier,
+            "token": self.token,
+            "client_id": self.access.client_id,
+            "client_secret": self.access.client_secret,
+            "api_url": self.api_url,
+            "products": len(self.store.products),
+            "variants": len(self.store.variants),
+            "customers": self.sales_seed.customers if ledger is None else len(ledger.customers),
+            "orders": self.sales_seed.orders if ledger is None else len(ledger.orders),
+            "applied": self.applied,
+        }
