@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from bg_pipelines.cli.printing import PIPE_COLUMNS, AsJson, Group, console, errors, open_migrated, print_json
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.machine.processes import stop_on_signals
 
 TOPICS = {
     "stores": "The stores that are synced.",
@@ -49,10 +49,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: faults as one clear text on standard error, exit 1; Ctrl-C and SIGTERM as exit 130."""
-    # Both stop everything in order, children ended and leases given back, also where a shell started us in the
-    # background, which hands SIGINT down ignored.
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)
+    stop_on_signals()
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS  # whoever reads it from a pipe looks for ids, and none is to be cut
     try:
@@ -93,7 +90,8 @@ def sandbox(context: typer.Context) -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the application's tables to the newest revision."""
+    """Bring the application's tables to this program's revision; newer tables stay as they are."""
+    from bg_pipelines.database import revisions
     from bg_pipelines.database.engine import open_database
     from bg_pipelines.settings import load_settings
 
@@ -101,7 +99,13 @@ def migrate() -> None:
     before, now = database.migrate()
     database.close()
     console.print(
-        f"the database is at revision {now}" + ("" if before == now else f", it was at {before or 'none'}")
+        f"the database is at revision {now}"
+        + ("" if before == now else f", it was at {before or 'none'}")
+        + (
+            f", newer than this program's {revisions.newest()}: nothing to do"
+            if now > revisions.newest()
+            else ""
+        )
     )
 
 

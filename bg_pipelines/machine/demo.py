@@ -5,11 +5,9 @@ It is also the smoke test: at the end what the database holds is compared with w
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -35,17 +33,12 @@ from rich.table import Table
 
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling, reading
+from bg_pipelines.machine.processes import child, configuration_error, is_free, require_free
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 
-STOP_SECONDS = 15
-# Loaded here: between fork and exec is no time for it.
-_LIBC = ctypes.CDLL(None)
-_SIGNALS = os.pipe()
-for _end in _SIGNALS:
-    os.set_blocking(_end, False)
 JOBS: dict[str, dict[str, Any]] = {
     "store_sync": {},
     "inventory_sync": {},
@@ -65,6 +58,8 @@ TABLES = {
 # Beside the sandbox's usual shops.
 SQUARE = ("--merchants", "2", "--square-variants", "120", "--square-customers", "150")
 
+Runs = subprocess.Popen[str]
+"""The process of demo_runs."""
 Rows = dict[str, dict[tuple[str, str], datetime | None]]
 """Of each table the rows by store and id, with the time of their last change where the sandbox tells it."""
 
@@ -73,15 +68,13 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
     """Run it; returns the exit code: 0 if every job succeeded and the database equals the sandbox."""
     project = Path.cwd()
     if not (project / "dagster.yaml").exists():
-        raise _configuration("run the demo in the project's folder, where dagster.yaml is")
+        raise configuration_error("run the demo in the project's folder, where dagster.yaml is")
     settings = load_settings()
-    # Signals are noted beside whoever handles them: one that meets a job is taken by Dagster for the job's alone.
-    signal.set_wakeup_fd(_SIGNALS[1], warn_on_full_buffer=False)
     # For every process that is started from here, wherever it runs.
     os.environ["BG_HOME_DIR"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(project)
     if not once:
-        _require_free(port)
+        require_free(port)
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.home))
         with console.status("starting PostgreSQL"):
@@ -90,6 +83,10 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
             database.migrate()
         with console.status("starting the sandbox"):
             url = stack.enter_context(_sandbox(sandbox_port))
+        # Nobody's phone rings for a demo: its alerts go to the sandbox.
+        os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
+        os.environ["BG_ALERT_PHONES"] = ""
+        runs = stack.enter_context(_runs())
         shops = requests.get(f"{url}/sandbox/shops", timeout=10).json()
         merchants = requests.get(f"{url}/sandbox/merchants", timeout=10).json()
         stores = [_store("shopify", shop, shop["domain"]) for shop in shops]
@@ -100,12 +97,9 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
             f"[bold]{len(shops)} Shopify and {len(merchants)} Square stores[/] of the sandbox at {url}: "
             f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"
         )
-        # Nobody's phone rings for a demo: its alerts go to the sandbox.
-        os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
-        os.environ["BG_ALERT_PHONES"] = ""
         names = [store.name for store in stores]
-        ran = [_run_job(console, database, job, names) for job in JOBS]
-        ran += _show_a_fault(console, database, url, shops[-1])
+        ran = [_run_job(console, database, runs, job, names) for job in JOBS]
+        ran += _show_a_fault(console, database, runs, url, shops[-1])
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
@@ -113,55 +107,42 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
     return 0
 
 
-def _run_job(console: Console, database: Database, name: str, stores: list[str]) -> dict[str, Any]:
-    import dagster as dg
-
-    from bg_pipelines.definitions import defs
-
-    job = defs.resolve_job_def(name)
-    op = next(iter(job.graph.node_dict))
-    config = {
-        # Named, so that a second demo syncs them too, although nothing is due yet.
-        "ops": {op: {"config": {"stores": stores, **JOBS[name]}}},
-        # The run's own log is in the UI; here the progress bar speaks.
-        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-    }
+def _run_job(
+    console: Console, database: Database, runs: Runs, name: str, stores: list[str]
+) -> dict[str, Any]:
     run_id = str(uuid.uuid4())
+    # Stores are named, so that a second demo syncs them too, although nothing is due yet.
+    request = {"job": name, "run_id": run_id, "config": {"stores": stores, **JOBS[name]}}
     done = threading.Event()
-    with dg.DagsterInstance.get() as instance, _progress(console) as progress:
+    with _progress(console) as progress:
         watcher = threading.Thread(
             target=_watch, args=(database, run_id, progress, name, len(stores), done), daemon=True
         )
         watcher.start()
         try:
-            result = job.execute_in_process(
-                run_config=config,
-                instance=instance,
-                run_id=run_id,
-                tags={"demo": "true"},
-                raise_on_error=False,
-            )
+            with suppress(BrokenPipeError):
+                print(json.dumps(request), file=runs.stdin, flush=True)
+            assert runs.stdout is not None
+            answer = runs.stdout.readline()
         finally:
             done.set()
             watcher.join()
-    _end_if_interrupted()
-    return {"job": name, "run_id": run_id, "success": result.success}
-
-
-def _end_if_interrupted() -> None:
-    with suppress(BlockingIOError):
-        if {signal.SIGINT, signal.SIGTERM} & set(os.read(_SIGNALS[0], 64)):
-            raise KeyboardInterrupt
+    if not answer:
+        raise configuration_error(
+            "the process of the demo's runs ended by itself; "
+            f"`dagster job execute -m bg_pipelines.definitions -j {name}` shows why"
+        )
+    return {"job": name, "run_id": run_id, "success": json.loads(answer)["success"]}
 
 
 def _show_a_fault(
-    console: Console, database: Database, url: str, shop: dict[str, Any]
+    console: Console, database: Database, runs: Runs, url: str, shop: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """One store's token is revoked and given anew: the incident, and what people are told; returns the runs."""
     edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
     console.print(f"[bold]a fault[/]: the token of {shop['name']} is revoked")
     requests.post(edits, json={"edit": "expire_tokens"}, timeout=10).raise_for_status()
-    ran = [_run_job(console, database, "store_sync", [shop["name"]])]
+    ran = [_run_job(console, database, runs, "store_sync", [shop["name"]])]
     for incident in reading.list_incidents(database, store=shop["name"]):
         console.print(
             f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources wait "
@@ -173,7 +154,7 @@ def _show_a_fault(
     requests.post(edits, json=mended, timeout=10).raise_for_status()
     waiting = [incident.id for incident in reading.list_incidents(database, store=shop["name"])]
     handling.retry(database, waiting, by="the demo")
-    ran.append(_run_job(console, database, "store_sync", [shop["name"]]))
+    ran.append(_run_job(console, database, runs, "store_sync", [shop["name"]]))
     notices = requests.get(f"{url}/sandbox/hooks/demo", timeout=10).json()
     for notice in notices:
         console.print(f"  people were told: {notice['body']['title']}", markup=False)
@@ -332,15 +313,25 @@ def _sandbox(port: int) -> Iterator[str]:
         "-m",
         "bg_pipelines.sandbox",
         "--port",
-        str(port if _is_free(port) else 0),
+        str(port if is_free(port) else 0),
         *SQUARE,
     ]
-    with _child(command, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise _configuration("the sandbox did not start; run `bg-pipelines sandbox` to see why")
+            raise configuration_error("the sandbox did not start; run `bg-pipelines sandbox` to see why")
         yield next(word for word in line.split() if word.startswith("http"))
+
+
+@contextmanager
+def _runs() -> Iterator[Runs]:
+    command = [sys.executable, "-m", "bg_pipelines.machine.demo_runs"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with child(command, text=True, **pipes) as process:
+        assert process.stdin is not None
+        with process.stdin:  # its end is the end of the process, once the run at work is interrupted
+            yield process
 
 
 def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
@@ -362,38 +353,18 @@ def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
     daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"]
     with console.status("starting the Dagster UI"):
         processes = [
-            stack.enter_context(_child(command, stderr=subprocess.DEVNULL)) for command in (webserver, daemon)
+            stack.enter_context(child(command, stderr=subprocess.DEVNULL)) for command in (webserver, daemon)
         ]
-        while _is_free(port) and processes[0].poll() is None:
+        while is_free(port) and processes[0].poll() is None:
             time.sleep(0.2)
     console.print(
         f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything)"
     )
     while all(process.poll() is None for process in processes):
         time.sleep(0.3)
-    raise _configuration("a Dagster process ended by itself; `dagster-webserver -w workspace.yaml` shows why")
-
-
-@contextmanager
-def _child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A process in a session of its own, ended with all its children when the block is left."""
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **options)  # noqa: S603
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _end_with_parent() -> None:
-    """In a child: be ended when the demo is killed outright. Linux only; elsewhere it stays, and its port with it."""
-    with suppress(OSError, AttributeError):
-        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    raise configuration_error(
+        "a Dagster process ended by itself; `dagster-webserver -w workspace.yaml` shows why"
+    )
 
 
 @contextmanager
@@ -404,7 +375,7 @@ def _alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _configuration(f"a demo is running already in {home}") from None
+            raise configuration_error(f"a demo is running already in {home}") from None
         yield
 
 
@@ -416,21 +387,7 @@ def _require_none_but(database: Database, domains: set[str]) -> None:
             (list(domains),),
         ).fetchone()
     if row and row[1]:
-        raise _configuration(
+        raise configuration_error(
             f"there are stores of your own in this database ({row[0]}{', …' * (row[1] > 1)}): give the demo another home, "
             "BG_HOME_DIR=.bg-demo bg-pipelines demo, without BG_DATABASE_URL"
         )
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _require_free(port: int) -> None:
-    if not _is_free(port):
-        raise _configuration(f"port {port} is taken: end what uses it, or give another with --port")
-
-
-def _configuration(message: str) -> IntegrationError:
-    return IntegrationError.of(ErrorType.CONFIGURATION, message, source="demo")

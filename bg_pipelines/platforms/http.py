@@ -45,7 +45,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout, Url, make_headers, parse_url
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.silenced import quietly
+from bg_pipelines.platforms.silenced import silenced
 
 CHUNK_BYTES = 256 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -181,7 +181,7 @@ class Transport:
             waiting = _exchange.set(exchange)
             try:
                 # An address may be a secret, and urllib3 writes addresses into its log.
-                with quietly():
+                with silenced():
                     response = self._manager(place).urlopen(
                         method,
                         url,

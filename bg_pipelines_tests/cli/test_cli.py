@@ -378,6 +378,10 @@ def test_migrate_tells_where_the_database_was_and_is(run: Run, database: Databas
     assert "it was at none" in ok(run("migrate"))
     assert "it was at" not in ok(run("migrate"))
     ok(run(*HARBOR))
+    with database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
+    assert "the database is at revision 0099, newer than this program's 00" in ok(run("migrate"))
+    ok(run("stores", "list"))
 
 
 # The program itself
@@ -400,6 +404,30 @@ def test_a_fault_is_one_clear_text_on_standard_error_and_exit_1(run: Run) -> Non
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: 1 fault, nothing was changed:\n  Harbor [red]: no such store\n"
+
+
+INTERRUPTED_IN_A_DESTRUCTOR = """
+import os, signal, time
+from bg_pipelines.cli.app import app, main
+
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+@app.command()
+def work():
+    Interrupted()
+    time.sleep(60)
+
+main()
+"""
+
+
+def test_an_interrupt_that_meets_a_destructor_is_neither_lost_nor_printed() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_DESTRUCTOR, "work"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("command", [["stores", "list"], ["status"], ["migrate"], ["stores", "pause", "x"]])
