@@ -17,7 +17,7 @@ import psycopg
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
-from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
@@ -123,7 +123,7 @@ class SyncRun:
         began = self.clock()
         with self.database.transaction() as connection:
             stores = self._named_stores(connection)
-            self._check_key(connection)
+            verify_key(connection, self.cipher)
             if stores is not None or self.request.force:
                 store_units.make_due(
                     connection,
@@ -248,17 +248,6 @@ class SyncRun:
             "`bg-pipelines incidents retry` sends it now"
             for name, key, probe_at in rows
         ]
-
-    def _check_key(self, connection: psycopg.Connection[Any]) -> None:
-        """Raises IntegrationError (configuration) if no store's credentials can be read: the key is wrong for all."""
-        held = connection.execute("SELECT credentials FROM stores ORDER BY id DESC LIMIT 5").fetchall()
-        for number, (credentials,) in enumerate(held, 1):
-            try:
-                self.cipher.decrypt(credentials)
-                return
-            except IntegrationError:
-                if number == len(held):
-                    raise
 
     def _claim(
         self, due_before: datetime | None, stores: set[int] | None, crowded: Sequence[str] = ()
