@@ -117,7 +117,9 @@ class Settings(BaseSettings):
     )
     database_url: PostgresUrl = Field(default=None, description="the application's database; unset: embedded")
     dagster_database_url: PostgresUrl = Field(default=None, description="Dagster's storage; unset: embedded")
-    encryption_key: SecretStr | None = Field(default=None, description="Fernet key for vendor tokens at rest")
+    encryption_key: SecretStr | None = Field(
+        default=None, description="Fernet key for vendor tokens at rest; NEW,OLD while it is being rotated"
+    )
     retry_policies: Annotated[
         dict[str, dict[str, Any]], NoDecode, BeforeValidator(_from_json), AfterValidator(_retry_policies)
     ] = Field(default={}, description="what differs from the policies of bg_pipelines.retries, as JSON")

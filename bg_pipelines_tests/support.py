@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines.sync import Limits
 
 PROJECT = Path(__file__).parent.parent
+START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
 KEY = "0" * 43 + "="
 CATALOGUE = (*JOB_RESOURCES["store_sync"], *JOB_RESOURCES["inventory_sync"])
 SALES = JOB_RESOURCES["customer_sync"]
@@ -99,6 +100,24 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.05)
+
+
+class HandClock:
+    """Stands until it is slept by or a test moves its `seconds`; remembers the sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = START
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
 
 
 class DatabaseClock:

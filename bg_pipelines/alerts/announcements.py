@@ -1,13 +1,14 @@
 """From incidents to alerts: an incident's `notified` is what people heard of it last, and is brought in line with it.
 
-    told       and it is now                                        alert        told
-    nothing    open, and nothing was said of it for `REOPEN_WITHIN`         opened       open
-    open       open, `ESCALATE_AFTER` times or in need of a person  escalated    escalated
-    escalated  open, and only now in need of a person               escalated    escalated
-    open, …    resolved                                             all_clear    resolved
-    nothing    resolved                                             none         resolved
+    notified   and it is now                                             alert        notified
+    nothing    open, and nothing was said of it for `REOPEN_WITHIN`      opened       open
+    open       open, `ESCALATE_AFTER` times or in need of attention      escalated    escalated
+    escalated  open, and only now in need of attention                   escalated    escalated
+    open, …    resolved                                                  all_clear    resolved
+    nothing    resolved                                                  none         resolved
 
-So a fault that comes and goes within the quiet period says nothing the second time.
+So a fault that comes and goes within that time says nothing the second time. That a target refuses alerts is told to
+the others only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from psycopg.rows import dict_row
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import Facts, Kind, compose
 from bg_pipelines.database.engine import Database
+from bg_pipelines.incidents.fingerprints import AlertTarget, parse
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
 
 ESCALATE_AFTER = 10
@@ -37,7 +39,7 @@ _NEWS = """CASE
     WHEN needs_attention AND NOT notified_needs_attention THEN 'escalated'
     END"""
 _UNTOLD = f"""
-    SELECT id, severity, subject, error_type, message, needs_attention, opened_at, occurrences, resources, resolved_by,
+    SELECT id, fingerprint, severity, subject, error_type, message, needs_attention, opened_at, occurrences, resources, resolved_by,
         resolution, {_NEWS} AS news
     FROM incidents WHERE notified <> 'resolved' AND {_NEWS} IS NOT NULL ORDER BY id LIMIT {_AT_ONCE}
     FOR UPDATE SKIP LOCKED"""  # noqa: S608 (made of constants)
@@ -65,9 +67,12 @@ def announce(database: Database, targets: Collection[Target]) -> int:
                 .fetchall()
             )
             for row in rows:
-                news = row["news"]
+                news, about = row["news"], parse(row["fingerprint"])
                 if news != "none":
-                    add_alert(connection, row["id"], news, facts_of(row), keys)
+                    others = [key for key in keys if about != AlertTarget(key)]
+                    if not others:
+                        continue  # told once there is somebody else
+                    add_alert(connection, row["id"], news, facts_of(row), others)
                     count += 1
                 notified = {"opened": "open", "escalated": "escalated"}.get(news, "resolved")
                 if news == "opened" and row["occurrences"] >= ESCALATE_AFTER:

@@ -2,7 +2,7 @@ r"""From alerts to targets: a delivery is recorded before it is sent, and tried 
 
     pending -> sent
           \-> pending    failed: retried after a growing delay, without end
-          \-> refused    this target will never take it (an invalid number): kept, with the reason
+          \-> refused    this target will never take it (an invalid number): kept, with the reason, and an incident
 
 Deliveries are claimed work (`work.queue`): if a sender dies, its claim is taken over when the lease ends. From the
 second call on the vendor is asked first whether it has the message. A target gets its alerts one at a time, the most
@@ -26,8 +26,11 @@ from bg_pipelines.alerts.wording import Kind, Message
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import AlertDelivery
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import AlertTarget, parse
+from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.retries import Decision, Policies, Strategy, decide
-from bg_pipelines.work.queue import Queue, clock
+from bg_pipelines.work.queue import Connection, Queue, clock
 
 LEASE = timedelta(seconds=60)
 PATIENCE = 8
@@ -144,9 +147,21 @@ def deliver(
             refused += outcome.refused
             faults += [outcome.fault] if outcome.fault else []
     with database.transaction() as connection:
+        _forget_removed(connection, targets)
         row = connection.execute("SELECT count(*) FROM alert_deliveries WHERE status = 'pending'").fetchone()
     assert row is not None
     return Delivered(sent, int(row[0]), refused, "; ".join(dict.fromkeys(faults)) or None)
+
+
+def _forget_removed(connection: Connection, targets: Sequence[Target]) -> None:
+    """What was wrong with a target that nobody names any more is over."""
+    named = {AlertTarget(target.key) for target in targets}
+    rows = connection.execute(
+        "SELECT fingerprint FROM incidents WHERE status = 'open' AND kind = %s", (AlertTarget.kind,)
+    ).fetchall()
+    removed = [fingerprint for (text,) in rows if (fingerprint := parse(text)) not in named]
+    if removed:
+        reporting.clear(connection, removed, "it is no target any more")
 
 
 def _deliver_to(database: Database, target: Target, limit: int, rng: random.Random) -> Delivered:
@@ -218,6 +233,7 @@ def _send(database: Database, target: Target, delivery: Delivery) -> Integration
             "WHERE alert_id = %s AND target = %s",
             (reference, delivery.alert_id, delivery.target),
         )
+        reporting.clear(connection, [AlertTarget(target.key)], "it takes alerts again")
     return None
 
 
@@ -226,7 +242,17 @@ def _is_final(error: IntegrationError) -> bool:
 
 
 def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> None:
+    """Keep the reason, and open an incident: whoever is not reached cannot tell us so. It is told to other targets."""
+    target = delivery.target
+    refused = IntegrationError.of(
+        ErrorType.CONFIGURATION,
+        f"{target} refuses alerts for good: {error.message}. Alerts still go to the other targets. "
+        "Correct or remove it in BG_ALERT_PHONES or BG_ALERT_URLS.",
+        source="alerts",
+    )
+    fault = Fault(AlertTarget(target), f"alert target {target}", refused, needs_attention=True)
     with _unless_lost(), database.transaction() as connection:
+        reporting.report(connection, fault, occurrence=f"alert {delivery.alert_id}")
         decision = Decision(Strategy.MANUAL_INTERVENTION, None, "the target refuses it for good")
         QUEUE.retry(
             connection,

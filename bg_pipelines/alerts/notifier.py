@@ -13,7 +13,7 @@ from typing import Literal
 import apprise
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.messaging.silenced import quietly
+from bg_pipelines.platforms.silenced import silenced
 
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 20.0
 """For each request of an address that does not set its own (`?cto=` and `?rto=`)."""
@@ -49,7 +49,7 @@ class Notifier:
         notifier.add(self._understood())
         try:
             with (
-                quietly(),
+                silenced(),
                 notifier.notify(
                     body=body, title=title, notify_type=mood, body_format=apprise.NotifyFormat.TEXT
                 ) as result,
@@ -65,7 +65,7 @@ class Notifier:
     @cached_property
     def _service(self) -> apprise.NotifyBase | None:
         try:
-            with quietly():
+            with silenced():
                 service = apprise.Apprise.instantiate(self._url, asset=_asset())
         except Exception:  # noqa: BLE001 (whatever a plugin makes of it, it is not understood)
             service = None

@@ -1,7 +1,7 @@
 """Failures while the database is away: people are told at once, and the failure is recorded when it is back.
 
 `BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when that was begun and who was reached, so that each target is
-told once in a quiet period, and what is still to be recorded as an incident. If it cannot be read or written, people
+told once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. If it cannot be read or written, people
 are told: once too often is better than not at all. No end is told on this path; the incident's own follows.
 """
 
@@ -39,14 +39,14 @@ Entry = dict[str, Any]
 
 
 def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -> None:
-    """Tell every target that has not been told in this quiet period, all at once, and keep the failure in the file."""
+    """Tell every target that has not been told of it lately, all at once, and keep the failure in the file."""
     with _locked(home):
         # Not before: whoever had the lock has begun later than we came.
         now = datetime.now(UTC)
         known = _read(home)
         fingerprint = str(fault.fingerprint)
         entry = known.get(fingerprint)
-        if entry is None or not _is_quiet(entry, now):
+        if entry is None or not _is_recent(entry, now):
             entry = {"began_at": now.isoformat(), "reference": f"#{secrets.token_hex(4)}", "sent": []}
             first = True
         else:
@@ -171,8 +171,8 @@ def _facts(fault: Fault, since: datetime) -> Facts:
     )
 
 
-def _is_quiet(entry: Entry, now: datetime) -> bool:
-    """A time ahead of ours is no reason to be quiet: a clock was set back."""
+def _is_recent(entry: Entry, now: datetime) -> bool:
+    """A time ahead of ours is none: a clock was set back."""
     return timedelta() <= now - datetime.fromisoformat(entry["began_at"]) < REOPEN_WITHIN
 
 
@@ -194,7 +194,7 @@ def _read(home: Path) -> dict[str, Entry]:
 
 
 def _write(home: Path, known: dict[str, Entry], now: datetime) -> None:
-    kept = {key: entry for key, entry in known.items() if entry.get("unrecorded") or _is_quiet(entry, now)}
+    kept = {key: entry for key, entry in known.items() if entry.get("unrecorded") or _is_recent(entry, now)}
     temporary = home / f"{FILE}.{os.getpid()}"
     try:
         temporary.touch(mode=0o600)

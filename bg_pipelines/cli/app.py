@@ -17,6 +17,7 @@ from bg_pipelines.machine.processes import stop_on_signals
 TOPICS = {
     "stores": "The stores that are synced.",
     "incidents": "What failed, and what a person does about it (docs/on-call.md).",
+    "stock": "Corrections of stock, and what became of them (docs/jobs.md).",
     "customers": "Customers of a store, and edits of their profiles (docs/jobs.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }
@@ -90,7 +91,8 @@ def sandbox(context: typer.Context) -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the application's tables to the newest revision."""
+    """Bring the application's tables to this program's revision; newer tables stay as they are."""
+    from bg_pipelines.database import revisions
     from bg_pipelines.database.engine import open_database
     from bg_pipelines.settings import load_settings
 
@@ -98,7 +100,13 @@ def migrate() -> None:
     before, now = database.migrate()
     database.close()
     console.print(
-        f"the database is at revision {now}" + ("" if before == now else f", it was at {before or 'none'}")
+        f"the database is at revision {now}"
+        + ("" if before == now else f", it was at {before or 'none'}")
+        + (
+            f", newer than this program's {revisions.newest()}: nothing to do"
+            if now > revisions.newest()
+            else ""
+        )
     )
 
 

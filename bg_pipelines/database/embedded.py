@@ -11,6 +11,9 @@ Lifetimes hang on file locks, for the kernel gives those back however a process 
     postgres.server      exclusive, inherited by every process of the server: free means all of them are gone
     postgres.log         what the server and its supervisor say
     postgres/            the data, and the socket if its path is short enough
+
+The supervisor runs this file alone, without the project or any package (`python -I -S`), and shares its locks with the
+processes that use the server: so both halves stand here.
 """
 
 import atexit

@@ -110,9 +110,10 @@ class Database:
         self.engine.dispose()
 
     def migrate(self) -> tuple[str | None, str]:
-        """Bring the tables to the newest revision; returns (revision before, revision now).
+        """Bring the tables to this program's revision; returns (revision before, revision now).
 
-        Safe when several processes do it at once: the second waits and finds nothing to do.
+        Newer tables stay as they are. Safe when several processes do it at once: the second waits and finds nothing to
+        do. Raises IntegrationError (configuration) for tables of another program.
         """
         from bg_pipelines.database import revisions
 
@@ -121,13 +122,14 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 before = revisions.current(connection)
                 revisions.upgrade(connection)
+                now = revisions.current(connection) or ""
                 connection.commit()
         except sa.exc.DBAPIError as error:
             _raise_classified(error)
-        return before, revisions.newest()
+        return before, now
 
     def require_migrated(self) -> None:
-        """Raises IntegrationError (configuration) unless the tables are at the newest revision."""
+        """Raises IntegrationError (configuration) unless the tables are at this program's revision or a newer one."""
         from bg_pipelines.database import revisions
 
         try:
@@ -135,7 +137,7 @@ class Database:
                 current = revisions.current(connection)
         except sa.exc.DBAPIError as error:
             _raise_classified(error)
-        if current != revisions.newest():
+        if not revisions.is_enough(current):
             raise IntegrationError.of(
                 ErrorType.CONFIGURATION,
                 f"the database is at revision {current or 'none'}, this program needs {revisions.newest()}: "

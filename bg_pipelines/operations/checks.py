@@ -13,7 +13,7 @@ from bg_pipelines import platforms
 from bg_pipelines.alerts.recipients import addresses
 from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
 from bg_pipelines.database.models import Store
-from bg_pipelines.database.secrets import Cipher, cipher
+from bg_pipelines.database.secrets import Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.settings import Settings, load_settings
@@ -51,7 +51,13 @@ def find_faults() -> list[str]:
         faults.append(f"Dagster's storage: {error.message}")
     faults += _alert_faults(settings)
     if key is not None and database is not None and not any(f.startswith("database:") for f in faults):
-        faults += _store_faults(database, key, settings)
+        try:
+            with database.transaction() as connection:
+                verify_key(connection, key)
+        except IntegrationError as error:
+            faults.append(error.message)
+        else:
+            faults += _store_faults(database, key, settings)
     if database is not None:
         database.close()
     return faults

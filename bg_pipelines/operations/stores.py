@@ -10,16 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Store, SyncState
-from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import Fault, bad_data
 from bg_pipelines.platforms import PLATFORMS
@@ -109,7 +110,7 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
     """Add or update stores, all or none. A store is known by its platform and domain.
 
     A new store is due at once, and so is one whose access has changed, with what was parked of it. Raises
-    IntegrationError (bad_data) with every fault.
+    IntegrationError (bad_data) with every fault, and (configuration) if this is not the key of the other stores.
     """
     faults = [fault for store in stores for fault in check_store(store)]
     with database.session() as session:
@@ -117,6 +118,9 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
         if faults:
             raise bad_data(faults, "stores")
         outcomes = [_save(session, cipher, store) for store in stores]
+        session.flush()
+        # Afterwards: stores that are all given their tokens again are the way out where the key is lost.
+        verify_key(cast("psycopg.Connection[Any]", session.connection().connection.driver_connection), cipher)
     return Changes(outcomes.count("added"), outcomes.count("updated"), outcomes.count("unchanged"))
 
 

@@ -1,6 +1,6 @@
 """The sandbox: a separate program that speaks the vendors' APIs on loopback, to try and test the product over HTTP.
 
-It imports nothing from the rest of the product, so what it answers owes nothing to what the product expects.
+It imports nothing from the rest of the product, so its answers do not depend on what the product expects.
 """
 
 from bg_pipelines.sandbox.edits import change, edit

@@ -1,4 +1,4 @@
-"""Start the sandbox from the command line: `python -m bg_pipelines.sandbox --port 4010`, or `bg-pipelines sandbox`."""
+"""The command line: `python -m bg_pipelines.sandbox --port 4010`, or `bg-pipelines sandbox`."""
 
 from __future__ import annotations
 

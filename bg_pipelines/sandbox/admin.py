@@ -1,4 +1,4 @@
-"""Answer the sandbox's operator: list what there is, set faults, edit, shift the clock, read the log. JSON in and out."""
+"""The operator's endpoints: list what there is, set faults, edit, shift the clock, read the log. JSON in and out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell the sandbox's time, which an operator may shift."""
+"""The sandbox's clock, which an operator may shift."""
 
 from __future__ import annotations
 

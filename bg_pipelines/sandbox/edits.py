@@ -1,4 +1,4 @@
-"""Edit what the sandbox plays, as its people would: one edit by its name, or some at random but repeatably."""
+"""Edits of what the sandbox holds: one by its name, or random ones that are repeatable."""
 
 from __future__ import annotations
 

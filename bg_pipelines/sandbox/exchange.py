@@ -1,4 +1,4 @@
-"""What one HTTP request is and what is sent back, told apart from how it is sent."""
+"""One HTTP request and its answer, apart from how it is sent."""
 
 from __future__ import annotations
 

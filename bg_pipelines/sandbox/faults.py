@@ -1,4 +1,4 @@
-"""Spoil answers on purpose: what a vendor's side can be told to do wrong, and how each kind bites."""
+"""Faults on demand: what a vendor can be told to do wrong, and what each kind does to an answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KINDS: dict[str, str] = {
     "bulk_short_file": "the file of the bulk operation lacks its last `value` lines (default: 1), its counts do not tell",
     "bulk_expired_url": "the file of the bulk operation is not there any more: 400 with XML",
 }
-# They bite when a bulk operation is started, and the last one when its file is fetched.
+# They apply when a bulk operation is started, and the last one when its file is fetched.
 BULK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("bulk_"))
 REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS
 # Requests that other faults only touch when their `operation` says so.
@@ -70,7 +70,7 @@ HTML_PAGE = (
 class Fault:
     """One thing to do wrong.
 
-    `after` matching requests pass first, then it bites `times` times (None: for ever). `operation` is a part of
+    `after` matching requests pass first, then it is applied `times` times (None: for ever). `operation` is a part of
     the operation's name or text; the token endpoint is only touched when it says "access_token", the file of a
     bulk operation when it says "bulk_file". `field` is a
     name or a dotted path ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is
@@ -86,8 +86,8 @@ class Fault:
     row: int = 0
     value: Any = None
     id: str | None = None
-    seen: int = 0
-    bitten: int = 0
+    matched: int = 0
+    applied: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -100,7 +100,7 @@ class Fault:
         """`kinds` are those that the vendor's side in question knows."""
         if not isinstance(content, dict):
             raise RejectedError("fault", "must be a JSON object")
-        settings = {field.name for field in fields(cls)} - {"seen", "bitten"}
+        settings = {field.name for field in fields(cls)} - {"matched", "applied"}
         for name, value in content.items():
             if name not in settings:
                 raise RejectedError(name, f"is none of {', '.join(sorted(settings))}")
@@ -123,19 +123,19 @@ class Fault:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def bites(self, name: str, text: str) -> bool:
-        """Count a request that matches, and say whether it is spoiled."""
+    def applies(self, name: str, text: str) -> bool:
+        """Count a request that matches, and say whether the fault is applied to it."""
         if self.operation is not None:
             if self.operation not in name and self.operation not in text:
                 return False
         elif name in QUIET and self.kind not in BULK_KINDS:
             return False
-        if self.times is not None and self.bitten >= self.times:
+        if self.times is not None and self.applied >= self.times:
             return False
-        self.seen += 1
-        if self.seen <= self.after:
+        self.matched += 1
+        if self.matched <= self.after:
             return False
-        self.bitten += 1
+        self.applied += 1
         return True
 
 
@@ -171,12 +171,12 @@ def holding(value: Any, path: list[str]) -> Iterator[tuple[Node, Node]]:
                 yield from holding(one, path)
 
 
-def first_to_bite(
+def first_match(
     faults: list[Fault], name: str, text: str = "", kinds: Collection[str] = KINDS
 ) -> Fault | None:
     """The first that matches; those of one node come last, as most answers don't hold it."""
     ordered = sorted(faults, key=lambda fault: fault.id is not None)
-    return next((fault for fault in ordered if fault.kind in kinds and fault.bites(name, text)), None)
+    return next((fault for fault in ordered if fault.kind in kinds and fault.applies(name, text)), None)
 
 
 def html_page(status: int) -> Answer:

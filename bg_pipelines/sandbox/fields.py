@@ -1,4 +1,4 @@
-"""Read what an operator wishes (faults, edits): each field as it must be, or an error that names it."""
+"""The fields of an operator's request (faults, edits): each is checked, and an error names the wrong one."""
 
 from __future__ import annotations
 

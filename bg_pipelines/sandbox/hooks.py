@@ -1,4 +1,4 @@
-"""Take notifications: whatever is posted to /hooks/NAME is kept for the operator to read."""
+"""A receiver of notifications: anything posted to /hooks/NAME is kept for the operator to read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 
 from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite, html_page
+from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_match, html_page
 
 KINDS = ("too_many_requests", "server_error", "html", "slow", "cut", "apply_then_cut")
 HEADERS_KEPT = ("content-type", "user-agent")
@@ -31,7 +31,7 @@ class Notice:
 
 
 class Hook:
-    """One place to post to. What is spoiled before it is taken is not in `received`."""
+    """One place to post to. What a fault refuses is not in `received`."""
 
     def __init__(self, name: str) -> None:
         self.lock = threading.RLock()
@@ -67,7 +67,7 @@ class Receiver:
             return as_json(405, {"error": "only POST here; read it at /sandbox/hooks/NAME"})
         hook = self.hooks[place[1]]
         with hook.lock:
-            fault = first_to_bite(hook.faults, hook.name, kinds=KINDS)
+            fault = first_match(hook.faults, hook.name, kinds=KINDS)
             if fault is not None and fault.kind in STATUSES:
                 return by_status(fault)
             if fault is not None and fault.kind == "cut":

@@ -1,4 +1,4 @@
-"""Play scripted troubles: at its time each step is told in a sentence and done to the world.
+"""Scenarios: scripts of faults and edits, each step announced by a sentence and applied to the world at its time.
 
 A script's time is counted in seconds from its beginning; who plays it says how quickly it passes.
 """

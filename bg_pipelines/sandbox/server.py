@@ -1,4 +1,4 @@
-"""Serve a world over HTTP/1.1 on loopback, with control over every byte and every closed connection."""
+"""The HTTP/1.1 server on loopback, with control over every byte and every closed connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold all that one sandbox plays, made from a seed: the shops, the merchants, the Twilio account, the hooks."""
+"""A world, all that one sandbox holds, made from a seed: the shops, the merchants, the Twilio account, the hooks."""
 
 from __future__ import annotations
 

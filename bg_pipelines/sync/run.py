@@ -17,7 +17,7 @@ import psycopg
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
-from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
@@ -115,7 +115,7 @@ class SyncRun:
         request = self.request
         with self.database.transaction() as connection:
             stores = self._stores = self._named_stores(connection)
-            self._check_key(connection)
+            verify_key(connection, self.cipher)
             if stores is not None or request.force:
                 store_units.make_due(
                     connection, request.resources, stores, request.tiers, full_pass=request.force
@@ -159,17 +159,6 @@ class SyncRun:
             "`bg-pipelines incidents retry` sends it now"
             for name, key, probe_at in rows
         ]
-
-    def _check_key(self, connection: psycopg.Connection[Any]) -> None:
-        """Raises IntegrationError (configuration) if no store's credentials can be read: the key is wrong for all."""
-        held = connection.execute("SELECT credentials FROM stores ORDER BY id DESC LIMIT 5").fetchall()
-        for number, (credentials,) in enumerate(held, 1):
-            try:
-                self.cipher.decrypt(credentials)
-                return
-            except IntegrationError:
-                if number == len(held):
-                    raise
 
     def _named_stores(self, connection: psycopg.Connection[Any]) -> set[int] | None:
         if not self.request.stores:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from bg_pipelines import alerts
 from bg_pipelines.alerts import Delivered
@@ -20,6 +21,7 @@ from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import Circuit
 from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.messaging.twilio import TextMessages
+from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault as Trouble
@@ -56,8 +58,15 @@ class House:
     def address(self, hook: str) -> str:
         return f"json://bg:{SECRET}@127.0.0.1:{self.sandbox.port}/hooks/{hook}"
 
-    def report(self, name: str = "harbor", *, needs_attention: bool = False, times: int = 1) -> None:
-        error = IntegrationError.of(ErrorType.TIMEOUT, "no answer within 30 s")
+    def report(
+        self,
+        name: str = "harbor",
+        *,
+        needs_attention: bool = False,
+        times: int = 1,
+        severity: str = "medium",
+    ) -> None:
+        error = IntegrationError("no answer within 30 s", error_type="timeout", severity=severity)
         fault = Fault(Circuit(name), f"store {name}", error, needs_attention, resources=["products"])
         with self.database.transaction() as connection:
             for _ in range(times):
@@ -173,7 +182,7 @@ def test_what_needed_a_person_from_the_start_is_told_once(house: House) -> None:
     assert house.heard() == [OPENED]
 
 
-def test_a_fault_that_flaps_within_the_quiet_period_says_nothing(house: House) -> None:
+def test_a_fault_that_comes_and_goes_within_half_an_hour_says_nothing(house: House) -> None:
     house.report()
     house.tell()
     house.clear()
@@ -187,7 +196,7 @@ def test_a_fault_that_flaps_within_the_quiet_period_says_nothing(house: House) -
     assert house.heard() == [OPENED, OVER]
 
 
-def test_a_fault_that_came_back_and_stayed_is_told_when_the_quiet_period_is_over(house: House) -> None:
+def test_a_fault_that_came_back_and_stayed_is_told_after_that_time(house: House) -> None:
     house.report()
     house.tell()
     house.clear()
@@ -241,6 +250,27 @@ def test_many_faults_are_told_in_one_go(house: House) -> None:
     assert alerts.announce(house.database, alerts.targets(house.settings)) == 230
     delivered = alerts.deliver(house.database, alerts.targets(house.settings), limit=20)
     assert (delivered.sent, delivered.waiting) == (20, 210)
+
+
+def test_a_critical_alert_is_never_behind_a_hundred_others(house: House) -> None:
+    house.with_hooks()
+    house.break_hook("ops")
+    for number in range(100):
+        house.report(f"{number}", severity="high")
+    house.tell()
+    house.report("fire", severity="critical")
+    house.report("old", severity="low")
+    house.mend()
+    later(house, minutes=15)
+    assert [title.split(":")[0] for title in house.heard("ops")[:3]] == [
+        "[critical] store fire",
+        "[high] store 0",
+        "[high] store 1",
+    ]
+    for _ in range(20):
+        later(house, minutes=1)
+    assert len(house.heard("ops")) == 102
+    assert house.heard("ops")[-1].startswith("[low] store old")
 
 
 # Targets that are down
@@ -335,6 +365,80 @@ def test_what_a_target_can_never_take_is_refused_and_kept_with_its_reason(house:
     )
 
 
+NOBODY = "alert target sms:"
+
+
+def test_that_a_target_refuses_alerts_is_an_incident_that_the_others_hear_of_once(house: House) -> None:
+    edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=21614)
+    for number in range(12):
+        house.report(f"{number}")
+    for _ in range(4):
+        later(house, minutes=5)
+    [incident] = house.rows("*", "incidents WHERE kind = 'target'")
+    about = [title for title in house.heard("ops") if NOBODY in title]
+    assert len(about) == 1
+    assert about[0].startswith("[high] alert target sms:")
+    [(message, _)] = house.rows("message, 1", "incidents WHERE kind = 'target'")
+    assert "not a mobile number" in message
+    assert PHONE[1:] not in json.dumps([str(value) for value in incident])
+    # Nothing about it waits for itself, and what waits for it is not told to it.
+    assert (
+        house.rows(
+            "d.status, i.kind",
+            "alert_deliveries d JOIN alerts a ON a.id = alert_id JOIN incidents i ON i.id = a.incident_id "
+            "WHERE d.target LIKE 'sms:%' AND (i.kind = 'target' OR d.status <> 'refused')",
+        )
+        == []
+    )
+
+
+def test_two_targets_that_refuse_alerts_end_in_two_incidents_and_no_more_alerts(house: House) -> None:
+    other = "+442079460199"
+    house.settings = house.settings.model_copy(
+        update={"alert_phones": (*house.settings.alert_phones, SecretStr(other)), "alert_urls": ()}
+    )
+    edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE, other], code=21614)
+    house.report()
+    for _ in range(5):
+        later(house, minutes=5)
+    assert len(house.rows("*", "incidents WHERE kind = 'target'")) == 2
+    assert len(house.rows("id, 1", "alerts")) == 3
+    assert house.tell() == Delivered()
+
+
+def test_a_target_that_takes_alerts_again_or_is_named_no_more_ends_its_incident(house: House) -> None:
+    twilio = house.sandbox.world.twilio
+    edit(twilio, "set_invalid", numbers=[PHONE], code=21614)
+    house.report()
+    house.tell()
+    twilio.refused.clear()
+    house.report("cedar")
+    house.tell()
+    assert house.rows("status, resolution", "incidents WHERE kind = 'target'") == [
+        ("resolved", "it takes alerts again")
+    ]
+    edit(twilio, "set_invalid", numbers=[PHONE], code=21614)
+    house.report("oak")
+    house.tell()
+    house.with_hooks()
+    house.tell()
+    assert house.rows("status, resolution", "incidents WHERE kind = 'target'") == [
+        ("resolved", "it is no target any more")
+    ]
+
+
+def test_with_nobody_else_to_tell_the_incident_of_a_target_waits_for_somebody(house: House) -> None:
+    settings = house.settings
+    house.with_phone()
+    edit(house.sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=21614)
+    house.report()
+    assert house.tell() == Delivered(refused=1)
+    assert house.tell() == Delivered()
+    house.settings = settings
+    assert house.tell() == Delivered(sent=2)
+    assert NOBODY in house.heard()[0]
+
+
 def test_where_twilio_s_settings_are_missing_the_alert_waits_for_them(house: House) -> None:
     settings = house.settings
     house.settings = settings.model_copy(update={"twilio_auth_token": None})
@@ -388,7 +492,7 @@ def test_deliveries_of_a_target_that_is_no_longer_named_stay(house: House) -> No
 def test_a_message_whose_answer_was_lost_is_not_sent_again(
     house: House, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TextMessages.__init__.__kwdefaults__, "timeouts", (1.0, 0.5))
+    monkeypatch.setitem(TextMessages.__init__.__kwdefaults__, "timeouts", Timeouts(1.0, 0.5, 0.5))
     house.with_phone()
     house.break_twilio(kind, times=1)
     house.report()
@@ -539,7 +643,7 @@ def test_a_failed_run_is_an_incident_and_told(house: House) -> None:
     assert house.heard() == ["[high] job store_sync: configuration"]
 
 
-def test_with_the_database_away_every_target_is_told_once_in_a_quiet_period(house: House) -> None:
+def test_with_the_database_away_every_target_is_told_once_in_half_an_hour(house: House) -> None:
     working = house.settings
     database_away(house)
     fail(house, "run-1")
@@ -772,7 +876,7 @@ def test_telling_never_raises_and_says_what_is_wrong(house: House) -> None:
     assert str(Delivered(1, 2, 3)) == "1 sent, 2 waiting, 3 refused"
 
 
-def test_the_quiet_period_goes_by_how_long_ago_it_was_whatever_the_two_clocks_say(house: House) -> None:
+def test_that_time_goes_by_how_long_ago_it_was_whatever_the_two_clocks_say(house: House) -> None:
     working = house.settings
     database_away(house)
     fail(house)

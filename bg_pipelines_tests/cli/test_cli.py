@@ -378,6 +378,10 @@ def test_migrate_tells_where_the_database_was_and_is(run: Run, database: Databas
     assert "it was at none" in ok(run("migrate"))
     assert "it was at" not in ok(run("migrate"))
     ok(run(*HARBOR))
+    with database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
+    assert "the database is at revision 0099, newer than this program's 00" in ok(run("migrate"))
+    ok(run("stores", "list"))
 
 
 # The program itself

@@ -336,6 +336,45 @@ def test_a_migration_that_fails_changes_nothing_and_keeps_nobody_waiting(empty: 
     assert number_of(empty, locks) == 0
 
 
+def set_revision(database: Database, *revisions: str) -> None:
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM alembic_version")
+        for revision in revisions:
+            connection.execute("INSERT INTO alembic_version VALUES (%s)", (revision,))
+
+
+def test_a_program_works_with_tables_newer_than_itself_and_leaves_them_as_they_are(
+    database: Database,
+) -> None:
+    with database.transaction() as connection:
+        connection.execute("ALTER TABLE stores ADD COLUMN of_a_later_release text NOT NULL DEFAULT 'new'")
+    set_revision(database, "0099")
+    database.require_migrated()
+    assert database.migrate() == ("0099", "0099")
+    assert number_of(database, "SELECT count(of_a_later_release) FROM stores") == 0
+
+
+@pytest.mark.parametrize("revisions", [("1975ea83b712",), ("0000",), ("0001", "1975ea83b712"), ("99999",)])
+def test_tables_of_another_program_are_a_configuration_error_and_stay_as_they_are(
+    database: Database, revisions: tuple[str, ...]
+) -> None:
+    set_revision(database, *revisions)
+    for way in ("require_migrated", "migrate"):
+        with pytest.raises(IntegrationError, match="tables of another program") as raised:
+            use(database, way)
+        assert raised.value.error_type == "configuration"
+        assert "migrate`" not in raised.value.message
+    assert number_of(database, "SELECT count(*) FROM alembic_version") == len(revisions)
+
+
+def test_revisions_are_consecutive_numbers_of_four_digits() -> None:
+    folder = PROJECT / "bg_pipelines" / "database" / "migrations" / "versions"
+    numbers = sorted(path.name[:4] for path in folder.glob("[!_]*.py"))
+    assert numbers == [f"{number:04}" for number in range(1, len(numbers) + 1)]
+    for path in folder.glob("[!_]*.py"):
+        assert f'revision = "{path.name[:4]}"' in path.read_text()
+
+
 # Where the database is
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from bg_pipelines.database.secrets import KEY_FILE, Cipher, cipher
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import KEY_FILE, Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings
 from bg_pipelines_tests.support import PATIENCE
@@ -24,7 +25,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
-KEY = Fernet.generate_key().decode()
+KEY, OTHER = (Fernet.generate_key().decode() for _ in range(2))
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,7 +51,7 @@ def test_another_key_or_a_damaged_text_says_what_to_do(damage: Any) -> None:
     token = Cipher(KEY).encrypt("shpat_token")
     for key, text in ((Fernet.generate_key().decode(), token), (KEY, damage(token))):
         with pytest.raises(
-            IntegrationError, match=r"BG_ENCRYPTION_KEY is not the key .*set the earlier key"
+            IntegrationError, match=r"BG_ENCRYPTION_KEY is not the key .*Add the earlier key"
         ) as raised:
             Cipher(key).decrypt(text)
         assert raised.value.error_type == "configuration"
@@ -69,6 +70,118 @@ def test_a_key_that_is_none_says_how_to_make_one_and_does_not_repeat_it(key: str
         Cipher(key)
     assert raised.value.error_type == "configuration"
     assert not key or key not in raised.value.message
+
+
+def test_of_several_keys_the_first_encrypts_and_any_decrypts() -> None:
+    old, new = Cipher(KEY), Cipher(OTHER)
+    both = Cipher(f"{OTHER}, {KEY}")
+    assert (
+        both.decrypt(old.encrypt("x"))
+        == both.decrypt(new.encrypt("x"))
+        == new.decrypt(both.encrypt("x"))
+        == "x"
+    )
+    with pytest.raises(IntegrationError):
+        old.decrypt(both.encrypt("x"))
+
+
+@pytest.mark.parametrize(
+    "keys", [f"{KEY},short", f"{KEY},{OTHER}x,", f"{KEY};{OTHER}"], ids=["short", "long", "semicolon"]
+)
+def test_a_list_with_what_is_no_key_is_refused_by_its_position(keys: str) -> None:
+    with pytest.raises(IntegrationError, match="BG_ENCRYPTION_KEY is not a Fernet key") as raised:
+        Cipher(keys)
+    assert ("number 2 of the " in raised.value.message) == ("," in keys)
+    assert KEY not in raised.value.message
+
+
+# Which key is the right one
+
+
+def stores(database: Database, *ciphers: Cipher) -> None:
+    """A store for each of these, its credentials encrypted with it."""
+    with database.transaction() as connection:
+        for number, cipher in enumerate(ciphers):
+            connection.execute(
+                "INSERT INTO stores (name, platform, domain, credentials) VALUES (%s, 'shopify', %s, %s)",
+                (f"store {number}", f"store-{number}.myshopify.com", cipher.encrypt({"access_token": "x"})),
+            )
+
+
+def verify(database: Database, keys: str) -> str | None:
+    """What is said of these keys; None if they are right."""
+    try:
+        with database.transaction() as connection:
+            verify_key(connection, Cipher(keys))
+    except IntegrationError as error:
+        return f"{error.error_type}: {error.message}"
+    return None
+
+
+def test_the_first_key_that_is_used_is_the_key(database: Database) -> None:
+    assert verify(database, KEY) is None
+    stores(database, Cipher(KEY))
+    assert verify(database, KEY) is None
+    assert (verify(database, OTHER) or "").startswith("configuration: BG_ENCRYPTION_KEY is not the key")
+
+
+def test_a_wrong_key_is_known_by_a_value_kept_for_that_and_not_by_some_stores_credentials(
+    database: Database,
+) -> None:
+    stores(database, Cipher(KEY))
+    assert verify(database, KEY) is None
+    stores_with_others = [Cipher(OTHER)] * 5
+    with database.transaction() as connection:
+        connection.execute("UPDATE stores SET name = 'first', domain = 'first.myshopify.com'")
+    stores(database, *stores_with_others)
+    assert verify(database, KEY) is None, "five stores' credentials are five stores' fault"
+    assert (verify(database, OTHER) or "").startswith("configuration: BG_ENCRYPTION_KEY is not the key")
+
+
+@pytest.mark.parametrize(("readable", "right"), [(0, False), (1, True), (6, True)])
+def test_before_there_is_such_a_value_the_key_is_one_that_reads_any_store_s_credentials(
+    database: Database, readable: int, right: bool
+) -> None:
+    stores(database, *[Cipher(KEY)] * readable, *[Cipher(OTHER)] * (6 - readable))
+    assert (verify(database, KEY) is None) == right
+
+
+def test_where_the_key_is_lost_another_takes_its_place_once_every_store_at_work_has_its_token_again(
+    database: Database,
+) -> None:
+    stores(database, Cipher(KEY), Cipher(KEY), Cipher(KEY))
+    assert verify(database, KEY) is None
+    for number, right in ((0, False), (1, True)):
+        with database.transaction() as connection:
+            connection.execute("UPDATE stores SET paused_at = now() WHERE name = 'store 2'")
+            connection.execute(
+                "UPDATE stores SET credentials = %s WHERE name = %s",
+                (Cipher(OTHER).encrypt({}), f"store {number}"),
+            )
+        assert (verify(database, OTHER) is None) == right
+    assert verify(database, KEY) is not None
+
+
+def test_a_key_is_rotated_by_naming_the_new_one_first_and_the_old_one_may_go_then(database: Database) -> None:
+    stores(database, Cipher(KEY), Cipher(OTHER), Cipher(Fernet.generate_key().decode()))
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO rejected_rows (store_id, resource, external_id, reason, payload) "
+            "SELECT min(id), 'products', '1', 'bad', %s FROM stores",
+            (Cipher(KEY).encrypt({"title": "x"}),),
+        )
+    assert verify(database, KEY) is None
+    assert verify(database, f"{KEY},{OTHER}") is None
+    assert verify(database, OTHER) is not None, "nothing is encrypted anew before the new key is the first"
+    assert verify(database, f"{OTHER},{KEY}") is None
+    assert verify(database, OTHER) is None
+    new = Cipher(OTHER)
+    with database.transaction() as connection:
+        held = [row[0] for row in connection.execute("SELECT credentials FROM stores ORDER BY id")]
+        [payload] = connection.execute("SELECT payload FROM rejected_rows").fetchone() or ()
+    assert [new.can_decrypt(credentials) for credentials in held] == [True, True, False]
+    assert new.decrypt(held[0]) == {"access_token": "x"}
+    assert new.decrypt(payload) == {"title": "x"}
 
 
 def test_with_a_database_of_ones_own_a_missing_key_is_an_error(tmp_path: Path) -> None:

@@ -457,6 +457,18 @@ def test_a_token_given_again_replaces_one_whose_key_is_lost(database: Database, 
     assert save_stores(database, cipher, [store()]) == Changes(0, 0, 1)
 
 
+def test_under_a_key_that_is_not_the_other_stores_nothing_is_saved(
+    database: Database, cipher: Cipher
+) -> None:
+    other = Cipher("1" * 42 + "E=")
+    second = store(name="second", domain="second.myshopify.com")
+    save_stores(database, cipher, [store()])
+    with pytest.raises(IntegrationError, match="BG_ENCRYPTION_KEY is not the key that the stores'"):
+        save_stores(database, other, [second])
+    assert [row.name for row in list_stores(database)] == [store().name]
+    assert save_stores(database, other, [second, store()]) == (1, 1, 0), "the way out where the key is lost"
+
+
 def test_a_name_that_another_store_has_is_refused(database: Database, cipher: Cipher) -> None:
     save_stores(database, cipher, [store()])
     rows = all_rows(database)

@@ -9,18 +9,7 @@ import pytest
 import requests
 
 from bg_pipelines.sandbox import Sandbox, Shop, World
-
-START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
-
-
-class HandClock:
-    """A clock that stands until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
+from bg_pipelines_tests.support import HandClock
 
 
 class Client:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.sandbox import Shop, World, change
-from bg_pipelines_tests.sandbox.conftest import START, Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import START, HandClock
 
 
 def test_the_shops_are_listed_with_all_that_a_program_needs(client: Client, shop: Shop) -> None:
@@ -22,7 +23,7 @@ def test_the_shops_are_listed_with_all_that_a_program_needs(client: Client, shop
 def test_deleting_a_product_takes_its_variants_items_and_levels(
     client: Client, shop: Shop, clock: HandClock
 ) -> None:
-    clock.now += 100
+    clock.seconds += 100
     path = f"shops/{shop.domain}/edits"
     made = client.admin("POST", path, {"edit": "add_product", "variants": 3}).json()
     gone, *kept = made["variants"]
@@ -48,7 +49,7 @@ def test_deleting_a_product_takes_its_variants_items_and_levels(
 def test_editing_a_variant_makes_it_and_its_product_newer(
     client: Client, shop: Shop, clock: HandClock
 ) -> None:
-    clock.now += 100
+    clock.seconds += 100
     variant = shop.export()["product_variants"][0]
     edit = {"edit": "update_variant", "id": variant["id"], "fields": {"sku": "NEW", "price": "1.00"}}
     edited = client.admin("POST", f"shops/{shop.domain}/edits", edit).json()
@@ -76,7 +77,7 @@ def test_random_changes_repeat_and_leave_everything_consistent(
 ) -> None:
     twin = World(shops=2, variants=90, seed=7, clock=clock).shops[shop.domain]
     assert twin.export() == shop.export()
-    clock.now += 60
+    clock.seconds += 60
     made = client.admin("POST", f"shops/{shop.domain}/changes", {"count": 300}).json()
     assert len(made) == 300
     assert {one["edit"] for one in made} >= {
@@ -131,7 +132,7 @@ def test_faults_are_added_listed_and_cleared(client: Client, shop: Shop) -> None
     client.admin("POST", path, {"kind": "locked", "times": 1})
     assert client.post("{ shop { id } }").status_code == 423
     (fault,) = client.admin("GET", path).json()
-    assert (fault["kind"], fault["bitten"]) == ("locked", 1)
+    assert (fault["kind"], fault["applied"]) == ("locked", 1)
     assert client.admin("DELETE", path).json() == []
     assert shop.faults == []
 

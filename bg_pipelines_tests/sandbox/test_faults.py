@@ -119,13 +119,13 @@ def test_a_field_of_one_node_is_wrong_in_every_answer_that_holds_it(client: Clie
     shop.faults += [fault, Fault("locked", after=1, times=1, operation="Variants")]
     first = client.ask(QUERY)["productVariants"]
     assert "free" not in {node["price"] for node in first["nodes"]}
-    assert (fault.bitten, shop.requests[-1].fault) == (0, None)
+    assert (fault.applied, shop.requests[-1].fault) == (0, None)
     # A fault of one node does not stand in the way of another one.
     assert client.post(QUERY).status_code == 423
     for _ in range(2):
         rows = client.ask(QUERY, after=first["pageInfo"]["endCursor"])["productVariants"]["nodes"]
         assert [node["id"] for node in rows if node["price"] == "free"] == [row["id"]]
-    assert (fault.bitten, shop.requests[-1].fault) == (2, "bad_value")
+    assert (fault.applied, shop.requests[-1].fault) == (2, "bad_value")
     alone = client.ask("query($id: ID!) { productVariant(id: $id) { id price } }", id=row["id"])
     assert alone["productVariant"]["price"] == "free"
     assert shop.export()["product_variants"][7] == row

@@ -72,7 +72,7 @@ def test_each_kind_of_fault_bites_its_hook_alone(
         assert (answer.headers.get("Retry-After") == "0.2") == (kind == "too_many_requests")
     assert (time.monotonic() - start > 0.15) == (kind == "slow")
     hook = sandbox.world.hooks["ops"]
-    assert (len(hook.received), hook.faults[0].bitten) == (kept, 1)
+    assert (len(hook.received), hook.faults[0].applied) == (kept, 1)
     assert notify(sandbox).ok
     assert client.admin("GET", "hooks/ops/faults").json()[0]["kind"] == kind
     assert client.admin("DELETE", "hooks/ops/faults").json() == hook.faults == []

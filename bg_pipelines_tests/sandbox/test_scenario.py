@@ -10,7 +10,7 @@ import requests
 
 from bg_pipelines.sandbox import SCENARIOS, Fault, RejectedError, Sandbox, Scenario, Shop, World
 from bg_pipelines.sandbox.scenario import make_scenario, play
-from bg_pipelines_tests.sandbox.conftest import START
+from bg_pipelines_tests.support import START
 
 MINUTE = 60
 QUERY = "{ productVariants(first: 100) { nodes { id price } } }"
@@ -123,12 +123,12 @@ def test_one_price_is_bad_wherever_it_appears_and_to_the_end(world: World, scena
     scenario.advance(world, 120 * MINUTE)
     assert [node for node, price in prices(shop).items() if price == "call us"] == [row]
     (fault,) = shop.faults
-    assert fault.bitten == 2
+    assert fault.applied == 2
     query = {"query": "{ shop { id } productVariants(first: 1, reverse: true) { nodes { id price } } }"}
     headers = {"X-Shopify-Access-Token": shop.token}
     url = f"{shop.api_url}/admin/api/2026-07/graphql.json"
     assert "call us" not in requests.post(url, json=query, headers=headers, timeout=5).text
-    assert (fault.bitten, shop.requests[-1].fault) == (2, None)
+    assert (fault.applied, shop.requests[-1].fault) == (2, None)
 
 
 @pytest.mark.parametrize("shops", [4, 5, 7, 200])

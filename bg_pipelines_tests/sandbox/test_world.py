@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bg_pipelines.sandbox import World
-from bg_pipelines_tests.sandbox.conftest import START
+from bg_pipelines_tests.support import START
 
 
 def test_two_hundred_shops_are_made_in_a_moment() -> None:

@@ -71,7 +71,7 @@ def test_with_any_page_spoiled_the_next_run_ends_equal_to_the_source(
             shop.faults[:] = [fault]
             change(shop, 3)
             sync(resources=SALES, force=True)
-            assert fault.bitten == 1, (operation, number)
+            assert fault.applied == 1, (operation, number)
             if query(
                 database, "SELECT 1 FROM sync_states WHERE resource = ANY(%s) AND attempts > 0", list(SALES)
             ):

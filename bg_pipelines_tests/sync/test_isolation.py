@@ -98,6 +98,18 @@ def test_one_store_s_credentials_under_a_lost_key_fail_that_store_alone(
     assert {failure.error.error_type for failure in summary.failures} == {ErrorType.CONFIGURATION}
 
 
+def test_the_five_newest_stores_credentials_under_a_lost_key_stop_no_other_store(
+    make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]], database: Database, sync: Run
+) -> None:
+    names = add_shops(make_sandbox(shops=7, variants=1))
+    other = Cipher("1" * 43 + "=").encrypt({"access_token": "x"})
+    query(database, "UPDATE stores SET credentials = %s WHERE id > (SELECT min(id) + 1 FROM stores)", other)
+    summary = sync(resources=(Resource.STORE,))
+    assert (summary.done, summary.complete) == (7, 2)
+    assert {failure.store for failure in summary.failures} == set(names[2:])
+    assert {failure.error.error_type for failure in summary.failures} == {ErrorType.CONFIGURATION}
+
+
 def test_credentials_given_while_a_token_is_renewed_are_not_overwritten(
     make_sandbox: MakeSandbox, database: Database, cipher: Cipher
 ) -> None:

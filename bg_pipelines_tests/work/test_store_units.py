@@ -1,4 +1,4 @@
-"""Claims as workers rely on them: nobody shares a row, nothing is lost, nothing waits for ever."""
+"""Units of stores' work as runs rely on them: fair between tiers, a store at a time; see test_queue for the rest."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -79,162 +76,10 @@ def state(connection: Connection, work: Claim) -> tuple[Any, ...]:
     return row
 
 
-# Any sequence of events
-
-
-@dataclass
-class Expected:
-    """What a row of `sync_states` should say."""
-
-    due: datetime
-    owner: str | None = None
-    expires: datetime | None = None
-    attempts: int = 0
-    cursor: dict[str, Any] = field(default_factory=dict)
-
-    def claimable(self, now: datetime) -> bool:
-        return self.due <= now and (self.expires is None or self.expires <= now)
-
-    def give_back(self) -> None:
-        self.owner = self.expires = None
-
-
-@dataclass
-class Fleet:
-    """Workers on one table, beside a model of what the table should hold."""
-
-    connection: Connection
-    now: datetime = NOON
-    claims: int = 0
-
-    def __post_init__(self) -> None:
-        stores = [
-            store
-            for tier, count in ((1, 1), (2, 2), (3, 2))
-            for store in add_stores(self.connection, count, tier=tier, due=NOON)
-        ]
-        out = add_stores(self.connection, 2)
-        self.connection.execute("UPDATE stores SET paused_at = now() WHERE id = %s", (out[0],))
-        self.connection.execute("UPDATE stores SET deleted_at = now() WHERE id = %s", (out[1],))
-        self.model = {
-            (store, resource): Expected(due)
-            for store, resource, due in self.connection.execute(
-                "SELECT store_id, resource, next_due_at FROM sync_states WHERE store_id = ANY(%s)", (stores,)
-            )
-        }
-        self.works: dict[int, list[Claim]] = {worker: [] for worker in range(3)}
-
-    def claim(self, worker: int, limit: int) -> None:
-        self.claims += 1
-        owner = f"worker {worker}, claim {self.claims}"
-        claimed = claim(self.connection, owner, limit=limit, now=self.now, due_before=self.now)
-        rows = {(work.store_id, work.resource) for work in claimed}
-        claimable = {row for row, expected in self.model.items() if expected.claimable(self.now)}
-        assert len(rows) == len(claimed)
-        assert rows <= claimable
-        assert len(rows) >= min(limit, len(claimable))
-        assert {row for row in claimable if row[0] in {store for store, _ in rows}} == rows
-        for work in claimed:
-            expected = self.model[work.store_id, work.resource]
-            assert (work.cursor, work.attempts) == (expected.cursor, expected.attempts)
-            expected.owner, expected.expires = owner, self.now + LEASE
-        self.works[worker] += claimed
-
-    def end(self, worker: int, succeed: bool) -> None:
-        """Settle the oldest row that this worker believes it has."""
-        if not self.works[worker]:
-            return
-        work = self.works[worker].pop(0)
-        expected = self.model[work.store_id, work.resource]
-        due = self.now + timedelta(minutes=3)
-        cursor = {"at": self.now.isoformat()}
-        error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
-
-        def settle() -> None:
-            if succeed:
-                store_units.complete(self.connection, work, cursor, next_due_at=due, now=self.now)
-            else:
-                decision = LATER._replace(retry_at=due)
-                attempts = work.attempts + 1
-                store_units.QUEUE.retry(self.connection, work, error, decision, attempts=attempts)
-
-        if expected.owner != work.owner:
-            assert_lease_lost(settle)
-            return
-        settle()
-        expected.give_back()
-        expected.due = due
-        expected.attempts = 0 if succeed else expected.attempts + 1
-        expected.cursor = cursor if succeed else expected.cursor
-
-    def save(self, worker: int) -> None:
-        for work in self.works[worker]:
-            expected = self.model[work.store_id, work.resource]
-            cursor = {"saved by": work.owner}
-            if expected.owner == work.owner:
-                store_units.save(self.connection, work, cursor)
-                expected.cursor = cursor
-            else:
-                assert_lease_lost(lambda: store_units.save(self.connection, work, cursor))  # noqa: B023
-
-    def heartbeat(self, worker: int) -> None:
-        owners = {work.owner for work in self.works[worker]}
-        held = [expected for expected in self.model.values() if expected.owner in owners]
-        assert store_units.heartbeat(self.connection, owners, LEASE, now=self.now) == len(held)
-        for expected in held:
-            expected.expires = self.now + LEASE
-
-    def release(self, worker: int) -> None:
-        owners = {work.owner for work in self.works[worker]}
-        held = [expected for expected in self.model.values() if expected.owner in owners]
-        assert store_units.QUEUE.release(self.connection, owners) == len(held)
-        for expected in held:
-            expected.give_back()
-
-    def wait(self, minutes: int) -> None:
-        self.now += timedelta(minutes=minutes)
-
-    def assert_as_expected(self) -> None:
-        held = {
-            (store, resource): Expected(*values)
-            for store, resource, *values in self.connection.execute(
-                "SELECT store_id, resource, next_due_at, lease_owner, lease_expires_at, attempts, cursor "
-                "FROM sync_states JOIN stores ON stores.id = store_id WHERE paused_at IS NULL AND deleted_at IS NULL"
-            )
-        }
-        assert held == self.model
-
-
 def assert_lease_lost(act: Any) -> None:
     with pytest.raises(IntegrationError) as raised:
         act()
     assert raised.value.error_type is ErrorType.LEASE_LOST
-
-
-WORKERS = st.integers(0, 2)
-EVENTS = st.lists(
-    st.one_of(
-        st.tuples(st.just("claim"), WORKERS, st.integers(1, 6)),
-        st.tuples(st.just("end"), WORKERS, st.booleans()),
-        st.tuples(st.just("save"), WORKERS),
-        st.tuples(st.just("heartbeat"), WORKERS),
-        st.tuples(st.just("release"), WORKERS),
-        st.tuples(st.just("wait"), st.integers(1, 3)),
-    ),
-    max_size=25,
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=EVENTS)
-def test_whatever_happens_no_row_has_two_owners_and_none_is_lost(
-    connection: Connection, events: list[tuple[Any, ...]]
-) -> None:
-    with connection.transaction(force_rollback=True):
-        fleet = Fleet(connection)
-        for name, *arguments in events:
-            getattr(fleet, name)(*arguments)
-            fleet.assert_as_expected()
 
 
 def test_a_row_whose_lease_ended_goes_to_another_and_the_first_can_neither_save_nor_settle(

@@ -1,4 +1,4 @@
-"""Give out, check and expire a shop's access tokens, and hold its app's scopes."""
+"""A shop's access tokens, how they are granted and expire, and its app's scopes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Access:
         return self.denied_below([below for part in parts for below in part.parts])
 
     def denied_names(self, root: str, names: Iterable[str]) -> bool:
-        """Whether a bulk query, told by its root field and all of its fields, is denied."""
+        """Whether a bulk query with this root field and these fields is denied."""
         scopes = {REQUIRED_SCOPES.get(root), *(PROTECTED.get(name) for name in names)} - {None}
         return not scopes <= set(self.scopes)
 

@@ -1,4 +1,4 @@
-"""Resolve what a shop says about itself and about the app that asks."""
+"""Resolvers of the shop itself and of the app that asks."""
 
 from __future__ import annotations
 

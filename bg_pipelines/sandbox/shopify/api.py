@@ -1,4 +1,4 @@
-"""Answer as the Shopify Admin API does: tokens, versions, budget, documents and the faults in their place."""
+"""The Shopify Admin API over HTTP: tokens, versions, budget, documents and faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bg_pipelines.sandbox.faults import (
     STATUSES,
     Fault,
     delivered,
-    first_to_bite,
+    first_match,
     html_page,
     spoil_rows,
 )
@@ -81,7 +81,7 @@ class Shopify:
             return as_json(405, {"errors": "Method Not Allowed"})
         form = read_form(incoming)
         with shop.lock:
-            fault = first_to_bite(shop.faults, "access_token", kinds=REQUEST_KINDS)
+            fault = first_match(shop.faults, "access_token", kinds=REQUEST_KINDS)
             if fault is not None and fault.kind in STATUSES:
                 answer = by_status(fault)
             elif fault is not None and fault.kind == "cut":
@@ -96,7 +96,7 @@ class Shopify:
         if incoming.method != "GET":
             return as_json(405, {"errors": "Method Not Allowed"})
         with shop.lock:
-            fault = first_to_bite(shop.faults, "bulk_file", kinds={*REQUEST_KINDS, "bulk_expired_url"})
+            fault = first_match(shop.faults, "bulk_file", kinds={*REQUEST_KINDS, "bulk_expired_url"})
             file = shop.bulk.file(key, shop.clock.seconds())
             if fault is not None and fault.kind in STATUSES:
                 answer = by_status(fault)
@@ -120,14 +120,14 @@ class Shopify:
                 answer, fault = as_json(400, errors.BY_STATUS[400]), None
             else:
                 answer, fault = self.spoiled(
-                    shop, call, first_to_bite(shop.faults, call.name, call.text, REQUEST_KINDS)
+                    shop, call, first_match(shop.faults, call.name, call.text, REQUEST_KINDS)
                 )
                 answer.headers["X-Request-Id"] = call.request_id
             self.log(shop, call.name if call else "", answer, fault, call)
         return answer
 
     def spoiled(self, shop: Shop, call: Call, fault: Fault | None) -> tuple[Answer, Fault | None]:
-        """The answer, and the fault if it really bit."""
+        """The answer, and the fault if it was applied."""
         kind = fault.kind if fault is not None else None
         if fault is not None and kind in STATUSES:
             return by_status(fault), fault
@@ -140,7 +140,7 @@ class Shopify:
             # What is shown must not be the shop's own rows: those stay whole.
             body = orjson.loads(orjson.dumps(body))
             if not spoil(fault, body, call.parts):
-                fault.bitten -= 1
+                fault.applied -= 1
                 fault = None
         return delivered(as_json(200, body), fault), fault
 

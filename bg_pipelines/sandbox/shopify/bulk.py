@@ -1,4 +1,4 @@
-"""Resolve bulk operations: start one, tell how far it is, cancel it."""
+"""Resolvers of bulk operations: start, poll, cancel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from graphql import GraphQLResolveInfo, GraphQLSchema
 
-from bg_pipelines.sandbox.faults import BULK_KINDS, first_to_bite
+from bg_pipelines.sandbox.faults import BULK_KINDS, first_match
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.shopify.bulk_operations import AT_ONCE, ENDED, BulkOperation
 from bg_pipelines.sandbox.shopify.bulk_query import BulkQuery, InvalidQueryError, lines_of, read_bulk_query
@@ -46,7 +46,7 @@ def run_query(_root: object, info: GraphQLResolveInfo, **args: Any) -> Node:
         return refused(str(error), "INVALID", "query")
     if shop.bulk.under_way(now) >= AT_ONCE:
         return refused(f"{AT_ONCE} bulk operations of this app are under way in this shop", "LIMIT_REACHED")
-    fault = first_to_bite(shop.faults, "bulkOperationRunQuery", args["query"], STARTING_KINDS)
+    fault = first_match(shop.faults, "bulkOperationRunQuery", args["query"], STARTING_KINDS)
     operation = shop.bulk.start(shop.ledger.number("BulkOperation"), args["query"], now, fault)
     if shop.access.denied_names(query.root, query.names):
         operation.error_code, operation.worked_at = "ACCESS_DENIED", now

@@ -1,4 +1,4 @@
-"""Hold a shop's bulk operations: what each has written, and what it says of itself at any time.
+"""A shop's bulk operations: what each has written, and its status at any time.
 
 An operation runs in a thread of its own, page by page, so that others can ask the shop meanwhile. It is done when
 it has run and when its time is over by the sandbox's clock, whichever comes later.

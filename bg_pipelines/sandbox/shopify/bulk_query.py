@@ -1,4 +1,4 @@
-"""Read the query of a bulk operation: what the vendor allows, how it is asked page by page, and its lines.
+"""The query of a bulk operation: what the vendor allows, how it is asked page by page, and its lines.
 
 A connection needs no `first` and is read whole. Every row of every connection is a line; a row of a nested
 connection is told with `__parentId`, after its parent.

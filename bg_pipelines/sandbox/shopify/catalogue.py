@@ -1,4 +1,4 @@
-"""Resolve products and their variants."""
+"""Resolvers of products and their variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page through rows with the vendor's connections: keyset cursors, `first`/`last`, `reverse`, `query`."""
+"""Connections, the vendor's pages: keyset cursors, `first`/`last`, `reverse`, `query`."""
 
 from __future__ import annotations
 

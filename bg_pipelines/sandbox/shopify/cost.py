@@ -1,4 +1,4 @@
-"""Price a query and meter a shop's budget, with a simple model of the vendor's.
+"""The price of a query and the budget of a shop, by a simple model of the vendor's.
 
 A scalar costs 0, an object 1, a connection 2 + (rows x cost of one row) / 10 rounded up, a mutation 10, and `nodes`
 as much as an object for each id. The requested cost assumes that every page is full; the actual cost counts the

@@ -1,4 +1,4 @@
-"""Resolve customers, and update them as the vendor does."""
+"""Resolvers of customers and of their updates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edit a shop as its staff would: its catalogue, its stock and its settings."""
+"""Edits of a shop as its staff would make them: its catalogue, its stock and its settings."""
 
 from __future__ import annotations
 

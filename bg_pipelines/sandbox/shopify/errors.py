@@ -1,4 +1,4 @@
-"""The bodies in which the Admin API refuses, as the vendor documents or sends them."""
+"""The bodies of the Admin API's refusals, as the vendor documents or sends them."""
 
 from __future__ import annotations
 

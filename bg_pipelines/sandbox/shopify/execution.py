@@ -1,8 +1,7 @@
-"""Run a document against a shop, quickly: 250 rows in a few milliseconds.
+"""Execution of a document against a shop, quickly: 250 rows in a few milliseconds.
 
-graphql-core executes. Its executor spends most of its time on
-scalars that are nothing but a dict lookup, so `RowExecution` takes those directly and leaves everything that has
-arguments, a resolver or a null in the wrong place to graphql-core.
+The executor of graphql-core spends most of its time on scalars that are only a dict lookup, so `RowExecution` takes
+those directly and leaves everything with arguments, a resolver or a null in the wrong place to graphql-core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Resolve locations, inventory items and levels, and set quantities as the vendor does."""
+"""Resolvers of locations, inventory items and levels, and of quantities that are set."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def apply(shop: Shop, given: dict[str, Any]) -> Node:
             {
                 "name": moved,
                 "delta": delta,
-                # The vendor tells the quantity after only for the name that was set.
+                # The vendor gives the quantity after only for the name that was set.
                 "quantityAfterChange": level["_quantities"][moved] if moved == name else None,
                 "item": level["item"],
                 "location": level["location"],

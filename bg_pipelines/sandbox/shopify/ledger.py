@@ -1,4 +1,4 @@
-"""Hold one shop's customers and orders, and change them so that everything stays consistent.
+"""One shop's customers and orders, and changes that keep them consistent.
 
 Rows refer to each other directly (`order["customer"]` is the customer's row). What is null may be missing from a
 row, and an order's lines and refunds are kept short, for a shop may have many; `views` spells them out.

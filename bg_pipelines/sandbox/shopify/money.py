@@ -1,4 +1,4 @@
-"""Write amounts of money as the vendor does, and share the equal ones: a shop's orders hold few different amounts.
+"""Amounts of money as the vendor writes them. Equal ones are shared: a shop's orders hold few different amounts.
 
 Amounts are whole numbers of a currency's smallest unit. The vendor drops zeros at the end but keeps one digit:
 12.5 USD is "12.5", 3 USD is "3.0", 980 JPY is "980.0".

@@ -1,4 +1,4 @@
-"""Resolve rows of any kind by their ids. A read by id does not lag, as a search does."""
+"""Resolver of rows of any kind by their ids. A read by id does not lag, as a search does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resolve orders, their lines and their refunds."""
+"""Resolvers of orders, their lines and their refunds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edit a shop's customers and orders as its staff and its buyers would."""
+"""Edits of a shop's customers and orders as its staff and its buyers would make them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def refund_order(shop: Shop, fields: Node) -> Node:
 
 
 def pieces(ledger: Ledger, order: Node, left: dict[int, int], given: Any) -> dict[int, int]:
-    """How many pieces of which line: what was told, or else one of the first that is left."""
+    """How many pieces of which line: what was given, or else one of the first that is left."""
     if given is None:
         return {next(iter(left)): 1}
     if not isinstance(given, dict) or not given:

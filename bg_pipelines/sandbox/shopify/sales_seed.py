@@ -1,4 +1,4 @@
-"""Make a shop's customers and orders out of the seed, when they are first asked for.
+"""A shop's customers and orders made from the seed, when they are first asked for.
 
 They depend on the seed, the shop's place and its size alone, though its catalogue may have been edited before.
 Among them are the ones that break naive code: names in several scripts, customers without a name, an address or

@@ -1,4 +1,4 @@
-"""Join the SDL with the resolvers of every part of the API. A new part is a module with RESOLVERS, named here."""
+"""The GraphQL schema: the SDL with each part's resolvers. A new part is a module with RESOLVERS, named here."""
 
 from __future__ import annotations
 

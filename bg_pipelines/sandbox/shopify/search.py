@@ -1,4 +1,4 @@
-"""Understand the vendor's search syntax: `updated_at:>'2026-11-01T00:00:00Z' AND status:active`.
+"""The vendor's search syntax: `updated_at:>'2026-11-01T00:00:00Z' AND status:active`.
 
 Supported: terms joined by spaces or AND, OR, a leading - or NOT, parentheses, the comparators > >= < <= and
 quotes. As at the vendor, a field that cannot be searched and a date that cannot be read are ignored.

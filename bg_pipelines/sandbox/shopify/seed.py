@@ -1,4 +1,4 @@
-"""Make shops with a catalogue out of a seed: the same seed always makes the same shops.
+"""Shops with a catalogue made from a seed: the same seed always makes the same shops.
 
 A shop's content depends on the seed, its place and its size alone. Among the rows are the ones that break naive
 code: titles in other scripts, missing and repeated SKUs, currencies without or with three decimals, a closed

@@ -65,7 +65,7 @@ class Shop:
         self.max_query_cost = MAX_QUERY_COST
         self.search_lag_seconds = 0.0
         self.random = dice(seed, "changes", index)
-        # What inventorySetQuantities was told and what it answered, by idempotency key.
+        # What inventorySetQuantities was given and what it answered, by idempotency key.
         self.idempotent: dict[str, tuple[bytes, Node, float]] = {}
         self.applied = 0
         self.bulk = BulkOperations(self.lock)

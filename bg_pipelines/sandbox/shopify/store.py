@@ -1,4 +1,4 @@
-"""Hold one shop's catalogue and stock, and change it so that everything stays consistent.
+"""One shop's catalogue and stock, and changes that keep them consistent.
 
 Rows refer to each other directly (`variant["product"]` is the product's row). Editing a variant also makes its
 product newer; a change of stock makes only its level newer, as at the vendor.

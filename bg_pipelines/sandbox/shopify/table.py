@@ -1,8 +1,6 @@
-"""Keep the rows of one kind in a shop, in every order that the API can sort them by.
+"""A table: the rows of one kind in a shop, in every order that the API can sort them by.
 
-A row ("node") is a plain dict with the vendor's field names, so that a field resolves by a dict lookup. Entries
-whose name starts with an underscore belong to the sandbox and are never shown. `_key` is the numeric id as a
-tuple: the last tie-breaker of every order.
+A field of a row resolves by a dict lookup. `_key` is the numeric id as a tuple: the last tie-breaker of every order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answer as Square's Connect v2 API does: tokens, scopes, versions, operations and the faults in their place."""
+"""Square's Connect v2 API over HTTP: tokens, scopes, versions, operations and faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import orjson
 
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite, html_page, spoil_rows
+from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_match, html_page, spoil_rows
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.square import catalog, customers, locations, orders, stock
 from bg_pipelines.sandbox.square.call import Call
@@ -148,7 +148,7 @@ class Square:
         else:
             call = Call(merchant, operation.name, row_id, incoming.query, incoming.body)
             answer, fault = spoiled(
-                operation, call, first_to_bite(merchant.faults, operation.name, kinds=KINDS)
+                operation, call, first_match(merchant.faults, operation.name, kinds=KINDS)
             )
             rows = call.rows
         merchant.requests.append(
@@ -187,7 +187,7 @@ def no_such_endpoint(incoming: Incoming, *, exists: bool) -> RefusalError:
 
 
 def spoiled(operation: Operation, call: Call, fault: Fault | None) -> tuple[Answer, Fault | None]:
-    """The answer, and the fault if it really bit."""
+    """The answer, and the fault if it was applied."""
     if fault is not None and fault.kind in STATUSES:
         return by_status(fault), fault
     if fault is not None and fault.kind == "cut":
@@ -201,7 +201,7 @@ def spoiled(operation: Operation, call: Call, fault: Fault | None) -> tuple[Answ
         # What is shown must not be the merchant's own rows: those stay whole.
         body = orjson.loads(orjson.dumps(body))
         if not spoil(fault, call, body):
-            fault.bitten -= 1
+            fault.applied -= 1
             return answer, None
         answer = as_json(200, body)
     return delivered(answer, fault), fault

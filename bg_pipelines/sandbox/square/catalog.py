@@ -1,4 +1,4 @@
-"""Answer the Catalog API: list, search and read items and their variations."""
+"""The Catalog API: list, search and read items and their variations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the opaque cursors of pages; each is good for the query and the merchant that it was made for alone."""
+"""The opaque cursors of pages, each valid only for the query and the merchant that it was made for."""
 
 from __future__ import annotations
 

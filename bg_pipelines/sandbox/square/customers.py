@@ -1,4 +1,4 @@
-"""Answer the Customers API: search, read and write profiles."""
+"""The Customers API: search, read and write profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edit a merchant as its staff would: customers, orders, catalogue, stock, tokens and the search index."""
+"""Edits of a merchant as its staff would make them: customers, orders, catalogue, stock, tokens, the search index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answer who the merchant is and where its locations are."""
+"""The Merchants and Locations APIs: who the merchant is and where its locations are."""
 
 from __future__ import annotations
 

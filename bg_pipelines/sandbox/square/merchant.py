@@ -67,7 +67,7 @@ class Merchant:
         self.requests: deque[SquareRequest] = deque(maxlen=REQUESTS_KEPT)
         self.search_lag_seconds = 0.0
         self.random = dice(seed, "square changes", index)
-        # What was told and what was answered, by idempotency key.
+        # What was given and what was answered, by idempotency key.
         self.idempotent: dict[str, tuple[bytes, Node]] = {}
         self.applied = 0
         self.base_url = ""
@@ -86,7 +86,7 @@ class Merchant:
 
     @property
     def api_url(self) -> str:
-        """What a client is given in place of https://connect.squareup.com; the token tells the merchant."""
+        """What a client is given in place of https://connect.squareup.com; the token identifies the merchant."""
         return self.base_url
 
     def set_token(self, token: str) -> None:

@@ -1,4 +1,4 @@
-"""Answer the Orders API: search orders of some locations, and read them by their ids."""
+"""The Orders API: search orders of some locations, and read them by their ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invent customers: names of several scripts, phones as people type them, e-mails that are missing or shared."""
+"""Invented customers: names in several scripts, phones as people type them, e-mails that are missing or shared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edit a merchant at random but repeatably: the same seed and history make the same edits."""
+"""Random edits of a merchant, repeatable: the same seed and history make the same edits."""
 
 from __future__ import annotations
 

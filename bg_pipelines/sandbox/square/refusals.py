@@ -1,4 +1,4 @@
-"""The ways in which the API refuses: categories, codes and statuses as the vendor lists them."""
+"""The API's refusals: categories, codes and statuses as the vendor lists them."""
 
 from __future__ import annotations
 

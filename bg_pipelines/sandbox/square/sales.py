@@ -1,4 +1,4 @@
-"""Make an order's lines and sums out of its number, whenever it is shown: an order that nobody reads costs little.
+"""An order's lines and sums, made from its number whenever it is shown: an order that nobody reads costs little.
 
 What it makes depends on the seed and the number alone, never on what became of the catalogue since.
 """

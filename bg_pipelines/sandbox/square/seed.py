@@ -1,4 +1,4 @@
-"""Make a merchant out of a seed: the same seed always makes the same one, whatever else there is in the world.
+"""A merchant made from a seed: the same seed always makes the same one, whatever else there is in the world.
 
 Among the rows are the ones that break naive code: more than ten locations, a closed one, currencies without or with
 three decimals, variations without a SKU or a price, stock below zero, orders without a customer, a source or a line's

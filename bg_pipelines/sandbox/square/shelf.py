@@ -1,4 +1,4 @@
-"""Keep rows of one kind by their id, in every order that a search asks for, and cut pages out of an order."""
+"""A shelf: rows of one kind by their id, in every order that a search asks for, cut into pages."""
 
 from __future__ import annotations
 

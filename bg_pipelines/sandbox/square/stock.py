@@ -1,4 +1,4 @@
-"""Answer the Inventory API: counts, newest first, and changes of them, each batch applied once and whole."""
+"""The Inventory API: counts, newest first, and changes of them, each batch applied once and whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold one merchant's locations, customers, orders, catalogue and stock, and change them so that all stays consistent."""
+"""One merchant's locations, customers, orders, catalogue and stock, and changes that keep them consistent."""
 
 from __future__ import annotations
 

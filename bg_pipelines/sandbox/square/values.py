@@ -1,4 +1,4 @@
-"""Write ids, times and money as the vendor does, and read times back."""
+"""Ids, times and money as the vendor writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Twilio account: its credentials and numbers, the messages it was given and what becomes of each in time."""
+"""One Twilio account: its credentials and numbers, its messages and how each changes with time."""
 
 from __future__ import annotations
 

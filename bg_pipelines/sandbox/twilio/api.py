@@ -1,4 +1,4 @@
-"""Answer as Twilio's Messages API does: credentials, messages, pages of them, and the faults in their place."""
+"""Twilio's Messages API over HTTP: credentials, messages, pages of them, and faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_to_bite, html_page
+from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_match, html_page
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.twilio.account import (
     API_VERSION,
@@ -82,7 +82,7 @@ class Twilio:
             elif act is None:
                 answer = by_status(405) if operations else as_json(*not_found(incoming))
             else:
-                fault = first_to_bite(account.faults, operation, kinds=KINDS)
+                fault = first_match(account.faults, operation, kinds=KINDS)
                 answer, content = spoiled(act, fault)
             account.requests.append(
                 TwilioRequest(

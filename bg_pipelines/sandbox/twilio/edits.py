@@ -1,4 +1,4 @@
-"""Edit the account as its operator would: whom it cannot reach and why, how quickly messages move, its token."""
+"""Edits of the account as its operator would make them: who cannot be reached and why, delays, the token."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.sandbox import Shop, edit
-from bg_pipelines_tests.sandbox.conftest import START, Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import START, HandClock
 
 QUERY = "{ shop { id } }"
 
@@ -29,7 +30,7 @@ def test_a_token_is_granted_and_dies_after_a_day(client: Client, clock: HandCloc
     assert granted["expires_in"] == 86399
     assert "read_products" in granted["scope"].split(",")
     assert client.post(QUERY, token=granted["access_token"]).status_code == 200
-    clock.now += 86400
+    clock.seconds += 86400
     assert client.post(QUERY, token=granted["access_token"]).status_code == 401
 
 

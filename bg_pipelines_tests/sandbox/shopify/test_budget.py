@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bg_pipelines.sandbox import Shop, edit
-from bg_pipelines_tests.sandbox.conftest import Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import HandClock
 
 VARIANTS = "{ productVariants(first: 100) { nodes { id product { id } inventoryItem { id } } } }"
 
@@ -43,7 +44,7 @@ def test_the_bucket_throttles_and_restores(client: Client, shop: Shop, clock: Ha
             }
         },
     }
-    clock.now += (32 - (40 - actual)) / 10
+    clock.seconds += (32 - (40 - actual)) / 10
     assert "data" in client.post(VARIANTS).json()
 
 

@@ -11,7 +11,8 @@ import requests
 
 from bg_pipelines.sandbox import Fault, Shop, edit
 from bg_pipelines.sandbox.faults import BULK_KINDS
-from bg_pipelines_tests.sandbox.conftest import Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import HandClock
 
 RUN = """mutation Run($query: String!, $group: Boolean = false) {
   bulkOperationRunQuery(query: $query, groupObjects: $group) { bulkOperation { id status type query }
@@ -42,7 +43,7 @@ def poll(client: Client, operation: str) -> dict[str, Any]:
 
 def done(client: Client, clock: HandClock, query: str, **variables: Any) -> dict[str, Any]:
     operation = start(client, query, **variables)
-    clock.now += 60
+    clock.seconds += 60
     return poll(client, operation)
 
 
@@ -169,11 +170,11 @@ def test_an_operation_goes_on_by_the_clock(client: Client, shop: Shop, clock: Ha
     states = []
     for _ in range(4):
         states.append(poll(client, operation)["status"])
-        clock.now += 40
+        clock.seconds += 40
     assert states == ["CREATED", "RUNNING", "RUNNING", "COMPLETED"]
     told = poll(client, operation)
     assert told["completedAt"] > told["createdAt"]
-    clock.now += 7 * 86400
+    clock.seconds += 7 * 86400
     told = poll(client, operation)
     assert (told["status"], told["url"]) == ("EXPIRED", None)
 
@@ -190,7 +191,7 @@ def test_five_may_run_at_once_in_a_shop(client: Client, shop: Shop, clock: HandC
     client.shop = list(client.sandbox.world.shops.values())[1]
     start(client, CUSTOMERS)
     client.shop = shop
-    clock.now += 60
+    clock.seconds += 60
     last = start(client, CUSTOMERS)
     listed = client.ask("{ bulkOperations(first: 10) { nodes { id status } } }")["bulkOperations"]["nodes"]
     assert listed[0] == {"id": last, "status": "CREATED"}
@@ -201,7 +202,7 @@ def test_an_operation_can_be_canceled(client: Client, clock: HandClock) -> None:
     operation = start(client, CUSTOMERS)
     answer = client.ask(CANCEL, id=operation)["bulkOperationCancel"]
     assert answer == {"bulkOperation": {"status": "CANCELING"}, "userErrors": []}
-    clock.now += 1
+    clock.seconds += 1
     told = poll(client, operation)
     assert (told["status"], told["url"], told["completedAt"]) == ("CANCELED", None, None)
     (error,) = client.ask(CANCEL, id=operation)["bulkOperationCancel"]["userErrors"]
@@ -239,9 +240,9 @@ def test_a_short_file_is_told_by_its_lines_alone(client: Client, shop: Shop, clo
 def test_a_slow_operation_takes_longer(client: Client, shop: Shop, clock: HandClock) -> None:
     spoil(shop, "bulk_slow", seconds=600)
     operation = start(client, CUSTOMERS)
-    clock.now += 500
+    clock.seconds += 500
     assert poll(client, operation)["status"] == "RUNNING"
-    clock.now += 200
+    clock.seconds += 200
     assert poll(client, operation)["status"] == "COMPLETED"
 
 
@@ -259,7 +260,7 @@ def test_a_file_may_be_gone_before_its_time(client: Client, shop: Shop, clock: H
     assert "ExpiredToken" in answer.text
     assert len(fetch(client, told["url"])) == int(told["objectCount"])
     assert client.session.get(told["url"].replace(".jsonl", "x.jsonl"), timeout=10).status_code == 400
-    clock.now += 8 * 86400
+    clock.seconds += 8 * 86400
     assert client.session.get(told["url"], timeout=10).status_code == 400
 
 

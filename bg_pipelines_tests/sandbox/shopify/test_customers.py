@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.sandbox import RejectedError, Shop, World, edit
-from bg_pipelines_tests.sandbox.conftest import START, Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import START, HandClock
 
 CUSTOMERS = """query Customers($first: Int, $after: String, $query: String, $sort: CustomerSortKeys) {
   customers(first: $first, after: $after, query: $query, sortKey: $sort) {
@@ -109,11 +110,11 @@ def test_only_what_changed_since_is_found_and_search_lags(
 ) -> None:
     edit(shop, "set_search_lag", seconds=30)
     query = f"updated_at:>'{shop.clock.stamp()}'"
-    clock.now += 60
+    clock.seconds += 60
     customer = shop.export()["customers"][5]
     edit(shop, "update_customer", id=customer["id"], fields={"lastName": "Newest"})
     assert client.pages(CUSTOMERS, "customers", first=9, query=query) == []
-    clock.now += 31
+    clock.seconds += 31
     (found,) = client.pages(CUSTOMERS, "customers", first=9, query=query)
     assert (found["id"], found["lastName"]) == (customer["id"], "Newest")
     (newest,) = client.ask("{ customers(first: 1, sortKey: UPDATED_AT, reverse: true) { nodes { id } } }")[
@@ -137,7 +138,7 @@ def test_customers_are_found_by_what_they_are(client: Client, shop: Shop) -> Non
 
 
 def test_an_update_is_applied_and_told(client: Client, shop: Shop, clock: HandClock) -> None:
-    clock.now += 60
+    clock.seconds += 60
     customer = with_email(shop)
     wish = {
         "id": customer["id"],
@@ -201,7 +202,7 @@ def test_an_address_that_another_one_has_is_taken(client: Client, shop: Shop) ->
 
 
 def test_consent_is_given_and_taken_back(client: Client, shop: Shop, clock: HandClock) -> None:
-    clock.now += 60
+    clock.seconds += 60
     customer, place = with_email(shop), shop.export()["locations"][0]
     consent = {
         "marketingState": "SUBSCRIBED",
@@ -240,7 +241,7 @@ def test_consent_needs_something_to_write_to_and_a_state_that_one_may_set(client
 def test_a_redacted_customer_keeps_nothing_but_its_id_and_its_orders(
     client: Client, shop: Shop, clock: HandClock
 ) -> None:
-    clock.now += 60
+    clock.seconds += 60
     customer = next(
         row for row in shop.export()["customers"] if row["lastOrder"] and row["defaultEmailAddress"]
     )
@@ -285,7 +286,7 @@ def test_only_a_customer_without_orders_can_be_deleted(client: Client, shop: Sho
 
 
 def test_merged_customers_are_one_with_all_their_orders(client: Client, shop: Shop, clock: HandClock) -> None:
-    clock.now += 60
+    clock.seconds += 60
     gone, kept = [row for row in shop.export()["customers"] if row["lastOrder"]][:2]
     merged = edit(shop, "merge_customers", id=gone["id"], into=kept["id"])
     assert int(merged["numberOfOrders"]) == int(gone["numberOfOrders"]) + int(kept["numberOfOrders"])

@@ -8,7 +8,8 @@ import pytest
 import requests
 
 from bg_pipelines.sandbox import Fault, Shop, edit
-from bg_pipelines_tests.sandbox.conftest import Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import HandClock
 
 SET = """mutation Set($input: InventorySetQuantitiesInput!, $key: String!) {
   inventorySetQuantities(input: $input) @idempotent(key: $key) {
@@ -53,7 +54,7 @@ def put(client: Client, content: dict[str, Any], key: str = "one") -> dict[str, 
 def test_a_quantity_is_set_and_what_is_on_hand_moves_with_it(
     client: Client, shop: Shop, levels: list[dict[str, Any]], clock: HandClock
 ) -> None:
-    clock.now += 50
+    clock.seconds += 50
     level, before = levels[0], shop.export()
     answer = put(client, given(change(level, 777)))
     assert answer["userErrors"] == []

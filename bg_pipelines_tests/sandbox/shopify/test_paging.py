@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bg_pipelines.sandbox import Fault, Shop, World, edit
 from bg_pipelines.sandbox.shopify.connections import connect
-from bg_pipelines_tests.sandbox.conftest import START, Client, HandClock
+from bg_pipelines_tests.sandbox.conftest import Client
+from bg_pipelines_tests.support import START, HandClock
 
 VARIANTS = """query Variants($first: Int, $after: String, $query: String) {
   productVariants(first: $first, after: $after, query: $query) {
@@ -119,7 +120,7 @@ def test_a_cursor_of_another_order_is_refused(client: Client) -> None:
 
 def test_only_what_changed_since_is_found(client: Client, shop: Shop, clock: HandClock) -> None:
     since = f"updated_at:>'{shop.clock.stamp()}'"
-    clock.now = START + 60
+    clock.seconds = START + 60
     variant = shop.export()["product_variants"][3]
     assert client.pages(VARIANTS, "productVariants", first=9, query=since) == []
     edit(shop, "update_variant", id=variant["id"], fields={"price": "9.99"})
@@ -148,13 +149,13 @@ def test_searches_combine_and_ignore_what_they_do_not_know(client: Client, shop:
 
 def test_search_lags_behind_but_reading_does_not(client: Client, shop: Shop, clock: HandClock) -> None:
     edit(shop, "set_search_lag", seconds=30)
-    clock.now = START + 100
+    clock.seconds = START + 100
     product = shop.export()["products"][0]
     edit(shop, "update_product", id=product["id"], fields={"title": "Hidden at first"})
     query = f"updated_at:>={shop.clock.stamp(100)}"
     assert client.pages(PRODUCTS, "products", first=50, query=query) == []
     assert "Hidden at first" in {row["title"] for row in client.pages(PRODUCTS, "products", first=50)}
-    clock.now += 31
+    clock.seconds += 31
     assert ids(client.pages(PRODUCTS, "products", first=50, query=query)) == [product["id"]]
 
 

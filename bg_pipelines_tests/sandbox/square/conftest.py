@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from bg_pipelines.sandbox import Merchant, Sandbox, World
-from bg_pipelines_tests.sandbox.conftest import HandClock
+from bg_pipelines_tests.support import HandClock
 
 
 class SquareClient:

@@ -154,7 +154,7 @@ def test_a_field_is_spoiled_by_its_place_or_wherever_its_row_is(
     add(merchant, "bad_value", field="quantity", value="some", id=thing, times=None, operation="Inventory")
     assert client.get(f"orders/{order['id']}")["order"]["total_money"]["amount"] == "much"
     assert client.get(f"orders/{exported['orders'][1]['id']}")["order"] == exported["orders"][1]
-    assert fault.bitten == 1
+    assert fault.applied == 1
     counts = client.rows("inventory/counts/batch-retrieve", "counts", {"catalog_object_ids": [thing]})
     assert {row["quantity"] for row in counts} == {"some"}
     assert merchant.export() == exported
@@ -178,7 +178,7 @@ def test_a_fault_bites_its_operation_alone_and_counts_only_what_it_spoiled(
     fault = add(merchant, "server_error", operation="SearchOrders")
     nothing = add(merchant, "null_field", field="no_such_field")
     assert client.get("locations")["locations"]
-    assert (fault.seen, fault.bitten, nothing.bitten) == (0, 0, 0)
+    assert (fault.matched, fault.applied, nothing.applied) == (0, 0, 0)
     assert client.refused("POST", "orders/search", {"location_ids": []})[0] == 500
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.sandbox import Merchant, edit
-from bg_pipelines_tests.sandbox.conftest import HandClock
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
+from bg_pipelines_tests.support import HandClock
 
 COUNTS, CHANGES = "inventory/counts/batch-retrieve", "inventory/changes/batch-create"
 NOW = "2026-11-18T11:06:40Z"
@@ -50,7 +50,7 @@ def test_what_changed_since_a_time_is_found_and_that_time_itself_is_not(
     item = of_type(merchant, "ITEM")[0]
     variation = item["item_data"]["variations"][0]
     query: dict[str, Any] = {"object_types": ["ITEM", "ITEM_VARIATION"], "begin_time": NOW}
-    clock.now += 1
+    clock.seconds += 1
     edit(merchant, "update_variation", id=variation["id"], fields={"price": 4200, "sku": None})
     body = client.post("catalog/search", query)
     assert sorted(ids(body["objects"])) == sorted([item["id"], variation["id"]])
@@ -111,7 +111,7 @@ def test_counts_are_found_by_object_place_state_and_time(
     assert all(row["location_id"] == place and row["catalog_object_id"] == thing for row in found)
     wasted = client.rows(COUNTS, "counts", {"states": ["WASTE"]})
     assert wasted == [row for row in exported[::-1] if row["state"] == "WASTE"]
-    clock.now += 1
+    clock.seconds += 1
     changed = edit(merchant, "set_count", catalog_object_id=thing, location_id=place, quantity="2.5")
     assert client.post(COUNTS, {"updated_after": NOW}) == {"counts": [changed]}
     assert client.post(COUNTS, {"updated_after": changed["calculated_at"]}) == {}
@@ -126,7 +126,7 @@ def test_a_count_changed_while_pages_are_read_is_missing_from_them(
     """So a reader may only move on to the time at which it began, and after its last page."""
     oldest = merchant.export()["counts"][0]
     page = client.post(COUNTS, {"limit": 500})
-    clock.now += 1
+    clock.seconds += 1
     edit(
         merchant,
         "set_count",
@@ -241,7 +241,7 @@ def test_a_count_that_changes_nothing_is_ignored_unless_asked_otherwise(
     client: SquareClient, merchant: Merchant, key: dict[str, str], clock: HandClock
 ) -> None:
     client.post(CHANGES, {"idempotency_key": "a", "changes": [counted(key, "7")]})
-    clock.now += 60
+    clock.seconds += 60
     same = [counted(key, "7", "2026-11-18T11:07:00Z")]
     body = client.post(CHANGES, {"idempotency_key": "b", "changes": same})
     assert "changes" not in body

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.sandbox import Merchant, edit
-from bg_pipelines_tests.sandbox.conftest import START, HandClock
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
+from bg_pipelines_tests.support import START, HandClock
 
 SEARCH = "customers/search"
 BY_CREATION = {"query": {"sort": {"field": "CREATED_AT", "order": "ASC"}}}
@@ -47,7 +47,7 @@ def test_customers_are_found_by_when_they_were_made_or_changed_bounds_included(
     client: SquareClient, merchant: Merchant, clock: HandClock
 ) -> None:
     first = edit(merchant, "add_customer", fields={"given_name": "Ann"})
-    clock.now += 60
+    clock.seconds += 60
     second = edit(merchant, "add_customer")
     edit(merchant, "update_customer", id=first["id"], fields={"note": "new"})
     assert found(client, created_at={"start_at": at(0), "end_at": at(0)}) == [first["id"]]
@@ -107,7 +107,7 @@ def test_a_search_lags_behind_what_was_made_changed_or_deleted(
     since = {"created_at": {"start_at": at(0)}}
     assert found(client, **since) == []
     assert client.get(f"customers/{kept['id']}")["customer"] == kept
-    clock.now += 45
+    clock.seconds += 45
     assert sorted(found(client, **since)) == sorted([kept["id"], gone["id"]])
     edit(merchant, "update_customer", id=kept["id"], fields={"note": "new"})
     edit(merchant, "delete_customer", id=gone["id"])
@@ -115,7 +115,7 @@ def test_a_search_lags_behind_what_was_made_changed_or_deleted(
     assert {row.get("note") for row in client.rows(SEARCH, "customers", query)} >= {"old"}
     assert found(client, updated_at={"start_at": at(1)}) == []
     assert gone["id"] in found(client, **since)
-    clock.now += 45
+    clock.seconds += 45
     assert [row["note"] for row in client.rows(SEARCH, "customers", query)] == ["new"]
 
 

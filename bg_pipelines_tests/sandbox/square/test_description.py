@@ -10,8 +10,8 @@ from bg_pipelines.sandbox import Merchant, Sandbox, World, change, edit
 from bg_pipelines.sandbox.square.api import OPERATIONS
 from bg_pipelines.sandbox.square.refusals import CATEGORIES, CODES_BY_STATUS
 from bg_pipelines.sandbox.square.shapes import ENUMS, NOT_HONOURED, REQUIRED, SHAPES
-from bg_pipelines_tests.sandbox.conftest import START
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient
+from bg_pipelines_tests.support import START
 
 TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool, "object": dict, "array": list}
 AT = "2026-11-18T10:00:00Z"

@@ -10,7 +10,7 @@ import pytest
 from bg_pipelines.sandbox import RejectedError, World, change, edit
 from bg_pipelines.sandbox.square.edits import EDITS
 from bg_pipelines.sandbox.square.random_edits import RANDOM_EDITS
-from bg_pipelines_tests.sandbox.conftest import START
+from bg_pipelines_tests.support import START
 
 
 def worlds(count: int = 1, **options: Any) -> list[World]:

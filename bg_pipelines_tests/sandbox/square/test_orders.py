@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.sandbox import Merchant, World, edit
-from bg_pipelines_tests.sandbox.conftest import HandClock
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
+from bg_pipelines_tests.support import HandClock
 
 SEARCH = "orders/search"
 
@@ -114,7 +114,7 @@ def test_an_order_changed_while_pages_are_read_is_not_in_them_but_in_the_next_se
     content = {"location_ids": places, "query": query_of(since, "UPDATED_AT"), "limit": 1}
     first = client.post(SEARCH, content)
     later = max(ids(made))
-    clock.now += 5
+    clock.seconds += 5
     changed = edit(merchant, "complete_order", id=later)
     rest = client.rows(SEARCH, "orders", {**content, "cursor": first["cursor"]})
     assert sorted(ids(first["orders"]) + ids(rest)) == sorted(set(ids(made)) - {later})

@@ -18,7 +18,7 @@ from twilio.rest import Client as TwilioClient
 from bg_pipelines.sandbox import Fault, Sandbox, World, edit
 from bg_pipelines.sandbox.twilio.account import FAILURES, TwilioAccount, segments
 from bg_pipelines.sandbox.twilio.api import KINDS
-from bg_pipelines_tests.sandbox.conftest import START, HandClock
+from bg_pipelines_tests.support import START, HandClock
 
 TO = "+12125550001"
 OTHER = "+12125550002"
@@ -84,7 +84,7 @@ def test_a_message_and_an_account_have_the_vendors_fields(
         message = account.add_message(to=to, body="Hello", sender=None, service_sid=service)
         for _ in range(3):
             assert_fits(message.shown(), schemas["api.v2010.account.message"], schemas)
-            clock.now += 2
+            clock.seconds += 2
     url = f"{sandbox.url}/2010-04-01/Accounts/{account.account_sid}.json"
     shown = requests.get(url, auth=(account.account_sid, account.auth_token), timeout=5).json()
     assert_fits(shown, schemas["api.v2010.account"], schemas)
@@ -103,10 +103,10 @@ def test_the_vendors_client_sends_a_message_and_follows_it(
     assert message.date_created == datetime.fromtimestamp(START, UTC)
     assert message.sid.startswith("SM")
     assert len(message.sid) == 34
-    clock.now += 1
+    clock.seconds += 1
     sent = message.fetch()
     assert (sent.status, sent.date_sent) == ("sent", datetime.fromtimestamp(START + 1, UTC))
-    clock.now += 2
+    clock.seconds += 2
     done = twilio.messages(message.sid).fetch()
     assert (done.status, done.error_code, done.price, done.num_segments) == (
         "delivered",
@@ -119,9 +119,9 @@ def test_the_vendors_client_sends_a_message_and_follows_it(
 
 def test_a_status_never_goes_back(twilio: TwilioClient, account: TwilioAccount, clock: HandClock) -> None:
     message = send(twilio, account)
-    clock.now += 3
+    clock.seconds += 3
     assert message.fetch().status == "delivered"
-    clock.now -= 100
+    clock.seconds -= 100
     assert message.fetch().status == "delivered"
 
 
@@ -136,7 +136,7 @@ def test_messages_are_listed_newest_first_and_filtered(
     for body in ("one", "two", "three"):
         send(twilio, account, body=body)
         send(twilio, account, to=OTHER, body=body.upper(), from_=account.numbers[1])
-        clock.now += 60
+        clock.seconds += 60
     at = datetime.fromtimestamp(START, UTC)
 
     def bodies(**filters: Any) -> list[str]:
@@ -161,7 +161,7 @@ def test_what_is_not_sent_yet_is_found_by_its_recipient_but_by_no_date(
     since = datetime.fromtimestamp(START - 3600, UTC)
     assert len(twilio.messages.list(to=TO)) == 1
     assert twilio.messages.list(to=TO, date_sent_after=since) == []
-    clock.now += 1
+    clock.seconds += 1
     assert len(twilio.messages.list(to=TO, date_sent_after=since)) == 1
 
 
@@ -264,7 +264,7 @@ def test_a_number_that_opted_out_is_refused_or_through_a_service_fails_late(
     assert (raised.value.status, raised.value.code) == (400, 21610)
     message = send(twilio, account, messaging_service_sid=account.messaging_service_sid)
     assert (message.status, message.from_, message.num_segments) == ("accepted", None, "0")
-    clock.now += 1
+    clock.seconds += 1
     late = message.fetch()
     assert (late.status, late.error_code, late.date_sent) == ("failed", 21610, None)
     operator(sandbox, "POST", "/edits", {"edit": "set_opted_out", "numbers": []})
@@ -275,7 +275,7 @@ def test_a_service_chooses_a_sender_when_it_sends(
     twilio: TwilioClient, account: TwilioAccount, clock: HandClock
 ) -> None:
     message = send(twilio, account, messaging_service_sid=account.messaging_service_sid)
-    clock.now += 1
+    clock.seconds += 1
     sent = message.fetch()
     assert (sent.status, sent.from_, sent.num_segments) == ("sent", account.numbers[0], "1")
 
@@ -286,9 +286,9 @@ def test_a_number_that_cannot_be_reached_fails_once_the_message_is_sent(
     edit(account, "set_undeliverable", numbers=[TO], code=30003)
     edit(account, "set_undeliverable", numbers=[OTHER])
     messages = [send(twilio, account), send(twilio, account, to=OTHER)]
-    clock.now += 1
+    clock.seconds += 1
     assert [message.fetch().error_code for message in messages] == [None, None]
-    clock.now += 2
+    clock.seconds += 2
     assert [(message.fetch().status, message.fetch().error_code) for message in messages] == [
         ("undelivered", 30003),
         ("undelivered", 30005),
@@ -318,10 +318,10 @@ def test_a_message_waits_for_its_hour_or_expires(
     assert raised.value.code == 35114
     edit(account, "set_delays", sent=60, delivered=90)
     expiring = send(twilio, account, validity_period=10)
-    clock.now += 3599
+    clock.seconds += 3599
     assert message.fetch().status == "scheduled"
     assert (expiring.fetch().status, expiring.fetch().error_code) == ("failed", 30036)
-    clock.now += 5
+    clock.seconds += 5
     assert message.fetch().status == "delivered"
 
 
@@ -355,7 +355,7 @@ def test_an_answer_is_lost_and_the_message_is_made_or_not(
     with pytest.raises(requests.ConnectionError):
         send(twilio, account)
     assert len(account.messages) == made
-    clock.now += 1
+    clock.seconds += 1
     assert len(twilio.messages.list(to=TO, date_sent_after=datetime.fromtimestamp(START, UTC))) == made
     first = account.requests[0]
     assert (first.operation, first.status, first.fault) == ("CreateMessage", None, kind)
@@ -388,7 +388,7 @@ def test_a_fault_of_another_vendor_never_bites(
 ) -> None:
     account.faults.append(Fault("throttled"))
     assert send(twilio, account).status == "queued"
-    assert account.faults[0].bitten == 0
+    assert account.faults[0].applied == 0
     refused = operator(sandbox, "POST", "/faults", {"kind": "throttled"}, well=False)
     assert refused["field"] == "kind"
 
@@ -402,7 +402,7 @@ def test_the_operator_sees_and_does_it_all(
     assert (shown["from"], shown["api_url"]) == (account.numbers[0], sandbox.url)
     message = send(twilio, account)
     assert [row["sid"] for row in operator(sandbox, "GET", "/messages")] == [message.sid]
-    assert operator(sandbox, "POST", "/faults", [{"kind": kind} for kind in KINDS])[0]["bitten"] == 0
+    assert operator(sandbox, "POST", "/faults", [{"kind": kind} for kind in KINDS])[0]["applied"] == 0
     assert [row["kind"] for row in operator(sandbox, "GET", "/faults")] == list(KINDS)
     assert operator(sandbox, "DELETE", "/faults") == account.faults == []
     (request,) = operator(sandbox, "GET", "/requests")

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_silenced: ContextVar[bool] = ContextVar("silenced", default=False)
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """In here, and in threads that inherit this context, urllib3 logs nothing; elsewhere it does as before."""
-    before = _quiet.set(True)
+    before = _silenced.set(True)
     try:
         yield
     finally:
-        _quiet.reset(before)
+        _silenced.reset(before)
 
 
 # A filter goes by its own logger only, not by those below it.
 for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(lambda _: not _quiet.get())
+    logging.getLogger(_name).addFilter(lambda _: not _silenced.get())
