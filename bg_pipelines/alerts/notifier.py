@@ -13,7 +13,7 @@ from typing import Literal
 import apprise
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.messaging.silenced import silenced
+from bg_pipelines.platforms.silenced import silenced
 
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 20.0
 """For each request of an address that does not set its own (`?cto=` and `?rto=`)."""

@@ -10,31 +10,22 @@ error has `maybe_sent` in its details. Codes: https://www.twilio.com/docs/api/er
 
 from __future__ import annotations
 
-import json
-import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlencode
 
-import requests
-import urllib3.exceptions
-from twilio.base import values
-from twilio.base.exceptions import TwilioException
-from twilio.http import HttpClient
-from twilio.http.response import Response
-from twilio.rest import Client
+from urllib3.util import make_headers
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.messaging.silenced import silenced
+from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
 from bg_pipelines.settings import TWILIO_API_URL, Settings
 
-CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 20.0
-MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 3600.0
-"""What a Retry-After may ask of us; anything else is taken for a mistake."""
+TIMEOUTS = Timeouts(connect=5.0, read=20.0, whole=20.0)
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+UNTOLD_WAIT_SECONDS = 1.0
+"""Where Twilio asks to slow down and does not say for how long, or oddly."""
 LOOKED_THROUGH = 1000
 """How many of the newest messages to a number are looked through for one: a page, one call."""
 CLOCK_SLACK = timedelta(minutes=5)
@@ -90,8 +81,11 @@ class TextMessages:
         sender: str | None = None,
         messaging_service_sid: str | None = None,
         api_url: str = TWILIO_API_URL,
-        timeouts: tuple[float, float] = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
+        # Only who sends pays for it: the official client takes a while to import.
+        from twilio.rest import Client
+
         self._sender = sender
         self._service_sid = messaging_service_sid
         self._http = _Http(timeouts)
@@ -103,17 +97,14 @@ class TextMessages:
         self._account_sid = account_sid
 
     def close(self) -> None:
-        self._http.session.close()
+        self._http.transport.close()
 
     def send(self, to: str, body: str) -> str:
         """Hand one message to Twilio; returns its SID. What becomes of it afterwards is not waited for."""
+        sender = {"from_": self._sender, "messaging_service_sid": self._service_sid}
+        named = {name: value for name, value in sender.items() if value}
         with _understood(maybe_sent=True):
-            sid = self._client.messages.create(
-                to=to,
-                body=body,
-                from_=self._sender or values.unset,
-                messaging_service_sid=self._service_sid or values.unset,
-            ).sid
+            sid = self._client.messages.create(to=to, body=body, **named).sid
         if not isinstance(sid, str):
             raise _malformed("Twilio took a message and did not say which", {"maybe_sent": True})
         return sid
@@ -197,20 +188,20 @@ def classify(
     else:
         kind, message = known
     if kind is ErrorType.THROTTLED:
-        details["retry_after_seconds"] = _seconds(headers.get("Retry-After"))
+        details["retry_after_seconds"] = retry_after(headers) or UNTOLD_WAIT_SECONDS
     return _of(kind, f"{message} ({f'code {code}' if code is not None else status})", details)
 
 
-class _Http(HttpClient):  # type: ignore[misc]  # twilio has no types
-    """HTTP as the official client wants it, with both timeouts, a limit in size and failures classified here.
+class _Http:
+    """HTTP as the official client wants it, through our transport; failures are classified here.
 
     Its own would log numbers and forget the headers of an answer.
     """
 
-    def __init__(self, timeouts: tuple[float, float]) -> None:
-        super().__init__(logging.getLogger(__name__), False)
-        self.session = requests.Session()
-        self.timeouts = timeouts
+    def __init__(self, timeouts: Timeouts) -> None:
+        self.transport = Transport(
+            SOURCE, "Twilio", address_of="BG_TWILIO_API_URL", timeouts=timeouts, max_bytes=MAX_ANSWER_BYTES
+        )
         self.ahead = timedelta()
         """How far Twilio's clock is ahead of ours, as of the last answer."""
 
@@ -223,88 +214,43 @@ class _Http(HttpClient):  # type: ignore[misc]  # twilio has no types
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | None = None,
         timeout: float | None = None,  # noqa: ARG002 (ours are of the account)
-        allow_redirects: bool = False,
-    ) -> Response:
+        allow_redirects: bool = False,  # noqa: ARG002
+    ) -> Any:
+        from twilio.http.response import Response
+
         sends = method.upper() == "POST"
-        with (
-            silenced(),
-            _transport(sends, self.timeouts),
-            self.session.request(
+        named = {**(headers or {}), **make_headers(basic_auth=":".join(auth or ()))}
+        try:
+            answer = self.transport.request(
                 method.upper(),
-                uri,
-                params=params,  # type: ignore[arg-type]
-                data=data,
-                headers=headers,
-                auth=auth,
-                timeout=self.timeouts,
-                allow_redirects=allow_redirects,
-                stream=True,
-            ) as response,
-        ):
-            content = self._read(response)
-        self._note_clock(response.headers)
-        answer = _parsed(content)
-        if not 200 <= response.status_code < 300:
-            code = answer.get("code") if answer else None
-            raise classify(
-                response.status_code,
-                code if isinstance(code, int) else None,
-                response.headers,
-                maybe_sent=sends,
+                f"{uri}?{_form(params)}" if params else uri,
+                headers=named,
+                body=_form(data).encode() if data else None,
             )
-        if answer is None:
+        except IntegrationError as error:
+            # Only what failed before there was a connection was surely not executed.
+            error.details["maybe_sent"] = sends and error.details.pop("sent", True)
+            raise
+        theirs = vendor_time(answer.headers)
+        self.ahead = theirs - datetime.now(UTC) if theirs else timedelta()
+        content = _object(answer.content)
+        if not 200 <= answer.status < 300:
+            code = (content or {}).get("code")
+            code = code if isinstance(code, int) else None
+            raise classify(answer.status, code, answer.headers, maybe_sent=sends)
+        if content is None:
             raise _malformed(
                 "Twilio's answer is not the JSON it should be",
-                {"status": response.status_code, "maybe_sent": sends},
+                {"status": answer.status, "maybe_sent": sends},
             )
-        return Response(response.status_code, content.decode("utf-8", "replace"), dict(response.headers))
-
-    def _read(self, response: requests.Response) -> bytes:
-        content = bytearray()
-        deadline = time.monotonic() + self.timeouts[1]
-        # read1 returns after each packet, so that the deadline is looked at however slowly they come.
-        while chunk := response.raw.read1(1 << 18, decode_content=True):
-            content += chunk
-            if time.monotonic() > deadline or len(content) > MAX_ANSWER_BYTES:
-                raise requests.ReadTimeout
-        return bytes(content)
-
-    def _note_clock(self, headers: Mapping[str, str]) -> None:
-        try:
-            theirs = parsedate_to_datetime(headers["Date"])
-            self.ahead = theirs.replace(tzinfo=theirs.tzinfo or UTC) - datetime.now(UTC)
-        except (KeyError, ValueError):
-            self.ahead = timedelta()
-
-
-@contextmanager
-def _transport(sends: bool, timeouts: tuple[float, float]) -> Iterator[None]:
-    """What can happen to a connection, classified. Only what failed before it was made was surely not executed."""
-
-    def fault(kind: ErrorType, what: str, *, maybe_sent: bool = sends) -> IntegrationError:
-        return _of(kind, f"Twilio: {what}", {"maybe_sent": maybe_sent})
-
-    try:
-        yield
-    except requests.ConnectTimeout:
-        raise fault(ErrorType.TIMEOUT, f"no connection within {timeouts[0]:g} s", maybe_sent=False) from None
-    except (requests.Timeout, urllib3.exceptions.TimeoutError):
-        raise fault(ErrorType.TIMEOUT, f"no whole answer within {timeouts[1]:g} s") from None
-    except requests.exceptions.ProxyError:
-        raise fault(ErrorType.CONNECTION, "the proxy cannot be reached", maybe_sent=False) from None
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
-        raise _of(ErrorType.CONFIGURATION, "BG_TWILIO_API_URL is not an address", {}) from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        cause = getattr(error.args[0], "reason", None) if error.args else None
-        if isinstance(cause, urllib3.exceptions.NewConnectionError):
-            raise fault(ErrorType.CONNECTION, "it cannot be reached", maybe_sent=False) from None
-        what = f"the connection failed or was cut ({type(error).__name__})"
-        raise fault(ErrorType.CONNECTION, what) from None
+        return Response(answer.status, answer.content.decode("utf-8", "replace"), dict(answer.headers))
 
 
 @contextmanager
 def _understood(*, maybe_sent: bool = False) -> Iterator[None]:
     """The official client takes the shape of an answer for granted; one of another shape is classified."""
+    from twilio.base.exceptions import TwilioException
+
     try:
         yield
     except (TwilioException, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -313,20 +259,16 @@ def _understood(*, maybe_sent: bool = False) -> Iterator[None]:
         ) from None
 
 
-def _parsed(content: bytes) -> dict[str, Any] | None:
+def _form(values: Mapping[str, object]) -> str:
+    return urlencode({name: value for name, value in values.items() if value is not None}, doseq=True)
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
     try:
-        answer = json.loads(content)
+        answer = parse_json(content)
     except ValueError:
         return None
     return answer if isinstance(answer, dict) else None
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        seconds = float(text or "")
-    except ValueError:
-        seconds = MIN_WAIT_SECONDS
-    return min(max(seconds, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS) if seconds == seconds else MIN_WAIT_SECONDS
 
 
 def _of(kind: ErrorType, message: str, details: dict[str, Any]) -> IntegrationError:

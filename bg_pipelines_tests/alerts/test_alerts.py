@@ -21,6 +21,7 @@ from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import Circuit
 from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.messaging.twilio import TextMessages
+from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault as Trouble
@@ -491,7 +492,7 @@ def test_deliveries_of_a_target_that_is_no_longer_named_stay(house: House) -> No
 def test_a_message_whose_answer_was_lost_is_not_sent_again(
     house: House, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TextMessages.__init__.__kwdefaults__, "timeouts", (1.0, 0.5))
+    monkeypatch.setitem(TextMessages.__init__.__kwdefaults__, "timeouts", Timeouts(1.0, 0.5, 0.5))
     house.with_phone()
     house.break_twilio(kind, times=1)
     house.report()

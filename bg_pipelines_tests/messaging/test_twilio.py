@@ -14,6 +14,7 @@ import pytest
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.messaging.twilio import TextMessages
+from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.settings import Settings
@@ -43,7 +44,7 @@ def connect(sandbox: Sandbox) -> Callable[..., TextMessages]:
 
 @pytest.fixture
 def messages(connect: Callable[..., TextMessages]) -> TextMessages:
-    return connect(timeouts=(1, 0.5))
+    return connect(timeouts=Timeouts(1, 0.5, 0.5))
 
 
 def ago(**time: float) -> datetime:

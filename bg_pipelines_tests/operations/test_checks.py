@@ -179,7 +179,7 @@ def test_wrong_credentials_of_twilio_are_a_fault_without_them(twilio: Sandbox) -
 
 def test_a_twilio_that_cannot_be_reached_is_a_fault(twilio: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BG_TWILIO_API_URL", "http://127.0.0.1:9")
-    assert find_faults() == ["Twilio: it cannot be reached"]
+    assert find_faults() == ["Twilio: 127.0.0.1:9: cannot be reached (ConnectionRefusedError)"]
 
 
 def test_phones_without_twilio_are_a_fault_that_lists_what_is_missing(

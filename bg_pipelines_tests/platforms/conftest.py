@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.shopify.client import Credentials, ShopifyClient, StaticToken
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Refund
 from bg_pipelines.sandbox import Sandbox, Shop, World
@@ -53,7 +54,12 @@ def connect(clock: HandClock) -> Iterator[Callable[..., ShopifyClient]]:
     made: list[ShopifyClient] = []
 
     def make(base_url: str, credentials: Credentials | None = None, **options: Any) -> ShopifyClient:
-        by_hand = {"sleep": clock.sleep, "clock": clock, "now": clock.now, "timeouts": (2.0, 5.0, 10.0)}
+        by_hand = {
+            "sleep": clock.sleep,
+            "clock": clock,
+            "now": clock.now,
+            "timeouts": Timeouts(2.0, 5.0, 10.0),
+        }
         client = ShopifyClient(
             base_url, credentials or StaticToken(TOKEN), api_version="2026-07", **{**by_hand, **options}
         )

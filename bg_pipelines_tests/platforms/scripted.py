@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else {}
         token, wanted = self.headers.get("X-Shopify-Access-Token"), self.headers.get("Range")
         asked = Asked(self.path, token, body, wanted)
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         reply = self.server.reply_to(asked)
         self.send_response(reply.status)
         for name, value in reply.headers.items():
@@ -79,6 +80,7 @@ class ScriptedHTTPServer(ThreadingHTTPServer):
     def __init__(self, script: tuple[Script, ...]) -> None:
         self.script = list(script)
         self.asked: list[Asked] = []
+        self.headers: list[dict[str, str]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     def reply_to(self, asked: Asked) -> Reply:
@@ -98,6 +100,11 @@ class ScriptedServer:
     @property
     def asked(self) -> list[Asked]:
         return self._server.asked
+
+    @property
+    def headers(self) -> list[dict[str, str]]:
+        """Those of each request; their names in small letters."""
+        return self._server.headers
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()

@@ -8,8 +8,8 @@ The token names where the export is, so that whoever has it goes on there:
     started   Shopify is at work on the operation, or has its file ready
     reading   the file is read up to a row's first byte
 
-The file has a line for each row, and behind it one for each row of a connection nested in it (a grouped export). It is
-streamed: no more of it is held than a page. https://shopify.dev/docs/api/usage/bulk-operations/queries
+The file (bulk_file.py) has a line for each row, and behind it one for each row of a connection nested in it (a grouped
+export). No more of it is held than a page. https://shopify.dev/docs/api/usage/bulk-operations/queries
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import orjson
-import requests
-import urllib3.exceptions
-
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.shopify.client import SOURCE, ShopifyClient, classify_status
-from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of, malformed
+from bg_pipelines.platforms.shopify.bulk_file import lines_from
+from bg_pipelines.platforms.shopify.client import ShopifyClient
+from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
+from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of
 from bg_pipelines.platforms.shopify.sales import (
     ADDRESS_FIELDS,
     APP_SCOPES,
@@ -49,10 +47,6 @@ PAGE_LINES = 5_000
 """Lines after which a page ends although it has fewer rows: an order may have hundreds."""
 LOOKS_SECONDS = (1.0, 2.0)
 """A small export is ready in a moment: it is waited for so long before the work is given back for later."""
-CHUNK_BYTES = 128 * 1024
-MAX_LINE_BYTES = 16 * 1024 * 1024
-PROGRESS_SECONDS, PROGRESS_BYTES = 60.0, 64 * 1024
-"""A download that brings less than so much in so many seconds of waiting for it is given up."""
 OPERATIONS_LOOKED_AT = 20
 
 START = """
@@ -237,7 +231,7 @@ def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
     return Operation(lines, rows, url)
 
 
-# Its file
+# Its rows
 
 
 class _Reading:
@@ -288,7 +282,7 @@ class _Reading:
 def _file_pages(client: ShopifyClient, export: Export, operation: Operation, place: Place) -> Iterator[Page]:
     """The rows of the file from `place` on; the last page only if the file held all that Shopify says it wrote."""
     reading = _Reading(export, place)
-    for start, node in _lines(client, operation.url, place.offset) if operation.url else ():
+    for start, node in lines_from(client, operation.url, place.offset) if operation.url else ():
         if reading.is_full and node.get("__parentId") is None:
             place = reading.end(start)
             yield reading.page(place.token())
@@ -304,95 +298,6 @@ def _file_pages(client: ShopifyClient, export: Export, operation: Operation, pla
     # Counted once more: what came or went meanwhile must not be taken for a standing difference.
     source_count = count_of(client.execute(export.count_query, {}).data) if place.shows_all else None
     yield reading.page(None, source_count)
-
-
-def _lines(client: ShopifyClient, url: str, offset: int) -> Iterator[tuple[int, Node]]:
-    """The lines of a file from a byte on, each with the byte it begins at."""
-    rest = b""
-    for chunk in _chunks(client, url, offset):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for text in whole:
-            if text:
-                yield offset, _parse(text)
-            offset += len(text) + 1
-        if len(rest) > MAX_LINE_BYTES:
-            raise malformed(f"a line of the bulk operation's file is longer than {MAX_LINE_BYTES} bytes")
-    if rest.strip():
-        yield offset, _parse(rest)
-
-
-def _chunks(client: ShopifyClient, url: str, offset: int) -> Iterator[bytes]:
-    """The bytes of a file from `offset` on. Its address is a secret: whoever has it may read the file.
-
-    Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it is not there any more.
-    """
-    connect, read, _ = client.timeouts
-    # As it is: then the bytes that are counted are those of its lines.
-    headers = {"Accept-Encoding": "identity", **_range(offset)}
-    waited, brought = 0.0, 0
-    try:
-        # A session of its own, which has never seen the shop's token.
-        with (
-            requests.Session() as session,
-            session.get(url, headers=headers, stream=True, timeout=(connect, read)) as response,
-        ):
-            skip = _to_skip(response, offset)
-            while True:
-                asked = client.clock()
-                chunk = response.raw.read1(CHUNK_BYTES, decode_content=True)
-                waited, brought = waited + client.clock() - asked, brought + len(chunk)
-                if not chunk:
-                    break
-                if waited >= PROGRESS_SECONDS:
-                    if brought < PROGRESS_BYTES:
-                        raise _transport(ErrorType.TIMEOUT, f"brought {brought} bytes in {waited:.0f} s")
-                    waited, brought = 0.0, 0
-                skipped = min(skip, len(chunk))
-                skip -= skipped
-                if skipped < len(chunk):
-                    yield chunk[skipped:]
-            if skip:
-                raise malformed("the bulk operation's file ends before what was read of it already")
-            if response.raw.length_remaining:
-                raise _transport(ErrorType.CONNECTION, "was cut short")
-    except (requests.Timeout, urllib3.exceptions.TimeoutError):
-        raise _transport(
-            ErrorType.TIMEOUT, f"did not answer within {connect:g} s, or brought nothing in {read:g} s"
-        ) from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise _transport(ErrorType.CONNECTION, f"failed or was cut short ({type(error).__name__})") from None
-
-
-def _range(offset: int) -> dict[str, str]:
-    return {"Range": f"bytes={offset}-"} if offset else {}
-
-
-def _to_skip(response: requests.Response, offset: int) -> int:
-    """How many bytes come before those that were asked for: none where the server honours a range."""
-    status = response.status_code
-    if status == 200:
-        return offset
-    if status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-        return 0
-    if status in (408, 429) or status >= 500:
-        raise classify_status(status, response.headers, {"status": status})
-    if status >= 300:
-        raise _failed(f"its file is not there any more ({status})")
-    raise malformed(f"the bulk operation's file came with status {status} and not from byte {offset} on")
-
-
-def _parse(text: bytes) -> Node:
-    try:
-        try:
-            node = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            # orjson refuses a lone surrogate anywhere; then only the row that has it shall fail.
-            node = json.loads(text)
-    except (ValueError, RecursionError):
-        node = None
-    if not isinstance(node, dict):
-        raise malformed("a line of the bulk operation's file is not JSON, or cut short")
-    return node
 
 
 # Rows as records
@@ -453,7 +358,3 @@ def _mismatch(message: str, place: Place) -> IntegrationError:
         source=SOURCE,
         details={"operation": place.operation},
     )
-
-
-def _transport(kind: ErrorType, fault: str) -> IntegrationError:
-    return IntegrationError.of(kind, f"the download of a bulk operation's file {fault}", source=SOURCE)

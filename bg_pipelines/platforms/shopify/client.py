@@ -9,32 +9,22 @@ Vendor facts: https://shopify.dev/docs/api/usage/limits (cost, THROTTLED, MAX_CO
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import orjson
-import requests
-import urllib3.exceptions
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms import http
+from bg_pipelines.platforms.http import Timeouts, Transport, vendor_time
+from bg_pipelines.platforms.shopify.failures import SOURCE, classify_errors, classify_status, malformed
 
-CONNECT_TIMEOUT_SECONDS = 5.0
-READ_TIMEOUT_SECONDS = 30.0
-# An answer that drips in keeps every single read short; the whole of it has a limit too.
-ANSWER_TIMEOUT_SECONDS = 120.0
 # A worker waits out a throttle this long in one call, then gives the store back for later.
 THROTTLE_WAIT_SECONDS = 120.0
 RENEW_TOKEN_BEFORE = timedelta(minutes=30)
-# What a Retry-After may ask of us; anything else is taken for a mistake.
-MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 3600.0
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-SOURCE = "shopify"
 
 
 class StaticToken(NamedTuple):
@@ -120,11 +110,8 @@ class ShopifyClient:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
-        timeouts: tuple[float, float, float] = (
-            CONNECT_TIMEOUT_SECONDS,
-            READ_TIMEOUT_SECONDS,
-            ANSWER_TIMEOUT_SECONDS,
-        ),
+        timeouts: Timeouts = http.TIMEOUTS,
+        max_bytes: float = http.MAX_ANSWER_BYTES,
         throttle_wait_seconds: float = THROTTLE_WAIT_SECONDS,
     ) -> None:
         self._base_url = base_url.rstrip("/")
@@ -135,20 +122,25 @@ class ShopifyClient:
         self.clock = clock
         self._now = now
         self.timeouts = timeouts
+        self._transport = Transport(
+            SOURCE,
+            "Shopify",
+            address_of="the store's domain or --api-url",
+            timeouts=timeouts,
+            max_bytes=max_bytes,
+            clock=clock,
+        )
         self._throttle_wait_seconds = throttle_wait_seconds
-        self._session = requests.Session()
-        self._session.headers.update({"Content-Type": "application/json", "Accept": "application/json"})
-        self._prepared: dict[str, tuple[requests.PreparedRequest, dict[str, Any]]] = {}
         self._budget: _Budget | None = None
         self._costs: dict[str, float] = {}
 
     def close(self) -> None:
-        self._session.close()
+        self._transport.close()
 
     def execute(self, document: str, variables: Mapping[str, Any]) -> Answer:
         """Send one document and return its data, waiting out throttles and renewing the token on the way.
 
-        Raises IntegrationError: see `classify_status` and `classify_errors`.
+        Raises IntegrationError: see `Transport`, `classify_status` and `classify_errors`.
         """
         body = orjson.dumps({"query": document, "variables": variables})
         may_wait = self._throttle_wait_seconds
@@ -156,13 +148,13 @@ class ShopifyClient:
         while True:
             self._pace(document)
             try:
-                status, headers, content = self._post(self._url, body, self._authorization())
-                if status == 401 and isinstance(self._credentials, ClientCredentials) and not renewed:
+                answer = self._post(self._url, body, self._authorization())
+                if answer.status == 401 and isinstance(self._credentials, ClientCredentials) and not renewed:
                     # Revoked or expired before its time: one new token, then a second 401 is the truth.
                     self._renew_token(self._credentials)
                     renewed = True
                     continue
-                return self._read(document, status, headers, content)
+                return self._read(document, answer)
             except IntegrationError as error:
                 if error.error_type is not ErrorType.THROTTLED:
                     raise
@@ -179,20 +171,20 @@ class ShopifyClient:
             if seconds > 0:
                 self.sleep(min(seconds, self._throttle_wait_seconds))
 
-    def _read(self, document: str, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
-        details: dict[str, Any] = {"status": status}
-        if request_id := headers.get("X-Request-Id"):
+    def _read(self, document: str, received: http.Answer) -> Answer:
+        details: dict[str, Any] = {"status": received.status}
+        if request_id := received.headers.get("X-Request-Id"):
             details["request_id"] = request_id
-        if status != 200:
-            raise classify_status(status, headers, details)
-        answer = _parse(content, details)
+        if received.status != 200:
+            raise classify_status(received.status, received.headers, details)
+        answer = self._transport.object_of(received, details)
         self._note_cost(document, answer)
         if errors := answer.get("errors"):
             raise classify_errors(errors, answer.get("extensions"), details)
         data = answer.get("data")
         if not isinstance(data, dict):
-            raise _malformed("Shopify answered without data", details)
-        return Answer(data, vendor_time(headers))
+            raise malformed("Shopify answered without data", details)
+        return Answer(data, vendor_time(received.headers))
 
     def _note_cost(self, document: str, answer: dict[str, Any]) -> None:
         try:
@@ -218,11 +210,11 @@ class ShopifyClient:
             credentials = self._renew_token(credentials)
         token = credentials.access_token or ""
         if not (token.isascii() and token.isprintable()):
-            raise _of(
+            raise IntegrationError.of(
                 ErrorType.CREDENTIALS,
                 "the access token has characters that no token has (a line break, an ellipsis): "
                 "copy it whole and give it with `bg-pipelines stores add`",
-                {},
+                source=SOURCE,
             )
         return {"X-Shopify-Access-Token": token}
 
@@ -233,9 +225,9 @@ class ShopifyClient:
             "grant_type": "client_credentials",
         }
         url = f"{self._base_url}/admin/oauth/access_token"
-        status, headers, content = self._post(url, orjson.dumps(request), {})
-        details = {"status": status}
-        if status in (400, 401):
+        received = self._post(url, orjson.dumps(request), {})
+        details = {"status": received.status}
+        if received.status in (400, 401):
             raise IntegrationError.of(
                 ErrorType.CREDENTIALS,
                 "Shopify refuses the app's client id and secret: check both, and that the app is installed in this "
@@ -243,10 +235,10 @@ class ShopifyClient:
                 source=SOURCE,
                 details=details,
             )
-        if status != 200:
-            raise classify_status(status, headers, details)
+        if received.status != 200:
+            raise classify_status(received.status, received.headers, details)
+        answer = self._transport.object_of(received, details)
         try:
-            answer = _parse(content, details)
             token, expires_at = (
                 answer["access_token"],
                 self._now() + timedelta(seconds=float(answer["expires_in"])),
@@ -254,214 +246,12 @@ class ShopifyClient:
         except (KeyError, TypeError, ValueError, OverflowError):
             token, expires_at = None, None
         if not isinstance(token, str) or not token:
-            raise _malformed("Shopify answered a request for a token without one", details)
+            raise malformed("Shopify answered a request for a token without one", details)
         renewed = credentials._replace(access_token=token, expires_at=expires_at)
         self._credentials = renewed
         self._on_token(renewed)
         return renewed
 
-    def _prepare(self, url: str) -> tuple[requests.PreparedRequest, dict[str, Any]]:
-        """A request to this address, yet without a body, and what the environment says of it (proxies, CA).
-
-        Looked up once: for each page anew it would cost as much as sending the request.
-        """
-        if url not in self._prepared:
-            request = self._session.prepare_request(requests.Request("POST", url))
-            settings = self._session.merge_environment_settings(url, {}, True, None, None)
-            self._prepared[url] = request, {**settings}
-        prepared, environment = self._prepared[url]
-        return prepared.copy(), environment
-
-    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        connect, read, whole = self.timeouts
-        deadline = self.clock() + whole
-        try:
-            request, settings = self._prepare(url)
-            request.prepare_body(body, None)
-            request.headers.update(headers)
-            with self._session.send(
-                request, timeout=(connect, read), allow_redirects=False, **settings
-            ) as response:
-                content = bytearray()
-                # read1 returns after each packet, so that the deadline is looked at however slowly they come.
-                while chunk := response.raw.read1(1 << 18, decode_content=True):
-                    content += chunk
-                    if self.clock() > deadline:
-                        raise _transport_error(ErrorType.TIMEOUT, url, f"no whole answer within {whole:g} s")
-                    if len(content) > MAX_ANSWER_BYTES:
-                        raise _malformed(f"Shopify's answer is larger than {MAX_ANSWER_BYTES} bytes", {})
-                return response.status_code, response.headers, bytes(content)
-        except requests.ConnectTimeout:
-            raise _transport_error(ErrorType.TIMEOUT, url, f"no connection within {connect:g} s") from None
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise _transport_error(ErrorType.TIMEOUT, url, f"no answer within {read:g} s") from None
-        except (
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidSchema,
-            requests.exceptions.MissingSchema,
-            urllib3.exceptions.LocationValueError,
-        ) as error:
-            raise _transport_error(
-                ErrorType.CONFIGURATION, url, f"not an address ({type(error).__name__})"
-            ) from None
-        except requests.exceptions.SSLError:
-            raise _transport_error(
-                ErrorType.CONNECTION, url, "its certificate could not be verified"
-            ) from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            fault = "the connection failed or was cut"
-            raise _transport_error(ErrorType.CONNECTION, url, f"{fault} ({type(error).__name__})") from None
-        except ValueError:
-            # requests looks into a redirect's address even where it is not to follow it.
-            raise _malformed(
-                "Shopify's answer has headers that make no sense; it is tried again", {}
-            ) from None
-
-
-def vendor_time(headers: Mapping[str, str]) -> datetime | None:
-    """The vendor's clock when it answered, to the second; None where it does not say."""
-    try:
-        moment = parsedate_to_datetime(headers["Date"])
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # "-0000" is UTC without a zone
-    except (KeyError, ValueError):
-        return None
-
-
-def classify_status(status: int, headers: Mapping[str, str], details: dict[str, Any]) -> IntegrationError:
-    """An HTTP status other than 200, as what it means for us."""
-    if status == 429:
-        seconds = _seconds(headers.get("Retry-After"), default=2.0)
-        details = {**details, "retry_after_seconds": seconds}
-        return _of(ErrorType.THROTTLED, f"Shopify asks to wait {seconds:.0f} s (429)", details)
-    if status >= 500:
-        return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({status}); it is tried again", details)
-    if 300 <= status < 400:
-        try:
-            host = urlsplit(headers.get("Location", "")).hostname or "another address"
-        except ValueError:
-            host = "another address"
-        message = f"the shop has moved ({status}) to {host}: give the store its new domain or --api-url"
-        return _of(ErrorType.SHOP_GONE, message, details)
-    if status < 300:
-        return _malformed(f"Shopify answered {status} without data; it is tried again", details)
-    kind, message = _STATUSES.get(
-        status, (ErrorType.QUERY_REJECTED, f"Shopify refuses the request ({status})")
-    )
-    return _of(kind, message, details)
-
-
-_STATUSES: dict[int, tuple[ErrorType, str]] = {
-    408: (ErrorType.TIMEOUT, "Shopify gave up waiting for the request (408); it is tried again"),
-    401: (
-        ErrorType.CREDENTIALS,
-        "Shopify does not accept the access token (401): it was revoked or mistyped. "
-        "Make a new one and give it with `bg-pipelines stores add`",
-    ),
-    402: (
-        ErrorType.PAYMENT_REQUIRED,
-        "the shop is frozen or its plan does not allow this (402): its bill is open",
-    ),
-    403: (
-        ErrorType.SCOPES,
-        "Shopify forbids it (403): the app lacks a scope or was removed from the shop. Run `bg-pipelines check`",
-    ),
-    404: (
-        ErrorType.SHOP_GONE,
-        "no such shop, or no such API version, at this address (404): check the store's domain and --api-url",
-    ),
-    423: (
-        ErrorType.SHOP_LOCKED,
-        "Shopify has locked the shop for now (423): its owner has to contact Shopify",
-    ),
-}
-
-
-def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> IntegrationError:
-    """The `errors` of an answer with status 200, as what they mean for us."""
-    first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
-    extra = first.get("extensions")
-    extra = extra if isinstance(extra, dict) else {}
-    code = extra.get("code")
-    text = str(first.get("message") or errors)[:200]
-    if code:
-        details = {**details, "code": code}
-    if code == "THROTTLED":
-        seconds, never = _throttle_seconds(extensions)
-        if never:
-            cost = extensions["cost"]
-            extra = {
-                "cost": cost["requestedQueryCost"],
-                "maxCost": cost["throttleStatus"]["maximumAvailable"],
-            }
-        if not never:
-            details = {**details, "retry_after_seconds": seconds}
-            return _of(ErrorType.THROTTLED, f"Shopify asks to wait {seconds:.1f} s (THROTTLED)", details)
-        code = "MAX_COST_EXCEEDED"  # the bucket can never hold it
-    if code == "MAX_COST_EXCEEDED":
-        details = {**details, "cost": extra.get("cost"), "max_cost": extra.get("maxCost")}
-        return _of(ErrorType.QUERY_TOO_COSTLY, "the query is over Shopify's cost limit", details)
-    if code == "ACCESS_DENIED":
-        message = (
-            f"the app lacks a scope: {text}. Grant it in the app's settings, then run `bg-pipelines check`"
-        )
-        return _of(ErrorType.SCOPES, message, details)
-    if code == "SHOP_INACTIVE":
-        return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)
-    if code in ("INTERNAL_SERVER_ERROR", "TIMEOUT"):
-        return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({code}); it is tried again", details)
-    return _of(ErrorType.QUERY_REJECTED, f"Shopify rejects the query: {text}", details)
-
-
-def _throttle_seconds(extensions: Any) -> tuple[float, bool]:
-    """How long until the bucket holds the query, and whether it never will."""
-    try:
-        cost = extensions["cost"]
-        throttle = cost["throttleStatus"]
-        wanted, maximum = float(cost["requestedQueryCost"]), float(throttle["maximumAvailable"])
-        missing = wanted - float(throttle["currentlyAvailable"])
-        return max(0.1, missing / max(1.0, float(throttle["restoreRate"]))), wanted > maximum
-    except (KeyError, TypeError, ValueError):
-        return 1.0, False
-
-
-def _parse(content: bytes, details: dict[str, Any]) -> dict[str, Any]:
-    try:
-        try:
-            answer = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            # orjson refuses a lone surrogate anywhere; then only the row that has it shall fail.
-            answer = json.loads(content)
-    except (ValueError, RecursionError):
-        kind = "HTML" if content.lstrip()[:1] == b"<" else "something that is not JSON, or cut short,"
-        raise _malformed(
-            f"Shopify answered 200 with {kind} instead of data; it is tried again", details
-        ) from None
-    if not isinstance(answer, dict):
-        raise _malformed("Shopify answered with JSON that is no GraphQL answer; it is tried again", details)
-    return answer
-
-
-def _seconds(text: str | None, *, default: float) -> float:
-    try:
-        seconds = float(text or default)
-    except ValueError:
-        return default
-    # Never none at all, or a call would go round without a pause; NaN and infinity are no waits.
-    return max(MIN_WAIT_SECONDS, seconds) if seconds <= MAX_WAIT_SECONDS else default
-
-
-def _of(kind: ErrorType, message: str, details: dict[str, Any]) -> IntegrationError:
-    return IntegrationError.of(kind, message, source=SOURCE, details=details)
-
-
-def _malformed(message: str, details: dict[str, Any]) -> IntegrationError:
-    return _of(ErrorType.MALFORMED_RESPONSE, message, details)
-
-
-def _transport_error(kind: ErrorType, url: str, fault: str) -> IntegrationError:
-    # Host and port only: a path or a query may hold what is nobody's business.
-    try:
-        address = urlsplit(url).netloc.rpartition("@")[2]
-    except ValueError:
-        address = ""
-    return _of(kind, f"{address or 'the store'}: {fault}", {})
+    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> http.Answer:
+        named = {"Content-Type": "application/json", **headers}
+        return self._transport.request("POST", url, headers=named, body=body)

@@ -12,8 +12,9 @@ from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import UpdateOutcome
-from bg_pipelines.platforms.shopify.client import SOURCE, Answer, ShopifyClient
-from bg_pipelines.platforms.shopify.pages import Converted, Node, malformed
+from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
+from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
+from bg_pipelines.platforms.shopify.pages import Converted, Node
 from bg_pipelines.platforms.shopify.sales import ADDRESSES_AT_FIRST, CUSTOMER_NODE, Sales
 from bg_pipelines.records import Customer, Page
 

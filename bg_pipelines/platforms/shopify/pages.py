@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.shopify.client import SOURCE, Answer, ShopifyClient
+from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
+from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.records import Page, Part, Record, Reject
 
 PAGE_ROWS = 250
@@ -209,10 +210,6 @@ def key(node: Node) -> tuple[str, str]:
 
 def _gone(_: Converted, external_id: Any) -> str:
     return str(external_id)
-
-
-def malformed(message: str) -> IntegrationError:
-    return IntegrationError.of(ErrorType.MALFORMED_RESPONSE, f"{message}; it is tried again", source=SOURCE)
 
 
 def _reject(node: Any, error: Exception, table: str | None = None) -> Reject:

@@ -22,12 +22,12 @@ from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, Store
 from bg_pipelines.platforms.shopify import bulk, customer_edits, sales
 from bg_pipelines.platforms.shopify.bulk import BULK_FROM, EXPORTS, export_pages, is_export
 from bg_pipelines.platforms.shopify.client import (
-    SOURCE,
     ClientCredentials,
     ShopifyClient,
     credentials,
 )
 from bg_pipelines.platforms.shopify.customer_edits import EDITABLE, CustomerEdits
+from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     Convert,
@@ -35,7 +35,6 @@ from bg_pipelines.platforms.shopify.pages import (
     Node,
     PageReader,
     key,
-    malformed,
     note_cursor,
     rows_of,
 )

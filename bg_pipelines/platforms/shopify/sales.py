@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 import orjson
 
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     Converted,
@@ -25,7 +26,6 @@ from bg_pipelines.platforms.shopify.pages import (
     Rows,
     count_of,
     key,
-    malformed,
     rows_of,
 )
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund

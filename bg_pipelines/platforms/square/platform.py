@@ -20,7 +20,7 @@ from bg_pipelines.platforms.square import converters as records
 from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import Answer, SquareClient, malformed, time_text
 from bg_pipelines.platforms.square.converters import Converted, Node, Sale
-from bg_pipelines.platforms.square.writes import EDITABLE
+from bg_pipelines.platforms.square.writes import CHANGE, COUNTS, EDITABLE
 from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource, StoreProfile
 
 # Customers: the vendor's most. The others may have a thousand, and would then hold megabytes: an item comes with its
@@ -41,7 +41,7 @@ _OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATIO
 
 
 def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> SquarePlatform:  # noqa: ARG001
-    """The API version is Shopify's: Square's client brings its own."""
+    """The API version is Shopify's; Square's is that of its client."""
     token = str(access.credentials.get("access_token") or "")
     return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep))
 
@@ -54,14 +54,13 @@ class SquarePlatform:
 
     def __init__(self, client: SquareClient) -> None:
         self._client = client
-        self._api = client.api
         self._held_merchant: Node | None = None
 
     def close(self) -> None:
         self._client.close()
 
     def profile(self) -> StoreProfile:
-        answer = self._client.call(self._api.locations.get, "main")
+        answer = self._client.get("locations", "main")
         try:
             return records.profile(self._merchant(), answer.data["location"])
         except (KeyError, TypeError, AttributeError):
@@ -107,7 +106,7 @@ class SquarePlatform:
         }
         if since is not None:
             query["begin_time"] = _just_before(since)
-        for answer, cursor in self._client.answers(self._api.catalog.search, query, resume):
+        for answer, cursor in self._client.answers("catalog/search", query, resume):
             convert = self._converter(resource, answer)
             yield _page(answer, answer.rows("objects"), convert, resume=cursor)
 
@@ -117,12 +116,12 @@ class SquarePlatform:
             query["filter"] = {"updated_at": {"start_at": time_text(since)}}
         arguments = {"limit": CUSTOMERS_A_PAGE, "count": since is None, "query": query}
         first = resume is None
-        for answer, cursor in self._client.answers(self._api.customers.search, arguments, resume):
+        for answer, cursor in self._client.answers("customers/search", arguments, resume):
             counted = answer if since is None else None
             if since is not None and (first or cursor is None):
                 # A search counts what it finds; what was deleted shows in how many there are in all. Asked after the
                 # rows, or one that came between the two would be more than were read.
-                counted = self._client.call(self._api.customers.search, limit=1, count=True)
+                counted = self._client.post("customers/search", limit=1, count=True)
             first = False
             convert = self._converter(Resource.CUSTOMERS, answer)
             rows = answer.rows("customers")
@@ -142,7 +141,7 @@ class SquarePlatform:
             following = [place for place in places if place > at["locations"][-1]][:LOCATIONS_A_CALL]
             arguments = {"location_ids": at["locations"], "query": query, "limit": ORDERS_A_PAGE}
             behind = _token(following, None) if following else None
-            for answer, cursor in self._client.answers(self._api.orders.search, arguments, at["cursor"]):
+            for answer, cursor in self._client.answers("orders/search", arguments, at["cursor"]):
                 token = _token(at["locations"], cursor) if cursor else behind
                 yield _page(answer, answer.rows("orders"), records.sale, resume=token)
             if not following:
@@ -156,7 +155,7 @@ class SquarePlatform:
             yield from self._all_counts(query, resume)
             return
         query["updated_after"] = _just_before(since)
-        for answer, cursor in self._client.answers(self._api.inventory.batch_get_counts, query, resume):
+        for answer, cursor in self._client.answers(COUNTS, query, resume):
             yield _page(answer, answer.rows("counts"), records.level, key=_level_id, resume=cursor)
 
     def _all_counts(self, query: Node, resume: str | None) -> Iterator[Page]:
@@ -173,7 +172,7 @@ class SquarePlatform:
         at: Node = json.loads(resume) if resume else begin
         while True:
             asked = query if at["after"] is None else {**query, "updated_after": at["after"]}
-            answers = self._client.answers(self._api.inventory.batch_get_counts, asked, at["cursor"])
+            answers = self._client.answers(COUNTS, asked, at["cursor"])
             for answer, cursor in answers:
                 page = _page(answer, answer.rows("counts"), records.level, key=_level_id)
                 page.vendor_time = (answer.vendor_time or datetime.now(UTC)) - COUNTS_OVERLAP
@@ -189,7 +188,7 @@ class SquarePlatform:
                 yield page
 
     def _location_rows(self) -> tuple[Answer, list[Any]]:
-        answer = self._client.call(self._api.locations.list)
+        answer = self._client.get("locations")
         rows = answer.rows("locations")
         if not rows:
             raise malformed("Square's answer lacks the merchant's locations, and every merchant has one")
@@ -205,7 +204,7 @@ class SquarePlatform:
 
     def _merchant(self) -> Node:
         if self._held_merchant is None:
-            merchant = self._client.call(self._api.merchants.get, "me").data.get("merchant")
+            merchant = self._client.get("merchants", "me").data.get("merchant")
             if not isinstance(merchant, dict) or not isinstance(merchant.get("currency"), str):
                 raise malformed("Square's answer lacks the merchant or its currency")
             self._held_merchant = merchant
@@ -228,14 +227,14 @@ class SquarePlatform:
         elif resource is Resource.CUSTOMERS:
             page = self._customers_by_id(wanted)
         elif resource is Resource.ORDERS:
-            answer = self._client.call(self._api.orders.batch_get, order_ids=wanted)
+            answer = self._client.post("orders/batch-retrieve", order_ids=wanted)
             page = _page(answer, answer.rows("orders"), records.sale)
         elif resource is Resource.INVENTORY_LEVELS:
             page = self._counts_by_id(wanted)
         else:
             related = resource is Resource.PRODUCTS
-            answer = self._client.call(
-                self._api.catalog.batch_get, object_ids=wanted, include_related_objects=related
+            answer = self._client.post(
+                "catalog/batch-retrieve", object_ids=wanted, include_related_objects=related
             )
             page = _page(answer, answer.rows("objects"), self._converter(resource, answer))
         met = {record.external_id for record in page.records} | {one.external_id for one in page.rejects}
@@ -245,7 +244,7 @@ class SquarePlatform:
         return page
 
     def _customers_by_id(self, wanted: list[str]) -> Page:
-        answer = self._client.call(self._api.customers.bulk_retrieve_customers, customer_ids=wanted)
+        answer = self._client.post("customers/bulk-retrieve", customer_ids=wanted)
         responses = answer.data.get("responses")
         if not isinstance(responses, dict):
             raise malformed("Square's answer lacks the customers that were asked for")
@@ -265,7 +264,7 @@ class SquarePlatform:
         query["catalog_object_ids"] = sorted({item for item, _ in pairs})
         query["location_ids"] = sorted({place for _, place in pairs})
         found: list[Any] = []
-        for answer, _ in self._client.answers(self._api.inventory.batch_get_counts, query, None):
+        for answer, _ in self._client.answers(COUNTS, query, None):
             # The search is for each item at each place.
             found += [row for row in answer.rows("counts") if _level_id(row) in wanted]
         return _page(answer, found, records.level, key=_level_id)
@@ -289,7 +288,7 @@ class SquarePlatform:
 
         The two that would write ask for what cannot be done: no changes, and no such customer.
         """
-        api, client = self._api, self._client
+        client = self._client
         try:
             merchant = self._merchant()
         except IntegrationError as error:
@@ -300,17 +299,13 @@ class SquarePlatform:
         if merchant.get("status") == "INACTIVE":
             faults.append("Square says that the merchant is INACTIVE: its owner has to contact Square")
         probes: dict[str, Callable[[], object]] = {
-            "ITEMS_READ": lambda: client.call(api.catalog.search, object_types=["ITEM"], limit=1),
-            "INVENTORY_READ": lambda: client.call(
-                api.inventory.batch_get_counts, states=["IN_STOCK"], limit=1
-            ),
-            "INVENTORY_WRITE": lambda: client.call(
-                api.inventory.batch_create_changes, idempotency_key="check", changes=[]
-            ),
-            "CUSTOMERS_READ": lambda: client.call(api.customers.search, limit=1),
-            "CUSTOMERS_WRITE": lambda: client.call(api.customers.update, "check", note=None),
-            "ORDERS_READ": lambda: client.call(
-                api.orders.search, location_ids=self._location_ids()[:1], limit=1
+            "ITEMS_READ": lambda: client.post("catalog/search", object_types=["ITEM"], limit=1),
+            "INVENTORY_READ": lambda: client.post(COUNTS, states=["IN_STOCK"], limit=1),
+            "INVENTORY_WRITE": lambda: client.post(CHANGE, idempotency_key="check", changes=[]),
+            "CUSTOMERS_READ": lambda: client.post("customers/search", limit=1),
+            "CUSTOMERS_WRITE": lambda: client.put("customers", "check", content={"note": None}),
+            "ORDERS_READ": lambda: client.post(
+                "orders/search", location_ids=self._location_ids()[:1], limit=1
             ),
         }
         for scope, probe in probes.items():

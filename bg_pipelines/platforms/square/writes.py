@@ -25,6 +25,10 @@ EDITABLE = {
 }
 """Square's names of the columns that can be changed there."""
 
+COUNTS = "inventory/counts/batch-retrieve"
+CHANGES = "inventory/changes/batch-retrieve"
+CHANGE = "inventory/changes/batch-create"
+
 # How far back a correction that was sent before is looked for.
 SENT_WITHIN = timedelta(days=3)
 
@@ -41,7 +45,7 @@ def update_customer(
     before: dict[str, Any] | None = None
     for last in (False, True):
         try:
-            answer = client.call(client.api.customers.get, external_id)
+            answer = client.get("customers", external_id)
             row = answer.data.get("customer")
             if not isinstance(row, dict):
                 raise malformed("Square's answer lacks the customer")
@@ -50,8 +54,8 @@ def update_customer(
                 raise _edited_elsewhere()
             before = row
             if changed:
-                version = row.get("version")
-                answer = client.call(client.api.customers.update, external_id, version=version, **changed)
+                content = {"version": row.get("version"), **changed}
+                answer = client.put("customers", external_id, content=content)
             return UpdateOutcome("applied", page(answer))
         except IntegrationError as error:
             status = error.details.get("status")
@@ -95,8 +99,8 @@ def correct_stock(client: SquareClient, correction: Correction) -> CorrectionOut
         "reference_id": correction.idempotency_key,
     }
     try:
-        client.call(
-            client.api.inventory.batch_create_changes,
+        client.post(
+            CHANGE,
             idempotency_key=correction.idempotency_key,
             changes=[{"type": "ADJUSTMENT", "adjustment": adjustment}],
         )
@@ -114,7 +118,7 @@ def _in_stock(client: SquareClient, correction: Correction) -> tuple[Decimal | N
 
     What occurred before the last count is in that count already, and would change nothing.
     """
-    answer = client.call(client.api.inventory.batch_get_counts, states=["IN_STOCK"], **_where(correction))
+    answer = client.post(COUNTS, states=["IN_STOCK"], **_where(correction))
     now = answer.vendor_time or datetime.now(UTC)
     try:
         for row in answer.rows("counts"):
@@ -130,7 +134,7 @@ def _in_stock(client: SquareClient, correction: Correction) -> tuple[Decimal | N
 def _was_sent(client: SquareClient, correction: Correction, until: datetime) -> bool:
     """Whether a change of this stock carries the correction's key."""
     query = {"types": ["ADJUSTMENT"], "updated_after": time_text(until - SENT_WITHIN), **_where(correction)}
-    for answer, _ in client.answers(client.api.inventory.batch_get_changes, query, None):
+    for answer, _ in client.answers(CHANGES, query, None):
         for change in answer.rows("changes"):
             adjustment = change.get("adjustment") if isinstance(change, dict) else None
             reference = adjustment.get("reference_id") if isinstance(adjustment, dict) else None

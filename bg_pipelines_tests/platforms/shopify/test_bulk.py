@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.shopify import bulk
+from bg_pipelines.platforms.http import Timeouts
+from bg_pipelines.platforms.shopify import bulk, bulk_file
 from bg_pipelines.platforms.shopify import platform as shopify_platform
 from bg_pipelines.platforms.shopify.bulk import EXPORTS, Place, export_pages
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
@@ -290,7 +291,7 @@ def test_the_file_is_read_on_from_every_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not ranges:
-        monkeypatch.setattr(bulk, "_range", lambda _: {})
+        monkeypatch.setattr(bulk_file, "_range", lambda _: {})
     whole = list(pages(platform, resource))
     for number, page in enumerate(whole[:-1], 1):
         behind = list(pages(platform, resource, page.resume))
@@ -452,7 +453,7 @@ def test_a_file_that_drips_is_given_up(
     files: Files, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., ShopifyClient]
 ) -> None:
     clock = iter(range(0, 10**6, 30))
-    files.client = connect(files.server.url, clock=lambda: next(clock), timeouts=(2.0, 5.0, 10**6))
+    files.client = connect(files.server.url, clock=lambda: next(clock), timeouts=Timeouts(2.0, 5.0, 10**6))
     pieces = tuple((CUSTOMER % 1).encode()[at : at + 9] for at in range(0, 90, 9))
     files.counts, files.file = ("1", "1"), Reply(pieces=pieces, pause_seconds=0.02)
     error = failure_of(files.read)
@@ -469,7 +470,7 @@ def test_an_address_that_does_not_answer_is_not_told(files: Files) -> None:
 
 
 def test_a_line_without_an_end_is_not_held(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MAX_LINE_BYTES", 100_000)
+    monkeypatch.setattr(bulk_file, "MAX_LINE_BYTES", 100_000)
     files.counts, files.file = ("1", "1"), Reply(pieces=(b"x" * 1_000_000,))
     assert failure_of(files.read).error_type is ErrorType.MALFORMED_RESPONSE
 

@@ -816,7 +816,7 @@ def test_the_right_to_write_includes_the_right_to_read(shop: Shop, platform: Sho
     [
         (Fault("unauthorized"), "give it with `bg-pipelines stores add`"),
         (Fault("not_found"), "check the store's domain"),
-        (Fault("cut"), "the connection failed or was cut"),
+        (Fault("cut"), "the connection was cut"),
         (Fault("null_field", field="currentAppInstallation"), "lacks the app's scopes"),
         (Fault("null_field", field="accessScopes"), "lacks the app's scopes"),
     ],

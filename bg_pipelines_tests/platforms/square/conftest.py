@@ -12,6 +12,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.platforms.square import platform as square_module
 from bg_pipelines.platforms.square.client import SquareClient
@@ -170,7 +171,7 @@ def connect(clock: HandClock) -> Iterator[Connect]:
 
     def make(merchant: Merchant | None = None, **options: Any) -> SquarePlatform:
         given = {"token": merchant.token, "base_url": merchant.api_url} if merchant is not None else {}
-        by_hand = {"sleep": clock.sleep, "clock": clock, "timeouts": (2.0, 5.0, 10.0)}
+        by_hand = {"sleep": clock.sleep, "clock": clock, "timeouts": Timeouts(2.0, 5.0, 10.0)}
         made.append(SquarePlatform(SquareClient(**{**given, **by_hand, **options})))
         return made[-1]
 

@@ -10,6 +10,7 @@ import pytest
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.protocol import Correction
 from bg_pipelines.platforms.square import writes
+from bg_pipelines.platforms.square.client import Answer
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World, edit
 from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
@@ -144,14 +145,14 @@ def test_an_edit_that_staff_were_quicker_than_is_made_only_over_other_fields(
 ) -> None:
     row = shelf.export()["customers"][0]
     platform = connect(shelf)
-    update = platform._api.customers.update
+    update = platform._client.put
 
-    def after_staff(*given: Any, **values: Any) -> object:
+    def after_staff(*given: Any, **values: Any) -> Answer:
         monkeypatch.undo()
         edit(shelf, "update_customer", id=row["id"], fields=theirs)
         return update(*given, **values)
 
-    monkeypatch.setattr(platform._api.customers, "update", after_staff)
+    monkeypatch.setattr(platform._client, "put", after_staff)
     if outcome == "applied":
         assert platform.update_customer(row["id"], {"note": "ours"}).status == "applied"
     else:

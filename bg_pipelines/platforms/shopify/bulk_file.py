@@ -1,0 +1,115 @@
+"""The file of a bulk operation, line by line: streamed, and read on from any byte.
+
+Its address is a secret, for whoever has it may read the file; nothing else goes along to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import urllib3
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.http import Transport, parse_json
+from bg_pipelines.platforms.shopify.client import ShopifyClient
+from bg_pipelines.platforms.shopify.failures import SOURCE, classify_status, malformed
+
+CHUNK_BYTES = 128 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_REDIRECTS = 3
+PROGRESS_SECONDS, PROGRESS_BYTES = 60.0, 64 * 1024
+"""A download that brings less than so much in so many seconds of waiting for it is given up."""
+
+Node = dict[str, Any]
+
+
+def lines_from(client: ShopifyClient, url: str, offset: int) -> Iterator[tuple[int, Node]]:
+    """The lines of a file from a byte on, each with the byte it begins at.
+
+    Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it is not there any more.
+    """
+    rest = b""
+    for chunk in _chunks(client, url, offset):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for text in whole:
+            if text:
+                yield offset, _parse(text)
+            offset += len(text) + 1
+        if len(rest) > MAX_LINE_BYTES:
+            raise malformed(f"a line of the bulk operation's file is longer than {MAX_LINE_BYTES} bytes")
+    if rest.strip():
+        yield offset, _parse(rest)
+
+
+def _chunks(client: ShopifyClient, url: str, offset: int) -> Iterator[bytes]:
+    # As it is: then the bytes that are counted are those of its lines.
+    headers = {"Accept-Encoding": "identity", **_range(offset)}
+    waited, brought = 0.0, 0
+    # It has no size that would be too large, and its time is a matter of progress.
+    transport = Transport(
+        SOURCE,
+        "Shopify",
+        address_of="what Shopify gives as the place of a bulk operation's file",
+        timeouts=client.timeouts._replace(whole=math.inf),
+        max_bytes=math.inf,
+        clock=client.clock,
+    )
+    with (
+        closing(transport),
+        transport.open("GET", url, headers=headers, redirects=MAX_REDIRECTS) as response,
+    ):
+        skip = _to_skip(response, offset)
+        while True:
+            asked = client.clock()
+            chunk = response.read1(CHUNK_BYTES, decode_content=True)
+            waited, brought = waited + client.clock() - asked, brought + len(chunk)
+            if not chunk:
+                break
+            if waited >= PROGRESS_SECONDS:
+                if brought < PROGRESS_BYTES:
+                    message = (
+                        f"the download of a bulk operation's file brought {brought} bytes in {waited:.0f} s"
+                    )
+                    raise IntegrationError.of(ErrorType.TIMEOUT, message, source=SOURCE)
+                waited, brought = 0.0, 0
+            skipped = min(skip, len(chunk))
+            skip -= skipped
+            if skipped < len(chunk):
+                yield chunk[skipped:]
+        if skip:
+            raise malformed("the bulk operation's file ends before what was read of it already")
+
+
+def _range(offset: int) -> dict[str, str]:
+    return {"Range": f"bytes={offset}-"} if offset else {}
+
+
+def _to_skip(response: urllib3.BaseHTTPResponse, offset: int) -> int:
+    """How many bytes come before those that were asked for: none where the server honours a range."""
+    status = response.status
+    if status == 200:
+        return offset
+    if status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+        return 0
+    if status in (408, 429) or status >= 500:
+        raise classify_status(status, response.headers, {"status": status})
+    if status >= 300:
+        raise IntegrationError.of(
+            ErrorType.OPERATION_FAILED,
+            f"the bulk operation's file is not there any more ({status}). Everything is exported anew at the next try",
+            source=SOURCE,
+        )
+    raise malformed(f"the bulk operation's file came with status {status} and not from byte {offset} on")
+
+
+def _parse(text: bytes) -> Node:
+    try:
+        node = parse_json(text)
+    except ValueError:
+        node = None
+    if not isinstance(node, dict):
+        raise malformed("a line of the bulk operation's file is not JSON, or cut short")
+    return node
