@@ -17,6 +17,7 @@ from bg_pipelines.machine.processes import stop_on_signals
 TOPICS = {
     "stores": "The stores that are synced.",
     "incidents": "What failed, and what a person does about it (docs/on-call.md).",
+    "stock": "Corrections of stock, and what became of them (docs/jobs.md).",
     "customers": "Customers of a store, and edits of their profiles (docs/jobs.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }

@@ -109,11 +109,6 @@ def _lines(path: Path, source: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def whole_number(text: str) -> int | None:
-    """A number as a file or a person writes it, if it is one from 0 to 999,999,999."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
 def bad_data(faults: Sequence[Fault], source: str) -> IntegrationError:
     """All that is wrong as one error, in the order of the lines."""
     ordered = sorted(faults, key=lambda fault: fault.line or 0)

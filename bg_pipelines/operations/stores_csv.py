@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bg_pipelines.operations.csv_files import Fault, bad_data, read_rows, whole_number
+from bg_pipelines.operations.csv_files import Fault, bad_data, read_rows
 from bg_pipelines.operations.stores import COLUMNS, DEFAULT_TIER, REQUIRED_COLUMNS, NewStore, check_store
 
 
@@ -41,5 +41,4 @@ def _from_row(row: dict[str, str]) -> NewStore:
 
 
 def _number(text: str) -> int:
-    number = whole_number(text)
-    return -1 if number is None else number
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
