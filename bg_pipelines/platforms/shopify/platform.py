@@ -6,7 +6,7 @@ and variants are two flat connections, because a product's own `variants` would 
 product that has more of them than a page can afford (cost: see docs/decisions.md). Stock levels are nested in
 their location: one call shows the first few of every location, and each that has more is drained by itself.
 
-Customers and orders are in sales.py, edits of customers in customer_edits.py, paging in shopify_pages.py.
+Customers and orders are in sales.py, edits of customers in customer_edits.py, paging in pages.py, exports in bulk.py.
 """
 
 from __future__ import annotations
