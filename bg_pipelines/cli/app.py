@@ -128,7 +128,7 @@ def show_status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Is anything wrong, what is it, and does it wait for a person? Times are UTC."""
+    """Is anything wrong, what is it, and does it need attention? Times are UTC."""
     from bg_pipelines.cli import status
 
     status.show_status(watch=watch, as_json=as_json)
