@@ -611,7 +611,7 @@ class Incident(Base):
         comment="see incidents/fingerprints.py",
     )
     status: Mapped[str] = mapped_column(server_default="open")
-    needs_attention: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")
+    needs_attention: Mapped[bool] = mapped_column(comment="false: it is retried automatically")
     error_type: Mapped[str]
     severity: Mapped[str]
     source: Mapped[str]

@@ -170,12 +170,12 @@ def test_incidents_are_listed_shown_assigned_retried_and_resolved(
     assert re.match(
         rf"1 high store {name} credentials since \d{{4}}-\d\d-\d\d \d\d:\d\d, once, 5 parked", words(listed)
     )
-    assert words(listed).endswith("1 shown, 1 of them need a person")
+    assert words(listed).endswith("1 shown, 1 of them needs attention")
     assert ok(run("incidents", "assign", "1", "--to", "jane")) == "1 incident assigned to jane\n"
     assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
     shown = words(ok(run("incidents", "show", "1")))
     assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
-    assert "waits for a person (manual_intervention, credentials does not mend itself)" in shown
+    assert "requires attention (manual_intervention, credentials does not mend itself)" in shown
     assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 units of work due now\n"
     sync()
     assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))
@@ -309,7 +309,7 @@ def test_status_is_watched_through_a_restart_of_the_database(run: Run, database_
         )
         try:
             os.close(terminal)
-            read_until(output, "0 of 1 store current")
+            read_until(output, "0 of 1 store up to date")
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)

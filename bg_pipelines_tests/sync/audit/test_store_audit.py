@@ -18,7 +18,8 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents import handling, reading
-from bg_pipelines.operations.metrics import prometheus_text, read_metrics
+from bg_pipelines.operations.metrics import read_metrics
+from bg_pipelines.operations.prometheus import prometheus_text
 from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
