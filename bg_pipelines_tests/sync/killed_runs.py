@@ -21,7 +21,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.shopify import bulk
 from bg_pipelines.records import Resource
-from bg_pipelines.sync import SyncRequest, SyncRun
+from bg_pipelines.sync import Limits, SyncRequest, SyncRun
 
 KEY = "0" * 43 + "="
 LOAD_ROWS = 100
@@ -40,7 +40,7 @@ def sync(url: str, store: str, resources: list[str]) -> None:
         connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
         log=lambda _: None,
         lease=timedelta(seconds=30),
-        load_rows=LOAD_ROWS,
+        limits=Limits(load_rows=LOAD_ROWS),
     ).run()
 
 
