@@ -136,10 +136,10 @@ def test_what_is_not_given_of_a_known_store_stays_as_it_is(run: Run) -> None:
 
 def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
     ok(run(*HARBOR))
-    assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 were so before\n"
-    assert ok(run("stores", "pause", "Harbor")) == "0 paused, 1 were so before\n"
+    assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 already were\n"
+    assert ok(run("stores", "pause", "Harbor")) == "0 paused, 1 already were\n"
     assert "paused" in ok(run("stores", "list"))
-    assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 were so before\n"
+    assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 already were\n"
     assert "did you mean 'Harbor'?" in refused(run("stores", "resume", "Habor"))
 
 
@@ -361,7 +361,7 @@ def test_check_says_that_all_is_well_or_lists_the_faults_and_exits_1(
     monkeypatch.setenv("BG_ALERT_URLS", "jsons://alerts.example.com/bg")
     sandbox = make_sandbox(shops=1, variants=1)
     [name] = add_shops(sandbox)
-    assert ok(run("check")) == "all is well\n"
+    assert ok(run("check")) == "no faults found\n"
     [shop] = sandbox.world.shops.values()
     shop.access.scopes.remove("read_products")
     result = run("check")
