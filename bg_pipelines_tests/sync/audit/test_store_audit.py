@@ -579,7 +579,7 @@ def test_the_command_repairs_and_says_what_was_proved(
     assert told.exit_code == 0, told.output
     text = words(told.output)
     variants = len(synced.export()["product_variants"])
-    assert f"read and held are equal: {variants} product_variants (checksum " in text
+    assert f"all rows match the source: {variants} product_variants (checksum " in text
     assert "1 differ (price); all repaired" in text
     shown = json.loads(run("audit", name, "--json").stdout)
     assert (shown["well"], shown["audited"]) == (True, True)
