@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
@@ -21,6 +21,14 @@ from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, Limits, ResourceAudit
 from bg_pipelines.work.store_units import Claim
+
+
+class StoreRef(NamedTuple):
+    """The store that is visited: its id, its name and its platform's."""
+
+    id: int
+    name: str
+    platform: str
 
 
 class TurnOver(Exception):  # noqa: N818 (not an error: others wait)

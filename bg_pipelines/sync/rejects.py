@@ -8,6 +8,9 @@ from typing import Any
 import psycopg
 
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import RejectedRows
 from bg_pipelines.records import Reject
 
 
@@ -29,3 +32,48 @@ def keep_rejects(
             "times_seen = rejected_rows.times_seen + 1",
             [(store_id, table, r.key(), r.reason, cipher.encrypt(r.payload)) for r in rejects],
         )
+
+
+def report_rejects(
+    connection: psycopg.Connection[Any],
+    store_id: int,
+    done: Sequence[str],
+    *,
+    store: str,
+    platform: str,
+    job: str,
+) -> None:
+    """Open an incident of each unit that has rows which could not be loaded; close those of units that have none.
+
+    `store` and `platform` are names.
+    """
+    held = {
+        unit: (rows, external_id, reason)
+        for unit, rows, external_id, reason in connection.execute(
+            "SELECT resource, count(*), (array_agg(external_id ORDER BY id))[1], (array_agg(reason ORDER BY id))[1] "
+            "FROM rejected_rows WHERE store_id = %s AND resource = ANY(%s) GROUP BY resource",
+            (store_id, list(done)),
+        )
+    }
+    fine = [RejectedRows(store_id, unit) for unit in done if unit not in held]
+    reporting.clear(connection, fine, "every row loads again, or is gone at the source")
+    for unit, (rows, external_id, reason) in held.items():
+        error = IntegrationError.of(
+            ErrorType.BAD_DATA,
+            f"{rows} row{'s' * (rows != 1)} of {unit} could not be loaded; the first, {external_id}: {reason}",
+            source=platform,
+            details={"rows": rows},
+        )
+        fault = reporting.Fault(
+            RejectedRows(store_id, unit),
+            subject=f"store {store}",
+            error=error,
+            needs_attention=True,
+            job=job,
+            platform=platform,
+            store_id=store_id,
+            resources=[unit],
+            payload=f"rejected_rows of store {store_id}, {unit}",
+        )
+        # A pass that does not read them again says nothing new of them.
+        reporting.report(connection, fault, occurrence=f"{rows} rows")

@@ -27,9 +27,10 @@ from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.failing import fail
-from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, RejectedRows, StoreUnit
+from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, StoreUnit
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
-from bg_pipelines.sync.context import NotReady
+from bg_pipelines.sync.context import NotReady, StoreRef
+from bg_pipelines.sync.rejects import report_rejects
 from bg_pipelines.work import attempts, circuits
 from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Change
 from bg_pipelines.work.queue import clock
@@ -90,14 +91,6 @@ class Lost(NamedTuple):
 
 
 Outcome = Done | Yielded | Waiting | Retried | Parked | Lost
-
-
-class StoreRef(NamedTuple):
-    """The store that is visited: its id, its name and its platform's."""
-
-    id: int
-    name: str
-    platform: str
 
 
 class Failure(NamedTuple):
@@ -248,7 +241,10 @@ class Settling:
                 outcome = circuits.note_success(connection, self.store.id, self.store.platform)
                 self._note_closed(connection, known, outcome)
             reporting.clear_recovered(connection, self.store.id, done)
-            self._report_rejects(connection, done)
+            store = self.store
+            report_rejects(
+                connection, store.id, done, store=store.name, platform=store.platform, job=self.job
+            )
 
         self._transact(act)
 
@@ -384,37 +380,3 @@ class Settling:
         if not circuits.is_ailing(connection, self.store.platform):
             over = Circuit(f"platform:{self.store.platform}")
             reporting.clear(connection, [over], "it answers again")
-
-    # Rows that could not be loaded
-
-    def _report_rejects(self, connection: Connection, done: Sequence[str]) -> None:
-        held = {
-            unit: (rows, external_id, reason)
-            for unit, rows, external_id, reason in connection.execute(
-                "SELECT resource, count(*), (array_agg(external_id ORDER BY id))[1], (array_agg(reason ORDER BY id))[1] "
-                "FROM rejected_rows WHERE store_id = %s AND resource = ANY(%s) GROUP BY resource",
-                (self.store.id, list(done)),
-            )
-        }
-        fine = [RejectedRows(self.store.id, unit) for unit in done if unit not in held]
-        reporting.clear(connection, fine, "every row loads again, or is gone at the source")
-        for unit, (rows, external_id, reason) in held.items():
-            error = IntegrationError.of(
-                ErrorType.BAD_DATA,
-                f"{rows} row{'s' * (rows != 1)} of {unit} could not be loaded; the first, {external_id}: {reason}",
-                source=self.store.platform,
-                details={"rows": rows},
-            )
-            fault = reporting.Fault(
-                RejectedRows(self.store.id, unit),
-                subject=f"store {self.store.name}",
-                error=error,
-                needs_attention=True,
-                job=self.job,
-                platform=self.store.platform,
-                store_id=self.store.id,
-                resources=[unit],
-                payload=f"rejected_rows of store {self.store.id}, {unit}",
-            )
-            # A pass that does not read them again says nothing new of them.
-            reporting.report(connection, fault, occurrence=f"{rows} rows")

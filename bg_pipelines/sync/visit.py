@@ -19,14 +19,13 @@ from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync import summary
-from bg_pipelines.sync.context import NotReady, TurnOver
+from bg_pipelines.sync.context import NotReady, StoreRef, TurnOver
 from bg_pipelines.sync.settling import (
     OUT_OF_REACH,
     Done,
     Failure,
     Outcome,
     Settling,
-    StoreRef,
     Waiting,
     Yielded,
 )

@@ -14,8 +14,8 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.retries import Policies, Strategy
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import settling
-from bg_pipelines.sync.context import NotReady
-from bg_pipelines.sync.settling import Failure, Settling, StoreRef, decide_failure
+from bg_pipelines.sync.context import NotReady, StoreRef
+from bg_pipelines.sync.settling import Failure, Settling, decide_failure
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.store_units import Claim
