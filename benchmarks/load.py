@@ -36,7 +36,7 @@ from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Record, Reject, Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
-from bg_pipelines.sync import LOAD_ROWS
+from bg_pipelines.sync import Limits
 from bg_pipelines.work.queue import clock as database_clock
 
 RESOURCES = (Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
@@ -256,8 +256,10 @@ def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dic
         spent["convert"] += time.perf_counter() - began - client.seconds
         spent["fetch_and_parse"] += client.seconds
         client.close()
-        for first in range(0, len(records), LOAD_ROWS):
-            _load_timed(database, resource, store_id, records[first : first + LOAD_ROWS], began_at, spent)
+        for first in range(0, len(records), Limits().load_rows):
+            _load_timed(
+                database, resource, store_id, records[first : first + Limits().load_rows], began_at, spent
+            )
     return spent
 
 
