@@ -2,7 +2,7 @@
 
 Dagster's own launcher starts a process a run, and only the code server that started it knows whether it still lives:
 where both are killed, the run stays STARTED for ever. `WatchedRunLauncher` asks `job_runs`, where a run says every
-half minute that it lives; run monitoring marks a silent one as failed, and run retries start it again.
+half minute that it lives; run monitoring marks one that is silent as failed, and run retries start it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.settings import load_settings
-from bg_pipelines.work.pulse import DEAD_AFTER, silence
+from bg_pipelines.work.pulse import DEAD_AFTER, since_last_seen
 
 if TYPE_CHECKING:
     from dagster import DagsterRun
@@ -84,9 +84,9 @@ class WatchedRunLauncher(DefaultRunLauncher):
         if self._database is None:
             self._database = open_database(load_settings(), pool_size=1)
         with self._database.transaction() as connection:
-            silent = silence(connection, run.run_id)
-        if silent is not None:
-            return silent.total_seconds()
+            unseen = since_last_seen(connection, run.run_id)
+        if unseen is not None:
+            return unseen.total_seconds()
         if run.job_name not in JOBS:
             return None
         # It died before its first word, or has none yet.

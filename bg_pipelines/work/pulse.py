@@ -18,7 +18,7 @@ DEAD_AFTER = timedelta(minutes=2, seconds=30)
 Connection = psycopg.Connection[Any]
 
 
-def silence(connection: Connection, run_id: str) -> timedelta | None:
+def since_last_seen(connection: Connection, run_id: str) -> timedelta | None:
     """How long ago a run was last heard of; None if it never was."""
     row = connection.execute(
         "SELECT clock_timestamp() - seen_at FROM job_runs WHERE run_id = %s", (run_id,)
