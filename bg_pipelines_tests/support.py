@@ -50,7 +50,7 @@ class Scripted:
     def profile(self) -> StoreProfile:
         return StoreProfile("1", "shop", "EUR", "Europe/Berlin", None, "2026-01-01T00:00:00Z")
 
-    def overlap(self, resource: Resource) -> timedelta:
+    def lookback(self, resource: Resource) -> timedelta:
         return timedelta(minutes=10)
 
     def pages(

@@ -245,8 +245,8 @@ class ResourceSync:
                 counts.deleted += deleted
                 self.whole.prove(connection)
             needs_full = self.whole.gap(connection)
-            overlap = self.platform.overlap(self.resource)
-            since = datetime.fromisoformat(state["vendor_began_at"]) - overlap
+            lookback = self.platform.lookback(self.resource)
+            since = datetime.fromisoformat(state["vendor_began_at"]) - lookback
             kept = ("gap", "missing", "sought", "even")
             self.cursor = {key: value for key, value in self.cursor.items() if key in kept} | {
                 "since": since.isoformat()
@@ -493,7 +493,7 @@ class ResourceSync:
             self.run_.check_stopped()
             correction_id = row.pop("id")
             try:
-                outcome = self.platform.correct_stock(Correction(**row))
+                [outcome] = self.platform.correct_stock([Correction(**row)])
             except IntegrationError as error:
                 if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                     raise

@@ -28,7 +28,7 @@ from graphql import (
 from graphql.execution.values import get_variable_values
 
 from bg_pipelines.platforms.protocol import Correction
-from bg_pipelines.platforms.shopify import bulk, customer_edits, pages, platform, sales
+from bg_pipelines.platforms.shopify import bulk, customer_edits, pages, platform, sales, stock
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Resource
 from bg_pipelines_tests.platforms.scripted import Asked, Reply
@@ -36,8 +36,8 @@ from bg_pipelines_tests.platforms.scripted import Asked, Reply
 LARGEST_PAGE = 250
 # What each variable that sizes a page is filled with.
 PAGE_SIZES = {
-    "first": max(pages.PAGE_ROWS, platform.LOCATIONS_AT_ONCE),
-    "levels": platform.LEVELS_AT_FIRST,
+    "first": max(pages.PAGE_ROWS, stock.LOCATIONS_AT_ONCE),
+    "levels": stock.LEVELS_AT_FIRST,
     "addresses": sales.ADDRESSES_AT_FIRST,
     "lines": sales.LINES_AT_FIRST,
 }
@@ -136,7 +136,7 @@ def test_every_connection_asks_for_a_page_that_the_vendor_gives(vendor: GraphQLS
 
 
 def test_no_document_of_the_module_is_forgotten() -> None:
-    modules = (platform, bulk, sales, customer_edits)
+    modules = (platform, bulk, sales, stock, customer_edits)
     assert {document for module in modules for document in documents_of(module)} == set(platform.DOCUMENTS)
     assert len({name_of(document) for document in platform.DOCUMENTS}) == len(platform.DOCUMENTS)
 
@@ -166,7 +166,7 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     )
     shop.profile()
     shop.faults()
-    shop.correct_stock(correction)
+    shop.correct_stock([correction])[0]
     for resource in Resource:
         if resource not in (Resource.STORE, Resource.AUDIT):
             for since in (None, clock.now()):
@@ -218,7 +218,7 @@ def as_far_as_needed(asked: Asked) -> Reply:
         case "LocationInventoryLevels":
             return Reply.of({"data": {"location": {"rows": {"nodes": [], "pageInfo": end}}}})
         case "Available":
-            return Reply.of({"data": {"location": {"inventoryLevel": None}}})
+            return Reply.of({"data": {"rows": [None]}})
         case "GrantedScopes":
             return Reply.of({"data": {"currentAppInstallation": {"accessScopes": []}}})
         case "StartExport":
