@@ -18,7 +18,6 @@ import pytest
 from dagster_postgres.storage import DagsterPostgresStorage
 from graphql import GraphQLSchema, build_client_schema
 
-from bg_pipelines import platforms
 from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import Database, embedded_url
@@ -28,7 +27,7 @@ from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox, World
 from bg_pipelines.settings import driver_url
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines_tests.support import CATALOGUE, KEY, PROJECT, DatabaseClock, as_store
+from bg_pipelines_tests.support import CATALOGUE, KEY, PROJECT, Connect, DatabaseClock, as_store, connect_by
 
 SERVER_HOME = pytest.StashKey[Path]()
 
@@ -167,7 +166,13 @@ def add_shops(database: Database, cipher: Cipher) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
+def connect_stores() -> Connect:
+    """How a run reaches its stores; tests of small pages have their own."""
+    return connect_by()
+
+
+@pytest.fixture
+def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callable[..., Summary]:
     """Run one sync: `sync(resources=(Resource.PRODUCTS,), stores=("harbor",), force=True)`."""
 
     def run(
@@ -175,6 +180,7 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
         resources: tuple[Resource, ...] = CATALOGUE,
         run_id: str = "test-run",
         log: Any = None,
+        connect: Connect | None = None,
         **request: Any,
     ) -> Summary:
         options = {
@@ -187,7 +193,7 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
             cipher,
             SyncRequest(resources, **request),
             run_id=run_id,
-            connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
+            connect=connect or connect_stores,
             log=log or (lambda _: None),
             **options,
         ).run()

@@ -12,8 +12,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.stores import NewStore
+from bg_pipelines.platforms.protocol import Platform, StoreAccess
+from bg_pipelines.platforms.shopify import platform as shopify_platform
+from bg_pipelines.platforms.square import platform as square_platform
 from bg_pipelines.queues import JOB_RESOURCES
 from bg_pipelines.records import Page, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox, Shop
@@ -107,6 +111,23 @@ class HandClock:
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.seconds, UTC)
+
+
+Connect = Callable[[StoreAccess, Callable[[float], object]], Platform]
+
+
+def connect_by(**options: dict[str, Any]) -> Connect:
+    """How a run reaches its stores, with options by platform: `connect_by(shopify={"sizes": PageSizes(rows=20)})`."""
+
+    def connect(access: StoreAccess, sleep: Callable[[float], object]) -> Platform:
+        given = options.get(access.platform)
+        if given is None:
+            return platforms.connect(access, api_version="2026-07", sleep=sleep)
+        module = {"shopify": shopify_platform, "square": square_platform}[access.platform]
+        platform: Platform = module.connect(access, api_version="2026-07", sleep=sleep, **given)
+        return platform
+
+    return connect
 
 
 class DatabaseClock:

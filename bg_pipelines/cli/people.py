@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv as csv_
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,7 +37,7 @@ def show_person(
             person = people.find_person(database, *customer)
         links = people.customers_of(database, person)
         totals = people.totals(database, person)
-        history = people.history(database, person, newest=orders)
+        history = people.orders_of(database, person, newest=orders)
     console.print(f"person {person}")
     table = new_table("store", "customer", "why")
     for link in links:
@@ -47,20 +49,18 @@ def show_person(
         money = [f"{amount:,.2f}" for amount in (t.spent, t.refunded, t.net)]
         table.add_row(t.currency, str(t.orders), *money, *times, str(t.stores))
     console.print("", table if totals else "no orders", sep="\n")
-    if not history.empty:
+    if history:
         table = new_table("when", "store", "order", "channel", "status", "total", "refunded", "net")
-        rows: Any = history.itertuples()
-        for row in rows:
-            status_ = "return" if row.is_return else row.status
-            money = [f"{amount:,.2f}" for amount in (row.total, row.refunded, row.net)]
+        for order in history:
+            money = [f"{amount:,.2f}" for amount in (order.total, order.refunded, order.net)]
             table.add_row(
-                minute(row.ordered_at),
-                row.store,
-                row.name,
-                row.channel if isinstance(row.channel, str) else "",
-                status_,
+                minute(order.ordered_at),
+                order.store,
+                order.name,
+                order.channel or "",
+                "return" if order.is_return else order.status,
                 *money[:2],
-                f"{money[2]} {row.currency}",
+                f"{money[2]} {order.currency}",
             )
         console.print("", table, sep="\n")
 
@@ -142,30 +142,40 @@ def report_people(
 ) -> None:
     """Who spent most, by currency: orders, spend, refunds, net, last visit."""
     with open_migrated() as database:
-        frame = people.report(
+        ranking = people.ranking(
             database,
             currency=currency and currency.upper(),
             top=top or (None if csv else 20),
             lapsed_days=lapsed,
         )
-    if csv is not None:
-        try:
-            frame.to_csv(csv, index=False)
-        except OSError as error:
-            raise IntegrationError.of(
-                ErrorType.CONFIGURATION, f"--csv {csv}: {error.strerror or error}", source="settings"
-            ) from None
-        console.print(f"{counted(len(frame), 'row')} written to {csv}")
-        return
+        if csv is not None:
+            console.print(f"{counted(_write(csv, ranking), 'row')} written to {csv}")
+            return
+        rows = list(ranking)
     table = new_table("rank", "person", "orders", "stores", "spent", "refunded", "net", "last visit", "days")
-    rows: Any = frame.itertuples()
     for row in rows:
-        money = [f"{amount:,.2f}" for amount in (row.spent, row.refunded)]
         table.add_row(
-            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), *money, f"{row.net:,.2f} {row.currency}",
-            f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
+            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), f"{row.spent:,.2f}", f"{row.refunded:,.2f}",
+            f"{row.net:,.2f} {row.currency}", f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
         )  # fmt: skip
-    console.print(table if len(frame) else "nobody, of known customers with orders")
+    console.print(table if rows else "no known customers with orders")
+
+
+def _write(path: Path, ranking: Iterable[people.Ranked]) -> int:
+    """Row by row, so that no more of them are in memory than are on their way; returns how many."""
+    count = 0
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv_.writer(file, lineterminator="\n")
+            writer.writerow(people.Ranked._fields)
+            for row in ranking:
+                writer.writerow(row)
+                count += 1
+    except OSError as error:
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION, f"--csv {path}: {error.strerror or error}", source="settings"
+        ) from None
+    return count
 
 
 def _persons(decision: people.Decision) -> str:

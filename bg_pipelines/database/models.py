@@ -209,7 +209,7 @@ class Customer(Synced, Base):
         comment="as the platform has it, where that is not `phone`"
     )
     addresses: Mapped[list[Any]] = mapped_column(
-        JSONB, comment="objects with the fields of `platforms.base.ADDRESS`"
+        JSONB, comment="objects with the fields of `records.ADDRESS`"
     )
     tags: Mapped[list[str]]
     locale: Mapped[str | None]

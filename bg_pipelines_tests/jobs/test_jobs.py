@@ -107,7 +107,7 @@ def test_the_run_fails_with_one_sentence_when_the_job_itself_cannot_work(
     assert len(error.to_string().splitlines()) < 35, error.to_string()
     monkeypatch.setenv("BG_ENCRYPTION_KEY", "1" * 43 + "=")
     sentence, _ = failure(execute("store_sync"))
-    assert sentence.startswith("BG_ENCRYPTION_KEY is not the key this was encrypted with")
+    assert sentence.startswith("BG_ENCRYPTION_KEY is not the key that the stores' credentials")
 
 
 @pytest.mark.usefixtures("environment")

@@ -17,7 +17,7 @@ from typing import Any
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
 from bg_pipelines.platforms.shopify import bulk, customer_edits, sales, stock
-from bg_pipelines.platforms.shopify.bulk import BULK_FROM, EXPORTS, export_pages, is_export
+from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, EXPORTS, ExportLimits, export_pages, is_export
 from bg_pipelines.platforms.shopify.client import (
     ClientCredentials,
     ShopifyClient,
@@ -27,14 +27,16 @@ from bg_pipelines.platforms.shopify.customer_edits import EDITABLE, CustomerEdit
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
+    PAGE_SIZES,
     Convert,
     Converted,
     Node,
     PageReader,
+    PageSizes,
     key,
 )
 from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
-from bg_pipelines.platforms.shopify.stock import QUANTITIES_A_CALL, Stock
+from bg_pipelines.platforms.shopify.stock import Stock
 from bg_pipelines.records import (
     Location,
     Page,
@@ -119,7 +121,14 @@ DOCUMENTS = (
 )
 
 
-def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> ShopifyPlatform:
+def connect(
+    access: StoreAccess,
+    *,
+    api_version: str,
+    sleep: Callable[[float], object],
+    sizes: PageSizes = PAGE_SIZES,
+    exports: ExportLimits = EXPORT_LIMITS,
+) -> ShopifyPlatform:
     def keep(renewed: ClientCredentials) -> None:
         expires_at = renewed.expires_at.isoformat() if renewed.expires_at else None
         access.save_credentials({**renewed._asdict(), "expires_at": expires_at})
@@ -131,15 +140,19 @@ def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], o
         on_token=keep,
         sleep=sleep,
     )
-    return ShopifyPlatform(client)
+    return ShopifyPlatform(client, sizes, exports)
 
 
 class ShopifyPlatform:
     """One Shopify store. See `Platform` for what each method promises."""
 
-    def __init__(self, client: ShopifyClient) -> None:
+    def __init__(
+        self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES, exports: ExportLimits = EXPORT_LIMITS
+    ) -> None:
         self._client = client
-        self._reader = PageReader(client)
+        self.corrections_a_call = sizes.quantities
+        self._exports = exports
+        self._reader = PageReader(client, sizes)
         self._sales = Sales(self._reader)
         self._stock = Stock(client, self._reader)
         self._edits = CustomerEdits(client, self._sales)
@@ -171,7 +184,7 @@ class ShopifyPlatform:
         bulk: bool | None = None,
     ) -> Iterator[Page]:
         if is_export(resume):
-            return export_pages(self._client, EXPORTS[resource], resume)
+            return export_pages(self._client, EXPORTS[resource], resume, self._exports)
         if resource in EXPORTS and since is None and resume is None and bulk is not False:
             return self._all_pages(resource, at_once=bool(bulk))
         return self._listed(resource, since, resume)
@@ -181,11 +194,11 @@ class ShopifyPlatform:
         if not at_once:
             listed = self._listed(resource, None, None)
             first = next(listed)
-            if (first.source_count or 0) < BULK_FROM:
+            if (first.source_count or 0) < self._exports.from_rows:
                 yield first
                 yield from listed
                 return
-        yield from export_pages(self._client, EXPORTS[resource], None)
+        yield from export_pages(self._client, EXPORTS[resource], None, self._exports)
 
     def _listed(self, resource: Resource, since: datetime | None, resume: str | None) -> Iterator[Page]:
         if resource is Resource.CUSTOMERS:
@@ -218,8 +231,6 @@ class ShopifyPlatform:
 
     def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
         return self._edits.update(external_id, values)
-
-    corrections_a_call = QUANTITIES_A_CALL
 
     def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         return self._stock.correct(corrections)

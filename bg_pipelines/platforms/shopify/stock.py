@@ -26,11 +26,6 @@ from bg_pipelines.platforms.shopify.pages import (
 )
 from bg_pipelines.records import InventoryLevel, Page
 
-# Small, because this document multiplies: locations times levels stay under the limit of 1000 cost points.
-LOCATIONS_AT_ONCE = 20
-LEVELS_AT_FIRST = 15
-QUANTITIES_A_CALL = 250
-"""The vendor's most."""
 ATTEMPTS = 3
 """Of one call: a key whose call failed at Shopify is of no more use, so the next has another."""
 
@@ -91,6 +86,7 @@ class Stock:
     def __init__(self, client: ShopifyClient, reader: PageReader) -> None:
         self._client = client
         self._reader = reader
+        self._sizes = reader.sizes
 
     def by_ids(self, external_ids: Sequence[str]) -> Page:
         def convert(page: Converted, node: Node) -> InventoryLevel | str:
@@ -108,8 +104,8 @@ class Stock:
         locations_after = at.get("locations_after")
         seen = {locations_after}
         while True:
-            variables = {"levels": LEVELS_AT_FIRST, "query": query}
-            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, LOCATIONS_AT_ONCE)
+            variables = {"levels": self._sizes.levels, "query": query}
+            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, self._sizes.locations)
             rows = rows_of(answer.data.get("rows"))
             note_cursor(rows.next_cursor, seen)
             first = Converted()
@@ -159,7 +155,7 @@ class Stock:
 
     def correct(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         outcomes: list[CorrectionOutcome] = []
-        for batch in batches(corrections, QUANTITIES_A_CALL):
+        for batch in batches(corrections, self._sizes.quantities):
             outcomes += self._set(batch)
         return outcomes
 

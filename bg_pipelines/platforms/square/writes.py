@@ -36,7 +36,6 @@ COUNTS = "inventory/counts/batch-retrieve"
 CHANGES = "inventory/changes/batch-retrieve"
 CHANGE = "inventory/changes/batch-create"
 
-CHANGES_A_CALL = 100
 ROWS_A_PAGE = 1000
 
 # How far back a correction that was sent before is looked for.
@@ -84,7 +83,9 @@ def _edited_elsewhere() -> IntegrationError:
     return IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE)
 
 
-def correct_stock(client: SquareClient, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
+def correct_stock(
+    client: SquareClient, corrections: Sequence[Correction], a_call: int
+) -> list[CorrectionOutcome]:
     """Square has no compare-and-swap: the counts are read, and the differences are written as adjustments.
 
     Adjustments and no counts by hand, for who sells a piece between our reading and our writing has then sold it: a
@@ -93,7 +94,7 @@ def correct_stock(client: SquareClient, corrections: Sequence[Correction]) -> li
     count is by now and whichever corrections it was written with.
     """
     outcomes: list[CorrectionOutcome] = []
-    for batch in batches(corrections, CHANGES_A_CALL):
+    for batch in batches(corrections, a_call):
         outcomes += _correct(client, batch)
     return outcomes
 

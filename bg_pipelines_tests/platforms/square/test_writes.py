@@ -11,11 +11,13 @@ from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import Answer
+from bg_pipelines.platforms.square.platform import PageSizes
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World, edit
-from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
+from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import TABLES, Connect, Node, assert_accounted, read
+from bg_pipelines_tests.support import HandClock
 
 
 @pytest.fixture
@@ -397,10 +399,7 @@ def test_corrections_whose_answer_was_lost_are_written_once_whatever_they_are_se
     assert shelf.applied == 1 + (company == "more")
 
 
-def test_more_than_a_call_takes_are_several(
-    shelf: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writes, "CHANGES_A_CALL", 5)
-    outcomes = connect(shelf).correct_stock(corrections_of(shelves(shelf, 12)))
-    assert statuses(outcomes) == ["applied"] * 12
-    assert shelf.applied == 3
+def test_more_than_a_call_takes_are_several(shelf: Merchant, connect: Connect) -> None:
+    platform = connect(shelf, sizes=PageSizes(changes=5))
+    assert statuses(platform.correct_stock(corrections_of(shelves(shelf, 12)))) == ["applied"] * 12
+    assert (shelf.applied, platform.corrections_a_call) == (3, 5)

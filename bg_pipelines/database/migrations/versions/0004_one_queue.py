@@ -149,6 +149,7 @@ def upgrade() -> None:
     for name in ("next_due_at", "attempts", "last_error"):
         op.alter_column("sync_states", name, comment=COMMENTS[name])
     op.alter_column("sync_states", "cursor", comment="see sync/state.py")
+    op.alter_column("customers", "addresses", comment="objects with the fields of `records.ADDRESS`")
     op.add_column(
         "sync_states",
         sa.Column(
@@ -178,6 +179,7 @@ def downgrade() -> None:
     op.drop_table("encryption_check")
     op.drop_column("sync_states", "backfill")
     op.drop_column("sync_states", "full_pass_wanted_at")
+    op.alter_column("customers", "addresses", comment="objects with the fields of `platforms.base.ADDRESS`")
     op.alter_column("sync_states", "cursor", comment=None)
     op.alter_column("sync_states", "next_due_at", comment="null: parked, it waits for a person (incident_id)")
     op.alter_column(
