@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -26,8 +27,17 @@ from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox, World
 from bg_pipelines.settings import driver_url
-from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines_tests.support import CATALOGUE, KEY, PROJECT, Connect, DatabaseClock, as_store, connect_by
+from bg_pipelines.sync import Limits, Summary, SyncRequest, SyncRun
+from bg_pipelines_tests.support import (
+    CATALOGUE,
+    KEY,
+    PROJECT,
+    Connect,
+    DatabaseClock,
+    as_store,
+    connect_by,
+    with_limits,
+)
 
 SERVER_HOME = pytest.StashKey[Path]()
 
@@ -185,7 +195,10 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
     ) -> Summary:
         options = {
             key: request.pop(key)
-            for key in ("lease", "load_rows", "progress_seconds", "turn_seconds", "policies", "rng")
+            for key in (
+                *("lease", "progress_seconds", "turn_seconds", "policies", "rng"),
+                *(field.name for field in dataclasses.fields(Limits)),
+            )
             if key in request
         }
         return SyncRun(
@@ -195,7 +208,7 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
             run_id=run_id,
             connect=connect or connect_stores,
             log=log or (lambda _: None),
-            **options,
+            **with_limits(options),
         ).run()
 
     return run

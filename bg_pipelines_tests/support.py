@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from bg_pipelines.platforms.square import platform as square_platform
 from bg_pipelines.queues import JOB_RESOURCES
 from bg_pipelines.records import Page, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox, Shop
+from bg_pipelines.sync import Limits
 
 PROJECT = Path(__file__).parent.parent
 START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
@@ -54,6 +56,8 @@ class Scripted:
     def profile(self) -> StoreProfile:
         return StoreProfile("1", "shop", "EUR", "Europe/Berlin", None, "2026-01-01T00:00:00Z")
 
+    corrections_a_call = 250
+
     def lookback(self, resource: Resource) -> timedelta:
         return timedelta(minutes=10)
 
@@ -73,6 +77,15 @@ class Scripted:
         return Page(len(external_ids), [], gone=list(external_ids))
 
     def close(self) -> None: ...
+
+
+def with_limits(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a `SyncRun`, with those that are a limit's taken together."""
+    names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
+    return {
+        **{name: value for name, value in options.items() if name not in names},
+        "limits": Limits(**{name: options[name] for name in names}),
+    }
 
 
 def product(number: int) -> Product:

@@ -63,7 +63,9 @@ def list_incidents(
     console.print(lines)
     opened = [row for row in rows if row.status == "open"]
     waiting = sum(row.needs_attention for row in opened)
-    console.print(f"{len(rows)} shown" + (f", {waiting} of them need a person" if opened else ""))
+    console.print(
+        f"{len(rows)} shown" + (f", {waiting} of them need{'s' * (waiting == 1)} attention" if opened else "")
+    )
 
 
 @app.command("show")
@@ -168,7 +170,7 @@ def _incident_line(row: reading.IncidentRow) -> Text:
     if row.status == "resolved" and row.resolved_at is not None:
         facts.append(f"resolved {minute(row.resolved_at)} by {row.resolved_by}")
     elif not row.needs_attention:
-        facts.append("tried again by itself")
+        facts.append("retried automatically")
     if row.owner:
         facts.append(f"owner {row.owner}")
     style = "dim" if row.status == "resolved" else SEVERITY_STYLES.get(row.severity, "")
@@ -204,7 +206,7 @@ def _incident_page(details: reading.IncidentDetails) -> Table:
     if row.resolved_at is not None:
         add("resolved", f"{minute(row.resolved_at)} UTC by {row.resolved_by}: {row.resolution}")
     elif not row.needs_attention:
-        add("by itself", "it is tried again without a person")
+        add("next", "retried automatically")
     add("affects", *([", ".join(row.resources)] if row.resources else []))
     add("met by", *([", ".join(details.affected_runs)] if details.affected_runs else []))
     waiting = _together((_held_line(held), held.store or "", held.label) for held in details.held)
@@ -248,7 +250,7 @@ def _held_line(held: Held) -> str:
     if held.in_hand:
         when = "a run is at work on it"
     elif held.next_due_at is None:
-        when = "waits for a person"
+        when = "requires attention"
     else:
         when = f"due {minute(held.next_due_at)}"
     return when + (f" ({held.retry_strategy}, {held.retry_reason})" if held.retry_strategy else "")

@@ -28,6 +28,7 @@ from bg_pipelines.people.matching import match_batch
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.records import Customer
 from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sync import deletions
 from bg_pipelines_tests.support import KEY
 
 STORES = ("harbor", "quay", "pier")
@@ -644,11 +645,11 @@ def test_what_the_loader_writes_is_matched_and_what_it_only_confirms_is_not_look
     assert people.match(shop).looked_at == 0
     with shop.transaction() as connection:
         load_customers(connection, 1, [record("b", at="2026-11-02T10:00:00Z", email=ADA)])
-        load.mark_deleted(connection, "customers", 1, ["a"])
+        deletions.mark_deleted(connection, "customers", 1, ["a"])
     people.match(shop)
     assert persons(shop) == together("harbor/b quay/c")
     with shop.transaction() as connection:
-        load.mark_unconfirmed_deleted(connection, "customers", 2, datetime(2030, 1, 1, tzinfo=UTC))
+        deletions.mark_not_listed_deleted(connection, "customers", 2, datetime(2030, 1, 1, tzinfo=UTC))
         connection.execute("DELETE FROM customers WHERE store_id = 1 AND external_id = 'b'")
     people.match(shop)
     assert persons(shop) == set()

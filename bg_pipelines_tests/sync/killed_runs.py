@@ -20,7 +20,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.shopify.bulk import ExportLimits
 from bg_pipelines.records import Resource
-from bg_pipelines.sync import SyncRequest, SyncRun
+from bg_pipelines.sync import Limits, SyncRequest, SyncRun
 from bg_pipelines_tests.support import KEY, connect_by
 
 LOAD_ROWS = 100
@@ -37,7 +37,7 @@ def sync(url: str, store: str, resources: list[str]) -> None:
         connect=connect_by(shopify={"exports": ExportLimits(page_rows=40, looks_seconds=(0.05, 0.05))}),
         log=lambda _: None,
         lease=timedelta(seconds=30),
-        load_rows=LOAD_ROWS,
+        limits=Limits(load_rows=LOAD_ROWS),
     ).run()
 
 

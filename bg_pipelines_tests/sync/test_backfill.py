@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import mark_deleted
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.platforms.shopify.bulk import ExportLimits
@@ -16,6 +15,7 @@ from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
+from bg_pipelines.sync.deletions import mark_deleted
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.support import Connect, DatabaseClock, assert_sales_equal_to_source, connect_by, query
 
@@ -123,7 +123,7 @@ def test_what_a_person_wished_lasts_until_the_pass_has_ended(
     clock.advance(hours=2)
     assert sync(resources=(Resource.ORDERS,), run_id="later").failures == []
     assert len(shop.bulk.all) == 2, "exported again, though they are few"
-    assert "backfill" not in states(database)["orders"]["cursor"]
+    assert states(database)["orders"]["backfill"] is None
 
 
 def test_whoever_is_tired_of_waiting_has_it_read_page_by_page(
@@ -241,7 +241,7 @@ def test_an_export_that_is_of_no_use_begins_anew_so_often_and_then_waits_for_a_p
         sync(resources=(Resource.ORDERS,), **options)
         row = states(database)["orders"]
         assert (row["attempts"], row["last_error"]["error_type"]) == (number, error_type)
-        assert "pass" not in row["cursor"]
+        assert "current" not in row["cursor"]
         clock.advance(hours=2)
     [incident] = incidents(database)
     assert incident["error_type"] == error_type

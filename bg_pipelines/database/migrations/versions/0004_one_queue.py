@@ -33,6 +33,7 @@ COMMENTS = {
 def upgrade() -> None:
     for old, new in RENAMED:
         op.alter_column("incidents", old, new_column_name=new)
+    op.alter_column("incidents", "needs_attention", comment="false: it is retried automatically")
     op.execute("ALTER TABLE incidents RENAME CONSTRAINT ck_incidents_told TO ck_incidents_notified")
     op.execute("ALTER INDEX ix_incidents_untold RENAME TO ix_incidents_to_notify")
     op.execute(
@@ -228,5 +229,6 @@ def downgrade() -> None:
     op.drop_column("incidents", "merged_into")
     op.execute("ALTER INDEX ix_incidents_to_notify RENAME TO ix_incidents_untold")
     op.execute("ALTER TABLE incidents RENAME CONSTRAINT ck_incidents_notified TO ck_incidents_told")
+    op.alter_column("incidents", "needs_attention", comment="false: it is tried again by itself")
     for old, new in reversed(RENAMED):
         op.alter_column("incidents", new, new_column_name=old)
