@@ -24,8 +24,6 @@ from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
 from bg_pipelines.work.queue import Connection, Queue
 
-AT_ONCE = 250
-"""Corrections in one call: what Shopify takes."""
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its corrections. After a kill they are free before that unit is."""
 UNIT = "stock_corrections"
@@ -97,7 +95,7 @@ class StockCorrections:
             return QUEUE.claim(
                 connection,
                 owner=self.claim.owner,
-                limit=AT_ONCE,
+                limit=self.context.platform.corrections_a_call,
                 lease=LEASE,
                 among=_NEXT,
                 order="t.id",
@@ -108,7 +106,7 @@ class StockCorrections:
         error = self._refused
         if error is None:
             try:
-                outcomes = [self.context.platform.correct_stock(claim.correction) for claim in claims]
+                outcomes = self.context.platform.correct_stock([claim.correction for claim in claims])
             except IntegrationError as failed:
                 if failed.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                     raise
