@@ -32,6 +32,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import load
 from bg_pipelines.platforms.shopify import platform
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Record, Reject, Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
@@ -353,7 +354,7 @@ def _require_shapes(api_url: str) -> None:
     """The pages must hold the very fields that the product's documents ask for, no fewer and no more."""
     client = ShopifyClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
     first = {"first": catalogue_pages.PAGE_ROWS, "after": None, "query": None}
-    levels = {"first": platform.LOCATIONS_AT_ONCE, "levels": platform.LEVELS_AT_FIRST}
+    levels = {"first": PAGE_SIZES.locations, "levels": PAGE_SIZES.levels}
     answers = {
         platform.PRODUCT_VARIANTS: client.execute(platform.PRODUCT_VARIANTS, first).data,
         platform.INVENTORY_LEVELS: client.execute(platform.INVENTORY_LEVELS, {**first, **levels}).data,

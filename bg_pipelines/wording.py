@@ -1,10 +1,12 @@
-"""How a count, a moment, a span of time and a guess at a mistyped word read, wherever people read them."""
+"""How a count, a moment, a span of time and a guess at a mistyped word read, wherever people or programs read them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -45,3 +47,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: the known one that is most like it, if any is."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {str(close[0])!r}?" if close else ""
+
+
+def plain(value: Any) -> Any:
+    """The value for JSON: named tuples and dataclasses as objects, moments as ISO 8601."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -18,7 +19,6 @@ import pytest
 from dagster_postgres.storage import DagsterPostgresStorage
 from graphql import GraphQLSchema, build_client_schema
 
-from bg_pipelines import platforms
 from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import Database, embedded_url
@@ -27,8 +27,17 @@ from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox, World
 from bg_pipelines.settings import driver_url
-from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines_tests.support import CATALOGUE, KEY, PROJECT, DatabaseClock, as_store
+from bg_pipelines.sync import Limits, Summary, SyncRequest, SyncRun
+from bg_pipelines_tests.support import (
+    CATALOGUE,
+    KEY,
+    PROJECT,
+    Connect,
+    DatabaseClock,
+    as_store,
+    connect_by,
+    with_limits,
+)
 
 SERVER_HOME = pytest.StashKey[Path]()
 
@@ -167,7 +176,13 @@ def add_shops(database: Database, cipher: Cipher) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
+def connect_stores() -> Connect:
+    """How a run reaches its stores; tests of small pages have their own."""
+    return connect_by()
+
+
+@pytest.fixture
+def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callable[..., Summary]:
     """Run one sync: `sync(resources=(Resource.PRODUCTS,), stores=("harbor",), force=True)`."""
 
     def run(
@@ -175,11 +190,15 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
         resources: tuple[Resource, ...] = CATALOGUE,
         run_id: str = "test-run",
         log: Any = None,
+        connect: Connect | None = None,
         **request: Any,
     ) -> Summary:
         options = {
             key: request.pop(key)
-            for key in ("lease", "load_rows", "progress_seconds", "turn_seconds", "policies", "rng")
+            for key in (
+                *("lease", "progress_seconds", "turn_seconds", "policies", "rng"),
+                *(field.name for field in dataclasses.fields(Limits)),
+            )
             if key in request
         }
         return SyncRun(
@@ -187,9 +206,9 @@ def sync(database: Database, cipher: Cipher) -> Callable[..., Summary]:
             cipher,
             SyncRequest(resources, **request),
             run_id=run_id,
-            connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
+            connect=connect or connect_stores,
             log=log or (lambda _: None),
-            **options,
+            **with_limits(options),
         ).run()
 
     return run

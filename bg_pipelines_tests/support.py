@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,11 +13,16 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.stores import NewStore
+from bg_pipelines.platforms.protocol import Platform, StoreAccess
+from bg_pipelines.platforms.shopify import platform as shopify_platform
+from bg_pipelines.platforms.square import platform as square_platform
 from bg_pipelines.queues import JOB_RESOURCES
 from bg_pipelines.records import Page, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox, Shop
+from bg_pipelines.sync import Limits
 
 PROJECT = Path(__file__).parent.parent
 START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
@@ -71,6 +77,15 @@ class Scripted:
     def close(self) -> None: ...
 
 
+def with_limits(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a `SyncRun`, with those that are a limit's taken together."""
+    names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
+    return {
+        **{name: value for name, value in options.items() if name not in names},
+        "limits": Limits(**{name: options[name] for name in names}),
+    }
+
+
 def product(number: int) -> Product:
     time_ = "2026-01-01T00:00:00Z"
     return Product(str(number), time_, "title", f"handle-{number}", "ACTIVE", "vendor", "type", [], time_)
@@ -107,6 +122,23 @@ class HandClock:
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.seconds, UTC)
+
+
+Connect = Callable[[StoreAccess, Callable[[float], object]], Platform]
+
+
+def connect_by(**options: dict[str, Any]) -> Connect:
+    """How a run reaches its stores, with options by platform: `connect_by(shopify={"sizes": PageSizes(rows=20)})`."""
+
+    def connect(access: StoreAccess, sleep: Callable[[float], object]) -> Platform:
+        given = options.get(access.platform)
+        if given is None:
+            return platforms.connect(access, api_version="2026-07", sleep=sleep)
+        module = {"shopify": shopify_platform, "square": square_platform}[access.platform]
+        platform: Platform = module.connect(access, api_version="2026-07", sleep=sleep, **given)
+        return platform
+
+    return connect
 
 
 class DatabaseClock:

@@ -54,7 +54,7 @@ def compose(kind: Kind, facts: Facts) -> tuple[str, str]:
             facts.message,
         ]
     else:
-        waits = "It waits for a person." if facts.needs_attention else "It is tried again by itself."
+        waits = "Requires attention." if facts.needs_attention else "Retrying automatically."
         lines = [facts.message, waits, f"Since {since}, seen {times(facts.times)}{affected}."]
     return title, "\n".join([*lines, command])
 

@@ -15,10 +15,10 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.machine.processes import stop_on_signals
 
 TOPICS = {
-    "stores": "The stores that are synced.",
-    "incidents": "What failed, and what a person does about it (docs/on-call.md).",
-    "stock": "Corrections of stock, and what became of them (docs/jobs.md).",
-    "customers": "Customers of a store, and edits of their profiles (docs/jobs.md).",
+    "stores": "Stores that are synced.",
+    "incidents": "What failed, and what to do about it (docs/on-call.md).",
+    "stock": "Stock corrections and their outcomes (docs/jobs.md).",
+    "customers": "A store's customers and edits of their profiles (docs/jobs.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }
 
@@ -71,7 +71,7 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     sandbox_port: Annotated[int, typer.Option(help="Port of the sandbox.")] = 4010,
 ) -> None:
-    """Everything on this machine: database, sandbox, stores, every job once, then the Dagster UI until Ctrl-C."""
+    """Start a database, a sandbox and stores on this machine, run every job once, then serve the Dagster UI until Ctrl-C."""
     from bg_pipelines.machine.demo import run_demo
 
     sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port))
@@ -80,7 +80,7 @@ def demo(
 @app.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    help="Speak the APIs of many Shopify shops, Square merchants and Twilio on loopback (docs/sandbox.md).",
+    help="Serve the APIs of many Shopify shops, Square merchants and Twilio on loopback (docs/sandbox.md).",
 )
 def sandbox(context: typer.Context) -> None:
     """The sandbox, which is a program of its own, with its own options."""
@@ -112,14 +112,14 @@ def migrate() -> None:
 
 @app.command()
 def check() -> None:
-    """Settings, key, databases, migrations, each store's credentials and scopes: every fault in one list."""
+    """Check settings, key, databases, migrations, and each store's credentials and scopes; list every fault."""
     from bg_pipelines.operations import checks
     from bg_pipelines.wording import counted
 
     faults = checks.find_faults()
     for fault in faults:
         console.print(f"- {fault}", soft_wrap=True)
-    console.print(counted(len(faults), "fault") if faults else "all is well")
+    console.print(counted(len(faults), "fault") if faults else "no faults found")
     sys.exit(1 if faults else 0)
 
 
@@ -128,7 +128,7 @@ def show_status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Is anything wrong, what is it, and does it wait for a person? Times are UTC."""
+    """Is anything wrong, what is it, and does it need attention? Times are UTC."""
     from bg_pipelines.cli import status
 
     status.show_status(watch=watch, as_json=as_json)
@@ -137,10 +137,10 @@ def show_status(
 @app.command(name="metrics")
 def show_metrics(
     per_store: Annotated[
-        bool, typer.Option("--per-store/--no-per-store", help="With the figures of each store.")
+        bool, typer.Option("--per-store/--no-per-store", help="Include the figures of each store.")
     ] = True,
 ) -> None:
-    """The figures of `status` as Prometheus text (docs/monitoring.md)."""
+    """Print the figures of `status` as Prometheus text (docs/monitoring.md)."""
     from bg_pipelines.cli import status
 
     status.show_metrics(per_store=per_store)
@@ -150,13 +150,13 @@ def show_metrics(
 def audit(
     store: Annotated[str, typer.Argument(help="Name of the store.")],
     sample: Annotated[
-        int, typer.Option(min=1, max=10_000, help="How many rows of each resource are compared.")
+        int, typer.Option(min=1, max=10_000, help="How many rows of each resource to compare.")
     ] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Compare rows of a store with its platform, repair what has drifted, and show what full passes proved.
+    """Compare rows of a store with its platform, repair drift, and show what full passes have proved.
 
-    Exit 1 if drift is left that could not be repaired, or if the store could not be audited (docs/audit.md).
+    Exits 1 if drift could not be repaired or the store could not be audited (docs/audit.md).
     """
     from bg_pipelines.operations.audits import audit_store
 

@@ -1,4 +1,4 @@
-"""`bg-pipelines customers`: customers of a store, and edits of their profiles (docs/jobs.md)."""
+"""`bg-pipelines customers`: a store's customers and edits of their profiles (docs/jobs.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command("show")
 def show_customer(store: StoreName, customer: CustomerId) -> None:
-    """A customer as the platform has them, and their latest changes with their values: personal data."""
+    """Show a customer as the platform has them, and their latest changes. Prints personal data."""
     with open_migrated() as database:
         details = editing.show(database, store, customer)
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -52,13 +52,13 @@ def edit_customer(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help=f"Again for each field: {', '.join(editing.FIELDS)}. Nothing behind the sign takes the value away; "
-            "commas part tags.",
+            help=f"May be repeated. Fields: {', '.join(editing.FIELDS)}. An empty value clears the field; "
+            "commas separate tags.",
         ),
     ],
     by: By = None,
 ) -> None:
-    """Edit a profile: the next sync of the store, which is due now, sends it to the platform."""
+    """Edit a profile; the store's next sync, made due now, sends it to the platform."""
     with open_migrated() as database:
         added = editing.edit(database, store, customer, editing.parse(assignments), by=by or logged_in())
     for change in added:
@@ -66,25 +66,27 @@ def edit_customer(
             f"{change.id}  {change.field}: {_value(change.from_value)} -> {_value(change.to_value)}"
         )
     console.print(
-        f"{counted(len(added), 'change')} pending; `bg-pipelines customers changes {store}` shows what becomes of them"
+        f"{counted(len(added), 'change')} pending; `bg-pipelines customers changes {store}` shows their outcome"
         if added
-        else "nothing to change: these are the values already",
+        else "nothing to change: the profile has these values already",
         soft_wrap=True,
     )
 
 
 @app.command("changes")
 def list_changes(
-    store: Annotated[str | None, typer.Argument(metavar="STORE", help="Name of a store; none: all.")] = None,
+    store: Annotated[
+        str | None, typer.Argument(metavar="STORE", help="Store name; all stores if left out.")
+    ] = None,
     customer: Annotated[
-        str | None, typer.Argument(metavar="CUSTOMER", help="Those of this customer alone.")
+        str | None, typer.Argument(metavar="CUSTOMER", help="Only those of this customer.")
     ] = None,
     of_status: Annotated[
-        str | None, typer.Option("--status", help=f"Those that are {', '.join(editing.STATUSES)}.")
+        str | None, typer.Option("--status", help=f"Only those that are {', '.join(editing.STATUSES)}.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the latest.")] = editing.LATEST,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list, the latest.")] = editing.LATEST,
 ) -> None:
-    """Who changed which field of whom, and when; the values are in `customers show`."""
+    """List who changed which field of whom, and when; `customers show` has the values."""
     with open_migrated() as database:
         rows = editing.list_changes(database, store, customer, status=of_status, limit=limit)
     table = new_table("id", "changed", "store", "customer", "field", "by", "status", "reason")

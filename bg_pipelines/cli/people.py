@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv as csv_
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,29 +15,29 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.wording import counted, minute
 
 app = typer.Typer()
-OtherStore = Annotated[str, typer.Argument(metavar="OTHER_STORE", help="The other's store.")]
-OtherCustomer = Annotated[str, typer.Argument(metavar="OTHER_CUSTOMER", help="The other's id there.")]
+OtherStore = Annotated[str, typer.Argument(metavar="OTHER_STORE", help="The other customer's store.")]
+OtherCustomer = Annotated[str, typer.Argument(metavar="OTHER_CUSTOMER", help="The other customer's id.")]
 
 
 @app.command("show")
 def show_person(
-    person: Annotated[int | None, typer.Argument(metavar="PERSON", help="Number of the person.")] = None,
+    person: Annotated[int | None, typer.Argument(metavar="PERSON", help="Person number.")] = None,
     customer: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="STORE ID", help="The person that this customer of this store is."),
+        typer.Option(metavar="STORE ID", help="The person behind this customer."),
     ] = None,
-    orders: Annotated[int, typer.Option(min=0, help="How many of the newest orders.")] = 20,
+    orders: Annotated[int, typer.Option(min=0, help="How many orders to show, the newest.")] = 20,
 ) -> None:
-    """The customers that are one person and why, what they spent, and their newest orders. Times are UTC."""
+    """Show a person's customers and why they match, what was spent, and the newest orders. Times are UTC."""
     if (person is None) == (customer is None):
-        raise typer.BadParameter("give the number of a person, or --customer STORE ID")
+        raise typer.BadParameter("give a person number, or --customer STORE ID")
     with open_migrated() as database:
         if person is None:
             assert customer is not None
             person = people.find_person(database, *customer)
         links = people.customers_of(database, person)
         totals = people.totals(database, person)
-        history = people.history(database, person, newest=orders)
+        history = people.orders_of(database, person, newest=orders)
     console.print(f"person {person}")
     table = new_table("store", "customer", "why")
     for link in links:
@@ -47,27 +49,25 @@ def show_person(
         money = [f"{amount:,.2f}" for amount in (t.spent, t.refunded, t.net)]
         table.add_row(t.currency, str(t.orders), *money, *times, str(t.stores))
     console.print("", table if totals else "no orders", sep="\n")
-    if not history.empty:
+    if history:
         table = new_table("when", "store", "order", "channel", "status", "total", "refunded", "net")
-        rows: Any = history.itertuples()
-        for row in rows:
-            status_ = "return" if row.is_return else row.status
-            money = [f"{amount:,.2f}" for amount in (row.total, row.refunded, row.net)]
+        for order in history:
+            money = [f"{amount:,.2f}" for amount in (order.total, order.refunded, order.net)]
             table.add_row(
-                minute(row.ordered_at),
-                row.store,
-                row.name,
-                row.channel if isinstance(row.channel, str) else "",
-                status_,
+                minute(order.ordered_at),
+                order.store,
+                order.name,
+                order.channel or "",
+                "return" if order.is_return else order.status,
                 *money[:2],
-                f"{money[2]} {row.currency}",
+                f"{money[2]} {order.currency}",
             )
         console.print("", table, sep="\n")
 
 
 @app.command("why")
 def show_why(store: StoreName, customer: CustomerId) -> None:
-    """Why a customer is the person it is, step by step, and why its e-mail or phone matches nobody."""
+    """Explain step by step why a customer belongs to a person, and why an e-mail or phone matches nobody."""
     with open_migrated() as database:
         for line in people.why(database, store, customer):
             console.print(line, soft_wrap=True)
@@ -77,14 +77,14 @@ def show_why(store: StoreName, customer: CustomerId) -> None:
 def join_people(
     store: StoreName, customer: CustomerId, other_store: OtherStore, other: OtherCustomer, by: By = None
 ) -> None:
-    """Make two customers one person, with all who are matched with either; `undo` takes it back."""
+    """Join two customers, and everybody matched with either, into one person; `undo` reverts it."""
     with open_migrated() as database:
         made = people.join(database, (store, customer), (other_store, other), by=by or logged_in())
     if made.person_id == made.other_person_id:
         console.print(f"decision {made.id}: they are person {made.person_id}")
     else:
         console.print(
-            f"decision {made.id}: kept, but a split comes before it: they stay {_persons(made)}",
+            f"decision {made.id}: recorded, but an earlier split takes precedence: they remain {_persons(made)}",
             soft_wrap=True,
         )
 
@@ -93,7 +93,7 @@ def join_people(
 def split_people(
     store: StoreName, customer: CustomerId, other_store: OtherStore, other: OtherCustomer, by: By = None
 ) -> None:
-    """Keep two customers from ever being one person: the other one leaves; `undo` takes it back."""
+    """Keep two customers apart for good: the other one leaves the person; `undo` reverts it."""
     with open_migrated() as database:
         made = people.split(database, (store, customer), (other_store, other), by=by or logged_in())
     console.print(f"decision {made.id}: they are {_persons(made)}")
@@ -101,10 +101,10 @@ def split_people(
 
 @app.command("undo")
 def undo_decision(
-    decision: Annotated[int, typer.Argument(metavar="DECISION", help="Number of the decision.")],
+    decision: Annotated[int, typer.Argument(metavar="DECISION", help="Decision number.")],
     by: By = None,
 ) -> None:
-    """Take a join or a split back."""
+    """Revert a join or a split."""
     with open_migrated() as database:
         undone = people.undo(database, decision, by=by or logged_in())
     console.print(f"decision {decision} is undone: they are {_persons(undone)}")
@@ -112,7 +112,7 @@ def undo_decision(
 
 @app.command("decisions")
 def list_decisions() -> None:
-    """The joins and splits in force, the newest first."""
+    """List the joins and splits in force, the newest first."""
     with open_migrated() as database:
         rows = people.list_decisions(database)
     table = new_table("decision", "what", "customer", "and", "by", "when")
@@ -131,41 +131,55 @@ def list_decisions() -> None:
 
 @app.command("report")
 def report_people(
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all columns there, as CSV.")] = None,
-    currency: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all columns to this CSV file.")
+    ] = None,
+    currency: Annotated[str | None, typer.Option(help="Only this currency.")] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="So many of each currency.", show_default="20; all with --csv")
+        int | None,
+        typer.Option(min=1, help="How many persons of each currency.", show_default="20; all with --csv"),
     ] = None,
     lapsed: Annotated[
-        int | None, typer.Option(metavar="DAYS", min=0, help="Those who have not been there for so long.")
+        int | None,
+        typer.Option(metavar="DAYS", min=0, help="Only those whose last visit is at least this long ago."),
     ] = None,
 ) -> None:
-    """Who spent most, by currency: orders, spend, refunds, net, last visit."""
+    """Report who spent most, by currency: orders, spend, refunds, net, last visit."""
     with open_migrated() as database:
-        frame = people.report(
+        ranking = people.ranking(
             database,
             currency=currency and currency.upper(),
             top=top or (None if csv else 20),
             lapsed_days=lapsed,
         )
-    if csv is not None:
-        try:
-            frame.to_csv(csv, index=False)
-        except OSError as error:
-            raise IntegrationError.of(
-                ErrorType.CONFIGURATION, f"--csv {csv}: {error.strerror or error}", source="settings"
-            ) from None
-        console.print(f"{counted(len(frame), 'row')} written to {csv}")
-        return
+        if csv is not None:
+            console.print(f"{counted(_write(csv, ranking), 'row')} written to {csv}")
+            return
+        rows = list(ranking)
     table = new_table("rank", "person", "orders", "stores", "spent", "refunded", "net", "last visit", "days")
-    rows: Any = frame.itertuples()
     for row in rows:
-        money = [f"{amount:,.2f}" for amount in (row.spent, row.refunded)]
         table.add_row(
-            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), *money, f"{row.net:,.2f} {row.currency}",
-            f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
+            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), f"{row.spent:,.2f}", f"{row.refunded:,.2f}",
+            f"{row.net:,.2f} {row.currency}", f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
         )  # fmt: skip
-    console.print(table if len(frame) else "nobody, of known customers with orders")
+    console.print(table if rows else "no known customers with orders")
+
+
+def _write(path: Path, ranking: Iterable[people.Ranked]) -> int:
+    """Row by row, so that no more of them are in memory than are on their way; returns how many."""
+    count = 0
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv_.writer(file, lineterminator="\n")
+            writer.writerow(people.Ranked._fields)
+            for row in ranking:
+                writer.writerow(row)
+                count += 1
+    except OSError as error:
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION, f"--csv {path}: {error.strerror or error}", source="settings"
+        ) from None
+    return count
 
 
 def _persons(decision: people.Decision) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Group(typer.core.TyperGroup):
-    """Commands whose wrong options are answered like their wrong names: did you mean?"""
+    """A group that answers an unknown option as it answers an unknown command: with the nearest."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
@@ -37,11 +37,17 @@ class Group(typer.core.TyperGroup):
 PIPE_COLUMNS = 400
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it.", show_default="who is logged in")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+By = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Your name, kept with the change.", show_default="the user logged in"),
+]
 StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Store name.")]
 CustomerId = Annotated[
-    str, typer.Argument(metavar="CUSTOMER", help="The customer's id there; of a gid:// its number will do.")
+    str,
+    typer.Argument(
+        metavar="CUSTOMER", help="The customer's id; the number at the end of a gid:// is enough."
+    ),
 ]
 SEVERITY_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 

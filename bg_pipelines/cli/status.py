@@ -1,4 +1,4 @@
-"""`bg-pipelines status` and `metrics`: is anything wrong, what is it, and does it need a person?"""
+"""`bg-pipelines status` and `metrics`: is anything wrong, what is it, and does it need attention?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def show_status(*, watch: bool, as_json: bool) -> None:
 
 def show_metrics(*, per_store: bool) -> None:
     with open_migrated() as database:
-        sys.stdout.write(metrics.prometheus_text(metrics.read_metrics(database), stores=per_store))
+        from bg_pipelines.operations.prometheus import prometheus_text
+
+        sys.stdout.write(prometheus_text(metrics.read_metrics(database), stores=per_store))
 
 
 _LONG = 20
@@ -66,7 +68,7 @@ def status_page(state: status.Status) -> Lines:
         if more and len(lines) > _LONG:
             page.append(one_line(f"and {len(lines) - _LONG} more {more}"))
 
-    block([_fault_line(incident, now) for incident in state.incidents])
+    block([_incident_line(incident, now) for incident in state.incidents])
     if any(job.stores for job in state.metrics.jobs):
         page.append("")
         page.append(_jobs_table(state.metrics, narrow=console.width < 100))
@@ -82,7 +84,7 @@ def status_page(state: status.Status) -> Lines:
             )
             for line in late[:_WORST]
         ]
-        + ([one_line(f"and {len(late) - _WORST} more are late")] if len(late) > _WORST else [])
+        + ([one_line(f"and {len(late) - _WORST} more late")] if len(late) > _WORST else [])
     )
     block(
         [
@@ -95,9 +97,9 @@ def status_page(state: status.Status) -> Lines:
         ],
         "circuits",
     )
-    block([_retry_line(failing) for failing in state.retrying], "that are tried again")
+    block([_retry_line(failing) for failing in state.retrying], "that are retried")
     block([_run_line(run, now) for run in state.runs], "runs")
-    block([_alerts_line(alerts, now) for alerts in state.alerts], "targets of alerts")
+    block([_alerts_line(alerts, now) for alerts in state.alerts], "alert targets")
     pool = state.metrics.connections
     of_runs = f"{pool.in_use} of {pool.size} in runs, " if pool.size else ""
     others = f" and {len(state.paused) - _LONG} more" if len(state.paused) > _LONG else ""
@@ -107,11 +109,12 @@ def status_page(state: status.Status) -> Lines:
         if run.peak_memory_bytes
     ]
     facts = {
-        "rows that could not be loaded": _listed(state.metrics.rejected_rows),
+        "rejected rows": _listed(state.metrics.rejected_rows),
         "stock corrections": _listed(state.metrics.corrections),
+        **{f"work in {table.table}": _table_line(table) for table in state.metrics.tables},
         "paused": ", ".join(state.paused[:_LONG]) + others,
         "connections": f"{of_runs}{pool.server_in_use} of {pool.server_size} in the server",
-        "most memory of a run": ", ".join(memory),
+        "peak memory of a run": ", ".join(memory),
     }
     block([one_line(f"{name}: {fact}") for name, fact in facts.items() if fact])
     return Lines(*page)
@@ -121,15 +124,13 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     """A line for each queue that has work, and for each of its jobs."""
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("queue, job", no_wrap=True)
-    names = "stores current due oldest running retries parked faults p50 p95 success behind"
+    names = "stores current due oldest running retries parked incidents p50 p95 success behind"
     if narrow:
         names = "stores current due run retry parked p50/p95 success behind"
     for name in names.split():
         table.add_column(name, justify="right", no_wrap=True)
 
-    def add(
-        title: str, counts: list[int], work: metrics.QueueMetrics | metrics.JobMetrics, style: str
-    ) -> None:
+    def add(title: str, counts: list[int], work: metrics.Figures, style: str) -> None:
         spans = [span(work.p50_seconds), span(work.p95_seconds)]
         cells = [title, *(map(str, counts) if counts else ("", "")), str(work.size)]
         cells += [] if narrow else [span(work.oldest_seconds) if work.size else ""]
@@ -149,7 +150,7 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     return table
 
 
-def _fault_line(incident: status.OpenIncident, now: datetime) -> Text:
+def _incident_line(incident: status.OpenIncident, now: datetime) -> Text:
     style = SEVERITY_STYLES.get(incident.severity, "")
     return one_line(
         f"#{incident.id} ",
@@ -159,14 +160,14 @@ def _fault_line(incident: status.OpenIncident, now: datetime) -> Text:
         "  ",
         (incident.error_type, style),
         f"  since {clock(incident.opened_at, now)}, {times(incident.occurrences)}, ",
-        "waits for a person" if incident.needs_attention else "tried again by itself",
+        "needs attention" if incident.needs_attention else "retried automatically",
         f" ({incident.owner})" if incident.owner else "",
         f"  {_some(incident.resources)}{flat(incident.message)}",
     )
 
 
 def _retry_line(failing: status.FailingStore) -> Text:
-    again = "tried now" if failing.running else f"next try {failing.next_try_at:%H:%M:%S}"
+    again = "retrying now" if failing.running else f"next attempt {failing.next_try_at:%H:%M:%S}"
     return one_line(
         (failing.store, "bold"),
         "  ",
@@ -181,7 +182,7 @@ def _some(resources: list[str]) -> str:
 
 
 def _run_line(run: status.RunStatus, now: datetime) -> Text:
-    state = "" if run.alive else f", died: not heard of since {clock(run.seen_at, now)}"
+    state = "" if run.alive else f", died: no heartbeat since {clock(run.seen_at, now)}"
     memory = f", {run.peak_rss_mb:.0f} MB" if run.peak_rss_mb else ""
     pool = f", {run.connections_in_use} of {run.connections_size} connections" if run.connections_size else ""
     return one_line(
@@ -192,13 +193,22 @@ def _run_line(run: status.RunStatus, now: datetime) -> Text:
 
 
 def _alerts_line(alerts: status.UndeliveredAlerts, now: datetime) -> Text:
-    pending = f"{alerts.pending} not delivered yet, " if alerts.pending else ""
+    pending = f"{alerts.pending} undelivered, " if alerts.pending else ""
     refused = f"{alerts.refused} refused, " if alerts.refused else ""
     since = f"since {clock(alerts.oldest_at, now)}"
     return one_line(
         ("alerts  ", "red"),
         f"{alerts.target}: {pending}{refused}{since}" + (f": {flat(alerts.error)}" if alerts.error else ""),
     )
+
+
+def _table_line(table: metrics.TableMetrics) -> str:
+    """Of a table that nothing above tells of: where its work is late, fails or is parked."""
+    if table.table == "sync_states":
+        return ""
+    overdue = table.oldest_seconds if table.oldest_seconds >= 60 else None
+    counts = _listed({"due": table.due if overdue else 0, "retrying": table.retrying, "parked": table.parked})
+    return counts + (f", the first for {span(overdue)}" if overdue else "")
 
 
 def _listed(counts: dict[str, int]) -> str:

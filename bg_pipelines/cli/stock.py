@@ -1,4 +1,4 @@
-"""`bg-pipelines stock`: corrections of stock, and what became of them (docs/jobs.md)."""
+"""`bg-pipelines stock`: stock corrections and their outcomes (docs/jobs.md)."""
 
 from __future__ import annotations
 
@@ -30,26 +30,31 @@ def correct_stock(
     store: Annotated[str | None, typer.Option(metavar="NAME", help="Store name.")] = None,
     item: Annotated[
         str | None,
-        typer.Option(metavar="SKU", help="SKU or inventory item id; of a gid:// its number will do."),
+        typer.Option(
+            metavar="SKU", help="SKU or inventory item id; the number at the end of a gid:// is enough."
+        ),
     ] = None,
     location: Annotated[str | None, typer.Option(metavar="NAME", help="Name or id of the location.")] = None,
     from_: Annotated[
         int | None,
         typer.Option(
-            "--from", metavar="QUANTITY", help="What it was when it was counted.", show_default="what is held"
+            "--from",
+            metavar="QUANTITY",
+            help="The quantity when it was counted.",
+            show_default="the quantity held now",
         ),
     ] = None,
-    to: Annotated[int | None, typer.Option(metavar="QUANTITY", help="What it is to be.")] = None,
+    to: Annotated[int | None, typer.Option(metavar="QUANTITY", help="The correct quantity.")] = None,
     reason: Annotated[
-        str, typer.Option(help=f"One of {', '.join(stock.REASONS)}; with FILE that of the lines without one.")
+        str, typer.Option(help=f"One of {', '.join(stock.REASONS)}; with FILE, for lines without one.")
     ] = stock.REASONS[0],
     by: By = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and change nothing.")] = False,
 ) -> None:
-    """Correct the stock of one item, or of all in a file: all of them, or none and a list of every fault.
+    """Correct the stock of one item or of every line of a file; if any line is wrong, change nothing and list every fault.
 
-    The store's next inventory_sync, which is due now, sends it; a platform whose quantity has changed since it was
-    counted does not take it.
+    The store's next inventory_sync, made due now, sends it. It is not applied if the platform's quantity has changed
+    since the count.
     """
     one = {"--store": store, "--item": item, "--location": location, "--to": to}
     faults: list[Fault] = []
@@ -76,20 +81,20 @@ def correct_stock(
     result = f"{count} to make, nothing was changed" if dry_run else f"{count} pending"
     if done.unchanged:
         result += f", {counted(done.unchanged, 'quantity', 'quantities')} already as counted"
-    console.print(f"{result}; `bg-pipelines stock list` shows what becomes of them", soft_wrap=True)
+    console.print(f"{result}; `bg-pipelines stock list` shows their outcome", soft_wrap=True)
     for name in done.paused:
-        console.print(f"store {name} is paused: its corrections are sent once it is resumed", soft_wrap=True)
+        console.print(f"store {name} is paused: its corrections are sent when it is resumed", soft_wrap=True)
 
 
 @app.command("list")
 def list_corrections(
-    store: Annotated[str | None, typer.Option(metavar="NAME", help="Those of this store.")] = None,
+    store: Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this store.")] = None,
     of_status: Annotated[
-        str | None, typer.Option("--status", help=f"Those that are {', '.join(stock.STATUSES)}.")
+        str | None, typer.Option("--status", help=f"Only those that are {', '.join(stock.STATUSES)}.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the latest.")] = stock.LATEST,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list, the latest.")] = stock.LATEST,
 ) -> None:
-    """Corrections, the newest first, and why one was not applied. Times are UTC."""
+    """List corrections, the newest first, and why one was not applied. Times are UTC."""
     with open_migrated() as database:
         rows = stock.list_corrections(database, store=store, status=of_status, limit=limit)
     table = new_table("id", "made", "store", "item", "location", "from", "to", "status", "note", "by")

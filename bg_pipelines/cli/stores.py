@@ -20,31 +20,33 @@ app = typer.Typer()
 
 @app.command("add")
 def add_store(
-    name: Annotated[str, typer.Argument(help="How people call it.")],
-    domain: Annotated[str, typer.Option(help="Like harbor.myshopify.com; of Square any name.")],
-    platform: Annotated[str, typer.Option(help=f"Where it lives: {' or '.join(PLATFORMS)}.")] = "shopify",
+    name: Annotated[str, typer.Argument(help="The store's name in this program.")],
+    domain: Annotated[str, typer.Option(help="Like harbor.myshopify.com; for Square any unique name.")],
+    platform: Annotated[
+        str, typer.Option(help=f"The store's platform: {' or '.join(PLATFORMS)}.")
+    ] = "shopify",
     token: Annotated[str | None, typer.Option(help="Access token.", envvar="BG_STORE_TOKEN")] = None,
-    client_id: Annotated[str | None, typer.Option(help="Client id, for 24-hour tokens.")] = None,
+    client_id: Annotated[str | None, typer.Option(help="Client id, where tokens last 24 hours.")] = None,
     client_secret: Annotated[
         str | None, typer.Option(help="Client secret.", envvar="BG_STORE_CLIENT_SECRET")
     ] = None,
     api_url: Annotated[
-        str | None, typer.Option(help="Base URL of the API, where it is not the platform's own; '': none.")
+        str | None, typer.Option(help="Base URL of the API, if not the platform's own; '' clears it.")
     ] = None,
     tier: Annotated[
         int | None,
         typer.Option(
-            help="1: due every 5 minutes, 2: every 15, 3: every 60.", show_default=str(stores.DEFAULT_TIER)
+            help="Synced every 5 (1), 15 (2) or 60 (3) minutes.", show_default=str(stores.DEFAULT_TIER)
         ),
     ] = None,
     every: Annotated[
         int | None,
-        typer.Option(metavar="MINUTES", help="Its own interval, a multiple of 5; 0: its tier's."),
+        typer.Option(metavar="MINUTES", help="An interval of its own, a multiple of 5; 0: its tier's."),
     ] = None,
 ) -> None:
-    """Add a store, or update it if its domain is known: its tier, interval and URL stay unless they are given.
+    """Add a store, or update the one with this domain; what is not given stays as it is.
 
-    Pass `-` as a secret to type it unseen.
+    Pass `-` as a secret to type it without echo.
     """
     if token == "-":  # noqa: S105 (a sign, not a secret)
         token = _secret("token")
@@ -77,13 +79,13 @@ def _secret(name: str) -> str:
 def import_stores(
     file: Annotated[Path, typer.Argument(help=f"CSV with the columns {', '.join(stores.COLUMNS)}.")],
 ) -> None:
-    """Add or update the stores of a CSV file: all of them, or none and a list of every fault."""
+    """Add or update all stores of a CSV file; if any line is wrong, change nothing and list every fault."""
     _print_changes(_save_stores(read_csv(file)))
 
 
 @app.command("list")
 def list_stores() -> None:
-    """All stores and how they are."""
+    """List all stores and their state."""
     with open_migrated() as database:
         rows = stores.list_stores(database)
     table = new_table("name", "platform", "domain", "tier", "every", "state", "last synced")
@@ -92,27 +94,25 @@ def list_stores() -> None:
         table.add_row(
             row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
         )
-    console.print(table if table.row_count else "no stores yet: add one with `bg-pipelines stores add`")
+    console.print(table if table.row_count else "no stores yet; add one with `bg-pipelines stores add`")
 
 
 @app.command("pause")
 def pause_stores(names: Annotated[list[str], typer.Argument(help="Store names.")]) -> None:
-    """Leave stores alone until they are resumed. Work that is under way is finished."""
+    """Stop syncing stores until they are resumed; work in progress is finished."""
     _set_paused(names, True)
 
 
 @app.command("resume")
 def resume_stores(names: Annotated[list[str], typer.Argument(help="Store names.")]) -> None:
-    """Sync paused stores again, what is overdue first."""
+    """Sync paused stores again, the most overdue first."""
     _set_paused(names, False)
 
 
 def _set_paused(names: list[str], paused: bool) -> None:
     with open_migrated() as database:
         changed = stores.set_paused(database, names, paused)
-    console.print(
-        f"{changed} {'paused' if paused else 'resumed'}, {len(set(names)) - changed} were so before"
-    )
+    console.print(f"{changed} {'paused' if paused else 'resumed'}, {len(set(names)) - changed} already were")
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:

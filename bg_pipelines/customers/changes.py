@@ -18,7 +18,10 @@ Connection = psycopg.Connection[Any]
 
 
 class Change(NamedTuple):
-    """An edit of ours that is pending: one field of one customer, from what to what, by whom and when."""
+    """An edit of ours that is pending: one field of one customer, from what to what, by whom and when.
+
+    `owner` is the claim that has it, if one has.
+    """
 
     id: int
     customer_external_id: str
@@ -27,6 +30,8 @@ class Change(NamedTuple):
     to_value: Any
     changed_by: str
     changed_at: datetime
+    owner: str = ""
+    attempts: int = 0
 
 
 _PENDING = (
@@ -114,14 +119,15 @@ def settle(
     The trigger knows by `settled_at`, this transaction's time, that what is loaded in it is no change of the platform's.
     """
     connection.execute(
-        "UPDATE customer_changes SET status = %s, settled_at = now(), found_value = %s, error = %s "
+        "UPDATE customer_changes SET status = %s, settled_at = now(), found_value = %s, error = %s, next_due_at = NULL, "
+        "lease_owner = NULL, lease_expires_at = NULL, incident_id = NULL "
         "WHERE id = %s AND status = 'pending'",
         (status, _json(found), None if reason is None else Jsonb({"reason": reason}), change.id),
     )
 
 
-def make_due(connection: Connection, store_id: int, *, after: int = 0) -> None:
-    """Make the store's customers due now if an edit with a higher id than `after` waits.
+def make_due(connection: Connection, store_id: int) -> None:
+    """Make the store's customers due now if an edit waits to be sent.
 
     What is parked or failing keeps its time: an edit mends nothing. Called by who edits, and by a run that ends (its
     own due time would hide an edit which came while it was at work).
@@ -129,8 +135,9 @@ def make_due(connection: Connection, store_id: int, *, after: int = 0) -> None:
     connection.execute(
         "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = %(store)s "
         "AND resource = 'customers' AND next_due_at IS NOT NULL AND attempts = 0 AND EXISTS ("
-        "SELECT FROM customer_changes WHERE store_id = %(store)s AND status = 'pending' AND id > %(after)s)",
-        {"store": store_id, "after": after},
+        "SELECT FROM customer_changes WHERE store_id = %(store)s AND status = 'pending' "
+        "AND next_due_at <= clock_timestamp())",
+        {"store": store_id},
     )
 
 

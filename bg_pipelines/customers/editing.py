@@ -51,7 +51,7 @@ def _text(longest: int) -> Check:
 def _email(value: Any, country: str | None) -> str | None:
     text: str | None = _text(LONGEST_NAME)(value, country)
     if text is not None and not re.fullmatch(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+", text):
-        raise ValueError("give an e-mail address, like name@example.com, or nothing to take it away")
+        raise ValueError("give an e-mail address, like name@example.com, or nothing to clear it")
     return text
 
 
@@ -60,7 +60,7 @@ def _phone(value: Any, country: str | None) -> str | None:
     number, given = normalise(text, country)
     if text is not None and number is None:
         national = f", or one of {country}" if country else ""
-        raise ValueError(f"give a phone number like +14155550123{national}, or nothing to take it away")
+        raise ValueError(f"give a phone number like +14155550123{national}, or nothing to clear it")
     if given is not None and re.search(r"[a-zA-Z#;]", given):
         raise ValueError("give a phone number without an extension: no platform keeps one")
     return number
@@ -71,7 +71,7 @@ def _tags(value: Any, country: str | None) -> list[str]:
         raise ValueError("give a list of texts")
     tags = {_text(LONGEST_NAME)(tag, country) for tag in value} - {None}
     if any("," in tag for tag in tags):
-        raise ValueError("give tags without commas, which part them")
+        raise ValueError("give tags without commas, which separate them")
     return sorted(tags)
 
 
@@ -164,7 +164,7 @@ def edit(
         held = _customer(connection, store_id, customer_id, lock=True)
         if not changes.is_somebody(connection, store_id, customer_id):
             was = "redacted" if held["deleted_at"] is None else "deleted"
-            raise _bad_data([f"customer {customer_id}: was {was} on the platform; nothing can be edited"])
+            raise _bad_data([f"customer {customer_id}: was {was} on the platform and cannot be edited"])
         checked = _check(values, _country(held))
         waiting = {change.field: change for change in changes.pending(connection, store_id, customer_id)}
         added = []
@@ -200,7 +200,7 @@ def list_changes(
     Raises IntegrationError (bad_data) for a store, customer or status that is none.
     """
     if status is not None and status not in STATUSES:
-        raise _bad_data([f"status: is none of {', '.join(STATUSES)}{did_you_mean(status, STATUSES)}"])
+        raise _bad_data([f"status is none of: {', '.join(STATUSES)}{did_you_mean(status, STATUSES)}"])
     with database.transaction() as connection:
         store_id = None if store is None else find_store(connection, store)
         if store is not None and customer_id is not None:
@@ -234,7 +234,7 @@ def _check(values: Mapping[str, Any], country: str | None) -> dict[str, Any]:
     for field, value in values.items():
         if field not in FIELDS:
             faults.append(
-                f"{field}: is no field that can be edited; there are: {', '.join(FIELDS)}{did_you_mean(field, FIELDS)}"
+                f"{field}: not a field that can be edited; there are: {', '.join(FIELDS)}{did_you_mean(field, FIELDS)}"
             )
             continue
         try:

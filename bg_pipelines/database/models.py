@@ -95,6 +95,8 @@ class Claimed:
     """
 
     label: ClassVar[str]
+    carrier: ClassVar[str | None] = None
+    """The unit of its store whose visits work on the row; None: it is claimed by itself."""
 
     next_due_at: Mapped[datetime | None] = mapped_column(
         server_default=sa.func.now(), comment="null: parked under incident_id, or finished"
@@ -209,7 +211,7 @@ class Customer(Synced, Base):
         comment="as the platform has it, where that is not `phone`"
     )
     addresses: Mapped[list[Any]] = mapped_column(
-        JSONB, comment="objects with the fields of `platforms.base.ADDRESS`"
+        JSONB, comment="objects with the fields of `records.ADDRESS`"
     )
     tags: Mapped[list[str]]
     locale: Mapped[str | None]
@@ -324,6 +326,7 @@ class CustomerChange(Claimed, Base):
 
     __tablename__ = "customer_changes"
     label = "'edit ' || t.id || ' of ' || t.field"
+    carrier = "customers"
     __table_args__ = (
         *_claimed(),
         sa.CheckConstraint(
@@ -482,6 +485,7 @@ class InventoryCorrection(Claimed, Base):
 
     __tablename__ = "inventory_corrections"
     label = "'stock correction ' || t.id"
+    carrier = "inventory_levels"
     __table_args__ = (
         *_claimed(),
         sa.CheckConstraint("status IN ('pending', 'applied', 'stale', 'rejected')", name="status"),
@@ -611,7 +615,7 @@ class Incident(Base):
         comment="see incidents/fingerprints.py",
     )
     status: Mapped[str] = mapped_column(server_default="open")
-    needs_attention: Mapped[bool] = mapped_column(comment="false: it is tried again by itself")
+    needs_attention: Mapped[bool] = mapped_column(comment="false: it is retried automatically")
     error_type: Mapped[str]
     severity: Mapped[str]
     source: Mapped[str]

@@ -251,7 +251,7 @@ def _why_nothing(incident: _Held) -> str:
             f"nothing to start: {incident.job} runs again by its schedule, or with "
             f"`dagster job execute -m bg_pipelines.definitions -j {incident.job}`"
         )
-    return "nothing waits under it: what failed is tried again by itself, and closes it when it works"
+    return "nothing waits under it: what failed is retried automatically, and closes it when it works"
 
 
 def _in_the_way(connection: Connection, stores: Collection[int], but: Collection[Fingerprint]) -> list[str]:

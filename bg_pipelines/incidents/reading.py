@@ -14,7 +14,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents.fingerprints import Fingerprint, Job, RejectedRows, circuit_keys
 from bg_pipelines.incidents.runbooks import runbook
-from bg_pipelines.wording import did_you_mean
+from bg_pipelines.wording import did_you_mean, plain
 from bg_pipelines.work import parked
 from bg_pipelines.work.parked import Held
 
@@ -27,7 +27,7 @@ HELD_SHOWN = 100
 
 
 class IncidentRow(NamedTuple):
-    """An incident as a list shows it. `parked` counts the rows of work that wait for a person under it."""
+    """An incident as a list shows it. `parked` counts the rows of work that it parks."""
 
     id: int
     status: str
@@ -51,7 +51,7 @@ class IncidentRow(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; times are ISO 8601."""
-        return _plain(self)  # type: ignore[no-any-return]
+        return plain(self)  # type: ignore[no-any-return]
 
 
 class OpenCircuit(NamedTuple):
@@ -131,8 +131,8 @@ class IncidentDetails(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; times are ISO 8601."""
-        plain: dict[str, Any] = _plain(self)
-        return {**plain.pop("incident"), **plain}
+        content: dict[str, Any] = plain(self)
+        return {**content.pop("incident"), **content}
 
 
 def list_incidents(
@@ -332,13 +332,3 @@ def _one(connection: Connection, statement: str, parameters: Sequence[Any]) -> t
     row = connection.execute(statement, parameters).fetchone()
     assert row is not None
     return tuple(row)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _plain(part) for name, part in value._asdict().items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return value

@@ -14,7 +14,7 @@ from bg_pipelines.errors import ErrorType
 RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.TIMEOUT: (
         "Look at the vendor's status page; `bg-pipelines check` tells whether it answers this machine. "
-        "It is tried again by itself; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
+        "It is retried automatically; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
     ),
     ErrorType.CONNECTION: (
         "`bg-pipelines check` tells which stores this machine reaches: if none, look at its network, DNS and proxy; "
@@ -22,7 +22,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.SERVER_ERROR: (
         "The vendor fails on its side: look at its status page. "
-        "It is tried again by itself; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
+        "It is retried automatically; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
     ),
     ErrorType.MALFORMED_RESPONSE: (
         "The vendor answers nonsense: look at its status page, and at a proxy if there is one. "
@@ -45,7 +45,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "If it comes again and again, a machine is overloaded or loses its connection to the database."
     ),
     ErrorType.SHOP_LOCKED: (
-        "The shop's owner asks the platform to unlock it. It is tried every half hour by itself for a day; "
+        "The shop's owner asks the platform to unlock it. It is retried every half hour for a day; "
         "`bg-pipelines incidents retry N` does so at once, `bg-pipelines stores pause STORE` leaves it alone."
     ),
     ErrorType.OPERATION_RUNNING: (

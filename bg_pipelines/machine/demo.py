@@ -145,11 +145,11 @@ def _show_a_fault(
     ran = [_run_job(console, database, runs, "store_sync", [shop["name"]])]
     for incident in reading.list_incidents(database, store=shop["name"]):
         console.print(
-            f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources wait "
-            "for a person, all other stores go on",
+            f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources are "
+            "parked until a person decides, all other stores continue",
             soft_wrap=True,
         )
-    console.print("  a person gives it its token again, and `bg-pipelines incidents retry --all`")
+    console.print("  the token is given back, then `bg-pipelines incidents retry --all`")
     mended = {"edit": "set_token", "token": shop["token"]}
     requests.post(edits, json=mended, timeout=10).raise_for_status()
     waiting = [incident.id for incident in reading.list_incidents(database, store=shop["name"])]
@@ -157,9 +157,9 @@ def _show_a_fault(
     ran.append(_run_job(console, database, runs, "store_sync", [shop["name"]]))
     notices = requests.get(f"{url}/sandbox/hooks/demo", timeout=10).json()
     for notice in notices:
-        console.print(f"  people were told: {notice['body']['title']}", markup=False)
+        console.print(f"  alert: {notice['body']['title']}", markup=False)
     if not notices:
-        console.print("  people were told nothing: the same fault was half an hour ago at most")
+        console.print("  no alert: the same fault was announced less than half an hour ago")
     return ran
 
 
@@ -375,7 +375,7 @@ def _alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise configuration_error(f"a demo is running already in {home}") from None
+            raise configuration_error(f"a demo is already running in {home}") from None
         yield
 
 

@@ -85,7 +85,7 @@ class AuditReport(NamedTuple):
                 continue
             lines.append(f"  sample  {found.sentence().partition(': ')[2]}")
             if found.lag:
-                lines.append(f"          {found.lag} not synced yet, which is no drift")
+                lines.append(f"          {found.lag} not synced yet, which is not drift")
             if found.external_ids:
                 lines.append(f"          {', '.join(found.external_ids)}")
         lines += [f"failed: {failure.error.message}; {failure.next}" for failure in self.failures]
@@ -140,13 +140,13 @@ def _proof(kept: dict[str, Any] | None) -> Proof | None:
 
 def _proved(proof: Proof | None) -> str:
     if proof is None:
-        return "nothing: no full pass has ended yet"
+        return "nothing yet: no full pass has completed"
     tables = ", ".join(
         f"{held['rows']:,} {name} (checksum {held['checksum']})" for name, held in proof.tables.items()
     )
-    equal = "read and held are equal"
+    equal = "all rows match the source"
     if proof.changed_meanwhile:
-        equal += f" but for {proof.changed_meanwhile:,} that changed meanwhile"
+        equal += f" ({proof.changed_meanwhile:,} changed during the pass)"
     there = "" if proof.source_count is None else f"; the source counted {proof.source_count:,}"
     rejected = f"; {proof.rejected:,} could not be loaded" if proof.rejected else ""
     return f"{proof.at[:16].replace('T', ' ')} UTC, {equal}: {tables}{there}{rejected}"

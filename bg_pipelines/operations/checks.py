@@ -25,7 +25,7 @@ _READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS"
 
 
 def find_faults() -> list[str]:
-    """One sentence for each fault of settings, key, databases, migrations, alerts and each store's access; empty if all is well."""
+    """A sentence for each fault of settings, key, databases, migrations, alerts and each store's access."""
     try:
         settings = load_settings()
     except IntegrationError as error:
@@ -74,7 +74,7 @@ def _unknown_variables() -> list[str]:
 def _alert_faults(settings: Settings) -> list[str]:
     faults = []
     if not settings.alert_phones and not settings.alert_urls:
-        faults.append("alerts: nobody would hear of a failure: set BG_ALERT_PHONES or BG_ALERT_URLS")
+        faults.append("alerts: nobody is alerted of failures; set BG_ALERT_PHONES or BG_ALERT_URLS")
     given = (
         settings.twilio_account_sid,
         settings.twilio_auth_token,
@@ -129,7 +129,7 @@ def _doubles(stores: Sequence[Store]) -> list[str]:
         if store.external_id:  # known since its first sync
             names.setdefault((store.platform, store.external_id), []).append(store.name)
     return [
-        f"stores {', '.join(held)}: they are one and the same at {platform}: pause all but one of them"
+        f"stores {', '.join(held)} are the same store at {platform}; pause all but one"
         for (platform, _), held in names.items()
         if len(held) > 1
     ]

@@ -1,25 +1,27 @@
-"""How the work goes, in figures: per queue, job and store; and the same figures as Prometheus text.
+"""How the work goes, in figures: per queue of runs, job and store, and per table of claimed work.
 
-What each figure means stands in docs/monitoring.md. The unit of work is a store of a job: one visit of a worker.
-Few queries, whatever the number of stores; all times are the database's.
+What each figure means stands in docs/monitoring.md; `prometheus` and `status` show them. The unit of work is a store of
+a job: one visit of a worker. Few queries, whatever the number of stores; all times are the database's.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES, JOBS, QUEUES, TIERS
 from bg_pipelines.records import Resource
 from bg_pipelines.work.pulse import DEAD_AFTER
+from bg_pipelines.work.queue import all_queues
+
+T = TypeVar("T")
 
 WINDOW = timedelta(hours=24)
 """Over which tries and runs are counted and timed."""
@@ -27,44 +29,45 @@ MOST_TRIES = 50_000
 """Of the window, the newest: ten thousand stores make millions a day, and a look should cost the same every day."""
 
 
-class QueueMetrics(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Of the work of a store in a job; of a job and of a queue all of their stores' together.
+
+    Counts are of stores. Durations and the rate are of tries that ended in the window; None where there was none.
+    """
+
+    size: int = 0
+    oldest_seconds: float = 0.0
+    running: int = 0
+    retries_waiting: int = 0
+    parked: int = 0
+    parked_seconds: float = 0.0
+    behind_seconds: float = 0.0
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+    success_rate: float | None = None
+    open_incidents: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueMetrics(Figures):
     """The work of a queue: that of its jobs together."""
 
     queue: str
-    size: int
-    oldest_seconds: float
-    running: int
-    retries_waiting: int
-    parked: int
-    parked_seconds: float
-    behind_seconds: float
-    p50_seconds: float | None
-    p95_seconds: float | None
-    success_rate: float | None
-    open_incidents: int
 
 
-class JobMetrics(NamedTuple):
-    """The work of a job; what is counted are stores."""
+@dataclass(frozen=True, kw_only=True)
+class JobMetrics(Figures):
+    """The work of a job."""
 
     job: str
     queue: str
     stores: int
     current: int
-    size: int
-    oldest_seconds: float
-    running: int
-    retries_waiting: int
-    parked: int
-    parked_seconds: float
-    behind_seconds: float
-    p50_seconds: float | None
-    p95_seconds: float | None
-    success_rate: float | None
-    open_incidents: int
 
 
-class StoreMetrics(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class StoreMetrics(Figures):
     """The work of a store in a job; counts are 0 or 1."""
 
     store: str
@@ -72,17 +75,17 @@ class StoreMetrics(NamedTuple):
     job: str
     queue: str
     current: bool
-    size: int
+
+
+class TableMetrics(NamedTuple):
+    """The rows of a table of claimed work; those of paused stores are left out."""
+
+    table: str
+    due: int
     oldest_seconds: float
     running: int
-    retries_waiting: int
+    retrying: int
     parked: int
-    parked_seconds: float
-    behind_seconds: float
-    p50_seconds: float | None
-    p95_seconds: float | None
-    success_rate: float | None
-    open_incidents: int
 
 
 class RunMetrics(NamedTuple):
@@ -139,6 +142,7 @@ class Metrics(NamedTuple):
     stores_total: int
     stores_current: int
     stores_paused: int
+    tables: list[TableMetrics]
     runs: list[RunMetrics]
     connections: Connections
     incidents: list[IncidentCount]
@@ -152,32 +156,33 @@ class Metrics(NamedTuple):
 def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
     """All figures as they are now; tries and runs of the last `window`. Raises IntegrationError (database)."""
     with database.session() as session:
-
-        def rows(statement: str, **values: Any) -> Any:
-            return session.execute(sa.text(statement), values).all()
-
-        def counts(statement: str, **values: Any) -> dict[str, int]:
-            return dict(rows(statement, **values))
-
-        [(now, server_in_use, server_size, paused)] = rows(_SERVER)
+        [server] = read(session, _Server, _SERVER)
         # Given as values: no index serves a condition on clock_timestamp() itself.
+        now = server.now
         since, alive = now - window, now - DEAD_AFTER
-        intervals = [TIERS.get(tier) for tier in range(1, max(TIERS) + 1)]
         tries = {
-            (store_id, job, queue): (*(seconds or (None, None)), rate)
-            for store_id, job, queue, rate, seconds in rows(
-                _TRIES, since=since, most=MOST_TRIES, **_OWN, **_PLACES
-            )
+            (row.pop("store_id"), row.pop("job"), row.pop("queue")): row
+            for row in read(session, dict, _TRIES, since=since, most=MOST_TRIES, **_OWN, **_PLACES)
         }
-        incidents = [_OpenIncident(*row) for row in rows(_INCIDENTS)]
-        stores, current = _stores(
-            rows(
-                _STATES, now=now, intervals=intervals, audit=Resource.AUDIT, audit_every=AUDIT_EVERY, **_OWN
-            ),
-            tries,
-            incidents,
+        incidents = read(session, _OpenIncident, _INCIDENTS)
+        states = read(
+            session,
+            _State,
+            _STATES,
+            now=now,
+            intervals=[TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
+            audit=Resource.AUDIT,
+            audit_every=AUDIT_EVERY,
+            **_OWN,
         )
-        runs = [RunMetrics(*row) for row in rows(_RUNS, since=since, alive=alive)]
+        stores = _stores(states, tries, incidents)
+        current: dict[str, bool] = {}
+        for line in stores:
+            current[line.store] = current.get(line.store, True) and line.current
+        runs = read(session, RunMetrics, _RUNS, since=since, alive=alive)
+        counts: dict[str, dict[str, int]] = defaultdict(dict)
+        for figure, name, number in session.execute(sa.text(_COUNTS), {"since": since}):
+            counts[figure][name] = number
         kinds = Counter((incident.severity, incident.needs_attention) for incident in incidents)
         return Metrics(
             at=now,
@@ -186,33 +191,38 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             stores=stores,
             stores_total=len(current),
             stores_current=sum(current.values()),
-            stores_paused=paused,
+            stores_paused=server.stores_paused,
+            tables=read(session, TableMetrics, _TABLES, now=now),
             runs=runs,
             connections=Connections(
                 in_use=sum(run.connections_in_use for run in runs),
                 size=sum(run.connections_size for run in runs),
-                server_in_use=server_in_use,
-                server_size=server_size,
+                server_in_use=server.in_use,
+                server_size=server.size,
             ),
             incidents=[IncidentCount(*kind, open=number) for kind, number in sorted(kinds.items())],
-            circuits={"platform": 0, "store": 0} | counts(_CIRCUITS),
-            deliveries=counts(_DELIVERIES, since=since),
-            corrections={"pending": 0} | counts(_CORRECTIONS),
-            rejected_rows=counts(_REJECTED),
-            audits=[AuditMetrics(*row) for row in rows(_AUDITS, since=since)],
+            circuits={"platform": 0, "store": 0} | counts["circuits"],
+            deliveries={"pending": 0} | counts["deliveries"],
+            corrections={"pending": 0} | counts["corrections"],
+            rejected_rows=counts["rejected_rows"],
+            audits=read(session, AuditMetrics, _AUDITS, since=since),
         )
 
 
-_SERVER = """
-    SELECT clock_timestamp(),
-        (SELECT count(*) FROM pg_stat_activity
-            WHERE datname IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'),
-        current_setting('max_connections')::int,
-        (SELECT count(*) FROM stores WHERE paused_at IS NOT NULL AND deleted_at IS NULL)"""
+def read(session: Session, row: type[T], statement: str, **values: Any) -> list[T]:
+    """A query's rows as instances of `row`, whose fields are its columns, by name."""
+    return [row(**found) for found in session.execute(sa.text(statement), values).mappings()]
 
-# In the order of StoreMetrics.
+
+_SERVER = """
+    SELECT clock_timestamp() AS now,
+        (SELECT count(*) FROM pg_stat_activity
+            WHERE datname IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend') AS in_use,
+        current_setting('max_connections')::int AS size,
+        (SELECT count(*) FROM stores WHERE paused_at IS NOT NULL AND deleted_at IS NULL) AS stores_paused"""
+
 _STATES = """
-    SELECT s.id, s.name, s.platform, own.job,
+    SELECT s.id AS store_id, s.name AS store, s.platform, own.job,
         bool_and(y.attempts = 0 AND y.last_succeeded_at IS NOT NULL AND y.next_due_at IS NOT NULL AND y.next_due_at > :now
             - CASE WHEN y.resource = :audit THEN CAST(:audit_every AS interval)
                 ELSE coalesce(make_interval(mins => s.interval_minutes), (CAST(:intervals AS interval[]))[s.tier]) END) AS current,
@@ -235,6 +245,7 @@ _STATES = """
 # The job of a try is its run's; where that is none of ours, the one that its resource belongs to. How long a try
 # takes is told by those that succeeded: a wrong token fails in no time. One that was stopped tells nothing.
 _TRIES = """
+    SELECT store_id, job, queue, success_rate, seconds[1] AS p50_seconds, seconds[2] AS p95_seconds FROM (
     SELECT store_id, job, queue, count(*) FILTER (WHERE status = 'succeeded')::float / count(*) AS success_rate,
         percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FILTER (WHERE status = 'succeeded') AS seconds
     FROM (
@@ -248,7 +259,7 @@ _TRIES = """
             ON place.job = CASE WHEN r.job = ANY(:all_jobs) THEN r.job ELSE own.job END
         WHERE t.status IN ('succeeded', 'failed', 'abandoned')
     ) ended
-    GROUP BY GROUPING SETS ((store_id, job), (job), (queue))"""
+    GROUP BY GROUPING SETS ((store_id, job), (job), (queue))) counted"""
 
 _RUNS = """
     SELECT job, (array_agg(queue ORDER BY started_at DESC))[1] AS queue,
@@ -270,23 +281,34 @@ _RUNS = """
     ) runs GROUP BY job ORDER BY job"""
 
 _INCIDENTS = "SELECT severity, needs_attention, job, store_id, resources FROM incidents WHERE status = 'open'"
-_CIRCUITS = """
-    SELECT CASE WHEN platform IS NULL THEN 'store' ELSE 'platform' END AS name, count(*) AS number
-    FROM circuits WHERE opened_at IS NOT NULL GROUP BY 1"""
-_DELIVERIES = """
-    SELECT 'pending' AS name, count(*) AS number FROM alert_deliveries WHERE status = 'pending'
-    UNION ALL SELECT 'refused', count(*) FROM alerts a JOIN alert_deliveries d ON d.alert_id = a.id
-        WHERE a.created_at > :since AND d.status = 'refused'"""
-_CORRECTIONS = (
-    "SELECT status AS name, count(*) AS number FROM inventory_corrections GROUP BY status ORDER BY status"
-)
-_REJECTED = (
-    "SELECT resource AS name, count(*) AS number FROM rejected_rows GROUP BY resource ORDER BY resource"
+_COUNTS = """
+    SELECT 'circuits' AS figure, CASE WHEN platform IS NULL THEN 'store' ELSE 'platform' END AS name, count(*) AS number
+        FROM circuits WHERE opened_at IS NOT NULL GROUP BY 1, 2
+    UNION ALL SELECT 'deliveries', 'pending', count(*) FROM alert_deliveries WHERE status = 'pending'
+    UNION ALL SELECT 'deliveries', 'refused', count(*) FROM alerts a JOIN alert_deliveries d ON d.alert_id = a.id
+        WHERE a.created_at > :since AND d.status = 'refused'
+    UNION ALL SELECT 'corrections', status, count(*) FROM inventory_corrections GROUP BY status
+    UNION ALL SELECT 'rejected_rows', resource, count(*) FROM rejected_rows GROUP BY resource
+    ORDER BY 1, 2"""
+
+_TABLE = """
+    SELECT '{table}' AS table, count(*) FILTER (WHERE t.next_due_at <= :now AND NOT leased) AS due,
+        coalesce(extract(epoch FROM :now - min(t.next_due_at) FILTER (WHERE t.next_due_at <= :now AND NOT leased)), 0)::float
+            AS oldest_seconds,
+        count(*) FILTER (WHERE leased) AS running,
+        count(*) FILTER (WHERE t.attempts > 0 AND t.next_due_at IS NOT NULL AND NOT leased) AS retrying,
+        count(*) FILTER (WHERE t.next_due_at IS NULL AND t.incident_id IS NOT NULL) AS parked
+    FROM {table} t {stores} CROSS JOIN LATERAL (SELECT coalesce(t.lease_expires_at > :now, false) AS leased) held
+    WHERE {open}"""
+_AT_WORK = "JOIN stores s ON s.id = t.store_id AND s.paused_at IS NULL AND s.deleted_at IS NULL"
+_TABLES = " UNION ALL ".join(
+    _TABLE.format(table=queue.table, stores=_AT_WORK if queue.has_stores else "", open=queue.open)
+    for queue in all_queues()
 )
 
 _AUDITS = """
-    SELECT resource, sum(sampled)::bigint, sum(different + missing + ahead + gone)::bigint, sum(repaired)::bigint,
-        sum(lag)::bigint
+    SELECT resource, sum(sampled)::bigint AS sampled, sum(different + missing + ahead + gone)::bigint AS drifted,
+        sum(repaired)::bigint AS repaired, sum(lag)::bigint AS lag
     FROM audits WHERE audited_at > :since GROUP BY resource ORDER BY resource"""
 
 # By these a query knows the job of a resource, and the queue of a job.
@@ -296,9 +318,26 @@ _OWN = {
 }
 _PLACES = {"all_jobs": list(JOBS), "queues": [job.queue.name for job in JOBS.values()]}
 
-_NO_TRIES = (None, None, None)
-_Tries = dict[tuple[int | None, str | None, str | None], tuple[float | None, float | None, float | None]]
-"""p50, p95 and success rate by (store, job), (job) and (queue); what is not in a key is None."""
+_Tries = Mapping[tuple[int | None, str | None, str | None], Mapping[str, float | None]]
+"""`p50_seconds`, `p95_seconds`, `success_rate` by (store, job), (job) and (queue); what is not in a key is None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State(Figures):
+    """A store in a job, but for its tries and incidents."""
+
+    store_id: int
+    store: str
+    platform: str
+    job: str
+    current: bool
+
+
+class _Server(NamedTuple):
+    now: datetime
+    in_use: int
+    size: int
+    stores_paused: int
 
 
 class _OpenIncident(NamedTuple):
@@ -317,192 +356,61 @@ class _OpenIncident(NamedTuple):
 
 
 def _stores(
-    states: Iterable[Any], tries: _Tries, incidents: Sequence[_OpenIncident]
-) -> tuple[list[StoreMetrics], dict[int, bool]]:
-    """A line for each store of each job, and which stores are current in all of theirs."""
-    by_store: dict[int, list[_OpenIncident]] = {}
+    states: Iterable[_State], tries: _Tries, incidents: Sequence[_OpenIncident]
+) -> list[StoreMetrics]:
+    by_store: dict[int, list[_OpenIncident]] = defaultdict(list)
     for incident in incidents:
         if incident.store_id is not None:
-            by_store.setdefault(incident.store_id, []).append(incident)
+            by_store[incident.store_id].append(incident)
     lines = []
-    all_current: dict[int, bool] = {}
-    for row in states:
-        store_id, store, platform, job, current = row[:5]
-        own = by_store.get(store_id)
-        number = sum(incident.concerns(job) for incident in own) if own else 0
-        of_tries = tries.get((store_id, job, None), _NO_TRIES)
-        queue = JOBS[job].queue.name
-        lines.append(StoreMetrics._make((store, platform, job, queue, current, *row[5:], *of_tries, number)))
-        all_current[store_id] = current and all_current.get(store_id, True)
-    return sorted(lines, key=lambda line: (line.store, line.job)), all_current
+    for state in states:
+        figures = {**vars(state), **tries.get((state.store_id, state.job, None), {})}
+        store_id = figures.pop("store_id")
+        figures["open_incidents"] = sum(i.concerns(state.job) for i in by_store.get(store_id, ()))
+        lines.append(StoreMetrics(**figures, queue=JOBS[state.job].queue.name))
+    return sorted(lines, key=lambda line: (line.store, line.job))
 
 
 def _queues(
     stores: Sequence[StoreMetrics], tries: _Tries, incidents: Sequence[_OpenIncident]
 ) -> list[QueueMetrics]:
-    metrics = []
+    lines = []
     for queue in QUEUES:
         jobs = [name for name, job in JOBS.items() if job.queue is queue]
-        number = sum(any(map(incident.concerns, jobs)) for incident in incidents)
-        of_tries = tries.get((None, None, queue.name), _NO_TRIES)
-        work = _together([line for line in stores if line.queue == queue.name])
-        metrics.append(QueueMetrics(queue.name, *work, *of_tries, number))
-    return metrics
+        figures = _together(
+            [line for line in stores if line.queue == queue.name],
+            tries.get((None, None, queue.name), {}),
+            sum(any(map(incident.concerns, jobs)) for incident in incidents),
+        )
+        lines.append(QueueMetrics(queue=queue.name, **figures))
+    return lines
 
 
 def _jobs(
     stores: Sequence[StoreMetrics], tries: _Tries, incidents: Sequence[_OpenIncident]
 ) -> list[JobMetrics]:
-    metrics = []
+    lines = []
     for name, job in JOBS.items():
         own = [line for line in stores if line.job == name]
-        current = sum(line.current for line in own)
-        number = sum(incident.concerns(name) for incident in incidents)
-        of_tries = tries.get((None, name, None), _NO_TRIES)
-        metrics.append(
-            JobMetrics(name, job.queue.name, len(own), current, *_together(own), *of_tries, number)
+        figures = _together(
+            own, tries.get((None, name, None), {}), sum(incident.concerns(name) for incident in incidents)
         )
-    return metrics
+        current = sum(line.current for line in own)
+        lines.append(JobMetrics(job=name, queue=job.queue.name, stores=len(own), current=current, **figures))
+    return lines
 
 
-def _together(lines: Sequence[StoreMetrics]) -> tuple[int, float, int, int, int, float, float]:
-    """Their work from `size` to `behind_seconds`: counts are added up, of durations the worst counts."""
-    return (
-        sum(line.size for line in lines),
-        max((line.oldest_seconds for line in lines), default=0.0),
-        sum(line.running for line in lines),
-        sum(line.retries_waiting for line in lines),
-        sum(line.parked for line in lines),
-        max((line.parked_seconds for line in lines), default=0.0),
-        max((line.behind_seconds for line in lines), default=0.0),
-    )
+_ADDED = ("size", "running", "retries_waiting", "parked")
+_WORST = ("oldest_seconds", "parked_seconds", "behind_seconds")
 
 
-# Prometheus
-
-
-def prometheus_text(metrics: Metrics, *, stores: bool = True) -> str:
-    """The same figures in Prometheus' text format; without `stores`, none that has a store's label."""
-    registry = CollectorRegistry()
-    registry.register(_Families(list(_families(metrics, stores))))
-    return generate_latest(registry).decode()
-
-
-class _Families(Collector):
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self.families = families
-
-    def collect(self) -> Sequence[Metric]:
-        return self.families
-
-
-_WORK = {
-    "size": ("due", "Stores of a job that are due and in nobody's hands."),
-    "oldest_seconds": ("oldest_due_seconds", "Since when the first of these is due."),
-    "running": ("running", "Stores of a job that a run has in hand."),
-    "retries_waiting": (
-        "retries_waiting",
-        "Stores of a job that failed and will be tried again by themselves.",
-    ),
-    "parked": ("parked", "Stores of a job that wait for a person."),
-    "parked_seconds": ("parked_seconds", "Since when the first of these waits."),
-    "behind_seconds": ("behind_seconds", "How long the store that is most overdue is so, in hand or not."),
-    "open_incidents": ("open_incidents", "Open incidents that are about it."),
-    "p50_seconds": ("duration_p50_seconds", "How long half of the tries that succeeded took at most."),
-    "p95_seconds": ("duration_p95_seconds", "How long 95 of 100 tries that succeeded took at most."),
-    "success_rate": ("success_ratio", "Share of the tries of the window that succeeded."),
-}
-_MOSTLY_ZERO = {
-    "size",
-    "oldest_seconds",
-    "running",
-    "retries_waiting",
-    "parked",
-    "parked_seconds",
-    "open_incidents",
-}
-"""Of a store these are left out where they are zero: of thousands of stores nearly all are."""
-
-
-def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
-    for level, labels, lines in (
-        ("queue", ("queue",), metrics.queues),
-        ("job", ("job", "queue"), metrics.jobs),
-        ("store", ("store", "platform", "job"), metrics.stores if stores else ()),
-    ):
-        for field, (name, meaning) in _WORK.items():
-            sparse = level == "store" and field in _MOSTLY_ZERO
-            told = [line for line in lines if getattr(line, field)] if sparse else lines
-            yield _gauge(f"{level}_{name}", meaning, labels, told, field)
-    per_job = ("job", "queue")
-    yield _gauge("job_stores", "Stores of the job, paused ones left out.", per_job, metrics.jobs, "stores")
-    yield _gauge("job_stores_current", "Stores that are current in it.", per_job, metrics.jobs, "current")
-    for field, name, meaning in (
-        ("at_work", "run_at_work", "Runs at work."),
-        ("dead", "run_dead", "Runs that died, and no later run of the job has succeeded yet."),
-        ("p50_seconds", "run_duration_p50_seconds", "How long half of the runs that succeeded took at most."),
-        ("p95_seconds", "run_duration_p95_seconds", "How long 95 of 100 runs that succeeded took at most."),
-        ("success_rate", "run_success_ratio", "Share of the runs of the window that succeeded."),
-        ("peak_memory_bytes", "run_peak_memory_bytes", "The most memory that a run of the window took."),
-        ("connections_in_use", "run_connections_in_use", "The most connections of runs at work."),
-        (
-            "connections_size",
-            "run_connections_size",
-            "How many connections the pools of runs at work may open.",
-        ),
-    ):
-        yield _gauge(name, meaning, per_job, metrics.runs, field)
-    ended = [run for run in metrics.runs if run.last_succeeded_at]
-    family = GaugeMetricFamily(
-        "bg_pipelines_run_last_success_timestamp_seconds", "When a run last succeeded.", labels=per_job
-    )
-    for run in ended:
-        assert run.last_succeeded_at is not None
-        family.add_metric([run.job, run.queue], run.last_succeeded_at.timestamp())
-    yield family
-    for name, meaning, value in (
-        ("stores", "Stores, paused ones left out.", metrics.stores_total),
-        ("stores_current", "Stores that are current in every job.", metrics.stores_current),
-        ("stores_paused", "Stores that a person has paused.", metrics.stores_paused),
-        ("database_connections_in_use", "The server's connections.", metrics.connections.server_in_use),
-        ("database_connections_size", "How many it allows.", metrics.connections.server_size),
-    ):
-        yield GaugeMetricFamily(f"bg_pipelines_{name}", meaning, value=value)
-    for field, meaning in (
-        ("sampled", "Rows that were compared with their source."),
-        ("drifted", "Of these, rows that were otherwise, missing or gone there."),
-        ("repaired", "Of those, rows that are as at the source now."),
-        ("lag", "Of the compared rows, those that had not been synced yet."),
-    ):
-        yield _gauge(f"audit_rows_{field}", meaning, ("resource",), metrics.audits, field)
-    incidents = GaugeMetricFamily(
-        "bg_pipelines_incidents_open", "Open incidents.", labels=("severity", "needs_attention")
-    )
-    for kind in metrics.incidents:
-        incidents.add_metric([kind.severity, str(kind.needs_attention).lower()], kind.open)
-    yield incidents
-    for name, label, meaning, counts in (
-        ("circuits_open", "scope", "Open circuits.", metrics.circuits),
-        (
-            "alert_deliveries",
-            "status",
-            "Alerts not delivered, and those refused for good.",
-            metrics.deliveries,
-        ),
-        ("stock_corrections", "status", "Stock corrections.", metrics.corrections),
-        ("rejected_rows", "resource", "Rows that could not be loaded.", metrics.rejected_rows),
-    ):
-        family = GaugeMetricFamily(f"bg_pipelines_{name}", meaning, labels=(label,))
-        for key, number in counts.items():
-            family.add_metric([key], number)
-        yield family
-
-
-def _gauge(name: str, meaning: str, labels: Sequence[str], lines: Sequence[Any], field: str) -> Metric:
-    """A figure of each line; where there is none (nothing succeeded yet), no sample."""
-    family = GaugeMetricFamily(f"bg_pipelines_{name}", meaning, labels=labels)
-    for line in lines:
-        value = getattr(line, field)
-        if value is not None:
-            family.add_metric([getattr(line, label) for label in labels], value)
-    return family
+def _together(
+    lines: Sequence[Figures], tries: Mapping[str, float | None], open_incidents: int
+) -> dict[str, Any]:
+    """The figures of several lines: counts are added up, of durations the worst counts."""
+    return {
+        **{name: sum(getattr(line, name) for line in lines) for name in _ADDED},
+        **{name: max((getattr(line, name) for line in lines), default=0.0) for name in _WORST},
+        **tries,
+        "open_incidents": open_incidents,
+    }

@@ -1,4 +1,4 @@
-"""Stock corrections as a person makes them: one or a file of them, and what became of each.
+"""Stock corrections as a person makes them: one or a file of them, and the outcome of each.
 
 A correction is a row of `inventory_corrections`. The store's next inventory_sync, which is due at once, sends it to the
 platform, which takes it only if its quantity still is what it was when the stock was counted (docs/jobs.md). Of a file

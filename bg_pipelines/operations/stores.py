@@ -141,7 +141,7 @@ def list_stores(database: Database) -> list[StoreRow]:
     query = sa.text(
         "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "
         "CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
-        "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'waiting for a person' "
+        "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
         "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
         "WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' ELSE 'new' END, min(y.last_succeeded_at) "
         "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id GROUP BY s.id ORDER BY s.name"

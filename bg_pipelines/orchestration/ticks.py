@@ -21,9 +21,9 @@ from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.queues import JOBS, TIERS
 from bg_pipelines.records import Resource
 from bg_pipelines.settings import load_settings
-from bg_pipelines.sync.run import LEASE
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import silence
+from bg_pipelines.work.runner import LEASE
 
 RETRIES = "retries"
 RETRIES_SECONDS = 30

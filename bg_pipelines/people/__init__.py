@@ -14,19 +14,23 @@ people.why(database, "harbor", "17")
 
 from bg_pipelines.people.decisions import Decision, join, list_decisions, split, undo
 from bg_pipelines.people.explaining import Link, customers_of, find_person, why
-from bg_pipelines.people.history import history, report, totals
+from bg_pipelines.people.history import Order, Ranked, history, orders_of, ranking, report, totals
 from bg_pipelines.people.matching import Matched, match, rematch
 
 __all__ = [
     "Decision",
     "Link",
     "Matched",
+    "Order",
+    "Ranked",
     "customers_of",
     "find_person",
     "history",
     "join",
     "list_decisions",
     "match",
+    "orders_of",
+    "ranking",
     "rematch",
     "report",
     "split",

@@ -6,23 +6,19 @@ decimals and never added up over currencies; times are UTC.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg.rows import class_row
 
 from bg_pipelines.database.engine import Database
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ORDER_COLUMNS = (
-    "ordered_at", "store", "order_external_id", "name", "channel", "status", "is_return", "currency", "total", "spent",
-    "refunded", "net", "is_visit",
-)  # fmt: skip
-TOTAL_COLUMNS = (
-    "person_id", "currency", "orders", "spent", "refunded", "net", "first_order_at", "last_order_at", "stores",
-    "last_visit_at",
-)  # fmt: skip
+ROWS_AT_ONCE = 2000
 
 
 class Total(NamedTuple):
@@ -49,15 +45,89 @@ def totals(database: Database, person_id: int) -> list[Total]:
     return [Total(*row) for row in rows]
 
 
+class Order(NamedTuple):
+    """An order of a person, as `person_orders` has it."""
+
+    ordered_at: datetime
+    store: str
+    order_external_id: str
+    name: str
+    channel: str | None
+    status: str
+    is_return: bool
+    currency: str
+    total: Decimal
+    spent: Decimal
+    refunded: Decimal
+    net: Decimal
+    is_visit: bool
+
+
+class Ranked(NamedTuple):
+    """A person's totals in one currency, with the rank by `net` among those of a report."""
+
+    person_id: int
+    currency: str
+    orders: int
+    spent: Decimal
+    refunded: Decimal
+    net: Decimal
+    first_order_at: datetime | None
+    last_order_at: datetime | None
+    stores: int
+    last_visit_at: datetime
+    average: Decimal | None
+    days_since: int
+    rank: int
+
+
+def orders_of(database: Database, person_id: int, *, newest: int | None = None) -> list[Order]:
+    """Every order of a person (or the `newest` ones), the newest first."""
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(Order)) as cursor:
+        cursor.execute(
+            f"SELECT {', '.join(Order._fields)} FROM person_orders WHERE person_id = %(person)s "  # noqa: S608
+            "ORDER BY ordered_at DESC, store_id, order_external_id LIMIT %(newest)s",
+            {"person": person_id, "newest": newest},
+        )
+        return cursor.fetchall()
+
+
+def ranking(
+    database: Database,
+    *,
+    currency: str | None = None,
+    top: int | None = None,
+    lapsed_days: int | None = None,
+    as_of: datetime | None = None,
+) -> Iterator[Ranked]:
+    """Who spent most, by currency and rank, a chunk in memory at a time: of a large retailer they are millions.
+
+    `top`: only so many of each currency. `lapsed_days`: only those whose last visit, in whatever currency and store,
+    was longer ago, seen from `as_of` (now). Persons who never bought anything are not in it.
+    """
+    with database.transaction() as connection, connection.cursor("ranking") as cursor:
+        cursor.itersize = ROWS_AT_ONCE
+        cursor.execute(_RANKING, {"currency": currency, "as_of": as_of, "lapsed": lapsed_days, "top": top})
+        for *totals_, now, rank in cursor:
+            _, _, orders, spent, *_, last_visit_at = totals_
+            average = round(spent / orders, 2) if orders else None
+            yield Ranked._make((*totals_, average, (now - last_visit_at).days, rank))
+
+
+_RANKING = f"""
+    SELECT {", ".join(Ranked._fields[:10])}, as_of, rank FROM (
+        SELECT *, row_number() OVER (PARTITION BY currency ORDER BY net DESC, person_id) AS rank FROM (
+            SELECT *, max(last_order_at) OVER (PARTITION BY person_id) AS last_visit_at,
+            coalesce(%(as_of)s::timestamptz, now()) AS as_of FROM person_totals) AS visited
+        WHERE last_visit_at IS NOT NULL AND (%(currency)s::text IS NULL OR currency = %(currency)s)
+        AND (%(lapsed)s::bigint IS NULL OR extract(epoch FROM as_of - last_visit_at) >= %(lapsed)s * 86400.0)
+    ) AS ranked
+    WHERE %(top)s::bigint IS NULL OR rank <= %(top)s ORDER BY currency, rank"""  # noqa: S608
+
+
 def history(database: Database, person_id: int, *, newest: int | None = None) -> pd.DataFrame:
-    """Every order of a person (or the `newest` ones), the newest first: `ORDER_COLUMNS` of `person_orders`."""
-    return _frame(
-        database,
-        ORDER_COLUMNS,
-        f"SELECT {', '.join(ORDER_COLUMNS)} FROM person_orders WHERE person_id = %(person)s "  # noqa: S608
-        "ORDER BY ordered_at DESC, store_id, order_external_id LIMIT %(newest)s",
-        {"person": person_id, "newest": newest},
-    )
+    """`orders_of` as a frame."""
+    return _frame(Order._fields, orders_of(database, person_id, newest=newest))
 
 
 def report(
@@ -68,44 +138,17 @@ def report(
     lapsed_days: int | None = None,
     as_of: datetime | None = None,
 ) -> pd.DataFrame:
-    """Who spent most, by currency: `TOTAL_COLUMNS`, average order, days since the last visit, and rank by net.
-
-    `top`: only so many of each currency. `lapsed_days`: only those whose last visit, in whatever currency and store,
-    was longer ago, seen from `as_of` (now). Persons who never bought anything are not in it.
-    """
-    # Only what is shown leaves PostgreSQL: the other persons may be many.
-    frame = _frame(
-        database,
-        (*TOTAL_COLUMNS, "as_of", "rank"),
-        f"SELECT {', '.join(TOTAL_COLUMNS)}, as_of, rank FROM ("  # noqa: S608
-        "  SELECT *, row_number() OVER (PARTITION BY currency ORDER BY net DESC, person_id) AS rank FROM ("
-        "    SELECT *, max(last_order_at) OVER (PARTITION BY person_id) AS last_visit_at, "
-        "    coalesce(%(as_of)s::timestamptz, now()) AS as_of FROM person_totals) AS visited "
-        "  WHERE last_visit_at IS NOT NULL AND (%(currency)s::text IS NULL OR currency = %(currency)s) "
-        "  AND (%(lapsed)s::bigint IS NULL OR extract(epoch FROM as_of - last_visit_at) >= %(lapsed)s * 86400.0)"
-        ") AS ranked "
-        "WHERE %(top)s::bigint IS NULL OR rank <= %(top)s ORDER BY currency, rank",
-        {"currency": currency, "as_of": as_of, "lapsed": lapsed_days, "top": top},
-    )
-    frame["average"] = [
-        round(spent / orders, 2) if orders else None
-        for spent, orders in zip(frame["spent"], frame["orders"], strict=True)
-    ]
-    frame["days_since"] = (frame.pop("as_of") - frame["last_visit_at"]).dt.days
-    frame["rank"] = frame.pop("rank")
-    return frame
+    """`ranking` as a frame, with all of it in memory."""
+    ranked = ranking(database, currency=currency, top=top, lapsed_days=lapsed_days, as_of=as_of)
+    return _frame(Ranked._fields, list(ranked))
 
 
-def _frame(
-    database: Database, columns: tuple[str, ...], statement: str, parameters: dict[str, Any]
-) -> pd.DataFrame:
-    import pandas as pd  # here: half a second and 40 MB that no job has a use for
+def _frame(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
+    import pandas as pd  # here: half a second and 40 MB that no job and no command has a use for
 
-    with database.transaction() as connection:
-        rows = connection.execute(statement, parameters).fetchall()
     frame = pd.DataFrame(rows, columns=list(columns))
     for column in columns:
         # An empty frame has the same types as a full one.
-        if column.endswith("_at") or column == "as_of":
+        if column.endswith("_at"):
             frame[column] = pd.to_datetime(frame[column], utc=True).dt.as_unit("us")
     return frame

@@ -13,33 +13,40 @@ transaction. So after a crash between the two the next run finds our value there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 
 from bg_pipelines.customers import changes
 from bg_pipelines.customers.changes import Change, same
-from bg_pipelines.database.load import keep_rejects, load, mark_deleted
+from bg_pipelines.database.models import CustomerChange
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import fingerprints, reporting
-from bg_pipelines.platforms.protocol import Platform
-from bg_pipelines.records import Page, Reject, Resource
+from bg_pipelines.incidents.failing import fail
+from bg_pipelines.incidents.fingerprints import RejectedEdits, StoreUnit
+from bg_pipelines.incidents.reporting import Fault, report
+from bg_pipelines.records import Page, Resource
+from bg_pipelines.retries import Decision, Strategy
+from bg_pipelines.sync.context import Context
+from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.work import store_units
-from bg_pipelines.work.queue import clock
-from bg_pipelines.work.store_units import Claim
+from bg_pipelines.work.queue import DUE, Queue, clock
 
-if TYPE_CHECKING:
-    from bg_pipelines.sync.run import SyncRun
+LEASE = timedelta(minutes=1)
+"""Only the visit that has the store's unit claims its edits. After a kill they are free before that unit is."""
+UNREADABLE_PAUSE = timedelta(minutes=4)
+"""How long an edit is put off whose customer cannot be read: until the store's next visit, whatever its tier."""
+UNIT = "customer_edits"
 
-READ_TOGETHER = 25
-"""How many customers are read in one call before they are written one by one. What was read should not be old when it
-is written over: Shopify does not compare and swap, Square does with a version, but with that of a moment later."""
+QUEUE = Queue(CustomerChange, Change)
+_NEXT = f"""
+    t.store_id = %(store)s AND t.customer_external_id IN (SELECT t.customer_external_id FROM customer_changes t
+        WHERE t.store_id = %(store)s AND t.status = 'pending' AND {DUE}
+        GROUP BY t.customer_external_id ORDER BY min(t.id) LIMIT %(customers)s)"""  # noqa: S608 (made of constants)
 
-TABLE = Resource.CUSTOMERS.value
 GONE = "the customer is not there any more"
 FORGOTTEN = "the customer was deleted or redacted: nothing is sent"
 KEPT_ITS_OWN = "the platform took the update and kept its own value"
@@ -78,48 +85,55 @@ class Edit(NamedTuple):
         return (self.last.changed_at + skew).replace(microsecond=0) > source_updated_at
 
 
-class ProfilePush:
+class CustomerEdits:
     """The pending edits of one store's customers, on their way. Used once."""
 
-    def __init__(
-        self,
-        run: SyncRun,
-        platform: Platform,
-        work: Claim,
-        store_name: str,
-        cursor: dict[str, Any],
-        turn_is_over: Callable[[], bool],
-    ) -> None:
-        self.run_ = run
-        self.database = run.database
-        self.platform = platform
-        self.work = work
-        self.store_name = store_name
-        self.cursor = cursor
-        self.turn_is_over = turn_is_over
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.database = context.database
+        self.platform = context.platform
+        self.claim = context.claim
+        self.store_name = context.store_name
+        self.loader = Loader(self.claim.store_id, Resource.CUSTOMERS, context.cipher)
         self._reports: list[ChangeReport | None] = []
+        self._refused: IntegrationError | None = None
+        """Why the platform takes no edit at all: then none of the others is sent."""
 
-    def run(self) -> int:
-        """Send what is pending; returns the id up to which all was looked at: 0 if the store's turn was over before.
+    def run(self) -> None:
+        """Send what is due, a few customers at a time, until the store's turn is over.
 
-        Raises IntegrationError where the platform is out of reach. Where the app may not write, edits stay pending.
+        Raises IntegrationError where the platform is out of reach, and Stopped; what was not sent stays due. An edit that
+        the platform does not take is parked under an incident and holds up no other.
         """
-        with self.database.transaction() as connection:
-            pending = changes.pending(connection, self.work.store_id)
-        takable = self._reject_what_it_does_not_take(pending)
-        by_customer: dict[str, list[Change]] = {}
-        for change in takable:
-            by_customer.setdefault(change.customer_external_id, []).append(change)
-        try:
-            customers = list(by_customer.items())
-            for start in range(0, len(customers), READ_TOGETHER):
-                if start and self.turn_is_over():
-                    return 0
-                self._push(dict(customers[start : start + READ_TOGETHER]))
-        except IntegrationError as error:
-            if error.error_type is not ErrorType.SCOPES:
+        sent = False
+        while not (sent and self.context.turn_is_over()):
+            self.context.check_stopped()
+            claims = self._claims()
+            if not claims:
+                return
+            try:
+                by_customer: dict[str, list[Change]] = {}
+                for change in self._reject_what_it_does_not_take(claims):
+                    by_customer.setdefault(change.customer_external_id, []).append(change)
+                if by_customer:
+                    self._push(by_customer)
+            except BaseException:
+                with self.database.transaction() as connection:
+                    QUEUE.release(connection, [self.claim.owner])
                 raise
-        return max((change.id for change in pending), default=0)
+            sent = True
+
+    def _claims(self) -> list[Change]:
+        with self.database.transaction() as connection:
+            return QUEUE.claim(
+                connection,
+                owner=self.claim.owner,
+                limit=10_000,
+                lease=LEASE,
+                among=_NEXT,
+                order="t.id",
+                parameters={"store": self.claim.store_id, "customers": self.context.limits.edits_together},
+            )
 
     def _reject_what_it_does_not_take(self, pending: Sequence[Change]) -> list[Change]:
         """Those that are left."""
@@ -127,14 +141,21 @@ class ProfilePush:
         if refused:
             with self.database.transaction() as connection:
                 for change in refused:
-                    reason = f"{self.work.platform} takes no change of {change.field}"
+                    reason = f"{self.claim.platform} takes no change of {change.field}"
                     self._settle(connection, [change], "rejected", reason=reason)
-                store_units.save(connection, self.work, self.cursor)
+                self._require_lease(connection)
             self._tell()
         return [change for change in pending if change.field in self.platform.editable]
 
+    def _require_lease(self, connection: psycopg.Connection[Any]) -> None:
+        """Raises IntegrationError (lease_lost): a worker that has lost the store leaves it to the other one.
+
+        Last in each transaction, as in a pass: customers are locked first, then the unit of work.
+        """
+        store_units.QUEUE.save(connection, self.claim, "lease_owner = lease_owner")
+
     def _push(self, pending: Mapping[str, list[Change]]) -> None:
-        self.run_.check_stopped()
+        self.context.check_stopped()
         with self.database.transaction() as connection:
             asked_at = clock(connection)
         page = self.platform.rows(Resource.CUSTOMERS, list(pending))
@@ -147,18 +168,17 @@ class ProfilePush:
                 if customer_id in page.gone:
                     self._settle(connection, made, "rejected", reason=GONE)
                 elif customer_id not in found:
-                    self._report(made[-1], "pending", "the platform's row cannot be read; see rejected_rows")
+                    self._put_off(connection, made)
                 else:
                     to_send[customer_id] = self._decide(connection, made, found[customer_id], skew)
             self._load(connection, page, asked_at)
-            changes.forget_nobody(connection, self.work.store_id, list(pending))
+            changes.forget_nobody(connection, self.claim.store_id, list(pending))
             made_all = [change for edits in to_send.values() for edit in edits for change in edit.changes]
             left = changes.still_pending(connection, made_all)
             for change in (edit.last for edits in to_send.values() for edit in edits):
                 if change.id not in left:
                     self._report(change, "rejected", FORGOTTEN)
-            # Before anything is sent: a worker that has lost its lease leaves it to the other one.
-            store_units.save(connection, self.work, self.cursor)
+            self._require_lease(connection)  # before anything is sent
         self._tell()
         for customer_id, edits in to_send.items():
             wanted = [edit for edit in edits if edit.last.id in left]
@@ -183,19 +203,20 @@ class ProfilePush:
         return to_send
 
     def _send(self, customer_id: str, edits: Sequence[Edit], asked_at: datetime) -> None:
-        self.run_.check_stopped()
+        self.context.check_stopped()
         values = {edit.last.field: edit.last.to_value for edit in edits}
+        if self._refused is not None:
+            self._park(edits, self._refused)
+            return
         try:
             outcome = self.platform.update_customer(customer_id, values)
         except IntegrationError as error:
             if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                 raise
-            # Not allowed to write, or not so: the edits wait, reading goes on.
-            for edit in edits:
-                self._report(edit.last, "pending", error.message)
-            self._tell()
+            # Not allowed to write, or not so: the edits wait for a person, and customers are read all the same.
             if error.error_type is ErrorType.SCOPES:
-                raise
+                self._refused = error
+            self._park(edits, error)
             return
         if outcome.status == "rejected" and len(edits) > 1:
             # A value that is refused does not take the others with it; what was taken already changes nothing.
@@ -214,18 +235,58 @@ class ProfilePush:
                     self._settle(connection, edit.changes, "applied", found=found)
             if outcome.page is not None:
                 self._load(connection, outcome.page, asked_at)
-            # Last, as in a pass and in an edit: customers are locked first, then the unit of work.
-            store_units.save(connection, self.work, self.cursor)
+            self._require_lease(connection)
         self._tell()
 
     def _load(self, connection: psycopg.Connection[Any], page: Page, asked_at: datetime) -> None:
-        """The rows as the platform has them, the usual way: so that both sides are equal at once."""
-        rejects: list[Reject] = list(page.rejects)
-        load(connection, TABLE, self.work.store_id, page.records, seen_at=asked_at, reject=rejects.append)
-        if page.gone:
-            mark_deleted(connection, TABLE, self.work.store_id, page.gone)
-        if rejects:
-            keep_rejects(connection, self.run_.cipher, TABLE, self.work.store_id, rejects)
+        """The rows as the platform has them, so that both sides are equal at once."""
+        self.loader.load(connection, [page], seen_at=asked_at)
+
+    def _put_off(self, connection: psycopg.Connection[Any], made: Sequence[Change]) -> None:
+        """Edits of a customer whose row cannot be read, which is an incident of its own: tried again later."""
+        decision = Decision(
+            Strategy.SCHEDULED_RETRY,
+            clock(connection) + UNREADABLE_PAUSE,
+            "the platform's row cannot be read",
+        )
+        error = IntegrationError.of(
+            ErrorType.BAD_DATA,
+            "the platform's row cannot be read; see rejected_rows",
+            source=self.claim.platform,
+        )
+        for change in made:
+            QUEUE.retry(connection, change, error, decision, attempts=change.attempts)
+        self._report(made[-1], "pending", error.message)
+
+    def _park(self, edits: Sequence[Edit], error: IntegrationError) -> None:
+        """The edits wait for a person, all of a store's under one incident a type of error."""
+        fault = Fault(
+            StoreUnit(self.claim.store_id, UNIT, error.error_type),
+            subject=f"store {self.store_name}",
+            error=error,
+            needs_attention=True,
+            job=self.context.job,
+            platform=self.claim.platform,
+            store_id=self.claim.store_id,
+            resources=[Resource.CUSTOMERS.value],
+            payload=f"customer_changes of store {self.claim.store_id}",
+        )
+        with self.database.transaction() as connection:
+            for change in (change for edit in edits for change in edit.changes):
+                fail(
+                    connection,
+                    QUEUE,
+                    change,
+                    fault,
+                    attempts=change.attempts + 1,
+                    policies=self.context.policies,
+                    rng=self.context.rng,
+                    job=self.context.job,
+                )
+            self._require_lease(connection)
+        for edit in edits:
+            self._report(edit.last, "pending", error.message)
+        self._tell()
 
     def _settle(
         self,
@@ -259,20 +320,20 @@ class ProfilePush:
             error_type=ErrorType.BAD_DATA,
             severity="low",
             recoverable=False,
-            source=self.work.platform,
+            source=self.claim.platform,
         )
-        fault = reporting.Fault(
-            fingerprints.RejectedEdits(self.work.store_id),
+        fault = Fault(
+            RejectedEdits(self.claim.store_id),
             subject=f"store {self.store_name}",
             error=error,
             needs_attention=True,
-            job=self.run_.request.job,
-            platform=self.work.platform,
-            store_id=self.work.store_id,
-            resources=[TABLE],
+            job=self.context.job,
+            platform=self.claim.platform,
+            store_id=self.claim.store_id,
+            resources=[Resource.CUSTOMERS.value],
             payload=f"customer_changes {change.id}",
         )
-        reporting.report(connection, fault, occurrence=f"change {change.id}")
+        report(connection, fault, occurrence=f"change {change.id}")
 
     def _report(self, change: Change, status: str, message: str) -> None:
         self._reports.append(
@@ -283,8 +344,8 @@ class ProfilePush:
 
     def _tell(self) -> None:
         """Of what was committed, to the run's summary."""
-        for report in self._reports:
-            self.run_.note_change(report)
+        for left in self._reports:
+            self.context.note_change(left)
         self._reports.clear()
 
 

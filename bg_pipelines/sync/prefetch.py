@@ -8,12 +8,6 @@ from collections.abc import Callable, Iterator
 
 from bg_pipelines.records import Page
 
-LOAD_ROWS = 5_000
-"""Rows in a commit: enough to make COPY worth it, few enough to lose little and hold little in memory."""
-CHANGED_LOAD_ROWS = 1_000
-"""Rows in a commit of what has changed: mostly so few that they would all be fetched before the first was loaded."""
-
-
 PAGES_AHEAD = 20
 ROWS_A_PAGE = 1_000
 """With their parts; a page of orders with hundreds of lines each counts as several."""

@@ -4,8 +4,8 @@ A row's part of the checksum is the CRC-32 of its id and its `source_updated_at`
 id; the checksum is their sum. Both sides are computed apart: over the records as they came from the source, before
 anything is written, and over the table after the last page was.
 
-`edge` parts the rows into those that did not change at the source since then, which are summed, and those that did
-(`fresh`), which are counted alone: such a row may come in one version and be held in the next.
+`cutoff` parts the rows into those that did not change at the source since then, which are summed, and those that did
+(`volatile`), which are counted alone: such a row may come in one version and be held in the next.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ CRC32_SINCE = 180_000
 
 
 class Sum(NamedTuple):
-    """How many rows and the sum of their checksums; and how many that changed since the edge."""
+    """How many rows and the sum of their checksums; and how many that changed since the cutoff."""
 
     rows: int
     checksum: int
-    fresh: int = 0
+    volatile: int = 0
 
     def __add__(self, other: Any) -> Sum:
         return Sum(*(a + b for a, b in zip(self, other, strict=True)))
@@ -39,44 +39,44 @@ class Sum(NamedTuple):
 NOTHING = Sum(0, 0)
 
 
-def of_records(records: Sequence[Any], edge: datetime | None = None) -> Sum:
+def of_records(records: Sequence[Any], cutoff: datetime | None = None) -> Sum:
     """Of rows as they were read: named tuples that begin with `external_id` and `source_updated_at`.
 
     One whose id is none is left out: it is rejected.
     """
-    settled, fresh = _parted(records, edge)
+    settled, volatile = _parted(records, cutoff)
     # To the second and in UTC is how most write it, and is left as it is.
     plain = _are_plain(settled)
     texts = [f'{r[0]} "{r[1][:19] if plain else _moment(r[1])}"' for r in settled if type(r[0]) is str]
-    return Sum(len(texts), _sum(texts), len(fresh))
+    return Sum(len(texts), _sum(texts), len(volatile))
 
 
-def of_parts(parts: Sequence[Any], edge: datetime | None = None) -> Sum:
+def of_parts(parts: Sequence[Any], cutoff: datetime | None = None) -> Sum:
     """Of parts of rows as they were read."""
-    settled, fresh = _parted(parts, edge)
+    settled, volatile = _parted(parts, cutoff)
     ids = [part[0] for part in settled if type(part[0]) is str]
-    return Sum(len(ids), _sum(ids), len(fresh))
+    return Sum(len(ids), _sum(ids), len(volatile))
 
 
-def fresh_ids(records: Sequence[Any], edge: datetime) -> list[str]:
-    """The ids of those that changed since the edge."""
-    return [r[0] for r in _parted(records, edge)[1]]
+def volatile_ids(records: Sequence[Any], cutoff: datetime) -> list[str]:
+    """The ids of those that changed since the cutoff."""
+    return [r[0] for r in _parted(records, cutoff)[1]]
 
 
-def _parted(records: Sequence[Any], edge: datetime | None) -> tuple[Sequence[Any], Sequence[Any]]:
-    """What did not change since the edge, and what did."""
-    if edge is None or not records:
+def _parted(records: Sequence[Any], cutoff: datetime | None) -> tuple[Sequence[Any], Sequence[Any]]:
+    """What did not change since the cutoff, and what did."""
+    if cutoff is None or not records:
         return records, ()
     # A whole second: what is before it is so by its first 19 characters.
-    limit = edge.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    limit = cutoff.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     # Most often nothing did, and all times are written alike.
     if _are_plain(records) and max([r[1] for r in records]) < limit:
         return records, ()
     settled: list[Any] = []
-    fresh: list[Any] = []
+    volatile: list[Any] = []
     for record in records:
-        (settled if _moment(record[1])[:19] < limit else fresh).append(record)
-    return settled, [r for r in fresh if type(r[0]) is str]
+        (settled if _moment(record[1])[:19] < limit else volatile).append(record)
+    return settled, [r for r in volatile if type(r[0]) is str]
 
 
 def _are_plain(records: Sequence[Any]) -> bool:
@@ -93,25 +93,25 @@ def held(
     store_id: int,
     *,
     created_since: datetime | None = None,
-    met_since: datetime | None = None,
-    edge: datetime | None = None,
+    listed_since: datetime | None = None,
+    cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
-    `created_since`: only rows that were created since then, or synced since `met_since`; `only`: of these ids.
+    `created_since`: only rows that were created since then, or synced since `listed_since`; `only`: of these ids.
     """
     return _of_query(
         connection,
         sql.SQL(
             # As JSON it is written like nothing but ISO 8601, and in less time than by to_char().
-            "SELECT external_id || ' ' || to_json(source_updated_at AT TIME ZONE 'UTC'), {fresh} "
+            "SELECT external_id || ' ' || to_json(source_updated_at AT TIME ZONE 'UTC'), {volatile} "
             "FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} {only} AND {loadable}"
         ).format(
-            fresh=_fresh(edge),
+            volatile=_volatile(cutoff),
             table=sql.Identifier(table),
             store=sql.Literal(store_id),
-            created=_created("t", created_since, met_since),
+            created=_created("t", created_since, listed_since),
             only=_only("external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
         ),
@@ -125,8 +125,8 @@ def held_parts(
     whole: str,
     *,
     created_since: datetime | None = None,
-    met_since: datetime | None = None,
-    edge: datetime | None = None,
+    listed_since: datetime | None = None,
+    cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
 ) -> Sum:
     """Of the parts that stand in a table and belong to a row of `whole` that could be loaded; `only`: to one of these."""
@@ -135,14 +135,14 @@ def held_parts(
         created = sql.SQL(
             "AND EXISTS (SELECT FROM {whole} w WHERE w.store_id = t.store_id AND w.external_id = t.order_external_id "
             "{created})"
-        ).format(whole=sql.Identifier(whole), created=_created("w", created_since, met_since))
+        ).format(whole=sql.Identifier(whole), created=_created("w", created_since, listed_since))
     return _of_query(
         connection,
         sql.SQL(
-            "SELECT external_id, {fresh} FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} {only} "
+            "SELECT external_id, {volatile} FROM {table} t WHERE store_id = {store} AND deleted_at IS NULL {created} {only} "
             "AND {loadable} AND {whole_loadable}"
         ).format(
-            fresh=_fresh(edge),
+            volatile=_volatile(cutoff),
             table=sql.Identifier(table),
             store=sql.Literal(store_id),
             created=created,
@@ -153,18 +153,18 @@ def held_parts(
     )
 
 
-def _created(table: str, since: datetime | None, met_since: datetime | None) -> sql.Composable:
+def _created(table: str, since: datetime | None, listed_since: datetime | None) -> sql.Composable:
     if since is None:
         return sql.SQL("")
     return sql.SQL("AND ({0}.source_created_at >= {1} OR {0}.synced_at >= {2})").format(
-        sql.Identifier(table), sql.Literal(since), sql.Literal(met_since)
+        sql.Identifier(table), sql.Literal(since), sql.Literal(listed_since)
     )
 
 
-def _fresh(edge: datetime | None) -> sql.Composable:
-    if edge is None:
+def _volatile(cutoff: datetime | None) -> sql.Composable:
+    if cutoff is None:
         return sql.SQL("false")
-    return sql.SQL("source_updated_at >= {}").format(sql.Literal(edge))
+    return sql.SQL("source_updated_at >= {}").format(sql.Literal(cutoff))
 
 
 def _only(column: str, ids: Sequence[str] | None) -> sql.Composable:
@@ -182,9 +182,9 @@ def _loadable(table: str, store_id: int, column: str) -> sql.Composed:
 def _of_query(connection: psycopg.Connection[Any], texts: sql.Composed) -> Sum:
     if connection.info.server_version >= CRC32_SINCE:
         summed = sql.SQL(
-            "SELECT count(*) FILTER (WHERE NOT fresh), "
-            "coalesce(sum(crc32(convert_to(text, 'UTF8'))) FILTER (WHERE NOT fresh), 0)::bigint, "
-            "count(*) FILTER (WHERE fresh) FROM ({texts}) AS r (text, fresh)"
+            "SELECT count(*) FILTER (WHERE NOT volatile), "
+            "coalesce(sum(crc32(convert_to(text, 'UTF8'))) FILTER (WHERE NOT volatile), 0)::bigint, "
+            "count(*) FILTER (WHERE volatile) FROM ({texts}) AS r (text, volatile)"
         ).format(texts=texts)
         row = connection.execute(summed).fetchone()
         assert row is not None
@@ -192,8 +192,8 @@ def _of_query(connection: psycopg.Connection[Any], texts: sql.Composed) -> Sum:
     total = NOTHING
     with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY ({}) TO STDOUT").format(texts)) as copy:
         copy.set_types(["text", "bool"])
-        for text, is_fresh in copy.rows():
-            total += Sum(0, 0, 1) if is_fresh else Sum(1, crc32(text.encode()))
+        for text, is_volatile in copy.rows():
+            total += Sum(0, 0, 1) if is_volatile else Sum(1, crc32(text.encode()))
     return total
 
 

@@ -9,6 +9,26 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import TIERS
 from bg_pipelines.records import Resource
 
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes that a sync goes by.
+
+    `load_rows` are committed together: enough to make COPY worth it, few enough to lose little and hold little in
+    memory; of an incremental pass `changed_load_rows`, for these are mostly so few that they would all be fetched before
+    the first was loaded. Up to `asked_anyway` rows that a full pass did not list are asked for by id, even where the
+    source's count agrees. A table of more than `large_rows` is not read whole twice in an hour because counts differ.
+    `edits_together` customers are read in one call before their edits are sent one by one: what was read should not be
+    old when it is written over.
+    """
+
+    load_rows: int = 5_000
+    changed_load_rows: int = 1_000
+    asked_anyway: int = 1_000
+    large_rows: int = 5_000
+    edits_together: int = 25
+
+
 BACKFILLS: dict[str, bool | None] = {"auto": None, "bulk": True, "pages": False}
 """How a full pass may read, as `Platform.pages` is told it."""
 
@@ -50,16 +70,12 @@ class ResourceSummary:
 
 @dataclass
 class Failure:
-    """Resources of a store that could not be synced for one reason; `next` says what happens to them.
-
-    `tries` counts them where the row does not: see `StoreSync`.
-    """
+    """Units of a store that could not be synced for one reason; `next` says what happens to them."""
 
     store: str
     resources: list[str]
     error: IntegrationError
     next: str = ""
-    tries: int | None = None
 
 
 @dataclass

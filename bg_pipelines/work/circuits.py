@@ -28,8 +28,9 @@ PLATFORM_STORES = 5
 FIRST_PROBE = timedelta(seconds=30)
 LAST_PROBE = timedelta(minutes=5)
 """A probe goes this long after the circuit opened; the wait doubles with each that fails, up to the second."""
-LATELY = timedelta(minutes=30)
-"""A platform of which `PLATFORM_STORES` circuits of stores are open that opened within this time is ailing."""
+TOGETHER = timedelta(minutes=30)
+"""A platform of which `PLATFORM_STORES` circuits of stores are open that opened within this time of one another is
+ailing, for as long as that is so."""
 
 OF_A_PLATFORM = {
     ErrorType.TIMEOUT,
@@ -105,19 +106,30 @@ def note_failure(
     of_store = _count(
         connection, f"store:{store_id}", platform=None, store_id=store_id, owner=owner, wait=wait
     )
-    if error_type in OF_A_PLATFORM and of_store is not Change.NONE and is_ailing(connection, platform):
+    if (
+        error_type in OF_A_PLATFORM
+        and of_store is not Change.NONE
+        and is_ailing(connection, platform, store_id)
+    ):
         of_platform = Change.AILING
     return Outcome(of_store, of_platform)
 
 
-def is_ailing(connection: Connection, platform: str) -> bool:
-    """Whether many stores of a platform are left alone since lately: those few that fail for ever do not count."""
+def is_ailing(connection: Connection, platform: str, store_id: int | None = None) -> bool:
+    """Whether circuits of many stores of a platform opened at about the same time, and are open still.
+
+    With `store_id`, whether that store's is among them. Those few that fail for ever, since some other day, are not.
+    """
     row = connection.execute(
-        "SELECT count(*) FROM circuits c JOIN stores s ON s.id = c.store_id "
-        "WHERE s.platform = %s AND c.opened_at > clock_timestamp() - %s",
-        (platform, LATELY),
+        "SELECT EXISTS (SELECT FROM circuits c JOIN stores s ON s.id = c.store_id "
+        "WHERE s.platform = %(platform)s AND c.opened_at IS NOT NULL "
+        "AND (SELECT count(*) FROM circuits d JOIN stores t ON t.id = d.store_id WHERE t.platform = %(platform)s "
+        "AND d.opened_at BETWEEN c.opened_at AND c.opened_at + %(together)s) >= %(many)s "
+        "AND (%(store)s::bigint IS NULL OR EXISTS (SELECT FROM circuits own WHERE own.store_id = %(store)s "
+        "AND own.opened_at BETWEEN c.opened_at AND c.opened_at + %(together)s)))",
+        {"platform": platform, "store": store_id, "together": TOGETHER, "many": PLATFORM_STORES},
     ).fetchone()
-    return row is not None and row[0] >= PLATFORM_STORES
+    return row is not None and bool(row[0])
 
 
 def note_answer(connection: Connection, platform: str) -> Outcome:

@@ -130,7 +130,7 @@ def start_again(
 ) -> Started:
     """Make what is under these incidents due now, with all its tries; `release` takes it from under them.
 
-    What a run has in hand is settled by it, and so is left as it is.
+    What a run has in hand is settled by it, and so is left as it is. Units that carry what is started are due as well.
     """
     started = Started(0, set(), set(), set())
     for queue in QUEUES:
@@ -141,6 +141,14 @@ def start_again(
             f"RETURNING t.incident_id, {_store_of(queue)}",
             (reason, list(incident_ids)),
         ).fetchall()
+        if queue.carrier is not None and free:
+            connection.execute(
+                "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE (store_id, resource) IN ("
+                "SELECT store_id, resource FROM sync_states WHERE store_id = ANY(%s) AND resource = %s "
+                # What is parked itself goes on waiting.
+                "AND next_due_at IS NOT NULL ORDER BY store_id FOR NO KEY UPDATE)",
+                (list({store_id for _, store_id in free}), queue.carrier),
+            )
         if release:
             connection.execute(
                 f"UPDATE {queue.table} SET incident_id = NULL WHERE incident_id = ANY(%s)",  # noqa: S608

@@ -70,6 +70,7 @@ class Queue(Generic[C]):
         self.table: str = model.__table__.name  # type: ignore[attr-defined]
         self.key: tuple[str, ...] = tuple(column.name for column in model.__table__.primary_key)  # type: ignore[attr-defined]
         self.label = model.label
+        self.carrier = model.carrier
         self.has_stores = "store_id" in model.__table__.columns  # type: ignore[attr-defined]
         self.open = "t.status = 'pending'" if "status" in model.__table__.columns else "true"  # type: ignore[attr-defined]
         """Which rows are work at all: a table may keep what is done beside what is to be done."""

@@ -171,7 +171,7 @@ def test_what_comes_to_need_a_person_is_told_once_more_escalated_or_not(house: H
     house.report(needs_attention=True)
     house.tell()
     assert house.heard() == [OPENED, STILL, STILL]
-    assert "It waits for a person." in house.sandbox.world.hooks["ops"].received[-1].body["message"]
+    assert "Requires attention." in house.sandbox.world.hooks["ops"].received[-1].body["message"]
 
 
 def test_what_needed_a_person_from_the_start_is_told_once(house: House) -> None:

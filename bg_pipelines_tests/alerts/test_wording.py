@@ -28,7 +28,7 @@ def test_an_alert_says_what_since_when_how_often_and_what_to_do() -> None:
     assert compose("opened", FACTS) == (
         "[high] store harbor: credentials",
         "Shopify does not accept the access token (401)\n"
-        "It waits for a person.\n"
+        "Requires attention.\n"
         "Since 2026-11-23 12:00 UTC, seen 3 times: products, product_variants.\n"
         "bg-pipelines incidents show 12",
     )
@@ -39,7 +39,7 @@ def test_what_mends_itself_says_so() -> None:
         "opened", FACTS._replace(needs_attention=False, times=1, resources=[], incident_id=None)
     )
     assert body.splitlines()[1:] == [
-        "It is tried again by itself.",
+        "Retrying automatically.",
         "Since 2026-11-23 12:00 UTC, seen once.",
         "bg-pipelines incidents list",
     ]

@@ -136,10 +136,10 @@ def test_what_is_not_given_of_a_known_store_stays_as_it_is(run: Run) -> None:
 
 def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
     ok(run(*HARBOR))
-    assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 were so before\n"
-    assert ok(run("stores", "pause", "Harbor")) == "0 paused, 1 were so before\n"
+    assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 already were\n"
+    assert ok(run("stores", "pause", "Harbor")) == "0 paused, 1 already were\n"
     assert "paused" in ok(run("stores", "list"))
-    assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 were so before\n"
+    assert ok(run("stores", "resume", "Harbor")) == "1 resumed, 0 already were\n"
     assert "did you mean 'Harbor'?" in refused(run("stores", "resume", "Habor"))
 
 
@@ -170,12 +170,12 @@ def test_incidents_are_listed_shown_assigned_retried_and_resolved(
     assert re.match(
         rf"1 high store {name} credentials since \d{{4}}-\d\d-\d\d \d\d:\d\d, once, 5 parked", words(listed)
     )
-    assert words(listed).endswith("1 shown, 1 of them need a person")
+    assert words(listed).endswith("1 shown, 1 of them needs attention")
     assert ok(run("incidents", "assign", "1", "--to", "jane")) == "1 incident assigned to jane\n"
     assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
     shown = words(ok(run("incidents", "show", "1")))
     assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
-    assert "waits for a person (manual_intervention, credentials does not mend itself)" in shown
+    assert "needs attention (manual_intervention, credentials does not mend itself)" in shown
     assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 units of work due now\n"
     sync()
     assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))
@@ -205,7 +205,7 @@ def test_many_are_chosen_by_store_or_type(run: Run, revoked: tuple[Shop, str]) -
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["retry"], "give numbers of incidents, --all, --store or --type"),
+        (["retry"], "give incident numbers, --all, --store or --type"),
         (["retry", "1", "--all"], "not both"),
         (["resolve", "1"], "--note"),
         (["list", "--resolved", "--all-statuses"], "not both"),
@@ -309,7 +309,7 @@ def test_status_is_watched_through_a_restart_of_the_database(run: Run, database_
         )
         try:
             os.close(terminal)
-            read_until(output, "0 of 1 store current")
+            read_until(output, "0 of 1 store up to date")
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
@@ -361,7 +361,7 @@ def test_check_says_that_all_is_well_or_lists_the_faults_and_exits_1(
     monkeypatch.setenv("BG_ALERT_URLS", "jsons://alerts.example.com/bg")
     sandbox = make_sandbox(shops=1, variants=1)
     [name] = add_shops(sandbox)
-    assert ok(run("check")) == "all is well\n"
+    assert ok(run("check")) == "no faults found\n"
     [shop] = sandbox.world.shops.values()
     shop.access.scopes.remove("read_products")
     result = run("check")

@@ -98,7 +98,7 @@ def test_a_phone_that_cannot_be_read_can_be_taken_away_and_is_what_an_edit_began
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("UPDATE customers SET deleted_at = now()", "was deleted on the platform; nothing can be edited"),
+        ("UPDATE customers SET deleted_at = now()", "was deleted on the platform and cannot be edited"),
         ("UPDATE customers SET sms_consent = 'redacted'", "was redacted on the platform"),
         (
             "UPDATE customers SET first_name = NULL, email = NULL, phone = NULL, addresses = '[]'",
@@ -119,7 +119,7 @@ def test_who_is_deleted_or_redacted_cannot_be_edited(
     ("values", "told"),
     [
         ({"frist_name": "X"}, "did you mean 'first_name'?"),
-        ({"total_spent": "1"}, "is no field that can be edited"),
+        ({"total_spent": "1"}, "not a field that can be edited"),
         ({"email": "nobody"}, "email: give an e-mail address"),
         ({"email": "a b@example.com"}, "email: give an e-mail address"),
         ({"phone": "12"}, "phone: give a phone number like +14155550123, or one of DE"),

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import Counts, keep_rejects, load, mark_deleted, mark_unconfirmed_deleted
+from bg_pipelines.database.load import Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.records import Product, ProductVariant, Reject
+from bg_pipelines.sync.deletions import mark_deleted, mark_not_listed_deleted
+from bg_pipelines.sync.rejects import keep_rejects
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -229,7 +231,7 @@ def test_rows_of_other_stores_and_tables_are_left_alone(
     other.load(variant(1, title="theirs"))
     other.load(variant(2, price="abc"))
     shelf.load(variant(1, 5, title="ours"), variant(2, 5))
-    mark_unconfirmed_deleted(connection, "product_variants", shelf.store, FAR_OFF)
+    mark_not_listed_deleted(connection, "product_variants", shelf.store, FAR_OFF)
     assert other.row(1)["title"] == "theirs"
     assert other.row(1)["deleted_at"] is None
     assert len(other.rejected()) == 1
@@ -493,10 +495,10 @@ def test_after_a_full_pass_what_it_did_not_meet_is_gone_but_what_it_could_not_lo
         shelf.set(number, synced_at=LONG_AGO)
     began = LONG_AGO + timedelta(days=1)
     shelf.load(variant("met"), variant("met and wrong", 5, price="abc"), confirm_before=began)
-    assert mark_unconfirmed_deleted(shelf.connection, "product_variants", shelf.store, began) == 1
+    assert mark_not_listed_deleted(shelf.connection, "product_variants", shelf.store, began) == 1
     gone = {key for key, row in shelf.rows().items() if row["deleted_at"] is not None}
     assert gone == {variant("not met").external_id}
-    assert mark_unconfirmed_deleted(shelf.connection, "product_variants", shelf.store, began) == 0
+    assert mark_not_listed_deleted(shelf.connection, "product_variants", shelf.store, began) == 0
 
 
 def test_after_a_full_pass_rejected_rows_that_it_did_not_meet_are_dropped(shelf: Shelf) -> None:
@@ -509,6 +511,6 @@ def test_after_a_full_pass_rejected_rows_that_it_did_not_meet_are_dropped(shelf:
     for number in ("kept", "dropped"):
         shelf.set(number, synced_at=LONG_AGO)
     began = LONG_AGO + timedelta(days=1)
-    assert mark_unconfirmed_deleted(shelf.connection, "product_variants", shelf.store, began) == 1
+    assert mark_not_listed_deleted(shelf.connection, "product_variants", shelf.store, began) == 1
     assert shelf.row("dropped")["deleted_at"] is not None
     assert [row["external_id"] for row in shelf.rejected()] == [variant("kept").external_id]

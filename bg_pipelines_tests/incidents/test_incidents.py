@@ -695,6 +695,6 @@ def test_the_page_for_those_on_call_says_of_each_error_type_how_often_it_is_trie
     for kind, cell in by_itself.items():
         policy = POLICIES[kind]
         if policy.strategy is Strategy.MANUAL_INTERVENTION:
-            assert cell.strip() == "waits at once", kind
+            assert cell.strip() == "parked at once", kind
         else:
-            assert f"{policy.max_attempts} tries" in cell, kind
+            assert f"{policy.max_attempts} attempts" in cell, kind

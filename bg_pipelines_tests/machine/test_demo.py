@@ -94,8 +94,8 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     assert re.search(r"stock levels +10,596 +10,596 +10,596", output), output
     assert re.search(r"12 Shopify and 2 Square stores", output), output
     assert re.search(r"their lines +12,646 +12,646 *\n", output), output
-    assert re.search(r"people were told: \[high\] store .+: credentials\n", output), output
-    assert re.search(r"people were told: \[all clear\] store .+: credentials\n", output), output
+    assert re.search(r"alert: \[high\] store .+: credentials\n", output), output
+    assert re.search(r"alert: \[all clear\] store .+: credentials\n", output), output
     wait_until_nothing_is_left(project)
     port = free_port()
     second = start_demo(project, "--port", str(port))
@@ -144,7 +144,7 @@ def test_of_two_demos_in_one_home_the_second_is_refused_and_a_killed_one_takes_i
     second = start_demo(project, "--once")
     output, _ = second.communicate(timeout=PATIENCE)
     assert second.returncode == 1
-    assert "a demo is running already" in output
+    assert "a demo is already running" in output
     first.kill()
     first.wait()
     wait_until_nothing_is_left(project)

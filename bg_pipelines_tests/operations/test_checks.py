@@ -64,9 +64,7 @@ def test_two_stores_that_are_one_and_the_same_at_their_platform_are_a_fault(
     query(database, "UPDATE stores SET external_id = 'M1'")
     [fault] = find_faults()
     names = [row["name"] for row in query(database, "SELECT name FROM stores ORDER BY name")]
-    assert (
-        fault == f"stores {', '.join(names)}: they are one and the same at shopify: pause all but one of them"
-    )
+    assert fault == f"stores {', '.join(names)} are the same store at shopify; pause all but one"
     query(database, "UPDATE stores SET paused_at = now() WHERE name <> %s", names[0])
     assert find_faults() == []
 

@@ -13,19 +13,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.metrics import (
     MOST_TRIES,
+    Figures,
     JobMetrics,
     Metrics,
     QueueMetrics,
     RunMetrics,
     StoreMetrics,
-    prometheus_text,
+    TableMetrics,
     read_metrics,
 )
+from bg_pipelines.operations.prometheus import prometheus_text
 from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.queues import JOB_RESOURCES, JOBS
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
+from bg_pipelines.work.queue import all_queues
 
 Execute = Callable[..., Any]
 
@@ -126,6 +129,14 @@ def of_runs(metrics: Metrics, job: str) -> RunMetrics:
     return next(line for line in metrics.runs if line.job == job)
 
 
+def tries_of(line: Figures) -> tuple[float | None, float | None, float | None]:
+    return line.p50_seconds, line.p95_seconds, line.success_rate
+
+
+def tables() -> list[str]:
+    return [queue.table for queue in all_queues()]
+
+
 def about(minutes: float) -> Any:
     return pytest.approx(minutes * 60, abs=15)
 
@@ -141,8 +152,9 @@ def test_with_nothing_there_every_figure_is_zero_or_absent(database: Database, e
     assert metrics.stores == []
     assert [line.job for line in metrics.jobs] == list(JOBS)
     assert of_job(metrics, "store_sync") == JobMetrics(
-        "store_sync", "stores_sync", 0, 0, 0, 0.0, 0, 0, 0, 0.0, 0.0, None, None, None, 0
+        job="store_sync", queue="stores_sync", stores=0, current=0
     )
+    assert metrics.tables == [TableMetrics(table, 0, 0.0, 0, 0, 0) for table in tables()]
     assert metrics.runs == []
     assert 0 < metrics.connections.server_in_use < metrics.connections.server_size
 
@@ -240,6 +252,41 @@ def test_an_incident_of_a_vendor_is_about_every_job_that_syncs(
     assert metrics.circuits == {"platform": 1, "store": 0}
 
 
+def test_each_table_of_claimed_work_has_figures_of_its_own(
+    database: Database, execute: Execute, three_stores: None
+) -> None:
+    execute(
+        "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message) "
+        "VALUES ('edits:1', true, 'bad_data', 'low', 's', 's', 'm')"
+    )
+    execute(
+        "INSERT INTO customer_changes (store_id, customer_external_id, field, changed_by, next_due_at, attempts, "
+        "lease_expires_at, incident_id, status) SELECT s.id, 'c', 'note', 'jane', clock_timestamp() + due, attempts, "
+        "clock_timestamp() + leased, CASE WHEN parked THEN (SELECT id FROM incidents) END, status FROM stores s, (VALUES "
+        "(interval '-3 minutes', 0, NULL::interval, false, 'pending'), "
+        "(interval '-9 minutes', 1, interval '-1 second', false, 'pending'), "
+        "(interval '5 minutes', 2, NULL, false, 'pending'), (interval '-20 minutes', 0, interval '1 minute', false, 'pending'), "
+        "(NULL, 3, NULL, true, 'pending'), (NULL, 0, NULL, false, 'applied')"
+        ") given(due, attempts, leased, parked, status) WHERE s.name IN ('ann', 'ben')"
+    )
+    set_paused(database, ["ben"], True)
+    metrics = read_metrics(database)
+    figures = {table.table: table for table in metrics.tables}
+    assert list(figures) == tables()
+    edits = figures["customer_changes"]
+    assert edits._replace(oldest_seconds=0) == TableMetrics("customer_changes", 2, 0, 1, 2, 1)
+    assert edits.oldest_seconds == about(9)
+    told = samples(prometheus_text(metrics))
+    for field, name in {
+        "due": "due",
+        "oldest_seconds": "oldest_due_seconds",
+        "running": "running",
+        "retrying": "retrying",
+        "parked": "parked",
+    }.items():
+        assert told[key(f"work_{name}", table="customer_changes")] == getattr(edits, field)
+
+
 # Current
 
 
@@ -287,21 +334,18 @@ def test_percentiles_are_of_the_tries_that_succeeded_and_the_rate_of_all_that_en
     add_tries(execute, "ann", Resource.PRODUCTS, 900, status="running")
     add_tries(execute, "ben", Resource.INVENTORY_LEVELS, 100)
     metrics = read_metrics(database)
-    job = of_job(metrics, "store_sync")
-    assert (job.p50_seconds, job.p95_seconds, job.success_rate) == pytest.approx((10.5, 19.05, 20 / 23))
-    assert of_store(metrics, "ann", "store_sync")[-4:-1] == pytest.approx((10.5, 19.05, 20 / 23))
-    assert of_store(metrics, "ben", "inventory_sync")[-4:-1] == (100, 100, 1)
-    assert of_store(metrics, "ben", "store_sync")[-4:-1] == (None, None, None)
-    queue = of_queue(metrics, "stores_sync")
-    assert (queue.p50_seconds, queue.p95_seconds, queue.success_rate) == pytest.approx((11, 20, 21 / 24))
+    assert tries_of(of_job(metrics, "store_sync")) == pytest.approx((10.5, 19.05, 20 / 23))
+    assert tries_of(of_store(metrics, "ann", "store_sync")) == pytest.approx((10.5, 19.05, 20 / 23))
+    assert tries_of(of_store(metrics, "ben", "inventory_sync")) == (100, 100, 1)
+    assert tries_of(of_store(metrics, "ben", "store_sync")) == (None, None, None)
+    assert tries_of(of_queue(metrics, "stores_sync")) == pytest.approx((11, 20, 21 / 24))
 
 
 def test_tries_that_all_failed_have_a_rate_and_no_duration(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
     add_tries(execute, "ann", Resource.PRODUCTS, 1, 2, status="failed")
-    job = of_job(read_metrics(database), "store_sync")
-    assert (job.p50_seconds, job.p95_seconds, job.success_rate) == (None, None, 0)
+    assert tries_of(of_job(read_metrics(database), "store_sync")) == (None, None, 0)
 
 
 def test_tries_before_the_window_are_left_out(

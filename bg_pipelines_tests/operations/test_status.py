@@ -1,4 +1,4 @@
-"""What a person on call sees: is anything wrong, what is it, and does it wait for a person?"""
+"""What a person on call sees: is anything wrong, what is it, and does it need attention?"""
 
 from __future__ import annotations
 
@@ -130,19 +130,19 @@ def test_with_no_stores_the_verdict_says_how_to_add_one(database: Database) -> N
 
 
 def test_where_nothing_is_wrong_one_line_says_so(database: Database, well: None) -> None:
-    assert read_status(database).verdict == "all 3 stores are current"
+    assert read_status(database).verdict == "all 3 stores up to date"
 
 
 def test_the_verdict_counts_faults_and_those_who_wait_for_a_person(
     database: Database, well: None, names: list[str]
 ) -> None:
     add_incident(database, names[0])
-    assert read_status(database).verdict == "1 fault: 1 waits for a person; all 3 stores are current"
+    assert read_status(database).verdict == "1 incident needs attention · all 3 stores up to date"
     add_incident(database, names[1])
     add_incident(database, names[2], needs_attention=False)
     fail(database, names[2], "'products'")
     assert read_status(database).verdict == (
-        "3 faults: 2 wait for a person, 1 is tried again by itself; 2 of 3 stores current; 1 store tried again"
+        "2 incidents need attention · 1 incident retried automatically · 2 of 3 stores up to date · 1 store retrying"
     )
 
 
@@ -268,7 +268,7 @@ def test_a_dead_run_is_told_until_a_later_one_has_succeeded(database: Database, 
     )
     status = read_status(database)
     assert [(run.run_id, run.alive) for run in status.runs] == [("silent", False), ("alive", True)]
-    assert status.verdict == "all 3 stores are current; 1 run died"
+    assert status.verdict == "all 3 stores up to date · 1 run died"
     change(
         database,
         "INSERT INTO job_runs (run_id, job, queue, status, started_at) VALUES "
@@ -276,7 +276,7 @@ def test_a_dead_run_is_told_until_a_later_one_has_succeeded(database: Database, 
     )
     status = read_status(database)
     assert [run.run_id for run in status.runs] == ["alive"]
-    assert status.verdict == "all 3 stores are current"
+    assert status.verdict == "all 3 stores up to date"
 
 
 def test_a_circuit_names_its_subject_and_its_next_probe(
@@ -313,7 +313,7 @@ def test_alerts_that_were_not_delivered_or_refused_are_told_by_target(
         ("sms:2e", 1, 0, "busy"),
         ("sms:3d", 0, 1, "no such number"),
     ]
-    assert read_status(database).verdict.endswith("; 1 alert refused")
+    assert read_status(database).verdict.endswith(" · 1 alert refused")
     assert "sms:3d: 1 refused, since" in shown()
 
 
@@ -329,10 +329,10 @@ def test_each_open_incident_is_one_line_with_all_of_it(
         database, names[1], needs_attention=False, severity="medium", error_type="timeout", age="3 days"
     )
     [first, second] = [line for line in shown().splitlines() if line.startswith("#")]
-    for part in ("#1 ", "high", f"store {names[0]}", "scopes", "since ", "3 times", "waits for a person"):
+    for part in ("#1 ", "high", f"store {names[0]}", "scopes", "since ", "3 times", "needs attention"):
         assert part in first
     assert first.endswith(" ".join(message.split()))
-    assert "tried again by itself" in second
+    assert "retried automatically" in second
     assert f"since {read_status(database).incidents[1].opened_at:%Y-%m-%d %H:%M}" in second
 
 
@@ -354,7 +354,7 @@ def test_where_nothing_is_open_no_line_speaks_of_incidents(
     database: Database, well: None, shown: Callable[..., str]
 ) -> None:
     lines = shown().splitlines()
-    assert lines[0] == "all 3 stores are current"
+    assert lines[0] == "all 3 stores up to date"
     assert lines[1] == ""
     assert lines[2].startswith("queue, job")
     assert not any(line.startswith(("#", "run", "alerts", "circuit", "paused")) for line in lines)
@@ -372,7 +372,7 @@ def test_a_job_has_a_line_under_its_queue(
         "unnest(ARRAY['succeeded', 'failed']) status",
     )
     lines = {line.split()[0]: line.split()[1:] for line in shown().splitlines() if line}
-    #                              stores current due oldest running retries parked faults p50 p95 success behind
+    #                              stores current due oldest running retries parked incidents p50 p95 success behind
     assert lines["store_sync"] == ["3", "2", "1", "20m", "0", "1", "0", "1", "42s", "42s", "50%", "20m"]
     assert lines["inventory_sync"] == ["3", "3", "0", "0", "0", "0", "0", "0"]
     assert lines["stores_sync"] == ["1", "20m", "0", "1", "0", "1", "42s", "42s", "50%", "20m"]
@@ -387,10 +387,10 @@ def test_the_worst_of_those_that_are_late_have_a_line_each(
         "UPDATE sync_states SET next_due_at = clock_timestamp() - (store_id * 10 + 100) * interval '1 minute' "
         "WHERE resource IN ('products', 'orders', 'inventory_levels')",
     )
-    lines = [line for line in shown().splitlines() if line.startswith("late") or line.endswith("are late")]
+    lines = [line for line in shown().splitlines() if line.startswith("late") or line.endswith("more late")]
     behind = [int(line.split()[3]) for line in lines[:-1]]
     assert behind == sorted(behind, reverse=True)
-    assert (len(behind), lines[-1]) == (5, "and 4 more are late")
+    assert (len(behind), lines[-1]) == (5, "and 4 more late")
     assert re.fullmatch(r"late  \S+  \w+_sync  1\d\d minutes behind", lines[0])
 
 
@@ -402,7 +402,7 @@ def test_the_memory_that_runs_took_is_told_per_job(
         "INSERT INTO job_runs (run_id, job, queue, status, finished_at, peak_rss_mb) "
         "SELECT 'run ' || mb, 'store_sync', 'stores_sync', 'succeeded', clock_timestamp(), mb FROM (VALUES (90), (140)) r(mb)",
     )
-    assert "most memory of a run: store_sync 140 MB" in shown().splitlines()
+    assert "peak memory of a run: store_sync 140 MB" in shown().splitlines()
 
 
 def test_only_the_worst_twenty_that_are_tried_again_are_shown_and_the_rest_counted(
@@ -417,8 +417,8 @@ def test_only_the_worst_twenty_that_are_tried_again_are_shown_and_the_rest_count
     )
     lines = [line for line in shown().splitlines() if line.startswith("bad ")]
     assert len(lines) == 20
-    assert lines[0] == "bad 37  timeout  attempt 37 failed, next try 12:30:00  products: no answer"
-    assert "and 17 more that are tried again" in shown()
+    assert lines[0] == "bad 37  timeout  attempt 37 failed, next attempt 12:30:00  products: no answer"
+    assert "and 17 more that are retried" in shown()
     assert len(json.loads(shown("--json"))["failing"]) == 37
 
 

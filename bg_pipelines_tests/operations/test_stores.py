@@ -426,7 +426,7 @@ def test_new_credentials_start_what_waits_for_a_person_and_leave_other_failures_
         "UPDATE sync_states SET attempts = 3, next_due_at = CASE WHEN resource <> 'products' THEN NULL "
         "ELSE clock_timestamp() + interval '1 hour' END",
     )
-    assert [row.state for row in list_stores(database)] == ["waiting for a person"]
+    assert [row.state for row in list_stores(database)] == ["needs attention"]
     assert save_stores(database, cipher, [store(token=f"{TOKEN}new")]) == Changes(0, 1, 0)
     rows = change(
         database, "SELECT resource = 'products', attempts, next_due_at <= clock_timestamp() FROM sync_states"
@@ -499,7 +499,7 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
         ("New", "new"),
         ("Ok", "ok"),
         ("Paused", "paused"),
-        ("Waiting", "waiting for a person"),
+        ("Waiting", "needs attention"),
     ]
     assert isinstance(rows[0], StoreRow)
     assert rows[2].last_synced_at is not None

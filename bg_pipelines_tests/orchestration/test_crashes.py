@@ -7,17 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import psycopg
 import pytest
-import yaml
 
 from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer
@@ -30,6 +27,7 @@ from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.database.test_embedded import postmaster
 from bg_pipelines_tests.jobs.test_jobs import job_process, pause_after_a_commit, rows_held
+from bg_pipelines_tests.orchestration.daemons import Daemon, make_home
 from bg_pipelines_tests.support import (
     KEY,
     PATIENCE,
@@ -46,73 +44,12 @@ MakeSandbox = Callable[..., Sandbox]
 pytestmark = pytest.mark.timeout(600)
 
 
-class Daemon:
-    """A Dagster daemon with its code server, on a home of its own with the real dagster.yaml."""
-
-    def __init__(self, home: Path, workspace: Path) -> None:
-        self.home = home
-        self.workspace = workspace
-        self.log = home / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(self.workspace)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.home,
-                env={**os.environ, "DAGSTER_HOME": str(self.home)},
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        """The daemon, its code server, and every run that it started: at once, and without a word."""
-        if self.process is None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            for process in [psutil.Process(self.process.pid), *children]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self.process.wait()
-        # An orphan of theirs may have left the family.
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("DAGSTER_HOME") == str(self.home) and process.pid != os.getpid():
-                    process.kill()
-        self.process = None
-
-
-def make_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """DAGSTER_HOME with the real dagster.yaml, but for how long run monitoring waits."""
-    config = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
-    config["run_monitoring"] |= {"poll_interval_seconds": 1, "start_timeout_seconds": 60}
-    home.mkdir()
-    (home / "dagster.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("PYTHONPATH", f"{PROJECT}:{os.environ.get('PYTHONPATH', '')}")
-    return home
-
-
-@pytest.fixture
-def home(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", dagster_url)
-    return make_home(tmp_path / "dagster", monkeypatch)
-
-
 @pytest.fixture
 def daemon(home: Path, environment: None) -> Iterator[Daemon]:
     daemon = Daemon(home, PROJECT / "workspace.yaml")
     yield daemon
     daemon.kill()
     print(daemon.log.read_text() if daemon.log.exists() else "the daemon was never started")
-
-
-@pytest.fixture
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        yield instance
 
 
 def runs(

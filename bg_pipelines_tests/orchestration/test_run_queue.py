@@ -13,8 +13,8 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.queues import DEFAULT, JOBS, STORES_SYNC, UNHURRIED_RUNS
+from bg_pipelines_tests.orchestration.daemons import Daemon
 from bg_pipelines_tests.orchestration.queue_jobs import defs
-from bg_pipelines_tests.orchestration.test_crashes import Daemon
 from bg_pipelines_tests.support import PATIENCE, query, wait_for
 
 Enqueue = Callable[..., None]

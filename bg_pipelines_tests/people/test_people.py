@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from bg_pipelines.people.matching import match_batch
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.records import Customer
 from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sync import deletions
 from bg_pipelines_tests.support import KEY
 
 STORES = ("harbor", "quay", "pier")
@@ -643,11 +645,11 @@ def test_what_the_loader_writes_is_matched_and_what_it_only_confirms_is_not_look
     assert people.match(shop).looked_at == 0
     with shop.transaction() as connection:
         load_customers(connection, 1, [record("b", at="2026-11-02T10:00:00Z", email=ADA)])
-        load.mark_deleted(connection, "customers", 1, ["a"])
+        deletions.mark_deleted(connection, "customers", 1, ["a"])
     people.match(shop)
     assert persons(shop) == together("harbor/b quay/c")
     with shop.transaction() as connection:
-        load.mark_unconfirmed_deleted(connection, "customers", 2, datetime(2030, 1, 1, tzinfo=UTC))
+        deletions.mark_not_listed_deleted(connection, "customers", 2, datetime(2030, 1, 1, tzinfo=UTC))
         connection.execute("DELETE FROM customers WHERE store_id = 1 AND external_id = 'b'")
     people.match(shop)
     assert persons(shop) == set()
@@ -964,6 +966,37 @@ def test_people_are_shown_explained_joined_split_and_reported_and_no_data_of_the
         .startswith("1,EUR,2,150.0000,55.0000,95.0000,2026-09-01")
     )
     assert "ada" not in "".join(told).lower()
+
+
+def test_a_report_as_csv_is_written_as_it_is_read_however_many_persons_there_are(
+    shop: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+    with shop.transaction() as connection:
+        connection.execute(
+            "INSERT INTO people (id) SELECT generate_series(1, 20000);"
+            "INSERT INTO person_customers (store_id, customer_external_id, number, person_id) "
+            "SELECT 1, n::text, n, n FROM generate_series(1, 20000) AS n;"
+            "INSERT INTO orders (store_id, external_id, source_updated_at, source_created_at, tags, customer_external_id, "
+            "name, total, currency, status, is_return, is_test, ordered_at) SELECT 1, n::text, now(), now(), '{}', n::text, "
+            "n::text, n, 'EUR', 'closed', false, false, now() FROM generate_series(1, 20000) AS n; ANALYZE"
+        )
+    file = tmp_path / "people.csv"
+
+    def peak(*options: str) -> int:
+        tracemalloc.start()
+        result = CliRunner().invoke(app, ["people", "report", "--csv", str(file), *options])
+        assert result.exit_code == 0, result.output
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak("--top", "1")  # what is loaded and compiled once
+    few = peak("--top", "1")
+    assert peak() - few < 8_000_000
+    lines = file.read_text().splitlines()
+    assert (len(lines), lines[1].split(",")[0], lines[-1].split(",")[0]) == (20_001, "20000", "1")
 
 
 def test_a_person_who_is_not_there_is_a_clear_error(shop: Database) -> None:

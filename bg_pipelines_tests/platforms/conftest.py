@@ -1,4 +1,4 @@
-"""A clock that a test holds in its hand, clients that go by it, and what every failure has to fulfil."""
+"""Clients that go by a hand clock, and what every failure has to fulfil."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,30 +16,12 @@ from bg_pipelines.platforms.shopify.client import Credentials, ShopifyClient, St
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Refund
 from bg_pipelines.sandbox import Sandbox, Shop, World
 from bg_pipelines_tests.platforms.scripted import Script, ScriptedServer
+from bg_pipelines_tests.support import HandClock
 
-START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
 TOKEN = "shpat_" + "a1" * 16
 SECRET = "shpss_" + "b2" * 16
 # How each token and secret that is used in this folder begins.
 SECRET_BEGINNINGS = ("shpat_", "shpss_", "sandbox-token-", "sandbox-secret-", "sandbox-square-", "EAAA")
-
-
-class HandClock:
-    """Stands until it is slept by; remembers for how long."""
-
-    def __init__(self) -> None:
-        self.seconds = START
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.seconds += seconds
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
 
 
 @pytest.fixture

@@ -16,31 +16,28 @@ import traceback
 from datetime import timedelta
 from typing import Any
 
-from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.platforms.shopify import bulk
+from bg_pipelines.platforms.shopify.bulk import ExportLimits
 from bg_pipelines.records import Resource
-from bg_pipelines.sync import SyncRequest, SyncRun
+from bg_pipelines.sync import Limits, SyncRequest, SyncRun
+from bg_pipelines_tests.support import KEY, connect_by
 
-KEY = "0" * 43 + "="
 LOAD_ROWS = 100
 """Few, so that there are many commits to be killed before, in and after."""
 
 
 def sync(url: str, store: str, resources: list[str]) -> None:
-    bulk.PAGE_ROWS = 40
-    bulk.LOOKS_SECONDS = (0.05, 0.05)
     database = Database(url)
     SyncRun(
         database,
         Cipher(KEY),
         SyncRequest(tuple(map(Resource, resources)), stores=(store,), max_workers=1, backfill="bulk"),
         run_id=f"{store}-{os.getpid()}",
-        connect=lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep),
+        connect=connect_by(shopify={"exports": ExportLimits(page_rows=40, looks_seconds=(0.05, 0.05))}),
         log=lambda _: None,
         lease=timedelta(seconds=30),
-        load_rows=LOAD_ROWS,
+        limits=Limits(load_rows=LOAD_ROWS),
     ).run()
 
 

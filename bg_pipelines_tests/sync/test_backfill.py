@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import mark_deleted
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
-from bg_pipelines.platforms.shopify import bulk, platform
+from bg_pipelines.platforms.shopify.bulk import ExportLimits
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
+from bg_pipelines.sync.deletions import mark_deleted
 from bg_pipelines.work import store_units
-from bg_pipelines_tests.support import DatabaseClock, assert_sales_equal_to_source, query
+from bg_pipelines_tests.support import Connect, DatabaseClock, assert_sales_equal_to_source, connect_by, query
 
 Sync = Callable[..., Summary]
 Check = Callable[[], None]
@@ -45,11 +45,15 @@ def shop(sandbox: Sandbox) -> Shop:
     return shop
 
 
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are small, and who starts an export looks after it at once."""
-    monkeypatch.setattr(bulk, "PAGE_ROWS", 20)
-    monkeypatch.setattr(bulk, "LOOKS_SECONDS", (0.01,))
+def connect_from(rows: int = ExportLimits().from_rows) -> Connect:
+    """With exports from so many rows on, in small pages; who starts one looks after it at once."""
+    limits = ExportLimits(from_rows=rows, page_rows=20, looks_seconds=(0.01,))
+    return connect_by(shopify={"exports": limits})
+
+
+@pytest.fixture
+def connect_stores() -> Connect:
+    return connect_from()
 
 
 @pytest.fixture
@@ -83,30 +87,29 @@ def spoil(shop: Shop, kind: str, **settings: Any) -> None:
 
 
 def test_a_store_of_many_rows_is_exported_and_one_of_few_is_listed(
-    shop: Shop, sync: Sync, database: Database, equal: Check, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, sync: Sync, database: Database, equal: Check
 ) -> None:
-    monkeypatch.setattr(platform, "BULK_FROM", 200)
-    summary = sync(resources=SALES)
+    summary = sync(resources=SALES, connect=connect_from(rows=200))
     assert (summary.failures, [done.synced for done in summary.resources.values()]) == ([], [1, 1])
     equal()
     [operation] = shop.bulk.all.values()
     assert "orders" in operation.query
     assert (asked(shop, "Customers"), asked(shop, "Orders")) == (1, 1), "one page of orders, to see how many"
     edit(shop, "update_customer", id=shop.export()["customers"][7]["id"], fields={"note": "changed"})
-    sync(resources=SALES, stores=(shop.domain.split(".")[0],))
+    sync(resources=SALES, stores=(shop.domain.split(".")[0],), connect=connect_from(rows=200))
     equal()
     assert len(shop.bulk.all) == 1, "what changed is always listed"
 
 
 @pytest.mark.parametrize(("backfill", "exports"), [("bulk", 2), ("pages", 0)])
 def test_by_hand_it_is_read_as_wished(
-    shop: Shop, sync: Sync, equal: Check, backfill: str, exports: int, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, sync: Sync, equal: Check, backfill: str, exports: int
 ) -> None:
-    monkeypatch.setattr(platform, "BULK_FROM", 1 if backfill == "pages" else 10**6)
-    assert sync(resources=SALES, backfill=backfill).failures == []
+    connect = connect_from(rows=1 if backfill == "pages" else 10**6)
+    assert sync(resources=SALES, backfill=backfill, connect=connect).failures == []
     equal()
     assert len(shop.bulk.all) == exports
-    sync(resources=SALES, backfill=backfill, force=True, run_id="again")
+    sync(resources=SALES, backfill=backfill, force=True, run_id="again", connect=connect)
     equal()
     assert len(shop.bulk.all) == 2 * exports
 
@@ -120,7 +123,7 @@ def test_what_a_person_wished_lasts_until_the_pass_has_ended(
     clock.advance(hours=2)
     assert sync(resources=(Resource.ORDERS,), run_id="later").failures == []
     assert len(shop.bulk.all) == 2, "exported again, though they are few"
-    assert "backfill" not in states(database)["orders"]["cursor"]
+    assert states(database)["orders"]["backfill"] is None
 
 
 def test_whoever_is_tired_of_waiting_has_it_read_page_by_page(
@@ -238,7 +241,7 @@ def test_an_export_that_is_of_no_use_begins_anew_so_often_and_then_waits_for_a_p
         sync(resources=(Resource.ORDERS,), **options)
         row = states(database)["orders"]
         assert (row["attempts"], row["last_error"]["error_type"]) == (number, error_type)
-        assert "pass" not in row["cursor"]
+        assert "current" not in row["cursor"]
         clock.advance(hours=2)
     [incident] = incidents(database)
     assert incident["error_type"] == error_type

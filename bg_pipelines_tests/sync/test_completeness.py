@@ -13,8 +13,9 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import InventoryLevel, Page, ProductVariant, Resource
 from bg_pipelines.sandbox import Sandbox
-from bg_pipelines.sync import Summary, SyncRequest, SyncRun, completeness
-from bg_pipelines_tests.support import Scripted, product, query, wait_for
+from bg_pipelines.sync import Summary, SyncRequest, SyncRun, table_sync
+from bg_pipelines.sync.completeness import count_held
+from bg_pipelines_tests.support import Scripted, product, query, wait_for, with_limits
 from bg_pipelines_tests.sync.test_customer_sync import (
     Script,
     alive,
@@ -81,12 +82,13 @@ def test_what_a_list_leaves_out_is_asked_for_and_only_what_is_gone_there_goes(
 def test_where_many_were_not_met_and_the_counts_agree_somebody_has_cleared_out(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completeness, "ASKED_ANYWAY", 20)
     run_script(orders(*range(60), source_count=60))
     asked = still_there(monkeypatch)
-    assert run_script(orders(*range(30), source_count=30), force=True).failures == []
+    assert run_script(orders(*range(30), source_count=30), force=True, asked_anyway=20).failures == []
     assert (len(alive(database, "orders")), asked) == (30, [])
-    assert errors(run_script(orders(*range(5), source_count=30), force=True)) == [ErrorType.COUNT_MISMATCH]
+    assert errors(run_script(orders(*range(5), source_count=30), force=True, asked_anyway=20)) == [
+        ErrorType.COUNT_MISMATCH
+    ]
     assert len(alive(database, "orders")) == 30
 
 
@@ -94,12 +96,14 @@ def test_where_many_were_not_met_and_the_counts_agree_somebody_has_cleared_out(
 def test_where_many_were_not_met_and_no_count_agrees_all_are_asked_for(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch, counted: bool
 ) -> None:
-    monkeypatch.setattr(completeness, "ASKED_ANYWAY", 20)
     count = 3000 if counted else None
     run_script(orders(*range(3000), source_count=count))
     asked = still_there(monkeypatch, **{f"O{n}": at(0) for n in range(3000)})
     left_out = 25 if counted else 150  # a hundredth is within what a busy shop may differ by
-    assert run_script(orders(*range(left_out, 3000), source_count=count), force=True).failures == []
+    assert (
+        run_script(orders(*range(left_out, 3000), source_count=count), force=True, asked_anyway=20).failures
+        == []
+    )
     assert sum(map(len, asked)) == left_out
     assert len(alive(database, "orders")) == 3000
 
@@ -155,7 +159,7 @@ def test_a_line_that_an_old_export_brings_to_a_deleted_order_lives_no_longer_tha
 def read_so_far(database: Database, resource: str = "orders") -> int:
     [row] = query(
         database,
-        "SELECT coalesce((cursor -> 'pass' ->> 'read')::int, 0) AS read FROM sync_states WHERE resource = %s",
+        "SELECT coalesce((cursor -> 'current' ->> 'read')::int, 0) AS read FROM sync_states WHERE resource = %s",
         resource,
     )
     return int(row["read"])
@@ -283,7 +287,13 @@ def test_stock_that_goes_with_its_product_while_it_is_read_fails_no_pass(
         platform: Any = Scripted(list(pages))
         connect = lambda access, sleep: platform  # noqa: E731
         return SyncRun(
-            database, cipher, request, run_id=resource, connect=connect, log=lambda _: None, **options
+            database,
+            cipher,
+            request,
+            run_id=resource,
+            connect=connect,
+            log=lambda _: None,
+            **with_limits(options),
         ).run()
 
     def of(make: Callable[[int], Any], *numbers: int, **options: Any) -> Page:
@@ -377,10 +387,10 @@ def test_rows_that_are_counted_and_never_listed_cost_one_more_full_pass_and_are_
     told: list[str] = []
     everything = orders(1, 2, 3, source_count=4)
     run_script(everything)
-    assert "gap" not in cursor(database)
+    assert "unlisted" not in cursor(database)
     run_script(page(source_count=4), everything, log=told.append)
-    assert cursor(database)["gap"] == 1
-    assert "1 orders are counted by the platform and not listed" in " ".join(told)
+    assert cursor(database)["unlisted"] == 1
+    assert "shopify counts 1 orders that it does not list" in " ".join(told)
     for _ in range(3):
         assert run_script(page(source_count=4)).resources[Resource.ORDERS].pages == 1
 
@@ -403,23 +413,22 @@ def test_what_is_counted_and_not_listed_is_learnt_in_a_busy_shop_and_unlearnt_to
     listed = 100
     for _ in range(8):
         listed = visit(listed, uncounted=1)
-    assert (listed, cursor(database)["gap"]) == (101, 1)
+    assert (listed, cursor(database)["unlisted"]) == (101, 1)
     for _ in range(8):
         listed = visit(listed, uncounted=0)
-    assert (listed, cursor(database)["gap"]) == (102, 0)
+    assert (listed, "unlisted" in cursor(database)) == (102, False)
 
 
 def test_what_is_held_is_counted_only_when_something_has_moved(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[int] = []
-    count_held = completeness.Whole.count_held
 
-    def count(self: completeness.Whole, connection: Any) -> int:
-        counted.append(count_held(self, connection))
+    def count(connection: Any, table: str, store_id: int) -> int:
+        counted.append(count_held(connection, table, store_id))
         return counted[-1]
 
-    monkeypatch.setattr(completeness.Whole, "count_held", count)
+    monkeypatch.setattr(table_sync, "count_held", count)
     run_script(orders(1, 2, 3, source_count=3))
     for _ in range(3):
         run_script(orders(1, minute=5, source_count=3))
@@ -435,11 +444,10 @@ def test_what_is_held_is_counted_only_when_something_has_moved(
 def test_a_large_resource_is_not_read_whole_at_each_deletion(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completeness, "LOAD_ROWS", 5)
     run_script(orders(*range(10), source_count=10))
-    assert run_script(page(source_count=9)).resources[Resource.ORDERS].pages == 1
+    assert run_script(page(source_count=9), large_rows=5).resources[Resource.ORDERS].pages == 1
     query(database, "UPDATE sync_states SET last_full_at = last_full_at - interval '1 hour'")
-    run_script(page(source_count=9), orders(*range(9), source_count=9))
+    run_script(page(source_count=9), orders(*range(9), source_count=9), large_rows=5)
     assert len(alive(database, "orders")) == 9
 
 

@@ -19,10 +19,12 @@ from bg_pipelines.database import load
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents.handling import retry
+from bg_pipelines.incidents.reading import list_incidents
 from bg_pipelines.platforms.protocol import Platform, UpdateOutcome
 from bg_pipelines.records import Customer, Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
-from bg_pipelines.sync import Summary, SyncRequest, SyncRun, customer_edits
+from bg_pipelines.sync import Limits, Summary, SyncRequest, SyncRun, deletions
 from bg_pipelines_tests.dagster_runs import execute, metadata
 from bg_pipelines_tests.support import KEY, SALES, Scripted, query, source_rows, wait_for
 
@@ -55,7 +57,9 @@ class Back:
     def sync(self, **options: Any) -> Summary:
         return self.run(resources=(Resource.CUSTOMERS,), stores=(self.name,), **options)
 
-    def run_with(self, kind: type[SyncRun] = SyncRun, **before: Callable[[], object]) -> Summary:
+    def run_with(
+        self, kind: type[SyncRun] = SyncRun, limits: Limits | None = None, **before: Callable[[], object]
+    ) -> Summary:
         """A sync of a kind, in which something is done before a method of the platform's is called."""
 
         def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Platform:
@@ -64,7 +68,13 @@ class Back:
 
         request = SyncRequest((Resource.CUSTOMERS,), stores=(self.name,))
         return kind(
-            self.database, self.cipher, request, run_id="meddled", connect=connect, log=lambda _: None
+            self.database,
+            self.cipher,
+            request,
+            run_id="meddled",
+            connect=connect,
+            log=lambda _: None,
+            limits=limits,
         ).run()
 
     def ids(self) -> list[str]:
@@ -340,7 +350,8 @@ def test_a_process_killed_between_sending_and_settling_costs_no_second_write(
         process.wait()
     assert back.statuses(customer) == [("first_name", "pending")]
     back.shop.faults.clear()
-    query(back.database, "UPDATE sync_states SET lease_expires_at = now() WHERE lease_owner IS NOT NULL")
+    for table in ("sync_states", "customer_changes"):
+        query(back.database, f"UPDATE {table} SET lease_expires_at = now() WHERE lease_owner IS NOT NULL")
     summary = back.sync()
     assert (summary.changes_applied, back.shop.applied - applied) == (1, 1)
     assert back.statuses(customer) == [("first_name", "applied")]
@@ -369,7 +380,7 @@ def test_an_edit_made_while_a_sync_is_at_work_is_due_when_it_ends(back: Back) ->
 
 
 def test_a_store_with_many_edits_gives_its_worker_back_and_sends_the_rest_next(
-    back: Back, monkeypatch: pytest.MonkeyPatch
+    back: Back,
 ) -> None:
     class Hurried(SyncRun):
         def turn_is_over(self, began: float) -> bool:
@@ -377,8 +388,7 @@ def test_a_store_with_many_edits_gives_its_worker_back_and_sends_the_rest_next(
 
     for customer in back.ids()[:3]:
         back.edit(customer, first_name="Grace")
-    monkeypatch.setattr(customer_edits, "READ_TOGETHER", 1)
-    summary = back.run_with(Hurried)
+    summary = back.run_with(Hurried, limits=Limits(edits_together=1))
     assert (summary.changes_applied, summary.failures) == (1, [])
     due = "SELECT next_due_at <= clock_timestamp() AS due FROM sync_states WHERE resource = 'customers'"
     assert query(back.database, due) == [{"due": True}]
@@ -422,6 +432,10 @@ def test_without_the_right_to_write_edits_wait_and_customers_are_read_all_the_sa
     due = "SELECT next_due_at > clock_timestamp() AS later FROM sync_states WHERE resource = 'customers'"
     assert query(back.database, due) == [{"later": True}]
     edit(back.shop, "set_scopes", scopes=["read_customers", "read_orders", "write_customers"])
+    assert back.sync().changes_applied == 0, "parked"
+    [incident] = list_incidents(back.database)
+    assert (incident.error_type, incident.parked) == ("scopes", 1)
+    retry(back.database, [incident.id], by="Grace")
     assert back.sync().changes_applied == 1
     assert back.source(first)["firstName"] == "Grace"
 
@@ -440,6 +454,7 @@ def test_an_edit_of_a_customer_who_cannot_be_read_waits_until_they_can(
     assert [(left.customer_external_id, left.status) for left in summary.changes_left] == [(first, "pending")]
     assert back.source(second)["firstName"] == "Joan"
     back.shop.faults.clear()
+    query(back.database, "UPDATE customer_changes SET next_due_at = now() WHERE status = 'pending'")
     assert back.sync().changes_applied == 1
     assert back.source(first)["firstName"] == "Grace"
 
@@ -640,7 +655,7 @@ def test_what_was_asked_for_before_a_deletion_brings_nothing_of_the_customer_bac
     with back.database.transaction() as connection:
         asked_at = connection.execute("SELECT clock_timestamp()").fetchone() or ()
     with back.database.transaction() as connection:
-        load.mark_deleted(connection, "customers", 1, [customer])
+        deletions.mark_deleted(connection, "customers", 1, [customer])
     late = buyer(1)._replace(external_id=customer, source_updated_at=stamp(5), last_name=MARKER)
     with back.database.transaction() as connection:
         counts = load.load(connection, "customers", 1, [late], seen_at=asked_at[0], reject=print)
@@ -766,7 +781,9 @@ def test_amid_a_full_pass_nothing_is_sent_and_the_proof_holds(
         shelf = Shelf(list(pages), rows)
         request = SyncRequest((Resource.CUSTOMERS,), stores=(name,))
         options: dict[str, Any] = {"connect": lambda access, sleep: shelf, "log": lambda _: None}
-        return SyncRun(database, cipher, request, run_id="r", load_rows=1, **options).run(), shelf
+        return SyncRun(
+            database, cipher, request, run_id="r", limits=Limits(load_rows=1), **options
+        ).run(), shelf
 
     failed, _ = run(Page(1, [rows["1"]], resume="2"), Page(1, [rows["2"]], resume="3"), cut)
     assert [failure.error.error_type for failure in failed.failures] == [ErrorType.CONNECTION]
@@ -838,9 +855,10 @@ def test_no_value_is_in_a_log_a_summary_an_error_or_any_table_but_the_customers_
     told += [repr(summary) for summary in summaries]
     told += [str(failure.error.as_dict()) for summary in summaries for failure in summary.failures]
     assert any("superseded" in line for line in told)
+    back.edit(third, note=MARKER)  # the other one is parked
     result = execute("customer_sync", stores=[back.name])
     [left] = [record.data for record in metadata(result)["profile_edits_left"].records]
-    assert (left["customer"], left["field"], left["status"]) == (fourth, "note", "pending")
+    assert (left["customer"], left["field"], left["status"]) == (third, "note", "pending")
     told += [str(event) for event in result.all_events]
     assert [line for line in told if MARKER.lower() in line.lower()] == []
     tables = query(

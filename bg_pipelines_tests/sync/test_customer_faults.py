@@ -11,11 +11,19 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.platforms.shopify import pages as shopify_pages
+from bg_pipelines.platforms.shopify.pages import PageSizes
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, change, edit
 from bg_pipelines.sync import Summary
-from bg_pipelines_tests.support import SALES, assert_sales_equal_to_source, loaded_rows, query, source_rows
+from bg_pipelines_tests.support import (
+    SALES,
+    Connect,
+    assert_sales_equal_to_source,
+    connect_by,
+    loaded_rows,
+    query,
+    source_rows,
+)
 
 Sync = Callable[..., Summary]
 MakeSandbox = Callable[..., Sandbox]
@@ -24,10 +32,10 @@ PAGES = 3
 ROWS = 20
 
 
-@pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20 rows, so that a small shop has several."""
-    monkeypatch.setattr(shopify_pages, "PAGE_ROWS", ROWS)
+@pytest.fixture
+def connect_stores() -> Connect:
+    """By pages of 20 rows, so that a small shop has several."""
+    return connect_by(shopify={"sizes": PageSizes(rows=ROWS)})
 
 
 @pytest.fixture

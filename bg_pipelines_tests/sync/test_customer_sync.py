@@ -16,7 +16,7 @@ from bg_pipelines.records import Order, OrderLine, Page, Refund, Reject, Resourc
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun, proof
 from bg_pipelines.sync.proof import Sum
-from bg_pipelines_tests.support import Scripted, query, wait_for
+from bg_pipelines_tests.support import Scripted, query, wait_for, with_limits
 
 Sync = Callable[..., Summary]
 MakeSandbox = Callable[..., Sandbox]
@@ -114,7 +114,7 @@ def run_script(make_sandbox: MakeSandbox, add_shops: AddShops, database: Databas
             SyncRequest((Resource.ORDERS,), stores=tuple(names), force=force),
             run_id="scripted",
             connect=lambda access, sleep: platform,
-            **{"log": lambda _: None, **options},
+            **with_limits({"log": lambda _: None, **options}),
         ).run()
 
     return run

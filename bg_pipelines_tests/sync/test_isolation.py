@@ -17,8 +17,8 @@ from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.platforms.shopify.client import classify_errors
 from bg_pipelines.records import Page, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox
-from bg_pipelines.sync import StoreSync, Summary, SyncRequest, SyncRun
-from bg_pipelines.work import store_units
+from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests.support import Scripted, as_store, page, product, product_ids, query
 
@@ -197,8 +197,9 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     run = SyncRun(database, cipher, request, run_id="g", connect=lambda *_: Scripted([]), log=lambda _: None)
     with database.transaction() as connection:
         before = database_clock(connection)
-    work = run._claim(before, None)[0][0]
-    attempt = StoreSync(run, [work])._begin(work)
+    [[work, *_], *_] = run.claim("g/1", before, ())
+    with database.transaction() as connection:
+        attempt = attempts.begin(connection, "g", work.store_id, work.resource)
     reached = threading.Event()
 
     def commit() -> None:
@@ -211,7 +212,7 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     worker = threading.Thread(target=commit)
     worker.start()
     reached.wait()
-    run._give_back()
+    run.give_back(["g/1"])
     worker.join()
     assert query(database, "SELECT 1 FROM sync_states WHERE lease_owner IS NOT NULL") == []
     assert query(database, "SELECT status FROM sync_attempts") == [{"status": "released"}]

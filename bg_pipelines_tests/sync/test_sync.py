@@ -32,6 +32,7 @@ from bg_pipelines_tests.support import (
     page,
     product_ids,
     query,
+    with_limits,
 )
 
 Sync = Callable[..., Summary]
@@ -308,7 +309,7 @@ def test_stores_in_the_hands_of_another_run_are_told_and_left_to_it(
     )
     lines: list[str] = []
     assert sync(stores=names, log=lines.append).done == 1
-    assert "in the hands of another run, and left to it: 1;" in lines[0]
+    assert "1 due store is claimed by another run and skipped;" in lines[0]
 
 
 def test_a_database_without_stores_is_told(sync: Sync) -> None:
@@ -555,7 +556,7 @@ def run_script(
             run_id="scripted",
             connect=lambda access, sleep: platform,
             log=lambda _: None,
-            **options,
+            **with_limits(options),
         ).run()
 
     return run

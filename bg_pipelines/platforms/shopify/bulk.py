@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.shopify.bulk_file import lines_from
+from bg_pipelines.platforms.shopify.bulk_file import MAX_LINE_BYTES, lines_from
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of
@@ -40,13 +40,6 @@ from bg_pipelines.platforms.shopify.sales import (
 )
 from bg_pipelines.records import Page, Record, Resource
 
-BULK_FROM = 20_000
-"""From so many rows on a full pass is an export: see docs/jobs.md for the sum."""
-PAGE_ROWS = 250
-PAGE_LINES = 5_000
-"""Lines after which a page ends although it has fewer rows: an order may have hundreds."""
-LOOKS_SECONDS = (1.0, 2.0)
-"""A small export is ready in a moment: it is waited for so long before the work is given back for later."""
 OPERATIONS_LOOKED_AT = 20
 
 START = """
@@ -68,6 +61,22 @@ CUSTOMERS_COUNT = "query CustomersCount { count: customersCount(limit: null) { c
 ORDERS_COUNT = f"query OrdersCount {{ {APP_SCOPES} count: ordersCount(limit: null) {{ count precision }} }}"
 
 DOCUMENTS = (START, EXPORT, RECENT_EXPORTS, CUSTOMERS_COUNT, ORDERS_COUNT)
+
+
+class ExportLimits(NamedTuple):
+    """When a full pass is an export, how long its file is waited for, and how much of it is held."""
+
+    from_rows: int = 20_000
+    """From so many rows on a full pass is an export: see docs/jobs.md for the sum."""
+    page_rows: int = 250
+    page_lines: int = 5_000
+    """Lines after which a page ends although it has fewer rows: an order may have hundreds."""
+    line_bytes: int = MAX_LINE_BYTES
+    looks_seconds: tuple[float, ...] = (1.0, 2.0)
+    """A small export is ready in a moment: it is waited for so long before the work is given back for later."""
+
+
+EXPORT_LIMITS = ExportLimits()
 
 
 class Export(NamedTuple):
@@ -115,7 +124,9 @@ def is_export(token: str | None) -> bool:
     return token is not None and token.startswith(Place.PREFIX)
 
 
-def export_pages(client: ShopifyClient, export: Export, resume: str | None) -> Iterator[Page]:
+def export_pages(
+    client: ShopifyClient, export: Export, resume: str | None, limits: ExportLimits = EXPORT_LIMITS
+) -> Iterator[Page]:
     """All rows of a resource, from the file of a bulk operation: see `Platform.pages`.
 
     Raises IntegrationError: operation_running while the file is not ready, operation_failed where there will be none,
@@ -135,9 +146,9 @@ def export_pages(client: ShopifyClient, export: Export, resume: str | None) -> I
         found = None if resume is None else _find(client, place)
         place = replace(place, operation=found or _start(client, export, place))
         yield Page(0, [], resume=place.token())
-        looks = LOOKS_SECONDS
+        looks = limits.looks_seconds
     operation = _ended(client, place, looks)
-    yield from _file_pages(client, export, operation, place)
+    yield from _file_pages(client, export, operation, place, limits)
 
 
 # The operation
@@ -237,9 +248,10 @@ def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
 class _Reading:
     """A page while it is read, from `place` in the file on."""
 
-    def __init__(self, export: Export, place: Place) -> None:
+    def __init__(self, export: Export, place: Place, limits: ExportLimits) -> None:
         self.export = export
         self.place = place
+        self.limits = limits
         self.converted = Converted()
         self.lines = 0
         self.row: Node | None = None
@@ -266,7 +278,7 @@ class _Reading:
 
     @property
     def is_full(self) -> bool:
-        return self.converted.read + 1 >= PAGE_ROWS or self.lines >= PAGE_LINES
+        return self.converted.read + 1 >= self.limits.page_rows or self.lines >= self.limits.page_lines
 
     def end(self, offset: int) -> Place:
         """Where the file is behind this page."""
@@ -279,14 +291,17 @@ class _Reading:
         return self.converted.page(None, resume=resume, source_count=source_count, listed_since=listed_since)
 
 
-def _file_pages(client: ShopifyClient, export: Export, operation: Operation, place: Place) -> Iterator[Page]:
+def _file_pages(
+    client: ShopifyClient, export: Export, operation: Operation, place: Place, limits: ExportLimits
+) -> Iterator[Page]:
     """The rows of the file from `place` on; the last page only if the file held all that Shopify says it wrote."""
-    reading = _Reading(export, place)
-    for start, node in lines_from(client, operation.url, place.offset) if operation.url else ():
+    reading = _Reading(export, place, limits)
+    lines = lines_from(client, operation.url, place.offset, limits.line_bytes) if operation.url else ()
+    for start, node in lines:
         if reading.is_full and node.get("__parentId") is None:
             place = reading.end(start)
             yield reading.page(place.token())
-            reading = _Reading(export, place)
+            reading = _Reading(export, place, limits)
         reading.add(node)
     place = reading.end(place.offset)
     if (place.lines, place.rows) != (operation.lines, operation.rows):

@@ -26,7 +26,9 @@ PROGRESS_SECONDS, PROGRESS_BYTES = 60.0, 64 * 1024
 Node = dict[str, Any]
 
 
-def lines_from(client: ShopifyClient, url: str, offset: int) -> Iterator[tuple[int, Node]]:
+def lines_from(
+    client: ShopifyClient, url: str, offset: int, line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, Node]]:
     """The lines of a file from a byte on, each with the byte it begins at.
 
     Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it is not there any more.
@@ -38,8 +40,8 @@ def lines_from(client: ShopifyClient, url: str, offset: int) -> Iterator[tuple[i
             if text:
                 yield offset, _parse(text)
             offset += len(text) + 1
-        if len(rest) > MAX_LINE_BYTES:
-            raise malformed(f"a line of the bulk operation's file is longer than {MAX_LINE_BYTES} bytes")
+        if len(rest) > line_bytes:
+            raise malformed(f"a line of the bulk operation's file is longer than {line_bytes} bytes")
     if rest.strip():
         yield offset, _parse(rest)
 

@@ -15,7 +15,7 @@ from bg_pipelines.platforms.protocol import UpdateOutcome
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import Converted, Node
-from bg_pipelines.platforms.shopify.sales import ADDRESSES_AT_FIRST, CUSTOMER_NODE, Sales
+from bg_pipelines.platforms.shopify.sales import CUSTOMER_NODE, Sales
 from bg_pipelines.records import Customer, Page
 
 UPDATE_CUSTOMER = f"""
@@ -123,7 +123,7 @@ class CustomerEdits:
     def _apply(self, document: str, change: Node) -> Page:
         """Write one change; returns the customer as they are now."""
         try:
-            answer = self._client.execute(document, {"input": change, "addresses": ADDRESSES_AT_FIRST})
+            answer = self._client.execute(document, {"input": change, **self._sales.addresses})
         except IntegrationError as error:
             if error.error_type is not ErrorType.QUERY_REJECTED:
                 raise

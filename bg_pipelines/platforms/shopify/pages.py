@@ -11,8 +11,6 @@ from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.records import Page, Part, Record, Reject
 
-PAGE_ROWS = 250
-ROWS_AT_ONCE = 25  # by their ids: each costs as much as a row of its own
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 
 Node = dict[str, Any]
@@ -20,17 +18,37 @@ Node = dict[str, Any]
 _NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
 
 
+class PageSizes(NamedTuple):
+    """How many rows a call asks for. Nested ones multiply: each document stays under the limit of 1000 cost points."""
+
+    rows: int = 250
+    """The vendor's most."""
+    rows_by_ids: int = 25
+    """Each costs as much as a row of its own."""
+    locations: int = 20
+    """With their first `levels` of stock."""
+    levels: int = 15
+    addresses: int = 10
+    """The first of each customer."""
+    lines: int = 20
+    """The first of each order."""
+
+
+PAGE_SIZES = PageSizes()
+
+
 class PageReader:
     """Asks for pages, of as many rows as the shop's cost limit allows."""
 
-    def __init__(self, client: ShopifyClient) -> None:
+    def __init__(self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES) -> None:
+        self.sizes = sizes
         self._client = client
         self._page_rows: dict[str, int] = {}
 
     def page(self, document: str, variables: Node, after: str | None, rows: int | None = None) -> Answer:
         """One page, of fewer rows where this shop's cost limit does not allow so many."""
         while True:
-            first = self._rows_at_once(document, rows or PAGE_ROWS)
+            first = self._rows_at_once(document, rows or self.sizes.rows)
             try:
                 return self._client.execute(document, {**variables, "first": first, "after": after})
             except IntegrationError as error:
@@ -80,7 +98,7 @@ class PageReader:
         converted, vendor_time = Converted(), None
         left = list(dict.fromkeys(ids))
         while left:
-            first = self._rows_at_once(document, ROWS_AT_ONCE)
+            first = self._rows_at_once(document, self.sizes.rows_by_ids)
             asked = left[:first]
             try:
                 answer = self._client.execute(document, {**variables, "ids": asked})

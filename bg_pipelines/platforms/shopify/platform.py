@@ -6,7 +6,7 @@ and variants are two flat connections, because a product's own `variants` would 
 product that has more of them than a page can afford (cost: see docs/decisions.md). Stock levels are nested in
 their location: one call shows the first few of every location, and each that has more is drained by itself.
 
-Customers and orders are in sales.py, edits of customers in customer_edits.py, paging in shopify_pages.py.
+Customers and orders are in sales.py, edits of customers in customer_edits.py, paging in pages.py, exports in bulk.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
 from bg_pipelines.platforms.shopify import bulk, customer_edits, sales
-from bg_pipelines.platforms.shopify.bulk import BULK_FROM, EXPORTS, export_pages, is_export
+from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, EXPORTS, ExportLimits, export_pages, is_export
 from bg_pipelines.platforms.shopify.client import (
     ClientCredentials,
     ShopifyClient,
@@ -30,10 +30,12 @@ from bg_pipelines.platforms.shopify.customer_edits import EDITABLE, CustomerEdit
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
+    PAGE_SIZES,
     Convert,
     Converted,
     Node,
     PageReader,
+    PageSizes,
     key,
     note_cursor,
     rows_of,
@@ -49,9 +51,6 @@ from bg_pipelines.records import (
     StoreProfile,
 )
 
-# Small, because this document multiplies: locations times levels stay under the limit of 1000 cost points.
-LOCATIONS_AT_ONCE = 20
-LEVELS_AT_FIRST = 15
 SCOPES = (
     "read_customers",
     "read_locations",
@@ -170,7 +169,14 @@ _STALE = {"CHANGE_FROM_QUANTITY_STALE", "COMPARE_QUANTITY_STALE"}
 _TRY_AGAIN = {"IDEMPOTENCY_CONCURRENT_REQUEST"}
 
 
-def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> ShopifyPlatform:
+def connect(
+    access: StoreAccess,
+    *,
+    api_version: str,
+    sleep: Callable[[float], object],
+    sizes: PageSizes = PAGE_SIZES,
+    exports: ExportLimits = EXPORT_LIMITS,
+) -> ShopifyPlatform:
     def keep(renewed: ClientCredentials) -> None:
         expires_at = renewed.expires_at.isoformat() if renewed.expires_at else None
         access.save_credentials({**renewed._asdict(), "expires_at": expires_at})
@@ -182,15 +188,19 @@ def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], o
         on_token=keep,
         sleep=sleep,
     )
-    return ShopifyPlatform(client)
+    return ShopifyPlatform(client, sizes, exports)
 
 
 class ShopifyPlatform:
     """One Shopify store. See `Platform` for what each method promises."""
 
-    def __init__(self, client: ShopifyClient) -> None:
+    def __init__(
+        self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES, exports: ExportLimits = EXPORT_LIMITS
+    ) -> None:
         self._client = client
-        self._reader = PageReader(client)
+        self._sizes = sizes
+        self._exports = exports
+        self._reader = PageReader(client, sizes)
         self._sales = Sales(self._reader)
         self._edits = CustomerEdits(client, self._sales)
 
@@ -221,7 +231,7 @@ class ShopifyPlatform:
         bulk: bool | None = None,
     ) -> Iterator[Page]:
         if is_export(resume):
-            return export_pages(self._client, EXPORTS[resource], resume)
+            return export_pages(self._client, EXPORTS[resource], resume, self._exports)
         if resource in EXPORTS and since is None and resume is None and bulk is not False:
             return self._all_pages(resource, at_once=bool(bulk))
         return self._listed(resource, since, resume)
@@ -231,11 +241,11 @@ class ShopifyPlatform:
         if not at_once:
             listed = self._listed(resource, None, None)
             first = next(listed)
-            if (first.source_count or 0) < BULK_FROM:
+            if (first.source_count or 0) < self._exports.from_rows:
                 yield first
                 yield from listed
                 return
-        yield from export_pages(self._client, EXPORTS[resource], None)
+        yield from export_pages(self._client, EXPORTS[resource], None, self._exports)
 
     def _listed(self, resource: Resource, since: datetime | None, resume: str | None) -> Iterator[Page]:
         if resource is Resource.CUSTOMERS:
@@ -344,8 +354,8 @@ class ShopifyPlatform:
         locations_after = at.get("locations_after")
         seen = {locations_after}
         while True:
-            variables = {"levels": LEVELS_AT_FIRST, "query": query}
-            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, LOCATIONS_AT_ONCE)
+            variables = {"levels": self._sizes.levels, "query": query}
+            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, self._sizes.locations)
             rows = rows_of(answer.data.get("rows"))
             note_cursor(rows.next_cursor, seen)
             first = Converted()

@@ -31,8 +31,6 @@ from bg_pipelines.platforms.shopify.pages import (
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund
 
 # What comes with a row of a page; few rows have more. So a page of 250 stays under the limit of 1000 cost points.
-ADDRESSES_AT_FIRST = 10
-LINES_AT_FIRST = 20
 REFUNDS_AT_MOST = 250  # of one order; they are a list without pages
 ALL_ORDERS = "read_all_orders"
 
@@ -120,19 +118,19 @@ class Sales:
 
     def __init__(self, reader: PageReader) -> None:
         self._reader = reader
+        self.addresses = {"addresses": reader.sizes.addresses}
+        self._lines = {"lines": reader.sizes.lines}
 
     def customers(self, query: str | None, resume: str | None) -> Iterator[Page]:
-        variables = {"query": query, "addresses": ADDRESSES_AT_FIRST}
-        return self._reader.connection(CUSTOMERS, variables, resume, self.customer)
+        return self._reader.connection(CUSTOMERS, {"query": query, **self.addresses}, resume, self.customer)
 
     def customers_by_ids(self, ids: Sequence[str]) -> Page:
-        return self._reader.by_ids(CUSTOMERS_BY_IDS, {"addresses": ADDRESSES_AT_FIRST}, ids, self.customer)
+        return self._reader.by_ids(CUSTOMERS_BY_IDS, self.addresses, ids, self.customer)
 
     def orders(self, query: str | None, resume: str | None) -> Iterator[Page]:
         """Without the scope `ALL_ORDERS` Shopify lists, and counts, those of the last 60 days alone."""
         listed_since: datetime | None = None
-        variables = {"query": query, "lines": LINES_AT_FIRST}
-        for answer, data, rows in self._reader.answers(ORDERS, variables, resume):
+        for answer, data, rows in self._reader.answers(ORDERS, {"query": query, **self._lines}, resume):
             converted = Converted(data)
             converted.add(rows.nodes, self._order)
             page = converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
@@ -143,8 +141,7 @@ class Sales:
             yield page
 
     def orders_by_ids(self, ids: Sequence[str]) -> Page:
-        variables = {"lines": LINES_AT_FIRST}
-        return self._reader.by_ids(ORDERS_BY_IDS, variables, ids, self._order, shows_all=all_are_shown)
+        return self._reader.by_ids(ORDERS_BY_IDS, self._lines, ids, self._order, shows_all=all_are_shown)
 
     def customer(self, _: Converted, node: Node) -> Customer | str:
         nested = rows_of(node["addressesV2"])

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
@@ -23,12 +23,6 @@ from bg_pipelines.platforms.square.converters import Converted, Node, Sale
 from bg_pipelines.platforms.square.writes import CHANGE, COUNTS, EDITABLE
 from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource, StoreProfile
 
-# Customers: the vendor's most. The others may have a thousand, and would then hold megabytes: an item comes with its
-# variations, of which it may have 250.
-CUSTOMERS_A_PAGE = 100
-ORDERS_A_PAGE = 500
-OBJECTS_A_PAGE = 200
-COUNTS_A_PAGE = 1000
 LOCATIONS_A_CALL = 10
 # An order of a till without a connection comes up to 72 hours late, with the time at which it was made.
 ORDERS_OVERLAP = timedelta(hours=73)
@@ -40,10 +34,29 @@ MOST_CATCH_UPS = 5
 _OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATION"}
 
 
-def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], object]) -> SquarePlatform:  # noqa: ARG001
+class PageSizes(NamedTuple):
+    """How many rows a call asks for: of customers the vendor's most; of orders and objects fewer than its thousand, which
+    would be megabytes: an item comes with its variations, of which it may have 250."""
+
+    customers: int = 100
+    orders: int = 500
+    objects: int = 200
+    counts: int = 1000
+
+
+PAGE_SIZES = PageSizes()
+
+
+def connect(
+    access: StoreAccess,
+    *,
+    api_version: str,  # noqa: ARG001
+    sleep: Callable[[float], object],
+    sizes: PageSizes = PAGE_SIZES,
+) -> SquarePlatform:
     """The API version is Shopify's; Square's is that of its client."""
     token = str(access.credentials.get("access_token") or "")
-    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep))
+    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep), sizes)
 
 
 class SquarePlatform:
@@ -52,8 +65,9 @@ class SquarePlatform:
     undated = frozenset({Resource.LOCATIONS})
     editable = frozenset(EDITABLE)
 
-    def __init__(self, client: SquareClient) -> None:
+    def __init__(self, client: SquareClient, sizes: PageSizes = PAGE_SIZES) -> None:
         self._client = client
+        self._sizes = sizes
         self._held_merchant: Node | None = None
 
     def close(self) -> None:
@@ -99,7 +113,7 @@ class SquarePlatform:
     def _objects(self, resource: Resource, since: datetime | None, resume: str | None) -> Iterator[Page]:
         query: Node = {
             "object_types": [_OBJECTS[resource]],
-            "limit": OBJECTS_A_PAGE,
+            "limit": self._sizes.objects,
             # The categories of items, which only have their ids.
             "include_related_objects": resource is Resource.PRODUCTS,
             "include_deleted_objects": since is not None,
@@ -114,7 +128,7 @@ class SquarePlatform:
         query: Node = {"sort": {"field": "CREATED_AT", "order": "ASC"}}
         if since is not None:
             query["filter"] = {"updated_at": {"start_at": time_text(since)}}
-        arguments = {"limit": CUSTOMERS_A_PAGE, "count": since is None, "query": query}
+        arguments = {"limit": self._sizes.customers, "count": since is None, "query": query}
         first = resume is None
         for answer, cursor in self._client.answers("customers/search", arguments, resume):
             counted = answer if since is None else None
@@ -139,7 +153,7 @@ class SquarePlatform:
         at: Node = json.loads(resume) if resume else {"locations": places[:LOCATIONS_A_CALL], "cursor": None}
         while True:
             following = [place for place in places if place > at["locations"][-1]][:LOCATIONS_A_CALL]
-            arguments = {"location_ids": at["locations"], "query": query, "limit": ORDERS_A_PAGE}
+            arguments = {"location_ids": at["locations"], "query": query, "limit": self._sizes.orders}
             behind = _token(following, None) if following else None
             for answer, cursor in self._client.answers("orders/search", arguments, at["cursor"]):
                 token = _token(at["locations"], cursor) if cursor else behind
@@ -150,7 +164,7 @@ class SquarePlatform:
 
     def _counts(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
         # One state alone: an answer has the states that have changed, which of several would be some.
-        query: Node = {"states": ["IN_STOCK"], "limit": COUNTS_A_PAGE}
+        query: Node = {"states": ["IN_STOCK"], "limit": self._sizes.counts}
         if since is None:
             yield from self._all_counts(query, resume)
             return
@@ -260,7 +274,7 @@ class SquarePlatform:
 
     def _counts_by_id(self, wanted: list[str]) -> Page:
         pairs = [one.partition("@")[::2] for one in wanted]
-        query: Node = {"states": ["IN_STOCK"], "limit": COUNTS_A_PAGE}
+        query: Node = {"states": ["IN_STOCK"], "limit": self._sizes.counts}
         query["catalog_object_ids"] = sorted({item for item, _ in pairs})
         query["location_ids"] = sorted({place for _, place in pairs})
         found: list[Any] = []

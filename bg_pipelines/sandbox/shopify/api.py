@@ -107,7 +107,9 @@ class Shopify:
                     400, errors.EXPIRED_URL.encode(), content_type="application/xml; charset=UTF-8"
                 )
             else:
-                answer = delivered(as_file(file, incoming.headers.get("Range")), fault)
+                answer = delivered(
+                    as_file(file, incoming.headers.get("Range") if shop.bulk.ranges else None), fault
+                )
             self.log(shop, "bulk_file", answer, fault)
         return answer
 

@@ -154,11 +154,12 @@ class BulkOperation:
 
 
 class BulkOperations:
-    """All of a shop's. `seconds` is how long the next ones take at least; `changed` shares the shop's lock."""
+    """All of a shop's. `seconds` is how long the next ones take at least; `ranges` whether a part of a file may be fetched; `changed` shares the shop's lock."""
 
     def __init__(self, lock: threading.RLock) -> None:
         self.changed = threading.Condition(lock)
         self.seconds = SECONDS
+        self.ranges = True
         self.all: dict[str, BulkOperation] = {}
 
     def start(self, number: int, query: str, now: float, fault: Fault | None) -> BulkOperation:

@@ -12,18 +12,18 @@ import pytest
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import Timeouts
-from bg_pipelines.platforms.shopify import bulk, bulk_file
-from bg_pipelines.platforms.shopify import platform as shopify_platform
-from bg_pipelines.platforms.shopify.bulk import EXPORTS, Place, export_pages
+from bg_pipelines.platforms.shopify.bulk import EXPORTS, ExportLimits, Place, export_pages
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import PARTS, Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
-from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
+from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
+from bg_pipelines_tests.support import HandClock
 
 SALES = (Resource.CUSTOMERS, Resource.ORDERS)
 DAY = 86_400
+LIMITS = ExportLimits(page_rows=12)
 each_resource = pytest.mark.parametrize("resource", SALES)
 
 
@@ -36,12 +36,7 @@ def shop(clock: HandClock) -> Iterator[Shop]:
 
 @pytest.fixture
 def platform(shop: Shop, connect: Callable[..., ShopifyClient]) -> ShopifyPlatform:
-    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)))
-
-
-@pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "PAGE_ROWS", 12)
+    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), exports=LIMITS)
 
 
 def pages(
@@ -97,11 +92,12 @@ def test_an_export_gives_what_the_pages_give(platform: ShopifyPlatform, resource
 
 
 def test_a_page_ends_after_so_many_lines_too(
-    platform: ShopifyPlatform, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, platform: ShopifyPlatform, connect: Callable[..., ShopifyClient]
 ) -> None:
     whole = list(pages(platform))
-    monkeypatch.setattr(bulk, "PAGE_LINES", 8)
-    assert len(cut := list(pages(platform))) > 2 * len(whole)
+    limits = LIMITS._replace(page_lines=8)
+    of_lines = ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), exports=limits)
+    assert len(cut := list(pages(of_lines))) > 2 * len(whole)
     assert (rows(cut), parts(cut, Resource.ORDERS)) == (rows(whole), parts(whole, Resource.ORDERS))
 
 
@@ -109,21 +105,24 @@ def test_a_page_ends_after_so_many_lines_too(
 
 
 def test_a_full_pass_is_an_export_from_so_many_rows_on_or_as_it_is_told(
-    platform: ShopifyPlatform, shop: Shop, monkeypatch: pytest.MonkeyPatch, clock: HandClock
+    shop: Shop, connect: Callable[..., ShopifyClient], clock: HandClock
 ) -> None:
-    def exports(**options: Any) -> bool:
+    def export_from(rows: int) -> ShopifyPlatform:
+        limits = LIMITS._replace(from_rows=rows)
+        return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), exports=limits)
+
+    def exports(platform: ShopifyPlatform, **options: Any) -> bool:
         before = len(operations(shop))
         list(platform.pages(Resource.ORDERS, **{"since": None, "resume": None, **options}))
         return len(operations(shop)) > before
 
-    assert not exports()
-    assert exports(bulk=True)
-    monkeypatch.setattr(shopify_platform, "BULK_FROM", 120)
-    assert exports()
-    assert not exports(bulk=False)
-    assert not exports(bulk=True, since=clock.now())
-    monkeypatch.setattr(shopify_platform, "BULK_FROM", 121)
-    assert not exports()
+    usual, platform = export_from(LIMITS.from_rows), export_from(120)
+    assert not exports(usual)
+    assert exports(usual, bulk=True)
+    assert exports(platform)
+    assert not exports(platform, bulk=False)
+    assert not exports(platform, bulk=True, since=clock.now())
+    assert not exports(export_from(121))
     assert not any(
         shop.requests[-1].operation == "StartExport"
         for _ in platform.pages(Resource.PRODUCTS, since=None, resume=None, bulk=True)
@@ -255,7 +254,7 @@ def test_a_shop_without_rows_has_no_file_and_one_page(
 ) -> None:
     with Sandbox(World(shops=1, variants=3, customers=0, clock=clock)) as sandbox:
         [empty] = sandbox.world.shops.values()
-        platform = ShopifyPlatform(connect(empty.api_url, StaticToken(empty.token)))
+        platform = ShopifyPlatform(connect(empty.api_url, StaticToken(empty.token)), exports=LIMITS)
         read = list(pages(platform))
     assert [(page.read, page.source_count) for page in (read[0], read[-1])] == [(0, 0), (0, 0)]
     assert read[-1].resume is None
@@ -288,10 +287,8 @@ def test_the_file_is_read_on_from_every_page(
     shop: Shop,
     resource: Resource,
     ranges: bool,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not ranges:
-        monkeypatch.setattr(bulk_file, "_range", lambda _: {})
+    shop.bulk.ranges = ranges
     whole = list(pages(platform, resource))
     for number, page in enumerate(whole[:-1], 1):
         behind = list(pages(platform, resource, page.resume))
@@ -366,6 +363,7 @@ class Files:
         self.client = connect(self.server.url)
         self.counts = ("0", "0")
         self.file = Reply()
+        self.limits = LIMITS
 
     def answer(self, asked: Asked) -> Reply:
         if not asked.body:
@@ -389,8 +387,12 @@ class Files:
                 str(sum("__parentId" not in line for line in lines)),
             )
             self.file = Reply(pieces=(text,), **reply)
+        return list(self.pages())
+
+    def pages(self) -> Iterator[Page]:
         export = EXPORTS[Resource.CUSTOMERS]
-        return list(export_pages(self.client, export, Place("tag", export.digest, True, "1").token()))
+        token = Place("tag", export.digest, True, "1").token()
+        return export_pages(self.client, export, token, self.limits)
 
 
 @pytest.fixture
@@ -469,8 +471,8 @@ def test_an_address_that_does_not_answer_is_not_told(files: Files) -> None:
     assert "secret" not in json.dumps(error.as_dict())
 
 
-def test_a_line_without_an_end_is_not_held(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_file, "MAX_LINE_BYTES", 100_000)
+def test_a_line_without_an_end_is_not_held(files: Files) -> None:
+    files.limits = ExportLimits(line_bytes=100_000)
     files.counts, files.file = ("1", "1"), Reply(pieces=(b"x" * 1_000_000,))
     assert failure_of(files.read).error_type is ErrorType.MALFORMED_RESPONSE
 
@@ -480,8 +482,7 @@ def test_memory_does_not_grow_with_the_file(files: Files) -> None:
         text = "".join(f"{CUSTOMER % number}\n" for number in range(customers)).encode()
         pieces = tuple(text[at : at + 65_536] for at in range(0, len(text), 65_536))
         files.counts, files.file = (str(customers),) * 2, Reply(pieces=pieces)
-        export = EXPORTS[Resource.CUSTOMERS]
-        reading = export_pages(files.client, export, Place("tag", export.digest, True, "1").token())
+        reading = files.pages()
         tracemalloc.start()
         read = sum(page.read for page in reading)
         most = tracemalloc.get_traced_memory()[1]

@@ -21,8 +21,9 @@ from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.shopify import client, platform
 from bg_pipelines.platforms.shopify.client import ClientCredentials, ShopifyClient, StaticToken
 from bg_pipelines.sandbox import Fault, Shop, edit
-from bg_pipelines_tests.platforms.conftest import SECRET, TOKEN, HandClock, failure_of
+from bg_pipelines_tests.platforms.conftest import SECRET, TOKEN, failure_of
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
+from bg_pipelines_tests.support import HandClock
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 Connect = Callable[..., ShopifyClient]

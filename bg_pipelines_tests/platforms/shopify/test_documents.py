@@ -28,7 +28,8 @@ from graphql import (
 from graphql.execution.values import get_variable_values
 
 from bg_pipelines.platforms.protocol import Correction
-from bg_pipelines.platforms.shopify import bulk, customer_edits, pages, platform, sales
+from bg_pipelines.platforms.shopify import bulk, customer_edits, platform, sales
+from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Resource
 from bg_pipelines_tests.platforms.scripted import Asked, Reply
@@ -36,10 +37,10 @@ from bg_pipelines_tests.platforms.scripted import Asked, Reply
 LARGEST_PAGE = 250
 # What each variable that sizes a page is filled with.
 PAGE_SIZES = {
-    "first": max(pages.PAGE_ROWS, platform.LOCATIONS_AT_ONCE),
-    "levels": platform.LEVELS_AT_FIRST,
-    "addresses": sales.ADDRESSES_AT_FIRST,
-    "lines": sales.LINES_AT_FIRST,
+    "first": max(PAGE_SIZES.rows, PAGE_SIZES.locations),
+    "levels": PAGE_SIZES.levels,
+    "addresses": PAGE_SIZES.addresses,
+    "lines": PAGE_SIZES.lines,
 }
 
 

@@ -11,10 +11,8 @@ import pytest
 
 from bg_pipelines.errors import ErrorType, Severity
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
-from bg_pipelines.platforms.shopify import pages as shopify_pages
-from bg_pipelines.platforms.shopify import platform as shopify_platform
-from bg_pipelines.platforms.shopify import sales
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify.pages import PAGE_SIZES, PageSizes
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import (
     InventoryLevel,
@@ -27,9 +25,9 @@ from bg_pipelines.records import (
     StoreProfile,
 )
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
-from bg_pipelines_tests.platforms.conftest import HandClock, expected_customer, expected_order, failure_of
+from bg_pipelines_tests.platforms.conftest import expected_customer, expected_order, failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
-from bg_pipelines_tests.support import CATALOGUE, SALES
+from bg_pipelines_tests.support import CATALOGUE, SALES, HandClock
 
 TABLES = tuple(resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE)
 FOR_EVER = 1000  # pages; who has read so many in these small shops does not come to an end
@@ -47,19 +45,20 @@ def large_shop() -> Iterator[Shop]:
 
 
 @pytest.fixture
-def platform(shop: Shop, connect: Callable[..., ShopifyClient]) -> ShopifyPlatform:
-    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)))
+def platform(
+    shop: Shop, connect: Callable[..., ShopifyClient], request: pytest.FixtureRequest
+) -> ShopifyPlatform:
+    """Of small pages, where a test asks for `small_pages`."""
+    small = "small_pages" in request.fixturenames
+    sizes = request.getfixturevalue("small_pages") if small else PAGE_SIZES
+    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), sizes)
 
 
 @pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
+def small_pages(shop: Shop) -> PageSizes:
     """Pages so small that every resource of the shop has several, nested ones too."""
-    monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 9)
-    monkeypatch.setattr(shopify_platform, "LOCATIONS_AT_ONCE", 2)
-    monkeypatch.setattr(shopify_platform, "LEVELS_AT_FIRST", 4)
-    monkeypatch.setattr(sales, "ADDRESSES_AT_FIRST", 1)
-    monkeypatch.setattr(sales, "LINES_AT_FIRST", 8)
     edit(shop, "set_budget", maximum=1_000_000, restore=1_000_000)
+    return PageSizes(rows=9, locations=2, levels=4, addresses=1, lines=8)
 
 
 def read(platform: ShopifyPlatform, resource: Resource, **options: Any) -> list[Page]:
@@ -198,7 +197,7 @@ def test_the_large_shop_has_what_breaks_naive_readers(large_shop: Shop) -> None:
 
 @every_table
 def test_small_pages_hold_the_same_rows(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes, resource: Resource
 ) -> None:
     pages = read(platform, resource)
     assert len(pages) > 2 or resource is Resource.LOCATIONS
@@ -298,7 +297,7 @@ def test_an_incremental_pass_hears_of_a_level_that_was_closed(
 
 
 def test_more_changes_than_a_page_holds_are_all_read(
-    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: PageSizes
 ) -> None:
     clock.seconds += 90
     levels = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]]
@@ -330,7 +329,7 @@ def test_a_pass_in_which_nothing_changed_costs_one_request(
 
 @every_table
 def test_a_pass_that_was_stopped_after_any_page_goes_on_from_its_token(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes, resource: Resource
 ) -> None:
     whole = read(platform, resource)
     for kept in range(1, len(whole)):
@@ -346,7 +345,7 @@ def test_a_pass_that_was_stopped_after_any_page_goes_on_from_its_token(
 @every_table
 @pytest.mark.parametrize("at_a_time", [1, 2, 3])
 def test_a_pass_that_is_stopped_again_and_again_comes_to_its_end(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource, at_a_time: int
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes, resource: Resource, at_a_time: int
 ) -> None:
     whole = len(read(platform, resource))
     rows: list[Record] = []
@@ -364,7 +363,7 @@ def test_a_pass_that_is_stopped_again_and_again_comes_to_its_end(
 
 
 def test_an_incremental_pass_goes_on_from_its_token_too(
-    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: PageSizes
 ) -> None:
     clock.seconds += 90
     for product in shop.export(["products"])["products"]:
@@ -375,7 +374,7 @@ def test_an_incremental_pass_goes_on_from_its_token_too(
 
 
 def test_the_levels_of_a_location_go_on_behind_what_was_read(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes
 ) -> None:
     pages = read(platform, Resource.INVENTORY_LEVELS)
     shop.requests.clear()
@@ -384,7 +383,7 @@ def test_the_levels_of_a_location_go_on_behind_what_was_read(
 
 
 def test_a_location_that_is_gone_when_the_pass_goes_on_costs_no_row(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes
 ) -> None:
     before = list(islice(platform.pages(Resource.INVENTORY_LEVELS, since=None, resume=None), 4))
     token = str(before[-1].resume).replace("gid://shopify/Location/", "gid://shopify/Location/9")
@@ -393,7 +392,7 @@ def test_a_location_that_is_gone_when_the_pass_goes_on_costs_no_row(
 
 
 def test_a_location_that_goes_while_its_levels_are_read_ends_them(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes
 ) -> None:
     token = read(platform, Resource.INVENTORY_LEVELS)[1].resume
     shop.faults.append(Fault("null_field", field="location", operation="query LocationInventoryLevels("))
@@ -403,7 +402,7 @@ def test_a_location_that_goes_while_its_levels_are_read_ends_them(
 
 @every_table
 def test_a_row_that_changes_while_it_is_paged_is_not_lost(
-    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None, resource: Resource
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: PageSizes, resource: Resource
 ) -> None:
     pages = platform.pages(resource, since=None, resume=None)
     first = next(iter(pages))
@@ -436,7 +435,7 @@ def test_a_row_that_changes_while_it_is_paged_is_not_lost(
 
 
 def test_a_row_that_is_deleted_while_it_is_paged_takes_no_other_with_it(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes
 ) -> None:
     products = [row["id"] for row in shop.export(["products"])["products"]]
     pages = platform.pages(Resource.PRODUCTS, since=None, resume=None)
@@ -465,15 +464,13 @@ def test_a_row_that_is_deleted_while_it_is_paged_takes_no_other_with_it(
 @pytest.mark.parametrize("kind", ["repeat_cursor", "missing_page_info"])
 def test_pages_that_lead_nowhere_are_malformed(
     shop: Shop,
-    platform: ShopifyPlatform,
-    small_pages: None,
-    monkeypatch: pytest.MonkeyPatch,
+    connect: Callable[..., ShopifyClient],
+    small_pages: PageSizes,
     resource: Resource,
     operation: str,
     kind: str,
 ) -> None:
-    if resource is Resource.LOCATIONS:
-        monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 2)
+    platform = ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), small_pages._replace(rows=2))
     shop.faults.append(Fault(kind, operation=operation, after=1))
     error = failure_of(lambda: read(platform, resource))
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
@@ -621,7 +618,7 @@ def test_pages_shrink_to_the_cost_limit_and_everything_is_read(
 def test_a_limit_that_falls_while_pages_are_read_loses_nothing(
     shop: Shop,
     platform: ShopifyPlatform,
-    small_pages: None,
+    small_pages: PageSizes,
     resource: Resource,
 ) -> None:
     pages = platform.pages(resource, since=None, resume=None)

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.protocol import UpdateOutcome
-from bg_pipelines.platforms.shopify import pages as shopify_pages
 from bg_pipelines.platforms.shopify import sales
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
+from bg_pipelines.platforms.shopify.pages import PAGE_SIZES, Converted, PageSizes
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Customer, Order, OrderLine, Page, Refund, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
 from bg_pipelines.sandbox.shopify.views import show_customer
 from bg_pipelines_tests.platforms.conftest import (
-    HandClock,
     expected_customer,
     expected_lines,
     expected_order,
@@ -32,14 +31,19 @@ from bg_pipelines_tests.platforms.conftest import (
     failure_of,
 )
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
-from bg_pipelines_tests.support import CATALOGUE, SALES
+from bg_pipelines_tests.support import CATALOGUE, SALES, HandClock
 
 every_resource = pytest.mark.parametrize("resource", SALES)
 
 
 @pytest.fixture
-def platform(shop: Shop, connect: Callable[..., ShopifyClient]) -> ShopifyPlatform:
-    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)))
+def platform(
+    shop: Shop, connect: Callable[..., ShopifyClient], request: pytest.FixtureRequest
+) -> ShopifyPlatform:
+    """Of small pages, where a test asks for `small_pages`."""
+    small = "small_pages" in request.fixturenames
+    sizes = request.getfixturevalue("small_pages") if small else PAGE_SIZES
+    return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), sizes)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +56,9 @@ def shops() -> Iterator[list[Shop]]:
 
 
 @pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
-    monkeypatch.setattr(shopify_pages, "PAGE_ROWS", 9)
-    monkeypatch.setattr(sales, "ADDRESSES_AT_FIRST", 1)
-    monkeypatch.setattr(sales, "LINES_AT_FIRST", 8)
+def small_pages(shop: Shop) -> PageSizes:
     edit(shop, "set_budget", maximum=1_000_000, restore=1_000_000)
+    return PageSizes(rows=9, addresses=1, lines=8)
 
 
 def read(platform: ShopifyPlatform, resource: Resource, since: datetime | None = None) -> list[Page]:
@@ -136,7 +138,7 @@ def test_a_page_of_250_costs_less_than_the_vendor_allows(
 
 
 def test_the_lines_of_an_order_are_whole_in_its_own_page(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes
 ) -> None:
     (long,) = [row for row in exported(shop, Resource.ORDERS) if len(row["lineItems"]) == 300]
     (page,) = [
@@ -185,7 +187,7 @@ def test_a_customer_has_all_addresses_and_the_default_one_first(
     ("resource", "within"), [(Resource.CUSTOMERS, "customer"), (Resource.ORDERS, "order")]
 )
 def test_a_row_that_goes_while_what_is_nested_in_it_is_read_is_gone(
-    shop: Shop, platform: ShopifyPlatform, small_pages: None, resource: Resource, within: str
+    shop: Shop, platform: ShopifyPlatform, small_pages: PageSizes, resource: Resource, within: str
 ) -> None:
     with_addresses(shop, 1)
     operation = {"customer": "CustomerAddresses", "order": "OrderLines"}[within]
@@ -279,7 +281,7 @@ def sell(shop: Shop, clock: HandClock, count: int) -> list[Any]:
 
 
 def test_without_the_scope_for_all_orders_the_old_ones_are_told_to_be_unseen(
-    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: None
+    shop: Shop, platform: ShopifyPlatform, clock: HandClock, small_pages: PageSizes
 ) -> None:
     recent = sell(shop, clock, 12)
     edit(shop, "set_scopes", scopes=["read_customers", "read_orders"])
@@ -328,10 +330,10 @@ def test_orders_that_do_not_tell_whether_they_are_all_are_malformed(
 @every_resource
 @pytest.mark.parametrize("field", ["updatedAt", "amount"])
 def test_a_null_in_any_page_rejects_its_row_alone(
-    shop: Shop, platform: ShopifyPlatform, monkeypatch: pytest.MonkeyPatch, resource: Resource, field: str
+    shop: Shop, connect: Callable[..., ShopifyClient], resource: Resource, field: str
 ) -> None:
     at_once = 25
-    monkeypatch.setattr(shopify_pages, "PAGE_ROWS", at_once)
+    platform = ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), PageSizes(rows=at_once))
     edit(shop, "set_budget", maximum=1_000_000, restore=1_000_000)
     rows = expected(shop, resource)
     field = {"amount": "amountSpent" if resource is Resource.CUSTOMERS else "totalPriceSet"}.get(field, field)
@@ -455,7 +457,7 @@ def test_a_node_that_is_spoilt_anywhere_is_a_record_or_is_refused_in_a_way_that_
     else:
         holder[at] = data.draw(JSON)
 
-    converted = shopify_pages.Converted()
+    converted = Converted()
     if kind == "customers":
         nested = spoilt.get("addressesV2")
         addresses = nested["nodes"] if isinstance(nested, dict) and nested.get("nodes") else []

@@ -14,13 +14,12 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.protocol import Platform
-from bg_pipelines.platforms.square import platform as square_module
 from bg_pipelines.platforms.square.client import SquareClient
-from bg_pipelines.platforms.square.platform import SquarePlatform
+from bg_pipelines.platforms.square.platform import PAGE_SIZES, PageSizes, SquarePlatform
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Merchant, Sandbox, World, edit
-from bg_pipelines_tests.platforms.conftest import START, HandClock
-from bg_pipelines_tests.support import CATALOGUE, SALES
+from bg_pipelines_tests.support import CATALOGUE, SALES, START, HandClock, connect_by
+from bg_pipelines_tests.support import Connect as ConnectStores
 
 Node = dict[str, Any]
 Connect = Callable[..., SquarePlatform]
@@ -165,14 +164,15 @@ def merchant(merchants: list[Merchant]) -> Merchant:
 
 
 @pytest.fixture
-def connect(clock: HandClock) -> Iterator[Connect]:
+def connect(clock: HandClock, sizes: PageSizes) -> Iterator[Connect]:
     """Make a platform that waits by the hand clock: `connect(merchant)`."""
     made: list[SquarePlatform] = []
 
     def make(merchant: Merchant | None = None, **options: Any) -> SquarePlatform:
+        read_by = options.pop("sizes", sizes)
         given = {"token": merchant.token, "base_url": merchant.api_url} if merchant is not None else {}
         by_hand = {"sleep": clock.sleep, "clock": clock, "timeouts": Timeouts(2.0, 5.0, 10.0)}
-        made.append(SquarePlatform(SquareClient(**{**given, **by_hand, **options})))
+        made.append(SquarePlatform(SquareClient(**{**given, **by_hand, **options}), read_by))
         return made[-1]
 
     yield make
@@ -181,9 +181,20 @@ def connect(clock: HandClock) -> Iterator[Connect]:
 
 
 @pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, rows in (("CUSTOMERS", 20), ("ORDERS", 30), ("OBJECTS", 4), ("COUNTS", 80)):
-        monkeypatch.setattr(square_module, f"{name}_A_PAGE", rows)
+def small_pages() -> PageSizes:
+    return PageSizes(customers=20, orders=30, objects=4, counts=80)
+
+
+@pytest.fixture
+def sizes(request: pytest.FixtureRequest) -> PageSizes:
+    """Small, where a test asks for `small_pages`."""
+    small = "small_pages" in request.fixturenames
+    return request.getfixturevalue("small_pages") if small else PAGE_SIZES
+
+
+@pytest.fixture
+def connect_stores(sizes: PageSizes) -> ConnectStores:
+    return connect_by(square={"sizes": sizes})
 
 
 def read(

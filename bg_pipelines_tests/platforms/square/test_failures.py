@@ -22,10 +22,10 @@ from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.square.client import SquareClient
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, edit
-from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
+from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import Connect, as_store, read
-from bg_pipelines_tests.support import KEY
+from bg_pipelines_tests.support import KEY, HandClock
 
 Serve = Callable[..., ScriptedServer]
 SCOPES = (

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms.square import platform as square_module
-from bg_pipelines.platforms.square.platform import COUNTS_OVERLAP, MOST_CATCH_UPS
+from bg_pipelines.platforms.square.platform import COUNTS_OVERLAP, MOST_CATCH_UPS, PageSizes
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, edit
-from bg_pipelines_tests.platforms.conftest import START, HandClock, failure_of
+from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import TABLES, Connect, assert_accounted, ids, read, source
+from bg_pipelines_tests.support import START, HandClock
 
 MakeSandbox = Callable[..., Sandbox]
 OPERATIONS = {
@@ -36,7 +36,7 @@ FAILURES = {
 
 
 def test_all_rows_of_every_merchant_are_read_once(
-    merchants: list[Merchant], connect: Connect, small_pages: None
+    merchants: list[Merchant], connect: Connect, small_pages: PageSizes
 ) -> None:
     for merchant in merchants:
         expected = source(merchant)
@@ -51,7 +51,7 @@ def test_all_rows_of_every_merchant_are_read_once(
 
 @pytest.mark.parametrize("resource", OPERATIONS)
 def test_each_page_in_turn_may_fail_and_what_is_kept_goes_on_behind_it(
-    merchant: Merchant, connect: Connect, small_pages: None, resource: Resource
+    merchant: Merchant, connect: Connect, small_pages: PageSizes, resource: Resource
 ) -> None:
     whole = read(connect(merchant), resource)
     assert len(whole) >= len(FAILURES)
@@ -86,7 +86,7 @@ def stock(make_sandbox: MakeSandbox) -> Merchant:
 
 
 def test_a_count_that_changes_before_it_was_read_is_met_wherever_the_pass_goes_on(
-    stock: Merchant, connect: Connect, small_pages: None
+    stock: Merchant, connect: Connect, small_pages: PageSizes
 ) -> None:
     everything = sorted(row[0] for row in source(stock)["inventory_levels"])
     plain = read(connect(stock), Resource.INVENTORY_LEVELS)
@@ -108,7 +108,7 @@ def test_a_count_that_changes_before_it_was_read_is_met_wherever_the_pass_goes_o
 
 
 def test_what_changed_meanwhile_may_be_many_pages_and_every_token_goes_on_there(
-    stock: Merchant, connect: Connect, small_pages: None
+    stock: Merchant, connect: Connect, small_pages: PageSizes
 ) -> None:
     pages = connect(stock).pages(Resource.INVENTORY_LEVELS, since=None, resume=None)
     whole = [next(pages)]
@@ -125,11 +125,11 @@ def test_what_changed_meanwhile_may_be_many_pages_and_every_token_goes_on_there(
 
 
 def test_counts_that_change_faster_than_they_are_read_are_left_to_the_next_pass(
-    stock: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    stock: Merchant, connect: Connect
 ) -> None:
-    monkeypatch.setattr(square_module, "COUNTS_A_PAGE", 2)
+    platform = connect(stock, sizes=PageSizes(counts=2))
     asked = set()
-    for number, page in enumerate(connect(stock).pages(Resource.INVENTORY_LEVELS, since=None, resume=None)):
+    for number, page in enumerate(platform.pages(Resource.INVENTORY_LEVELS, since=None, resume=None)):
         if page.resume is None:
             break
         token = json.loads(page.resume)
@@ -141,7 +141,7 @@ def test_counts_that_change_faster_than_they_are_read_are_left_to_the_next_pass(
 
 
 def test_a_rate_limit_is_waited_out_and_nothing_is_lost(
-    merchant: Merchant, connect: Connect, small_pages: None, clock: HandClock
+    merchant: Merchant, connect: Connect, small_pages: PageSizes, clock: HandClock
 ) -> None:
     platform = connect(merchant)
     whole = ids(read(platform, Resource.ORDERS))
@@ -161,7 +161,7 @@ def test_a_rate_limit_that_does_not_end_gives_the_store_back(
 
 
 def test_a_pass_over_orders_takes_ten_locations_a_call_and_every_token_goes_on_there(
-    merchant: Merchant, connect: Connect, small_pages: None
+    merchant: Merchant, connect: Connect, small_pages: PageSizes
 ) -> None:
     platform = connect(merchant)
     pages = read(platform, Resource.ORDERS)
@@ -214,7 +214,7 @@ def test_a_merchant_without_anything_has_one_empty_page(make_sandbox: MakeSandbo
 
 
 def test_customers_tell_how_many_there_are_in_all_whatever_changed(
-    merchant: Merchant, connect: Connect, small_pages: None
+    merchant: Merchant, connect: Connect, small_pages: PageSizes
 ) -> None:
     count = len(merchant.export()["customers"])
     assert {page.source_count for page in read(connect(merchant), Resource.CUSTOMERS)} == {count}
@@ -224,7 +224,7 @@ def test_customers_tell_how_many_there_are_in_all_whatever_changed(
 
 
 def test_what_changed_is_counted_after_it_was_read(
-    make_sandbox: MakeSandbox, connect: Connect, small_pages: None
+    make_sandbox: MakeSandbox, connect: Connect, small_pages: PageSizes
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=50, square_orders=0)
     [merchant] = sandbox.world.square_merchants.values()

@@ -10,7 +10,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.square.client import Answer, SquareClient
-from bg_pipelines.platforms.square.platform import SquarePlatform
+from bg_pipelines.platforms.square.platform import PageSizes, SquarePlatform
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, change, edit
 from bg_pipelines.sync import Summary
@@ -128,7 +128,7 @@ def test_a_count_that_changes_while_all_are_read_is_not_marked_deleted(
     add_merchants: AddMerchants,
     sync: Sync,
     database: Database,
-    small_pages: None,
+    small_pages: PageSizes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sandbox = make_sandbox(
@@ -185,7 +185,7 @@ def test_a_pass_that_fails_goes_on_behind_the_last_page_that_was_kept(
     add_merchants: AddMerchants,
     sync: Sync,
     database: Database,
-    small_pages: None,
+    small_pages: PageSizes,
     resource: Resource,
     operation: str,
 ) -> None:

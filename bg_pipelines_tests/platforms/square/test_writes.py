@@ -13,9 +13,10 @@ from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import Answer
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World, edit
-from bg_pipelines_tests.platforms.conftest import HandClock, failure_of
+from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import TABLES, Connect, Node, assert_accounted, read
+from bg_pipelines_tests.support import HandClock
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents import handling, reading
-from bg_pipelines.operations.metrics import prometheus_text, read_metrics
+from bg_pipelines.operations.metrics import read_metrics
+from bg_pipelines.operations.prometheus import prometheus_text
 from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines.sync.audit import store_audit as audit_module
-from bg_pipelines.sync.audit.store_audit import AROUND, made_up_id, random_ids
+from bg_pipelines.sync.audit import sample as audit_sample
+from bg_pipelines.sync.audit.sample import AROUND, made_up_id, random_ids
 from bg_pipelines.sync.summary import ResourceAudit
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.dagster_runs import execute, metadata
@@ -496,7 +497,7 @@ def test_a_sample_of_a_large_table_is_taken_by_its_key(database: Database) -> No
 def test_over_time_every_row_has_its_turn_also_where_ids_have_several_parts(
     database: Database, monkeypatch: pytest.MonkeyPatch, listed: int
 ) -> None:
-    monkeypatch.setattr(audit_module, "LISTED", listed)
+    monkeypatch.setattr(audit_sample, "LISTED", listed)
     query(
         database,
         "INSERT INTO inventory_levels (store_id, external_id, source_updated_at, inventory_item_external_id, "
@@ -578,7 +579,7 @@ def test_the_command_repairs_and_says_what_was_proved(
     assert told.exit_code == 0, told.output
     text = words(told.output)
     variants = len(synced.export()["product_variants"])
-    assert f"read and held are equal: {variants} product_variants (checksum " in text
+    assert f"all rows match the source: {variants} product_variants (checksum " in text
     assert "1 differ (price); all repaired" in text
     shown = json.loads(run("audit", name, "--json").stdout)
     assert (shown["well"], shown["audited"]) == (True, True)

@@ -33,6 +33,7 @@ COMMENTS = {
 def upgrade() -> None:
     for old, new in RENAMED:
         op.alter_column("incidents", old, new_column_name=new)
+    op.alter_column("incidents", "needs_attention", comment="false: it is retried automatically")
     op.execute("ALTER TABLE incidents RENAME CONSTRAINT ck_incidents_told TO ck_incidents_notified")
     op.execute("ALTER INDEX ix_incidents_untold RENAME TO ix_incidents_to_notify")
     op.execute(
@@ -149,6 +150,7 @@ def upgrade() -> None:
     for name in ("next_due_at", "attempts", "last_error"):
         op.alter_column("sync_states", name, comment=COMMENTS[name])
     op.alter_column("sync_states", "cursor", comment="see sync/state.py")
+    op.alter_column("customers", "addresses", comment="objects with the fields of `records.ADDRESS`")
     op.add_column(
         "sync_states",
         sa.Column(
@@ -178,6 +180,7 @@ def downgrade() -> None:
     op.drop_table("encryption_check")
     op.drop_column("sync_states", "backfill")
     op.drop_column("sync_states", "full_pass_wanted_at")
+    op.alter_column("customers", "addresses", comment="objects with the fields of `platforms.base.ADDRESS`")
     op.alter_column("sync_states", "cursor", comment=None)
     op.alter_column("sync_states", "next_due_at", comment="null: parked, it waits for a person (incident_id)")
     op.alter_column(
@@ -226,5 +229,6 @@ def downgrade() -> None:
     op.drop_column("incidents", "merged_into")
     op.execute("ALTER INDEX ix_incidents_to_notify RENAME TO ix_incidents_untold")
     op.execute("ALTER TABLE incidents RENAME CONSTRAINT ck_incidents_notified TO ck_incidents_told")
+    op.alter_column("incidents", "needs_attention", comment="false: it is tried again by itself")
     for old, new in reversed(RENAMED):
         op.alter_column("incidents", new, new_column_name=old)

@@ -1,0 +1,87 @@
+"""The context: what a unit of a store's work may ask of the visit that carries it out, whichever run that is.
+
+A unit raises what ends it early: `IntegrationError` (it failed), `NotReady` (the platform is still at work for it),
+`TurnOver` (others wait), `work.runner.Stopped` (the run ends).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Protocol
+
+import psycopg
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import Counts
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.retries import Policies
+from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, Limits, ResourceAudit
+from bg_pipelines.work.store_units import Claim
+
+
+class TurnOver(Exception):  # noqa: N818 (not an error: others wait)
+    """The store has had its turn; what it has left is for the next."""
+
+
+class NotReady(Exception):  # noqa: N818 (not an error: nothing failed)
+    """The platform is still at work for this unit, which was so `waits` times in a row, this time among them.
+
+    `cursor` makes what is to be kept, with this count of waits.
+    """
+
+    def __init__(self, error: IntegrationError, waits: int, cursor: Callable[[int], dict[str, Any]]) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.waits = waits
+        self.cursor = cursor
+
+
+class Context(Protocol):
+    """One unit's claim, and the store, platform and run that it is worked on with."""
+
+    claim: Claim
+    attempt: int
+    store_name: str
+    platform: Platform
+    database: Database
+    cipher: Cipher
+    run_id: str
+    job: str
+    limits: Limits
+    sample: int
+    policies: Policies
+    rng: random.Random
+
+    def check_stopped(self) -> None:
+        """Raises Stopped as soon as the run is being stopped."""
+
+    def turn_is_over(self) -> bool:
+        """Whether the unit should raise TurnOver at the next point from which it can go on."""
+
+    def note_progress(self) -> None:
+        """What was done is kept, and the next try begins behind it: failures before it do not count any more."""
+
+    def void_progress(self) -> None:
+        """What was done so far is of no use: the next try begins anew."""
+
+    def complete(
+        self,
+        connection: psycopg.Connection[Any],
+        cursor: dict[str, Any],
+        *,
+        next_due_at: datetime,
+        full_pass_since: datetime | None = None,
+    ) -> None:
+        """Settle the unit as done, in the transaction of its last rows. Raises IntegrationError (lease_lost)."""
+
+    def say(self, message: str) -> None:
+        """Tell whoever watches the run."""
+
+    def note_rows(self, pages: int, counts: Counts) -> None: ...
+    def note_correction(self, left: CorrectionReport | None) -> None: ...
+    def note_change(self, left: ChangeReport | None) -> None: ...
+    def note_audit(self, found: ResourceAudit) -> None: ...

@@ -1,0 +1,143 @@
+"""The loader: pages of one resource into its tables, in the caller's transaction, with the rejects and what is gone.
+
+    loader = Loader(store_id, Resource.ORDERS, cipher)
+    loaded = loader.load(connection, [page], seen_at=asked_at)
+
+A pass, an audit's repair, an edit of ours and an event all load this way. It knows no run and no pass: what a full
+pass wants otherwise is told by `FullPass`, and what it sums up is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from bg_pipelines.database.load import Counts, load, newest
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.records import PARTS, Page, Part, Record, Reject, Resource
+from bg_pipelines.sync.deletions import mark_children_deleted, mark_deleted, mark_left_parts_deleted
+from bg_pipelines.sync.rejects import keep_rejects
+
+Connection = psycopg.Connection[Any]
+Rows = Sequence[Record] | Sequence[Part]
+
+
+class FullPass(NamedTuple):
+    """What a full pass wants of a load: see `database.load.load`."""
+
+    began_at: datetime
+    cutoff: datetime
+    into_empty: bool
+
+
+class Loaded(NamedTuple):
+    """What a load did; `gone` counts the rows that the source said are deleted, of `counts.deleted`.
+
+    `counts.read` are rows and parts, `rows_read` are rows alone; `moved` tells whether rows came, went or were rejected.
+    """
+
+    counts: Counts
+    rows_read: int
+    gone: int
+    moved: bool
+
+
+class Loader:
+    """Loads pages of one resource of one store, and keeps what cannot be loaded."""
+
+    def __init__(self, store_id: int, resource: Resource, cipher: Cipher) -> None:
+        self.store_id = store_id
+        self.resource = resource
+        self.table = resource.value
+        self.cipher = cipher
+
+    def load(
+        self,
+        connection: Connection,
+        pages: Sequence[Page],
+        *,
+        seen_at: datetime,
+        full_pass: FullPass | None = None,
+        kept: Callable[[str, Rows], None] = lambda _table, _rows: None,
+    ) -> Loaded:
+        """Load rows, parts, rejects and deletions of these pages, which were asked for at `seen_at` (our clock).
+
+        `kept` is called, by table, with the rows that were not refused. Raises IntegrationError (count_mismatch) unless
+        every row that was read is accounted for.
+        """
+        rejects = [reject for page in pages for reject in page.rejects if not reject.table]
+        counts = Counts(read=sum(page.read for page in pages), rejected=len(rejects))
+        records = [record for page in pages for record in page.records]
+        refused_rows: list[Reject] = []
+        loaded, kept_rows = self._load_table(
+            connection, self.table, records, refused_rows, seen_at, full_pass, confirm=True
+        )
+        kept(self.table, kept_rows)
+        counts += Counts(0, loaded.inserted, loaded.updated, loaded.unchanged, 0, loaded.rejected)
+        gone = [external_id for page in pages for external_id in page.gone]
+        if gone:
+            counts.deleted = mark_deleted(connection, self.table, self.store_id, gone)
+            # A row that is gone and that we never had, or had marked before, changes nothing.
+            counts.unchanged += len(gone) - counts.deleted
+        counts.require_complete(self.table)
+        rows_read, marked = counts.read, counts.deleted
+        if gone:
+            counts.deleted += mark_children_deleted(connection, self.resource, self.store_id)
+        moved = counts.inserted + counts.deleted + counts.rejected > 0
+        without = {reject.external_id: reject.payload for reject in refused_rows}
+        for name in PARTS.get(self.resource, ()):
+            refused = [reject for page in pages for reject in page.rejects if reject.table == name]
+            counts += Counts(read=len(refused), rejected=len(refused))
+            parts = [part for page in pages for part in page.parts.get(name, ())]
+            if without:
+                # What belongs to a row that could not be loaded is kept with it.
+                for part in parts:
+                    if part.order_external_id in without:
+                        without[part.order_external_id].setdefault(name, []).append(part._asdict())
+                parts = [part for part in parts if part.order_external_id not in without]
+            loaded_parts, kept_parts = self._load_table(connection, name, parts, refused, seen_at, full_pass)
+            kept(name, kept_parts)
+            counts += loaded_parts
+            # Kept now, so that what is held of them is not taken for left behind.
+            keep_rejects(connection, self.cipher, name, self.store_id, refused)
+            if loaded.inserted < len(records):
+                counts.deleted += mark_left_parts_deleted(
+                    connection, name, self.table, self.store_id, kept_rows, kept_parts
+                )
+        keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
+        return Loaded(counts, rows_read, marked, moved)
+
+    def _load_table(
+        self,
+        connection: Connection,
+        table: str,
+        rows: Rows,
+        rejects: list[Reject],
+        seen_at: datetime,
+        full_pass: FullPass | None,
+        *,
+        confirm: bool = False,
+    ) -> tuple[Counts, Sequence[Any]]:
+        """Rows into one table; returns counts and the rows that were not refused. What was is added to `rejects`."""
+        refused: list[Reject] = []
+        counts = load(
+            connection,
+            table,
+            self.store_id,
+            rows,
+            seen_at=seen_at,
+            confirm_before=full_pass.began_at if full_pass and confirm else None,
+            # What a full pass reads is what is there, but for what may have changed since.
+            right_before=full_pass.cutoff if full_pass else None,
+            into_empty=full_pass.into_empty if full_pass else False,
+            reject=refused.append,
+        )
+        kept = newest(rows)
+        if refused:
+            left_out = {reject.external_id for reject in refused}
+            kept = [row for row in kept if row.external_id not in left_out]
+            rejects += refused
+        return counts, kept

@@ -1,0 +1,420 @@
+"""Settling: how a unit of a store's work ends. The outcomes are a closed set, each written to its row at once.
+
+    Done      the unit settled itself, in the transaction of its last rows
+    Yielded   its turn was over: it is due again, behind all others
+    Waiting   the platform is still at work for it: looked at again at a time; nothing failed
+    Retried   it failed: tried again at a time
+    Parked    it failed, and a person decides: it waits under an incident
+    Lost      another worker has claimed it meanwhile and settles it
+
+`decide_failure` decides and does nothing; `Settling` writes row, attempt, circuits and incident in one transaction,
+and remembers of a visit only what was committed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+import psycopg
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import is_expected, is_outage
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.failing import fail
+from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, RejectedRows, StoreUnit
+from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
+from bg_pipelines.sync.context import NotReady
+from bg_pipelines.work import attempts, circuits
+from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Change
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.store_units import QUEUE, Claim, save
+
+Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+OUT_OF_REACH = {
+    ErrorType.TIMEOUT,
+    ErrorType.CONNECTION,
+    ErrorType.SERVER_ERROR,
+    ErrorType.THROTTLED,
+    ErrorType.MALFORMED_RESPONSE,
+    ErrorType.SHOP_LOCKED,
+    ErrorType.CREDENTIALS,
+    ErrorType.PAYMENT_REQUIRED,
+    ErrorType.SHOP_GONE,
+    ErrorType.CONFIGURATION,
+}
+"""A store out of reach for one unit is so for the next; anything else is the one unit's own."""
+
+_TRIES = 3
+"""So often a transaction is tried that got into another's way: the one that loses has done nothing."""
+
+
+class Done(NamedTuple):
+    pass
+
+
+class Yielded(NamedTuple):
+    pass
+
+
+class Waiting(NamedTuple):
+    until: datetime
+
+
+class Retried(NamedTuple):
+    at: datetime
+    reason: str
+
+    def __str__(self) -> str:
+        return f"retrying at {self.at:%H:%M:%S} UTC ({self.reason})"
+
+
+class Parked(NamedTuple):
+    incident: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: parked until somebody deals with incident {self.incident}"
+
+
+class Lost(NamedTuple):
+    def __str__(self) -> str:
+        return "another worker has claimed it and settles it"
+
+
+Outcome = Done | Yielded | Waiting | Retried | Parked | Lost
+
+
+class StoreRef(NamedTuple):
+    """The store that is visited: its id, its name and its platform's."""
+
+    id: int
+    name: str
+    platform: str
+
+
+class Failure(NamedTuple):
+    """Why a unit failed, and what is known of it.
+
+    `progressed`: what it did before is kept, and its next try begins behind it. `tries`: how often it was so in a row,
+    where the row does not count that.
+    """
+
+    error: IntegrationError
+    progressed: bool = False
+    tries: int | None = None
+
+
+def decide_failure(
+    failure: Failure,
+    attempts_before: int,
+    now: datetime,
+    rng: random.Random,
+    *,
+    vendors_fault: bool,
+    new_credentials: bool,
+    job: str,
+    policies: Policies,
+) -> tuple[int, Decision]:
+    """What happens next to a unit that failed: its count of failures from now on, and the decision.
+
+    What is the vendor's fault uses up no store's tries, however long it lasts. Credentials that were refused while
+    somebody gave others are tried again at once.
+    """
+    count = 1 if failure.progressed else attempts_before + 1
+    if vendors_fault:
+        count = max(1, count - 1)
+    if failure.error.error_type is ErrorType.CREDENTIALS and new_credentials:
+        return count, Decision(Strategy.EXPONENTIAL_BACKOFF, now, "it was given new credentials meanwhile")
+    return count, decide(failure.error, failure.tries or count, now, rng, job=job, policies=policies)
+
+
+@dataclass
+class _Known:
+    """What a visit has told of its store so far: the circuits are told of a failure, and an incident of a repeat, once."""
+
+    circuits: circuits.Outcome | None = None
+    reported: set[Fingerprint] = field(default_factory=set)
+    messages: list[str] = field(default_factory=list)
+    reopened: bool = False
+
+
+class Settling:
+    """Settles the units of one visit to a store, one by one.
+
+    `held_credentials` are those that the visit has, encrypted; `say` takes a line for whoever watches the run; `reopened`
+    is called when a platform answers again: there is more to claim than there was.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: StoreRef,
+        *,
+        run_id: str,
+        job: str,
+        policies: Policies,
+        rng: random.Random,
+        held_credentials: Callable[[], bytes],
+        say: Callable[[str], None],
+        reopened: Callable[[], None],
+    ) -> None:
+        self.database = database
+        self.store = store
+        self.run_id = run_id
+        self.job = job
+        self.policies = policies
+        self.rng = rng
+        self.held_credentials = held_credentials
+        self.say = say
+        self.reopened = reopened
+        self._known = _Known()
+
+    # Outcomes
+
+    def failed(self, claim: Claim, attempt: int, failure: Failure) -> Retried | Parked | Lost:
+        """Settle a unit that failed. Raises IntegrationError (database) where the database is away: nothing can be."""
+        if is_outage(failure.error):
+            raise failure.error
+        outcome: Retried | Parked | Lost
+        try:
+            if failure.error.error_type is ErrorType.LEASE_LOST:
+                raise failure.error
+            outcome = self._transact(
+                lambda connection, known: self._fail(connection, known, claim, attempt, failure)
+            )
+        except IntegrationError as error:
+            if error.error_type is not ErrorType.LEASE_LOST:
+                raise
+            outcome = Lost()
+        with self.database.transaction() as connection:
+            attempts.end(connection, attempt, "failed", error=failure.error)
+        return outcome
+
+    def not_ready(self, claim: Claim, attempt: int, waits: NotReady) -> Waiting | Lost | None:
+        """Settle a unit that its platform is still at work for; None once it has used up its tries: then it failed."""
+
+        def act(connection: Connection, known: _Known) -> Decision:
+            now = clock(connection)
+            decision = decide(waits.error, waits.waits, now, self.rng, job=self.job, policies=self.policies)
+            # A person who has it tried again has it waited for as long once more.
+            save(connection, claim, waits.cursor(0 if decision.retry_at is None else waits.waits))
+            if decision.retry_at is not None:
+                QUEUE.retry(connection, claim, waits.error, decision, attempts=claim.attempts)
+                attempts.end(connection, attempt, "released", error=waits.error)
+                known.messages.append(
+                    f"{self.store.name}: {claim.resource} waits: {waits.error.message}. "
+                    f"Looking again at {decision.retry_at:%H:%M:%S} UTC"
+                )
+            return decision
+
+        try:
+            decision = self._transact(act)
+        except IntegrationError as lost:
+            if lost.error_type is not ErrorType.LEASE_LOST:
+                raise
+            return Lost()
+        return None if decision.retry_at is None else Waiting(decision.retry_at)
+
+    def give_back(self, claims: Sequence[Claim], *, behind_others: bool) -> None:
+        """Give units back unfinished; a claim that was lost meanwhile is left to whoever has it."""
+        with self.database.transaction() as connection:
+            for claim in claims:
+                with suppress(IntegrationError):
+                    QUEUE.yield_(connection, claim, behind_others=behind_others)
+            attempts.release(connection, self.run_id, self.store.id)
+
+    def note_answer(self) -> None:
+        """Pages were kept: the vendor answers, and nobody need wait until all is read."""
+        self._transact(
+            lambda connection, known: self._note_closed(
+                connection, known, circuits.note_answer(connection, self.store.platform)
+            )
+        )
+
+    def note_success(self, done: Sequence[str]) -> None:
+        """Close circuits and incidents of what has worked; report rows that could not be loaded."""
+
+        def act(connection: Connection, known: _Known) -> None:
+            # A visit that was answered in part is no sign that store or vendor are well again.
+            if known.circuits is None:
+                outcome = circuits.note_success(connection, self.store.id, self.store.platform)
+                self._note_closed(connection, known, outcome)
+            reporting.clear_recovered(connection, self.store.id, done)
+            self._report_rejects(connection, done)
+
+        self._transact(act)
+
+    # Writing
+
+    def _transact(self, act: Callable[[Connection, _Known], T]) -> T:
+        """A transaction, tried again where it got into another's way; what it learnt counts once it is committed."""
+        for left in reversed(range(_TRIES)):
+            known = replace(self._known, reported=set(self._known.reported), messages=[], reopened=False)
+            try:
+                with self.database.transaction() as connection:
+                    result = act(connection, known)
+            except IntegrationError as error:
+                if not left or not is_expected(error):
+                    raise
+                continue
+            self._known = known
+            for message in known.messages:
+                self.say(message)
+            if known.reopened:
+                self.reopened()
+            return result
+        raise AssertionError
+
+    def _fail(
+        self, connection: Connection, known: _Known, claim: Claim, attempt: int, failure: Failure
+    ) -> Retried | Parked:
+        error = failure.error
+        outcome = self._count_failure(connection, known, claim, error)
+        count, decision = decide_failure(
+            failure,
+            claim.attempts,
+            clock(connection),
+            self.rng,
+            vendors_fault=outcome.platform
+            in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED, Change.AILING),
+            new_credentials=self._has_new_credentials(connection),
+            job=self.job,
+            policies=self.policies,
+        )
+        unit = None if error.error_type in OUT_OF_REACH else claim.resource
+        fingerprint: Fingerprint = StoreUnit(self.store.id, unit, error.error_type)
+        if error.error_type in OF_A_STORE:  # then its circuit's incident is the same fault
+            fingerprint = Circuit(f"store:{self.store.id}")
+        fault = reporting.Fault(
+            fingerprint,
+            subject=f"store {self.store.name}",
+            error=error,
+            needs_attention=True,
+            job=self.job,
+            platform=self.store.platform,
+            store_id=self.store.id,
+            resources=[claim.resource],
+            payload=f"sync_attempts {attempt}",
+        )
+        # A failure is repeated once a visit, however many units it reaches.
+        repeat = fingerprint not in known.reported
+        settled = fail(
+            connection, QUEUE, claim, fault, attempts=count, rng=self.rng, decision=decision, repeat=repeat
+        )
+        if settled.incident_id is None:
+            assert decision.retry_at is not None
+            return Retried(decision.retry_at, decision.reason)
+        known.reported.add(fingerprint)
+        return Parked(settled.incident_id, decision.reason)
+
+    def _has_new_credentials(self, connection: Connection) -> bool:
+        """Whether somebody gave the store others since this visit read them."""
+        row = connection.execute("SELECT credentials FROM stores WHERE id = %s", (self.store.id,)).fetchone()
+        return row is not None and bytes(row[0]) != bytes(self.held_credentials())
+
+    # Circuits
+
+    def _count_failure(
+        self, connection: Connection, known: _Known, claim: Claim, error: IntegrationError
+    ) -> circuits.Outcome:
+        """Tell the circuits, once a visit, and report the one that opened, or whose probe failed."""
+        if known.circuits is not None:
+            return known.circuits
+        outcome = circuits.note_failure(
+            connection,
+            self.store.id,
+            self.store.platform,
+            error.error_type,
+            owner=claim.owner,
+            wait=vendor_delay(error),
+            first=claim.attempts == 0,
+        )
+        if error.error_type in OF_A_STORE:
+            known.circuits = outcome
+        self._note_closed(connection, known, outcome)
+        store, platform = f"store {self.store.name}", f"platform {self.store.platform}"
+        for subject, change in ((platform, outcome.platform), (store, outcome.store)):
+            if change is Change.OPENED:
+                known.messages.append(
+                    f"{subject} failed too often ({error.error_type}): left alone, and probed until it answers"
+                )
+            if change not in (Change.OPENED, Change.PROBE_FAILED):
+                continue
+            of_store = subject is store and outcome.platform is not Change.AILING
+            key = f"store:{self.store.id}" if of_store else f"platform:{self.store.platform}"
+            fault = reporting.Fault(
+                Circuit(key),
+                subject=store if of_store else platform,
+                error=self._of_many(error) if outcome.platform is Change.AILING else error,
+                needs_attention=False,
+                platform=self.store.platform,
+                store_id=self.store.id if of_store else None,
+            )
+            incident = reporting.report(connection, fault, occurrence=claim.owner)
+            if outcome.platform is Change.AILING:
+                reporting.merge(connection, self.store.platform, OF_A_PLATFORM, incident)
+        return outcome
+
+    def _of_many(self, error: IntegrationError) -> IntegrationError:
+        """The error as one of many stores of the platform that fail now and then."""
+        return IntegrationError.of(
+            error.error_type,
+            f"many of its stores fail again and again; the last, {self.store.name}: {error.message}",
+            source=error.source,
+            details=error.details,
+        )
+
+    def _note_closed(self, connection: Connection, known: _Known, outcome: circuits.Outcome) -> None:
+        """Tell of circuits that closed; the platform's incident is over unless many of its stores still fail."""
+        if Change.CLOSED not in outcome:
+            return
+        if outcome.store is Change.CLOSED:
+            known.messages.append(f"store {self.store.name} answers again")
+        if outcome.platform is Change.CLOSED:
+            known.messages.append(f"platform {self.store.platform} answers again")
+            known.reopened = True
+        if not circuits.is_ailing(connection, self.store.platform):
+            over = Circuit(f"platform:{self.store.platform}")
+            reporting.clear(connection, [over], "it answers again")
+
+    # Rows that could not be loaded
+
+    def _report_rejects(self, connection: Connection, done: Sequence[str]) -> None:
+        held = {
+            unit: (rows, external_id, reason)
+            for unit, rows, external_id, reason in connection.execute(
+                "SELECT resource, count(*), (array_agg(external_id ORDER BY id))[1], (array_agg(reason ORDER BY id))[1] "
+                "FROM rejected_rows WHERE store_id = %s AND resource = ANY(%s) GROUP BY resource",
+                (self.store.id, list(done)),
+            )
+        }
+        fine = [RejectedRows(self.store.id, unit) for unit in done if unit not in held]
+        reporting.clear(connection, fine, "every row loads again, or is gone at the source")
+        for unit, (rows, external_id, reason) in held.items():
+            error = IntegrationError.of(
+                ErrorType.BAD_DATA,
+                f"{rows} row{'s' * (rows != 1)} of {unit} could not be loaded; the first, {external_id}: {reason}",
+                source=self.store.platform,
+                details={"rows": rows},
+            )
+            fault = reporting.Fault(
+                RejectedRows(self.store.id, unit),
+                subject=f"store {self.store.name}",
+                error=error,
+                needs_attention=True,
+                job=self.job,
+                platform=self.store.platform,
+                store_id=self.store.id,
+                resources=[unit],
+                payload=f"rejected_rows of store {self.store.id}, {unit}",
+            )
+            # A pass that does not read them again says nothing new of them.
+            reporting.report(connection, fault, occurrence=f"{rows} rows")

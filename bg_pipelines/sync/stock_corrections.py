@@ -1,0 +1,190 @@
+"""Stock corrections: counts made on our side, written to the platform before its stock is read, each once.
+
+A correction and its idempotency key are in `inventory_corrections` before anything is sent: after a crash the same is
+sent under the same key, and the platform applies it once. Corrections are claimed work: one that the platform does not
+take is parked under an incident and holds up no other.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from bg_pipelines.database.models import InventoryCorrection
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents.failing import fail
+from bg_pipelines.incidents.fingerprints import StoreUnit
+from bg_pipelines.incidents.reporting import Fault, report
+from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
+from bg_pipelines.records import Resource
+from bg_pipelines.sync.context import Context, TurnOver
+from bg_pipelines.sync.summary import CorrectionReport
+from bg_pipelines.work.queue import Queue
+
+AT_ONCE = 250
+"""Corrections in one call: what Shopify takes."""
+LEASE = timedelta(minutes=1)
+"""Only the visit that has the store's unit claims its corrections. After a kill they are free before that unit is."""
+UNIT = "stock_corrections"
+
+
+class CorrectionClaim(NamedTuple):
+    """A claimed correction."""
+
+    id: int
+    owner: str
+    attempts: int
+    inventory_item_external_id: str
+    location_external_id: str
+    change_from_quantity: int
+    quantity: int
+    reason: str
+    idempotency_key: str
+
+    @property
+    def correction(self) -> Correction:
+        return Correction(
+            self.inventory_item_external_id,
+            self.location_external_id,
+            self.change_from_quantity,
+            self.quantity,
+            self.reason,
+            self.idempotency_key,
+        )
+
+
+QUEUE = Queue(InventoryCorrection, CorrectionClaim)
+# Of one item at one location an earlier correction goes first, unless it is parked: each was counted upon the last.
+_NEXT = """
+    t.store_id = %(store)s AND NOT EXISTS (SELECT FROM inventory_corrections e
+        WHERE e.store_id = t.store_id AND e.inventory_item_external_id = t.inventory_item_external_id
+        AND e.location_external_id = t.location_external_id AND e.id < t.id
+        AND e.status = 'pending' AND e.next_due_at IS NOT NULL)"""
+
+
+class StockCorrections:
+    """The corrections of one store that are due, on their way. Used once."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.claim = context.claim
+        self._refused: IntegrationError | None = None
+        """Why the platform takes no correction at all: then none of the others is sent."""
+
+    def run(self) -> None:
+        """Raises IntegrationError where the platform is out of reach, TurnOver, Stopped; what was not sent stays due."""
+        sent = False
+        while True:
+            self.context.check_stopped()
+            if sent and self.context.turn_is_over():
+                raise TurnOver
+            claims = self._claims()
+            if not claims:
+                return
+            try:
+                self._send(claims)
+            except BaseException:
+                with self.context.database.transaction() as connection:
+                    QUEUE.release(connection, [self.claim.owner])
+                raise
+            sent = True
+
+    def _claims(self) -> list[CorrectionClaim]:
+        with self.context.database.transaction() as connection:
+            return QUEUE.claim(
+                connection,
+                owner=self.claim.owner,
+                limit=AT_ONCE,
+                lease=LEASE,
+                among=_NEXT,
+                order="t.id",
+                parameters={"store": self.claim.store_id},
+            )
+
+    def _send(self, claims: list[CorrectionClaim]) -> None:
+        error = self._refused
+        if error is None:
+            try:
+                outcomes = [self.context.platform.correct_stock(claim.correction) for claim in claims]
+            except IntegrationError as failed:
+                if failed.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
+                    raise
+                error = failed
+                if failed.error_type is ErrorType.SCOPES:
+                    self._refused = failed
+        if error is not None:
+            # Not allowed to write, or not so: these wait for a person, and stock is read all the same.
+            self._park(claims, error)
+            return
+        reports: list[CorrectionReport | None] = []
+        with self.context.database.transaction() as connection:
+            for claim, outcome in zip(claims, outcomes, strict=True):
+                reason = None if outcome.reason is None else Jsonb({"code": outcome.reason})
+                QUEUE.complete(
+                    connection,
+                    claim,
+                    "status = %(status)s, found_quantity = %(found)s, error = %(reason)s, settled_at = clock_timestamp()",
+                    {"status": outcome.status, "found": outcome.found_quantity, "reason": reason},
+                )
+                if outcome.status == "rejected":
+                    report(
+                        connection,
+                        self._fault(_rejected(claim, outcome)),
+                        occurrence=f"correction {claim.id}",
+                    )
+                reports.append(self._report(claim, outcome))
+        for left in reports:
+            self.context.note_correction(left)
+
+    def _park(self, claims: list[CorrectionClaim], error: IntegrationError) -> None:
+        with self.context.database.transaction() as connection:
+            for claim in claims:
+                fail(
+                    connection,
+                    QUEUE,
+                    claim,
+                    self._fault(error),
+                    attempts=claim.attempts + 1,
+                    policies=self.context.policies,
+                    rng=self.context.rng,
+                    job=self.context.job,
+                )
+        for claim in claims:
+            self.context.note_correction(
+                CorrectionReport(self.context.store_name, claim.id, "pending", error.message)
+            )
+
+    def _fault(self, error: IntegrationError) -> Fault:
+        return Fault(
+            StoreUnit(self.claim.store_id, UNIT, error.error_type),
+            subject=f"store {self.context.store_name}",
+            error=error,
+            needs_attention=True,
+            job=self.context.job,
+            platform=self.claim.platform,
+            store_id=self.claim.store_id,
+            resources=[Resource.INVENTORY_LEVELS.value],
+            payload=f"inventory_corrections of store {self.claim.store_id}",
+        )
+
+    def _report(self, claim: CorrectionClaim, outcome: CorrectionOutcome) -> CorrectionReport | None:
+        if outcome.status == "applied":
+            return None
+        stale = (
+            f"counted as {claim.change_from_quantity}, the platform has {outcome.found_quantity}; count again"
+        )
+        return CorrectionReport(self.context.store_name, claim.id, outcome.status, outcome.reason or stale)
+
+
+def _rejected(claim: CorrectionClaim, outcome: CorrectionOutcome) -> IntegrationError:
+    return IntegrationError(
+        f"stock correction {claim.id} of item {claim.inventory_item_external_id} was rejected: "
+        f"{outcome.reason or 'the platform gives no reason'}. Correct it again with `bg-pipelines stock correct`, then "
+        "resolve this",
+        error_type=ErrorType.BAD_DATA,
+        severity="low",
+        recoverable=False,
+        source="inventory_corrections",
+    )

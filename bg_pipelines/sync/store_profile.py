@@ -1,0 +1,46 @@
+"""The profile of a store: what its platform says of the shop itself."""
+
+from __future__ import annotations
+
+from bg_pipelines.database.load import Counts
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import next_turn
+from bg_pipelines.sync.context import Context
+from bg_pipelines.work import attempts
+
+
+def sync_profile(context: Context) -> None:
+    """Keep the shop's profile. Raises IntegrationError (configuration) where another store of ours is the same shop."""
+    claim = context.claim
+    profile = context.platform.profile()
+    with context.database.transaction() as connection:
+        double = connection.execute(
+            "SELECT name FROM stores WHERE platform = %s AND external_id = %s AND id < %s AND paused_at IS NULL "
+            "AND deleted_at IS NULL ORDER BY id LIMIT 1",
+            (claim.platform, profile.external_id, claim.store_id),
+        ).fetchone()
+        if double is not None:
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION,
+                f"it is the same store there as {double[0]}, so all of it would count twice: pause one of them "
+                f"(`bg-pipelines stores pause`)",
+                source=claim.platform,
+            )
+        updated = connection.execute(
+            "UPDATE stores SET external_id = %(external_id)s, shop_name = %(shop_name)s, currency = %(currency)s, "
+            "timezone = %(timezone)s, plan = %(plan)s, source_updated_at = %(source_updated_at)s, synced_at = now() "
+            "WHERE id = %(id)s AND (external_id, shop_name, currency, timezone, plan, source_updated_at) "
+            "IS DISTINCT FROM (%(external_id)s, %(shop_name)s, %(currency)s, %(timezone)s, %(plan)s, "
+            "%(source_updated_at)s::timestamptz) "
+            "AND (source_updated_at IS NULL OR source_updated_at <= %(source_updated_at)s::timestamptz)",
+            {**profile._asdict(), "id": claim.store_id},
+        ).rowcount
+        counts = Counts(read=1, updated=updated, unchanged=1 - updated)
+        attempts.count(connection, context.attempt, 1, counts)
+        context.complete(
+            connection,
+            {},
+            next_due_at=next_turn(claim.claimed_at, claim.interval, claim.store_id),
+            full_pass_since=claim.claimed_at,
+        )
+    context.note_rows(1, counts)

@@ -1,0 +1,304 @@
+"""The runner: one run claims batches, hands them to its workers, keeps their leases, and tells how far it is.
+
+It claims until nothing is left that was due when it began; it ends in time, with what is unfinished given back; and it
+can be stopped (Ctrl-C, SIGTERM) at any moment. What is claimed and how it is worked on is up to a `Workload`.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Generic, Protocol, TypeVar
+
+import psycopg
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.work.fair_share import FairShare
+from bg_pipelines.work.pulse import RunRecord
+from bg_pipelines.work.queue import clock as database_clock
+
+Connection = psycopg.Connection[Any]
+B = TypeVar("B")
+Log = Callable[[str], None]
+
+LEASE = timedelta(minutes=2)
+PROGRESS_SECONDS = 5.0
+COLLECT_AFTER = (50_000, 20, 100)
+"""When Python looks for garbage cycles while a run is at work. A page is thousands of objects and not one cycle
+among them; with Python's own thresholds a fifth of a run's processor time goes into looking at them."""
+
+TURN_SECONDS = 60.0
+"""After so long a batch is given back, at the point reached, if others wait for a worker."""
+OVER_SECONDS = 30.0
+"""How long a run whose time is over waits for its workers' next page."""
+REFRESH_SECONDS = 600.0
+"""For so long a run that is still busy with a slow batch also takes what comes due meanwhile."""
+
+
+class Stopped(Exception):  # noqa: N818 (not an error: the work was asked to stop)
+    """The run is being stopped; what is unfinished is given back."""
+
+
+class Workload(Protocol[B]):
+    """What a run works on. A batch is what one worker takes at a time."""
+
+    def owners(self, owner: str) -> set[str]:
+        """The names under which one claim of `owner` takes rows."""
+
+    def claim(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
+        """Batches that were due then (None: now), but for `crowded` groups."""
+
+    def group(self, batch: B) -> str:
+        """Who answers for it: a platform."""
+
+    def work_on(self, batch: B) -> None:
+        """Called by a worker. Raises Stopped, or what keeps the run itself from working."""
+
+    def renew(self, connection: Connection, owners: Sequence[str], lease: timedelta) -> None: ...
+
+    def give_back(self, owners: Sequence[str]) -> None:
+        """Release what these owners still have, unfinished."""
+
+    def progress(self, seconds: float) -> str:
+        """How far the run is, in one line."""
+
+    def counts(self) -> tuple[int, int]:
+        """How many batches are done, and how many of them failed."""
+
+    def claimed(self, batches: int) -> None:
+        """So many batches have been claimed so far."""
+
+
+class Runner(Generic[B]):
+    """The workers of one run. Used once.
+
+    `clock` counts seconds; `log` takes lines, and is only ever called from the thread of `run`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        workload: Workload[B],
+        *,
+        run_id: str,
+        job: str,
+        workers: int,
+        max_minutes: float,
+        log: Log,
+        lease: timedelta = LEASE,
+        progress_seconds: float = PROGRESS_SECONDS,
+        turn_seconds: float = TURN_SECONDS,
+        over_seconds: float = OVER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database = database
+        self.workload = workload
+        self.run_id = run_id
+        self.workers = workers
+        self.max_minutes = max_minutes
+        self.log = log
+        self.lease = lease
+        self.progress_seconds = progress_seconds
+        self.turn_seconds = turn_seconds
+        self.over_seconds = over_seconds
+        self.clock = clock
+        self.record = RunRecord(database, run_id, job)
+        self.shares: FairShare[B] = FairShare(workers, workload.group)
+        self._waiting = 0
+        self._owners: set[str] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+        self._over = threading.Event()
+        self._look_again = threading.Event()
+        self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def run(self, due_before: datetime, began: float, then: Callable[[], object] = lambda: None) -> None:
+        """Work on all that was due then; `then` is what the run does at its end, while it still counts as at work.
+
+        `began` is when the run did, by `clock`. Raises what keeps the run itself from working.
+        """
+        usual = gc.get_threshold()
+        gc.set_threshold(*COLLECT_AFTER)
+        self._start(self._beat)
+        status = "stopped"
+        try:
+            try:
+                self._work_through(due_before, began)
+            finally:
+                # Workers are daemons and are not waited for: one may be in the middle of a slow answer. What they
+                # hold is given back here, and a lease that is lost keeps them from writing anything more.
+                self._stop.set()
+                with self._lock:
+                    owners = list(self._owners)
+                self.workload.give_back(owners)
+            self._tell()
+            self.log(self._progress(began))
+            then()
+            status = "succeeded"
+        except Exception:
+            status = "failed"
+            raise
+        finally:
+            self._ended.set()
+            with suppress(IntegrationError), self.database.transaction() as connection:
+                self._save_record(connection, status)
+            gc.set_threshold(*usual)
+
+    def _work_through(self, due_before: datetime, began: float) -> None:
+        for _ in range(self.workers):
+            self._start(self._worker)
+        pending = batches = 0
+        last_report = looked_at = began
+        until: datetime | None = due_before
+        while True:
+            now = self.clock()
+            # Once everything that was due is taken, a run that a slow batch keeps busy also takes what comes due
+            # meanwhile: the next tick finds this run at work and starts no other.
+            if self._look_again.is_set() and not self._over.is_set():
+                self._look_again.clear()
+                with self.database.transaction() as connection:
+                    until = database_clock(connection)  # what was given back has had no other turn yet
+            look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
+            if look and self.shares.a_worker_is_free():
+                looked_at = now
+                crowded = self.shares.crowded()
+                claimed = self._claim(until, crowded)
+                if not claimed and not crowded:
+                    until = None
+                pending += len(claimed)
+                batches += len(claimed)
+                self.workload.claimed(batches)
+            if not pending:
+                return
+            if now - began >= self.max_minutes * 60:
+                self._end_in_time(pending)
+                return
+            # A short wait: Python runs a signal's handler only between two of the main thread's steps.
+            pending -= self._wait_for_one(min(0.5, self.progress_seconds))
+            self._tell()
+            if self.clock() - last_report >= self.progress_seconds:
+                last_report = self.clock()
+                self.log(self._progress(began))
+
+    def _wait_for_one(self, seconds: float) -> int:
+        """Wait for a batch to be finished; returns how many were. Raises what keeps the run from working."""
+        try:
+            failure = self._finished.get(timeout=seconds)
+        except queue.Empty:
+            return 0
+        if failure is not None:
+            raise failure
+        return 1
+
+    def _end_in_time(self, pending: int) -> None:
+        """Let the workers keep the pages they have and give their batches back, then do so for the rest."""
+        self._over.set()
+        deadline = self.clock() + self.over_seconds
+        while pending and self.clock() < deadline:
+            pending -= self._wait_for_one(0.5)
+        self.log(
+            f"The run's {self.max_minutes:g} minutes are over. What is unfinished was given back; the next run continues there."
+        )
+
+    def _claim(self, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
+        owner = f"{self.run_id}/{uuid.uuid4()}"
+        names = self.workload.owners(owner)
+        with self._lock:
+            self._owners |= names  # before: whatever interrupts the claim, it is given back
+        batches = self.workload.claim(owner, due_before, crowded)
+        if not batches:
+            with self._lock:
+                self._owners -= names
+        self.shares.add(batches)
+        return batches
+
+    # Threads
+
+    def _start(self, target: Callable[[], None]) -> None:
+        threading.Thread(target=target, daemon=True, name=f"run-{target.__name__.strip('_')}").start()
+
+    def _worker(self) -> None:
+        while not self._stop.is_set():
+            batch = self.shares.take(0.2)
+            if batch is None:
+                continue
+            try:
+                self.workload.work_on(batch)
+                outcome: BaseException | None = None
+            except Stopped:
+                return
+            except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
+                outcome = error
+            self.shares.end(batch)
+            self._finished.put(outcome)
+
+    def _beat(self) -> None:
+        due = self.clock() + self.lease.total_seconds() / 4
+        while not self._ended.wait(min(1.0, self.lease.total_seconds() / 4)):
+            self.record.look()
+            if self.clock() < due:
+                continue
+            due = self.clock() + self.lease.total_seconds() / 4
+            with self._lock:
+                owners = list(self._owners)
+            # What is wrong with the database is met, and reported, by those who work; this must go on trying.
+            with suppress(Exception), self.database.transaction() as connection:
+                self.workload.renew(connection, owners, self.lease)
+                self._save_record(connection, "running")
+
+    def _save_record(self, connection: Connection, status: str) -> None:
+        done, failed = self.workload.counts()
+        self.record.save(connection, status, stores=done, stores_failed=failed)
+
+    def _tell(self) -> None:
+        while not self._messages.empty():
+            self.log(self._messages.get())
+
+    def _progress(self, began: float) -> str:
+        with self._lock:
+            waiting = f", {self._waiting} waiting for a rate limit" if self._waiting else ""
+        return self.workload.progress(self.clock() - began) + waiting
+
+    # What those who work ask for, from their threads
+
+    def say(self, message: str) -> None:
+        """Pass a line on to the log."""
+        self._messages.put(message)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, as a platform asks for; raises Stopped as soon as the run is stopped."""
+        with self._lock:
+            self._waiting += 1
+        stopped = self._stop.wait(seconds)
+        with self._lock:
+            self._waiting -= 1
+        if stopped:
+            raise Stopped
+
+    def check_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run's time is over: no more batches are begun."""
+        return self._over.is_set()
+
+    def turn_is_over(self, began: float) -> bool:
+        """Whether a batch that a worker has been at since `began` should be given back at the point reached."""
+        if self._over.is_set():
+            return True
+        return self.clock() - began >= self.turn_seconds and self.shares.anyone_waits()
+
+    def look_again(self) -> None:
+        """There is more to claim than there was at the last look."""
+        self._look_again.set()
