@@ -24,8 +24,8 @@ from bg_pipelines.orchestration.ticks import RETRIES, RETRIES_SECONDS
 from bg_pipelines.queues import DEFAULT, JOBS, MAX_CONCURRENT_RUNS, QUEUES, STORES_SYNC, TIERS, UNHURRIED_RUNS
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox
-from bg_pipelines.sync.run import LEASE, OVER_SECONDS
 from bg_pipelines.work import store_units
+from bg_pipelines.work.runner import LEASE, OVER_SECONDS
 from bg_pipelines_tests.support import PROJECT, query
 
 MakeSandbox = Callable[..., Sandbox]
