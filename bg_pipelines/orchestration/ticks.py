@@ -7,7 +7,7 @@ and of ticks that were missed only the last is made up for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from bg_pipelines.queues import JOBS, TIERS
 from bg_pipelines.records import Resource
 from bg_pipelines.settings import load_settings
 from bg_pipelines.work import store_units
-from bg_pipelines.work.pulse import silence
+from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
 
 RETRIES = "retries"
@@ -33,12 +33,16 @@ ALIVE = LEASE
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
-def tier_schedules(job: dg.JobDefinition, resources: Sequence[Resource]) -> list[dg.ScheduleDefinition]:
-    """One schedule for each tier of the job, as the table in `queues` says."""
-    return [_tier_schedule(job, resources, tier) for tier in TIERS]
+def tier_schedules(
+    job: dg.JobDefinition, op: str, resources: Sequence[Resource]
+) -> list[dg.ScheduleDefinition]:
+    """One schedule for each tier of the job, as the table in `queues` says. `op` is the one that is told the tier."""
+    return [_tier_schedule(job, op, resources, tier) for tier in TIERS]
 
 
-def _tier_schedule(job: dg.JobDefinition, resources: Sequence[Resource], tier: int) -> dg.ScheduleDefinition:
+def _tier_schedule(
+    job: dg.JobDefinition, op: str, resources: Sequence[Resource], tier: int
+) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{job.name}_tier_{tier}",
         job=job,
@@ -49,7 +53,8 @@ def _tier_schedule(job: dg.JobDefinition, resources: Sequence[Resource], tier: i
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_tier_{tier} {context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
-        return _look(context.instance, job, resources, tier=tier, tick=tick)
+        config = {"ops": {op: {"config": {"tiers": [tier]}}}}
+        return _look(context.instance, job, resources, tier=tier, tick=tick, config=config)
 
     return schedule
 
@@ -78,6 +83,7 @@ def _look(
     *,
     tier: int | None,
     tick: str,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.RunRequest | dg.SkipReason:
     """The run to start now, for one tier or for retries, or why none is."""
     label = RETRIES if tier is None else str(tier)
@@ -100,8 +106,6 @@ def _look(
         raise
     if busy:
         return dg.SkipReason(busy)
-    [op] = job.graph.node_dict
-    config: dict[str, Any] = {} if tier is None else {"ops": {op: {"config": {"tiers": [tier]}}}}
     return dg.RunRequest(run_config=config, tags={**JOBS[job.name].tags(job.name, tier), TIER_TAG: label})
 
 
@@ -121,8 +125,8 @@ def at_work(
         if run.status not in _WAITING:
             since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else since
             if datetime.now(UTC) - since >= ALIVE:
-                silent = silence(connection, run.run_id)
-                if silent is None or silent >= ALIVE:
+                unseen = since_last_seen(connection, run.run_id)
+                if unseen is None or unseen >= ALIVE:
                     continue
         what = "waits" if run.status in _WAITING else "is at work"
         return f"run {run.run_id} of {_named(label)} {what} since {since:%H:%M:%S} UTC"

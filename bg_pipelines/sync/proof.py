@@ -44,16 +44,15 @@ def of_records(records: Sequence[Any], cutoff: datetime | None = None) -> Sum:
 
     One whose id is none is left out: it is rejected.
     """
-    settled, volatile = _parted(records, cutoff)
+    settled, volatile, plain = _parted(records, cutoff)
     # To the second and in UTC is how most write it, and is left as it is.
-    plain = _are_plain(settled)
     texts = [f'{r[0]} "{r[1][:19] if plain else _moment(r[1])}"' for r in settled if type(r[0]) is str]
     return Sum(len(texts), _sum(texts), len(volatile))
 
 
 def of_parts(parts: Sequence[Any], cutoff: datetime | None = None) -> Sum:
     """Of parts of rows as they were read."""
-    settled, volatile = _parted(parts, cutoff)
+    settled, volatile, _ = _parted(parts, cutoff)
     ids = [part[0] for part in settled if type(part[0]) is str]
     return Sum(len(ids), _sum(ids), len(volatile))
 
@@ -63,28 +62,32 @@ def volatile_ids(records: Sequence[Any], cutoff: datetime) -> list[str]:
     return [r[0] for r in _parted(records, cutoff)[1]]
 
 
-def _parted(records: Sequence[Any], cutoff: datetime | None) -> tuple[Sequence[Any], Sequence[Any]]:
-    """What did not change since the cutoff, and what did."""
+def _parted(records: Sequence[Any], cutoff: datetime | None) -> tuple[Sequence[Any], Sequence[Any], bool]:
+    """What did not change since the cutoff, what did, and whether all times are written like 2026-01-01T00:00:00Z."""
+    times = [r[1] for r in records]
+    plain = _are_plain(times)
     if cutoff is None or not records:
-        return records, ()
+        return records, (), plain
     # A whole second: what is before it is so by its first 19 characters.
     limit = cutoff.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     # Most often nothing did, and all times are written alike.
-    if _are_plain(records) and max([r[1] for r in records]) < limit:
-        return records, ()
+    if plain and max(times) < limit:
+        return records, (), plain
     settled: list[Any] = []
     volatile: list[Any] = []
     for record in records:
         (settled if _moment(record[1])[:19] < limit else volatile).append(record)
-    return settled, [r for r in volatile if type(r[0]) is str]
+    return settled, [r for r in volatile if type(r[0]) is str], plain
 
 
-def _are_plain(records: Sequence[Any]) -> bool:
-    """Whether all times are written like 2026-01-01T00:00:00Z."""
+def _are_plain(times: list[Any]) -> bool:
+    """Whether all are written like 2026-01-01T00:00:00Z."""
     try:
-        return {r[1][10] + r[1][19:] for r in records} == {"TZ"}
-    except (TypeError, IndexError):
+        joined = "".join(times)
+    except TypeError:
         return False
+    alike = {len(time) for time in times} == {20}
+    return alike and joined[10::20] == "T" * len(times) and joined[19::20] == "Z" * len(times)
 
 
 def held(
