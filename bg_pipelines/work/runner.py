@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import psycopg
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.work.fair_share import FairShare
 from bg_pipelines.work.pulse import RunRecord
@@ -38,6 +39,8 @@ TURN_SECONDS = 60.0
 """After so long a batch is given back, at the point reached, if others wait for a worker."""
 OVER_SECONDS = 30.0
 """How long a run whose time is over waits for its workers' next page."""
+CLAIM_TRIES = 5
+CLAIM_PAUSE_SECONDS = 1.0
 REFRESH_SECONDS = 600.0
 """For so long a run that is still busy with a slow batch also takes what comes due meanwhile."""
 
@@ -214,12 +217,24 @@ class Runner(Generic[B]):
         names = self.workload.owners(owner)
         with self._lock:
             self._owners |= names  # before: whatever interrupts the claim, it is given back
-        batches = self.workload.claim(owner, due_before, crowded)
+        batches = self._claimed(owner, due_before, crowded)
         if not batches:
             with self._lock:
                 self._owners -= names
         self.shares.add(batches)
         return batches
+
+    def _claimed(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
+        """What the workload claims; tried again where PostgreSQL ended the transaction as happens in a database in use."""
+        for left in reversed(range(CLAIM_TRIES)):
+            try:
+                return self.workload.claim(owner, due_before, crowded)
+            except IntegrationError as error:
+                if not left or not is_expected(error):
+                    raise
+                self.log(error.message)
+                self._stop.wait(CLAIM_PAUSE_SECONDS)
+        raise AssertionError
 
     # Threads
 
