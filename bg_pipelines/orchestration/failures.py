@@ -193,8 +193,10 @@ def _why(
     """The error its op failed with, if it came so far; else Dagster's reason, in one line."""
     for entry in entries:
         if _type(entry) is dg.DagsterEventType.STEP_FAILURE:
-            told = entry.get_dagster_event().step_failure_data.user_failure_data
-            error = _from_failure(told.description or "", told.metadata) if told else None
+            user_failure = entry.get_dagster_event().step_failure_data.user_failure_data
+            error = (
+                _from_failure(user_failure.description or "", user_failure.metadata) if user_failure else None
+            )
             if error is not None:
                 return error
     reason = failure.message or "no reason is known"

@@ -16,7 +16,7 @@ from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.settings import load_settings
-from bg_pipelines.work.pulse import DEAD_AFTER, last_seen
+from bg_pipelines.work.pulse import DEAD_AFTER, since_last_seen
 
 DEAD_AFTER_SECONDS = int(DEAD_AFTER.total_seconds())
 
@@ -59,9 +59,9 @@ class RunHealth:
         if self._database is None:
             self._database = open_database(load_settings(), pool_size=1)
         with self._database.transaction() as connection:
-            seen = last_seen(connection, run.run_id)
-        if seen is not None:
-            return seen.total_seconds()
+            silent = since_last_seen(connection, run.run_id)
+        if silent is not None:
+            return silent.total_seconds()
         if run.job_name not in JOBS:
             return None
         # It died before its first heartbeat, or has had none yet.

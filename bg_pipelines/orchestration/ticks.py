@@ -22,7 +22,7 @@ from bg_pipelines.queues import JOBS, TIERS
 from bg_pipelines.records import Resource
 from bg_pipelines.settings import load_settings
 from bg_pipelines.work import store_units
-from bg_pipelines.work.pulse import last_seen
+from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
 
 RETRIES = "retries"
@@ -124,8 +124,8 @@ def at_work(
         if run.status not in _WAITING:
             since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else since
             if datetime.now(UTC) - since >= ALIVE:
-                seen = last_seen(connection, run.run_id)
-                if seen is None or seen >= ALIVE:
+                unseen = since_last_seen(connection, run.run_id)
+                if unseen is None or unseen >= ALIVE:
                     continue
         what = "is queued" if run.status in _WAITING else "is running"
         return f"run {run.run_id} of {_named(label)} {what} since {since:%H:%M:%S} UTC"

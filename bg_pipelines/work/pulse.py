@@ -23,7 +23,7 @@ DEAD_AFTER = timedelta(minutes=2, seconds=30)
 Connection = psycopg.Connection[Any]
 
 
-def last_seen(connection: Connection, run_id: str) -> timedelta | None:
+def since_last_seen(connection: Connection, run_id: str) -> timedelta | None:
     """How long ago a run's last heartbeat was; None if it never had one."""
     row = connection.execute(
         "SELECT clock_timestamp() - seen_at FROM job_runs WHERE run_id = %s", (run_id,)
