@@ -21,7 +21,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from bg_pipelines.alerts.recipients import Target
-from bg_pipelines.alerts.wording import Facts, Kind, compose
+from bg_pipelines.alerts.wording import AlertKind, Facts, compose
 from bg_pipelines.database.engine import Database
 from bg_pipelines.incidents.fingerprints import AlertTarget, parse
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
@@ -85,7 +85,7 @@ def announce(database: Database, targets: Collection[Target]) -> int:
 def add_alert(
     connection: psycopg.Connection[Any],
     incident_id: int,
-    kind: Kind,
+    kind: AlertKind,
     facts: Facts,
     targets: Collection[str],
 ) -> int:

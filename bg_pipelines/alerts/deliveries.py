@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from bg_pipelines.alerts.recipients import Target
-from bg_pipelines.alerts.wording import Kind, Message
+from bg_pipelines.alerts.wording import AlertKind, Message
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import AlertDelivery
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -90,7 +90,7 @@ class Delivery(NamedTuple):
     attempts: int
     calls: int
     incident_id: int
-    kind: Kind
+    kind: AlertKind
     severity: str
     title: str
     body: str
@@ -252,7 +252,7 @@ def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> 
     )
     fault = Fault(AlertTarget(target), f"alert target {target}", refused, needs_attention=True)
     with _unless_lost(), database.transaction() as connection:
-        reporting.report(connection, fault, occurrence=f"alert {delivery.alert_id}")
+        reporting.report_fault(connection, fault, occurrence=f"alert {delivery.alert_id}")
         decision = Decision(Strategy.MANUAL_INTERVENTION, None, "the target refuses it for good")
         QUEUE.retry(
             connection,

@@ -292,8 +292,8 @@ class SquarePlatform:
                 "catalog/batch-retrieve", object_ids=wanted, include_related_objects=related
             )
             page = _page(answer, answer.rows("objects"), self._converter(resource, answer))
-        met = {record.external_id for record in page.records} | {one.external_id for one in page.rejects}
-        missing = [one for one in wanted if one not in met and one not in page.gone]
+        returned = {record.external_id for record in page.records} | {one.external_id for one in page.rejects}
+        missing = [one for one in wanted if one not in returned and one not in page.gone]
         page.gone += missing
         page.read += len(missing)
         return page

@@ -347,4 +347,4 @@ class TableAudit:
             resources=[found.resource],
             payload=f"audits of store {self.store_id}, {found.resource}",
         )
-        reporting.report(connection, fault, occurrence=context.run_id)
+        reporting.report_fault(connection, fault, occurrence=context.run_id)
