@@ -5,6 +5,7 @@
     Circuit         a store or a platform is left alone and probed
     RejectedRows    rows of a store's table could not be loaded
     RejectedEdits   the platform refuses edits of a store's customers
+    RejectedCounts  the platform refuses corrections of a store's stock
     Drift           an audit found that a store's table differs from its source
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
@@ -82,6 +83,15 @@ class RejectedEdits:
 
 
 @dataclass(frozen=True)
+class RejectedCounts:
+    kind: ClassVar[str] = "counts"
+    store_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}"
+
+
+@dataclass(frozen=True)
 class Drift:
     kind: ClassVar[str] = "drift"
     store_id: int
@@ -144,6 +154,7 @@ Fingerprint = (
     | Circuit
     | RejectedRows
     | RejectedEdits
+    | RejectedCounts
     | Drift
     | Job
     | Installation
@@ -172,6 +183,8 @@ def _parse(text: str) -> Fingerprint:
             return RejectedRows(int(store), table)
         case ["edits", store]:
             return RejectedEdits(int(store))
+        case ["counts", store]:
+            return RejectedCounts(int(store))
         case ["drift", store, table]:
             return Drift(int(store), table)
         case ["job", job, error_type]:

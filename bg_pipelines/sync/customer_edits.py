@@ -39,9 +39,9 @@ LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its edits. After a kill they are free before that unit is."""
 UNREADABLE_PAUSE = timedelta(minutes=4)
 """How long an edit is put off whose customer cannot be read: until the store's next visit, whatever its tier."""
-UNIT = "customer_edits"
 
 QUEUE = Queue(CustomerChange, Change)
+UNIT = QUEUE.table
 _NEXT = f"""
     t.store_id = %(store)s AND t.customer_external_id IN (SELECT t.customer_external_id FROM customer_changes t
         WHERE t.store_id = %(store)s AND t.status = 'pending' AND {DUE}

@@ -33,7 +33,7 @@ from bg_pipelines.sync.context import NotReady, StoreRef
 from bg_pipelines.sync.rejects import report_rejects
 from bg_pipelines.work import attempts, circuits
 from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Transition
-from bg_pipelines.work.queue import clock
+from bg_pipelines.work.queue import all_queues, clock
 from bg_pipelines.work.store_units import QUEUE, Claim, save
 
 Connection = psycopg.Connection[Any]
@@ -240,7 +240,8 @@ class Settling:
             if known.circuits is None:
                 outcome = circuits.note_success(connection, self.store.id, self.store.platform)
                 self._note_closed(connection, known, outcome)
-            reporting.clear_recovered(connection, self.store.id, done)
+            carried = [queue.table for queue in all_queues() if queue.carrier in done]
+            reporting.clear_recovered(connection, self.store.id, [*done, *carried])
             store = self.store
             report_rejects(
                 connection, store.id, done, store=store.name, platform=store.platform, job=self.job

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from bg_pipelines.database.models import InventoryCorrection
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
-from bg_pipelines.incidents.fingerprints import StoreUnit
+from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedCounts, StoreUnit
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.records import Resource
@@ -26,7 +26,6 @@ from bg_pipelines.work.queue import Connection, Queue
 
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its corrections. After a kill they are free before that unit is."""
-UNIT = "stock_corrections"
 
 
 class CorrectionClaim(NamedTuple):
@@ -55,6 +54,7 @@ class CorrectionClaim(NamedTuple):
 
 
 QUEUE = Queue(InventoryCorrection, CorrectionClaim)
+UNIT = QUEUE.table
 # Of one item at one location an earlier correction goes first, unless it is parked: each was counted upon the last.
 _NEXT = """
     t.store_id = %(store)s AND NOT EXISTS (SELECT FROM inventory_corrections e
@@ -130,7 +130,7 @@ class StockCorrections:
                 if outcome.status == "rejected":
                     report_fault(
                         connection,
-                        self._fault(_rejected(claim, outcome)),
+                        self._fault(_rejected(claim, outcome), RejectedCounts(self.claim.store_id)),
                         occurrence=f"correction {claim.id}",
                     )
                 reports.append(self._report(claim, outcome))
@@ -155,9 +155,9 @@ class StockCorrections:
                 CorrectionReport(self.context.store_name, claim.id, "pending", error.message)
             )
 
-    def _fault(self, error: IntegrationError) -> Fault:
+    def _fault(self, error: IntegrationError, fingerprint: Fingerprint | None = None) -> Fault:
         return Fault(
-            StoreUnit(self.claim.store_id, UNIT, error.error_type),
+            fingerprint or StoreUnit(self.claim.store_id, UNIT, error.error_type),
             subject=f"store {self.context.store_name}",
             error=error,
             needs_attention=True,

@@ -513,69 +513,6 @@ def maintenance(database_url: str) -> Iterator[tuple[psycopg.Connection[Any], st
 # Stock corrections
 
 
-def correct(database: Database, item: str, location: str, change_from: int, to: int) -> int:
-    return int(
-        query(
-            database,
-            "INSERT INTO inventory_corrections (store_id, inventory_item_external_id, location_external_id, "
-            "change_from_quantity, quantity) SELECT id, %s, %s, %s, %s FROM stores RETURNING id",
-            item,
-            location,
-            change_from,
-            to,
-        )[0]["id"]
-    )
-
-
-def test_stock_corrections_are_applied_once_and_a_stale_one_is_reported_not_forced(
-    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
-) -> None:
-    sandbox = make_sandbox(shops=1, variants=20)
-    names = add_shops(sandbox)
-    sync()
-    [shop] = sandbox.world.shops.values()
-    levels = query(database, "SELECT * FROM inventory_levels ORDER BY external_id LIMIT 2")
-    item, location = "inventory_item_external_id", "location_external_id"
-    good, stale = levels
-    applied = correct(database, good[item], good[location], good["available"], good["available"] + 5)
-    left = correct(database, stale[item], stale[location], stale["available"] + 1, 3)
-    unknown = correct(database, "gid://shopify/InventoryItem/1", good[location], 1, 3)
-    # The vendor applies the first and the answer is lost: what comes back is a store that failed.
-    shop.faults.append(Fault("apply_then_cut", operation="SetQuantities", times=1))
-    assert [failure.error.error_type for failure in sync(stores=names).failures] == [ErrorType.CONNECTION]
-    summary = sync(stores=names)
-    settled = {row["id"]: row for row in query(database, "SELECT * FROM inventory_corrections")}
-    assert settled[applied]["status"] == "applied"
-    assert (settled[left]["status"], settled[left]["found_quantity"]) == ("stale", stale["available"])
-    assert settled[unknown]["status"] == "rejected"
-    assert "INVALID_INVENTORY_ITEM" in str(settled[unknown]["error"])
-    assert summary.corrections_applied == 1
-    assert [report.correction_id for report in summary.corrections_left] == [left, unknown]
-    [row] = query(
-        database, "SELECT available FROM inventory_levels WHERE external_id = %s", good["external_id"]
-    )
-    assert row["available"] == good["available"] + 5
-    sandbox.world.forget_requests()
-    sync(stores=names)
-    assert all(request.operation != "SetQuantities" for request in sandbox.world.requests())
-
-
-def test_a_correction_that_may_not_be_written_waits_and_stock_is_read_all_the_same(
-    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
-) -> None:
-    sandbox = make_sandbox(shops=1, variants=20)
-    names = add_shops(sandbox)
-    [shop] = sandbox.world.shops.values()
-    edit(shop, "set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
-    waiting = correct(database, "gid://shopify/InventoryItem/1", "gid://shopify/Location/1", 1, 3)
-    summary = sync(stores=names)
-    assert summary.failures == []
-    [left] = summary.corrections_left
-    assert (left.correction_id, left.status) == (waiting, "pending")
-    assert "write_inventory" in left.message
-    assert_equal_to_source(database, sandbox)
-
-
 # With a platform that follows a script
 
 

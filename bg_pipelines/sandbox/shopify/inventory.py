@@ -42,6 +42,7 @@ REASONS = frozenset(
         "shrinkage",
     ]
 )
+GLOBAL_ID = re.compile(r"gid://shopify/[A-Za-z]+/\d+(\?.*)?")
 MESSAGES = {
     "CHANGE_FROM_QUANTITY_STALE": "The changeFromQuantity value does not match persisted value.",
     "IDEMPOTENCY_KEY_PARAMETER_MISMATCH": (
@@ -156,6 +157,14 @@ def inventory_set_quantities(_root: object, info: GraphQLResolveInfo, **args: An
             "InventoryQuantityInput must include the following argument: changeFromQuantity.",
             code="INVALID_FIELD_ARGUMENTS",
         )
+    for index, quantity in enumerate(given["quantities"]):
+        for name in ("inventoryItemId", "locationId"):
+            if not GLOBAL_ID.fullmatch(quantity[name]):
+                raise RefusedError(
+                    "Variable $input of type InventorySetQuantitiesInput! was provided invalid value for "
+                    f"quantities.{index}.{name} (Invalid global id '{quantity[name]}')",
+                    code="INVALID_VARIABLE",
+                )
 
     now = shop.clock.seconds()
     fingerprint = orjson.dumps(given, option=orjson.OPT_SORT_KEYS)
