@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from bg_pipelines.alerts.recipients import Target
-from bg_pipelines.alerts.wording import Kind, Message
+from bg_pipelines.alerts.wording import AlertKind, Message
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import AlertDelivery
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -90,7 +90,7 @@ class Delivery(NamedTuple):
     attempts: int
     calls: int
     incident_id: int
-    kind: Kind
+    kind: AlertKind
     severity: str
     title: str
     body: str
@@ -242,7 +242,7 @@ def _is_final(error: IntegrationError) -> bool:
 
 
 def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> None:
-    """Keep the reason, and open an incident: whoever is not reached cannot tell us so. It is told to other targets."""
+    """Keep the reason, and open an incident: whoever is not reached cannot say so. The others are alerted."""
     target = delivery.target
     refused = IntegrationError.of(
         ErrorType.CONFIGURATION,

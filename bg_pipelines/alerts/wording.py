@@ -10,7 +10,7 @@ from bg_pipelines.wording import times
 
 LONGEST_SMS = 320
 
-Kind = Literal["opened", "escalated", "all_clear"]
+AlertKind = Literal["opened", "escalated", "all_clear"]
 
 
 class Facts(NamedTuple):
@@ -31,14 +31,14 @@ class Facts(NamedTuple):
 class Message(NamedTuple):
     """One alert as it is sent. By its `reference`, the end of its text, it is found again."""
 
-    kind: Kind
+    kind: AlertKind
     severity: str
     title: str
     body: str
     reference: str
 
 
-def compose(kind: Kind, facts: Facts) -> tuple[str, str]:
+def compose(kind: AlertKind, facts: Facts) -> tuple[str, str]:
     """Title and body."""
     mark = "all clear" if kind == "all_clear" else facts.severity
     still = ", still" if kind == "escalated" else ""

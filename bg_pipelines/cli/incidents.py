@@ -208,7 +208,7 @@ def _incident_page(details: reading.IncidentDetails) -> Table:
     elif not row.needs_attention:
         add("next", "retried automatically")
     add("affects", *([", ".join(row.resources)] if row.resources else []))
-    add("met by", *([", ".join(details.affected_runs)] if details.affected_runs else []))
+    add("affected runs", *([", ".join(details.affected_runs)] if details.affected_runs else []))
     waiting = _together((_held_line(held), held.store or "", held.label) for held in details.held)
     if details.held_total > len(details.held):
         more = details.held_total - len(details.held)

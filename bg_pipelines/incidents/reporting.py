@@ -278,7 +278,10 @@ def is_reported(connection: Connection, occurrence: str) -> bool:
 
 
 def clear(connection: Connection, over: Collection[Fingerprint], how: str) -> int:
-    """The faults are over by themselves: resolve what is open of them; returns how many that was."""
+    """The faults are over by themselves: resolve what is open of them; returns how many that was.
+
+    What is parked under them is due now: it was parked for this fault.
+    """
     return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": [str(one) for one in over]})
 
 
@@ -349,9 +352,12 @@ def _has_recovered(fingerprint: Fingerprint, units: Collection[str]) -> bool:
 
 
 def _resolve(connection: Connection, how: str, where: str, parameters: dict[str, Any]) -> int:
-    """Resolve the open incidents of a condition (a constant of this module) as having mended themselves."""
-    return connection.execute(
+    """Resolve the open incidents of a condition (a constant of this module) as over by themselves."""
+    resolved = connection.execute(
         "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %(by)s, "  # noqa: S608
-        f"resolution = %(how)s WHERE status = 'open' AND {where}",
+        f"resolution = %(how)s WHERE status = 'open' AND {where} RETURNING id",
         {**parameters, "by": SYSTEM, "how": how},
-    ).rowcount
+    ).fetchall()
+    if resolved:
+        parked.start_again(connection, [row[0] for row in resolved], how, release=True)
+    return len(resolved)

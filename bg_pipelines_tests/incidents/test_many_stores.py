@@ -152,6 +152,17 @@ def test_the_page_of_the_incident_names_the_first_stores_and_how_many_there_are(
     assert {attempt.error_type for attempt in details.attempts} == {"credentials"}
 
 
+def test_it_is_found_by_the_name_of_each_of_its_stores(
+    database: Database, shops: list[Shop], sync: Sync
+) -> None:
+    rotate(shops[:6])
+    sync()
+    [incident] = list_incidents(database)
+    for number, shop in enumerate(shops):
+        found = [row.id for row in list_incidents(database, store=shop.domain.split(".")[0])]
+        assert found == ([incident.id] if number < 6 else [])
+
+
 # When it is one cause, and when not
 
 
@@ -264,6 +275,24 @@ def test_open_incidents_of_stores_can_be_merged_into_that_of_their_platform(data
         (f"store shopify-{stores[0]}", "scopes"),
     ]
     assert show(database, whole).stores_total == 2
+
+
+def test_what_was_parked_for_a_fault_that_is_over_by_itself_is_due(database: Database) -> None:
+    [store] = add_stores(database, 1)
+    down = IntegrationError.of(ErrorType.TIMEOUT, "no answer", source="shopify")
+    platform = Circuit("platform:shopify")
+    with database.transaction() as connection:
+        incident = reporting.report(
+            connection, Fault(platform, "platform shopify", down, False, platform="shopify")
+        )
+        connection.execute("UPDATE sync_states SET next_due_at = NULL, incident_id = %s", (incident,))
+        assert reporting.clear(connection, [platform], "it answers again") == 1
+    [row] = query(
+        database,
+        "SELECT *, next_due_at <= clock_timestamp() AS due FROM sync_states WHERE store_id = %s",
+        store,
+    )
+    assert (row["due"], row["incident_id"], row["retry_reason"]) == (True, None, "it answers again")
 
 
 # Many at once
