@@ -30,7 +30,7 @@ from benchmarks.harness.shapes import require_shape
 from benchmarks.harness.store import add_store, forget, make_due, sync
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import load
-from bg_pipelines.platforms.shopify import platform
+from bg_pipelines.platforms.shopify import platform, stock
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
@@ -357,14 +357,14 @@ def _require_shapes(api_url: str) -> None:
     levels = {"first": PAGE_SIZES.locations, "levels": PAGE_SIZES.levels}
     answers = {
         platform.PRODUCT_VARIANTS: client.execute(platform.PRODUCT_VARIANTS, first).data,
-        platform.INVENTORY_LEVELS: client.execute(platform.INVENTORY_LEVELS, {**first, **levels}).data,
+        stock.INVENTORY_LEVELS: client.execute(stock.INVENTORY_LEVELS, {**first, **levels}).data,
     }
-    location = answers[platform.INVENTORY_LEVELS]["rows"]["nodes"][0]
+    location = answers[stock.INVENTORY_LEVELS]["rows"]["nodes"][0]
     after = location["inventoryLevels"]["pageInfo"]["endCursor"]
     rest = client.execute(
-        platform.LOCATION_INVENTORY_LEVELS, {**first, "location": location["id"], "after": after}
+        stock.LOCATION_INVENTORY_LEVELS, {**first, "location": location["id"], "after": after}
     )
-    answers[platform.LOCATION_INVENTORY_LEVELS] = rest.data
+    answers[stock.LOCATION_INVENTORY_LEVELS] = rest.data
     client.close()
     for document, data in answers.items():
         require_shape(document, data)

@@ -56,7 +56,9 @@ class Scripted:
     def profile(self) -> StoreProfile:
         return StoreProfile("1", "shop", "EUR", "Europe/Berlin", None, "2026-01-01T00:00:00Z")
 
-    def overlap(self, resource: Resource) -> timedelta:
+    corrections_a_call = 250
+
+    def lookback(self, resource: Resource) -> timedelta:
         return timedelta(minutes=10)
 
     def pages(

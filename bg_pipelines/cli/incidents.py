@@ -1,4 +1,4 @@
-"""`bg-pipelines incidents`: what failed, and what a person does about it (docs/on-call.md)."""
+"""`bg-pipelines incidents`: what failed, and what to do about it (docs/on-call.md)."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from bg_pipelines.wording import counted, minute, times
 from bg_pipelines.work.parked import Held
 
 app = typer.Typer()
-StoreFilter = Annotated[str | None, typer.Option("--store", help="Those of this store.")]
+StoreFilter = Annotated[str | None, typer.Option("--store", help="Only those of this store.")]
 TypeFilter = Annotated[
-    str | None, typer.Option("--type", metavar="ERROR_TYPE", help="Those of this error type.")
+    str | None, typer.Option("--type", metavar="ERROR_TYPE", help="Only those of this error type.")
 ]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of incidents.")]
-All = Annotated[bool, typer.Option("--all", help="All that are open, or all of --store and --type.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Incident numbers.")]
+All = Annotated[bool, typer.Option("--all", help="All open ones, or all of --store and --type.")]
 
 
 @app.command("list")
 def list_incidents(
-    all_statuses: Annotated[bool, typer.Option("--all-statuses", help="The resolved ones as well.")] = False,
-    resolved: Annotated[bool, typer.Option("--resolved", help="The resolved ones instead.")] = False,
+    all_statuses: Annotated[bool, typer.Option("--all-statuses", help="Include resolved ones.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Only resolved ones.")] = False,
     store: StoreFilter = None,
     error_type: TypeFilter = None,
-    owner: Annotated[str | None, typer.Option(help="Those that this person looks after.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only those assigned to this person.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Incidents, the most severe and oldest first."""
+    """List open incidents, the most severe first, then the oldest."""
     if all_statuses and resolved:
         raise typer.BadParameter("give --all-statuses or --resolved, not both")
     which = None if all_statuses else "resolved" if resolved else "open"
@@ -70,10 +70,10 @@ def list_incidents(
 
 @app.command("show")
 def show_incident(
-    incident_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the incident.")],
+    incident_id: Annotated[int, typer.Argument(metavar="ID", help="Incident number.")],
     as_json: AsJson = False,
 ) -> None:
-    """Everything about one incident, and what to do about it."""
+    """Show everything about one incident and what to do about it."""
     with open_migrated() as database:
         details = reading.show(database, incident_id)
     if as_json:
@@ -84,10 +84,10 @@ def show_incident(
 
 @app.command("assign")
 def assign_incidents(
-    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Numbers of incidents.")],
-    to: Annotated[str, typer.Option(metavar="NAME", help="Who looks after them; '': nobody.")],
+    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Incident numbers.")],
+    to: Annotated[str, typer.Option(metavar="NAME", help="The new owner; '' for nobody.")],
 ) -> None:
-    """Say who looks after incidents."""
+    """Assign incidents to an owner."""
     with open_migrated() as database:
         count = handling.assign(database, ids, to)
     console.print(f"{counted(count, 'incident')} assigned to {to.strip() or 'nobody'}")
@@ -101,7 +101,7 @@ def retry_incidents(
     error_type: TypeFilter = None,
     by: By = None,
 ) -> None:
-    """Start what waits under incidents now; they close by themselves when it succeeds."""
+    """Retry the work under incidents now; an incident closes automatically once it succeeds."""
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "retry")
         done = handling.retry(database, chosen, by=by or logged_in())
@@ -113,14 +113,14 @@ def retry_incidents(
 
 @app.command("resolve")
 def resolve_incidents(
-    note: Annotated[str, typer.Option(metavar="TEXT", help="Why it is over.")],
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why they are resolved.")],
     ids: Ids = None,
     every: All = False,
     store: StoreFilter = None,
     error_type: TypeFilter = None,
     by: By = None,
 ) -> None:
-    """Close incidents. What waits under them goes back to its schedule, so a fault that is left opens one again."""
+    """Close incidents and put their work back on schedule; a fault that persists opens a new one."""
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "resolve")
         done = handling.resolve(database, chosen, by=by or logged_in(), note=note)
@@ -139,11 +139,11 @@ def _chosen(
     """The incidents meant: by number, or all that are open and of these. Raises IntegrationError if there are none."""
     wide = every or store is not None or error_type is not None
     if ids and wide:
-        raise typer.BadParameter("give numbers, or --all, --store and --type; not both")
+        raise typer.BadParameter("give incident numbers, or --all, --store and --type; not both")
     if ids:
         return ids
     if not wide:
-        raise typer.BadParameter("give numbers of incidents, --all, --store or --type")
+        raise typer.BadParameter("give incident numbers, --all, --store or --type")
     chosen = [row.id for row in reading.list_incidents(database, store=store, error_type=error_type)]
     if not chosen:
         raise IntegrationError.of(
@@ -200,7 +200,7 @@ def _incident_page(details: reading.IncidentDetails) -> Table:
     add("incident", Text.assemble(f"{row.id}, {row.status}, ", (row.severity, style)))
     add("what", Text.assemble((row.subject, "bold"), ": ", (row.error_type, style), f" ({details.source})"))
     add("", row.message)
-    add("do this", Text(details.runbook, style="green") if row.status == "open" else details.runbook)
+    add("what to do", Text(details.runbook, style="green") if row.status == "open" else details.runbook)
     add("since", f"{minute(row.opened_at)} UTC, last {minute(row.last_seen_at)}, {times(row.occurrences)}")
     add("owner", row.owner or "nobody")
     if row.resolved_at is not None:
@@ -248,9 +248,9 @@ def _together(facts: Iterable[tuple[str, str, str]]) -> list[str]:
 
 def _held_line(held: Held) -> str:
     if held.in_hand:
-        when = "a run is at work on it"
+        when = "a run is working on it"
     elif held.next_due_at is None:
-        when = "requires attention"
+        when = "needs attention"
     else:
         when = f"due {minute(held.next_due_at)}"
     return when + (f" ({held.retry_strategy}, {held.retry_reason})" if held.retry_strategy else "")
@@ -266,5 +266,5 @@ def _attempted(attempt: reading.Attempt) -> str:
 
 
 def _alert_line(alert: reading.SentAlert) -> str:
-    to = f": {alert.target} {alert.status}" if alert.target else ": to nobody"
+    to = f": {alert.target} {alert.status}" if alert.target else ": no recipients"
     return f"{minute(alert.created_at)} {alert.kind}{to}" + (f" ({alert.error})" if alert.error else "")

@@ -68,7 +68,7 @@ def status_page(state: status.Status) -> Lines:
         if more and len(lines) > _LONG:
             page.append(one_line(f"and {len(lines) - _LONG} more {more}"))
 
-    block([_fault_line(incident, now) for incident in state.incidents])
+    block([_incident_line(incident, now) for incident in state.incidents])
     if any(job.stores for job in state.metrics.jobs):
         page.append("")
         page.append(_jobs_table(state.metrics, narrow=console.width < 100))
@@ -84,7 +84,7 @@ def status_page(state: status.Status) -> Lines:
             )
             for line in late[:_WORST]
         ]
-        + ([one_line(f"and {len(late) - _WORST} more are late")] if len(late) > _WORST else [])
+        + ([one_line(f"and {len(late) - _WORST} more late")] if len(late) > _WORST else [])
     )
     block(
         [
@@ -99,7 +99,7 @@ def status_page(state: status.Status) -> Lines:
     )
     block([_retry_line(failing) for failing in state.retrying], "that are retried")
     block([_run_line(run, now) for run in state.runs], "runs")
-    block([_alerts_line(alerts, now) for alerts in state.alerts], "targets of alerts")
+    block([_alerts_line(alerts, now) for alerts in state.alerts], "alert targets")
     pool = state.metrics.connections
     of_runs = f"{pool.in_use} of {pool.size} in runs, " if pool.size else ""
     others = f" and {len(state.paused) - _LONG} more" if len(state.paused) > _LONG else ""
@@ -109,12 +109,12 @@ def status_page(state: status.Status) -> Lines:
         if run.peak_memory_bytes
     ]
     facts = {
-        "rows that could not be loaded": _listed(state.metrics.rejected_rows),
+        "rejected rows": _listed(state.metrics.rejected_rows),
         "stock corrections": _listed(state.metrics.corrections),
         **{f"work in {table.table}": _table_line(table) for table in state.metrics.tables},
         "paused": ", ".join(state.paused[:_LONG]) + others,
         "connections": f"{of_runs}{pool.server_in_use} of {pool.server_size} in the server",
-        "most memory of a run": ", ".join(memory),
+        "peak memory of a run": ", ".join(memory),
     }
     block([one_line(f"{name}: {fact}") for name, fact in facts.items() if fact])
     return Lines(*page)
@@ -150,7 +150,7 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     return table
 
 
-def _fault_line(incident: status.OpenIncident, now: datetime) -> Text:
+def _incident_line(incident: status.OpenIncident, now: datetime) -> Text:
     style = SEVERITY_STYLES.get(incident.severity, "")
     return one_line(
         f"#{incident.id} ",
@@ -182,7 +182,7 @@ def _some(resources: list[str]) -> str:
 
 
 def _run_line(run: status.RunStatus, now: datetime) -> Text:
-    state = "" if run.alive else f", died: not heard of since {clock(run.seen_at, now)}"
+    state = "" if run.alive else f", died: no heartbeat since {clock(run.seen_at, now)}"
     memory = f", {run.peak_rss_mb:.0f} MB" if run.peak_rss_mb else ""
     pool = f", {run.connections_in_use} of {run.connections_size} connections" if run.connections_size else ""
     return one_line(
@@ -193,7 +193,7 @@ def _run_line(run: status.RunStatus, now: datetime) -> Text:
 
 
 def _alerts_line(alerts: status.UndeliveredAlerts, now: datetime) -> Text:
-    pending = f"{alerts.pending} not delivered yet, " if alerts.pending else ""
+    pending = f"{alerts.pending} undelivered, " if alerts.pending else ""
     refused = f"{alerts.refused} refused, " if alerts.refused else ""
     since = f"since {clock(alerts.oldest_at, now)}"
     return one_line(

@@ -23,6 +23,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.csv_files import Fault, bad_data, read_rows
+from bg_pipelines.sync.stock_corrections import make_due
 from bg_pipelines.wording import did_you_mean
 
 SOURCE = "stock"
@@ -372,12 +373,7 @@ def _insert(connection: Connection, found: Sequence[_Found], by: str) -> list[in
             [one.given.reason for one in found],
         ),
     ).fetchall()
-    # What is parked or failing keeps its time: a correction mends nothing.
-    connection.execute(
-        "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = ANY(%s) "
-        "AND resource = 'inventory_levels' AND next_due_at IS NOT NULL AND attempts = 0",
-        (list({one.store_id for one in found}),),
-    )
+    make_due(connection, {one.store_id for one in found})
     return [id_ for (id_,) in rows]
 
 

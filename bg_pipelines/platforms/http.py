@@ -17,26 +17,21 @@ from __future__ import annotations
 
 import http.client
 import io
-import ipaddress
 import json
 import math
-import os
 import re
 import socket
 import ssl
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin
 
-import certifi
 import orjson
 import urllib3
 from urllib3 import exceptions as faults
@@ -45,6 +40,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout, Url, make_headers, parse_url
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.network import proxy_for, tls_context
 from bg_pipelines.platforms.silenced import silenced
 
 CHUNK_BYTES = 256 * 1024
@@ -206,7 +202,7 @@ class Transport:
     def _manager(self, place: Url) -> urllib3.PoolManager:
         key = place.scheme, place.netloc
         if key not in self._managers:
-            self._managers[key] = _make_manager(_proxy_for(place), self._tls)
+            self._managers[key] = _make_manager(proxy_for(place), self._tls)
         return self._managers[key]
 
     # What failed
@@ -356,47 +352,6 @@ class _Pool(HTTPConnectionPool):
 
 class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
-
-
-# The environment
-
-
-def tls_context() -> ssl.SSLContext:
-    """This process's: with the certificates that the usual variables name, or certifi's.
-
-    Raises IntegrationError (configuration).
-    """
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if bundle := os.environ.get(name):
-            return _tls_context(name, *((None, bundle) if os.path.isdir(bundle) else (bundle, None)))
-    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    if file or folder:
-        return _tls_context("SSL_CERT_FILE or SSL_CERT_DIR", file, folder)
-    return _tls_context("certifi", certifi.where(), None)
-
-
-@cache
-def _tls_context(name: str, file: str | None, folder: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=file, capath=folder)
-    except OSError as error:
-        message = f"{name}: the certificates cannot be read ({type(error).__name__})"
-        raise IntegrationError.of(ErrorType.CONFIGURATION, message, source="settings") from None
-
-
-def _proxy_for(place: Url) -> str | None:
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(place.scheme or "") or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(place.netloc or ""):
-        return None
-    host = (place.host or "").strip("[]")
-    for network in proxies.get("no", "").replace(" ", "").split(","):
-        try:
-            if ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False):
-                return None
-        except ValueError:
-            continue  # one of the two is a name
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _make_manager(proxy: str | None, tls: ssl.SSLContext) -> urllib3.PoolManager:

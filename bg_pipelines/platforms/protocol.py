@@ -8,6 +8,7 @@ PostgreSQL checks them. Times are ISO 8601 texts, money is decimal text with a c
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -42,6 +43,11 @@ class Correction(NamedTuple):
     reason: str
     idempotency_key: str
 
+    @property
+    def level(self) -> tuple[str, str]:
+        """The item and the place whose stock it is."""
+        return self.inventory_item_external_id, self.location_external_id
+
 
 class CorrectionOutcome(NamedTuple):
     """`applied`; `stale` with the quantity found there; or `rejected` with the platform's reason."""
@@ -49,6 +55,32 @@ class CorrectionOutcome(NamedTuple):
     status: str
     found_quantity: int | None = None
     reason: str | None = None
+
+
+def batches(corrections: Sequence[Correction], most: int) -> Iterator[list[Correction]]:
+    """Corrections as calls can take them, in their order: of one reason, and none of a level that is in the call already."""
+    batch: list[Correction] = []
+    for correction in corrections:
+        begins_anew = len(batch) == most or any(
+            one.level == correction.level or one.reason != correction.reason for one in batch
+        )
+        if begins_anew:
+            yield batch
+            batch = []
+        batch.append(correction)
+    if batch:
+        yield batch
+
+
+def batch_key(corrections: Sequence[Correction], attempt: int = 1) -> str:
+    """The idempotency key of a call: a correction's own, or one made of those of all. The same call has the same key."""
+    keys = [correction.idempotency_key for correction in corrections]
+    if len(keys) == 1 and attempt == 1:
+        return keys[0]
+    return str(uuid.uuid5(_KEYS, "\n".join([*keys, str(attempt)])))
+
+
+_KEYS = uuid.UUID("6d6f2f0e-4f0c-5f0b-9a55-0d5f6c1b7a10")
 
 
 class UpdateOutcome(NamedTuple):
@@ -80,7 +112,7 @@ class Platform(Protocol):
         """
         ...
 
-    def overlap(self, resource: Resource) -> timedelta:
+    def lookback(self, resource: Resource) -> timedelta:
         """How late a change may show in `pages(since=)`: so far back a pass begins behind the last one's start."""
         ...
 
@@ -101,8 +133,15 @@ class Platform(Protocol):
         """
         ...
 
-    def correct_stock(self, correction: Correction) -> CorrectionOutcome:
-        """Write one correction by compare-and-swap, under its idempotency key: doing it again does nothing."""
+    corrections_a_call: int
+    """So many stock corrections go in one call; more are several calls."""
+
+    def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
+        """Write corrections, each by compare-and-swap and under its idempotency key; returns one outcome for each.
+
+        What is wrong with one is that one's outcome. Where an error is raised, some may have been written: the same
+        corrections given again, in the same order, are written once.
+        """
         ...
 
     def faults(self) -> list[str]:

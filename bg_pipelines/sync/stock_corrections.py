@@ -7,6 +7,7 @@ take is parked under an incident and holds up no other.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -21,10 +22,8 @@ from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.records import Resource
 from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
-from bg_pipelines.work.queue import Queue
+from bg_pipelines.work.queue import Connection, Queue
 
-AT_ONCE = 250
-"""Corrections in one call: what Shopify takes."""
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its corrections. After a kill they are free before that unit is."""
 UNIT = "stock_corrections"
@@ -96,7 +95,7 @@ class StockCorrections:
             return QUEUE.claim(
                 connection,
                 owner=self.claim.owner,
-                limit=AT_ONCE,
+                limit=self.context.platform.corrections_a_call,
                 lease=LEASE,
                 among=_NEXT,
                 order="t.id",
@@ -107,7 +106,7 @@ class StockCorrections:
         error = self._refused
         if error is None:
             try:
-                outcomes = [self.context.platform.correct_stock(claim.correction) for claim in claims]
+                outcomes = self.context.platform.correct_stock([claim.correction for claim in claims])
             except IntegrationError as failed:
                 if failed.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                     raise
@@ -176,6 +175,21 @@ class StockCorrections:
             f"counted as {claim.change_from_quantity}, the platform has {outcome.found_quantity}; count again"
         )
         return CorrectionReport(self.context.store_name, claim.id, outcome.status, outcome.reason or stale)
+
+
+def make_due(connection: Connection, store_ids: Collection[int]) -> None:
+    """Make the stock of these stores due now where a correction waits to be sent.
+
+    What is parked or failing keeps its time: a correction mends nothing. Called by who makes one, and by a visit that
+    ends (its own due time would hide a correction which came while it was at work).
+    """
+    connection.execute(
+        "UPDATE sync_states y SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = ANY(%s) "
+        "AND resource = 'inventory_levels' AND next_due_at IS NOT NULL AND attempts = 0 AND EXISTS ("
+        "SELECT FROM inventory_corrections c WHERE c.store_id = y.store_id AND c.status = 'pending' "
+        "AND c.next_due_at <= clock_timestamp())",
+        (list(store_ids),),
+    )
 
 
 def _rejected(claim: CorrectionClaim, outcome: CorrectionOutcome) -> IntegrationError:

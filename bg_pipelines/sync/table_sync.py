@@ -257,7 +257,7 @@ class TableSync:
             if current.full:
                 counts.deleted += self._end_full_pass(connection, state, current)
             compared = self._compare_counts(connection, state)
-            since = current.vendor_began_at - self.platform.overlap(self.resource)
+            since = current.vendor_began_at - self.platform.lookback(self.resource)
             state = replace(compared.state, current=None, since=since)
             if compared.needs_full:
                 store_units.save(connection, self.claim, state.dump())

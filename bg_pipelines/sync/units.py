@@ -8,7 +8,7 @@ from bg_pipelines.customers import changes
 from bg_pipelines.records import Resource
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.customer_edits import CustomerEdits
-from bg_pipelines.sync.stock_corrections import StockCorrections
+from bg_pipelines.sync.stock_corrections import StockCorrections, make_due
 from bg_pipelines.sync.store_profile import sync_profile
 from bg_pipelines.sync.table_sync import TableSync
 
@@ -23,7 +23,11 @@ def _table(context: Context) -> None:
 def _inventory_levels(context: Context) -> None:
     """Corrections first: what was counted here is written before stock is read."""
     StockCorrections(context).run()
-    TableSync(context).run()
+    TableSync(
+        context,
+        # A correction that came meanwhile would be hidden behind the due time that is set now.
+        then=lambda connection: make_due(connection, [context.claim.store_id]),
+    ).run()
 
 
 def _customers(context: Context) -> None:

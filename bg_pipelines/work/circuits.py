@@ -31,6 +31,8 @@ LAST_PROBE = timedelta(minutes=5)
 TOGETHER = timedelta(minutes=30)
 """A platform of which `PLATFORM_STORES` circuits of stores are open that opened within this time of one another is
 ailing, for as long as that is so."""
+JOINED = timedelta(days=1)
+"""A store whose circuit opens within this time of a platform's trouble has the same one."""
 
 OF_A_PLATFORM = {
     ErrorType.TIMEOUT,
@@ -118,7 +120,8 @@ def note_failure(
 def is_ailing(connection: Connection, platform: str, store_id: int | None = None) -> bool:
     """Whether circuits of many stores of a platform opened at about the same time, and are open still.
 
-    With `store_id`, whether that store's is among them. Those few that fail for ever, since some other day, are not.
+    With `store_id`, whether that store is one of them: its circuit opened with theirs, or within `JOINED` afterwards.
+    Those few that fail for ever are no sign of an outage, and an outage is no excuse for them.
     """
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM circuits c JOIN stores s ON s.id = c.store_id "
@@ -126,8 +129,14 @@ def is_ailing(connection: Connection, platform: str, store_id: int | None = None
         "AND (SELECT count(*) FROM circuits d JOIN stores t ON t.id = d.store_id WHERE t.platform = %(platform)s "
         "AND d.opened_at BETWEEN c.opened_at AND c.opened_at + %(together)s) >= %(many)s "
         "AND (%(store)s::bigint IS NULL OR EXISTS (SELECT FROM circuits own WHERE own.store_id = %(store)s "
-        "AND own.opened_at BETWEEN c.opened_at AND c.opened_at + %(together)s)))",
-        {"platform": platform, "store": store_id, "together": TOGETHER, "many": PLATFORM_STORES},
+        "AND own.opened_at BETWEEN c.opened_at AND c.opened_at + %(joined)s)))",
+        {
+            "platform": platform,
+            "store": store_id,
+            "together": TOGETHER,
+            "joined": JOINED,
+            "many": PLATFORM_STORES,
+        },
     ).fetchone()
     return row is not None and bool(row[0])
 

@@ -175,7 +175,7 @@ def test_incidents_are_listed_shown_assigned_retried_and_resolved(
     assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
     shown = words(ok(run("incidents", "show", "1")))
     assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
-    assert "requires attention (manual_intervention, credentials does not mend itself)" in shown
+    assert "needs attention (manual_intervention, credentials does not mend itself)" in shown
     assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 units of work due now\n"
     sync()
     assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))
@@ -205,7 +205,7 @@ def test_many_are_chosen_by_store_or_type(run: Run, revoked: tuple[Shop, str]) -
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["retry"], "give numbers of incidents, --all, --store or --type"),
+        (["retry"], "give incident numbers, --all, --store or --type"),
         (["retry", "1", "--all"], "not both"),
         (["resolve", "1"], "--note"),
         (["list", "--resolved", "--all-statuses"], "not both"),

@@ -387,10 +387,10 @@ def test_the_worst_of_those_that_are_late_have_a_line_each(
         "UPDATE sync_states SET next_due_at = clock_timestamp() - (store_id * 10 + 100) * interval '1 minute' "
         "WHERE resource IN ('products', 'orders', 'inventory_levels')",
     )
-    lines = [line for line in shown().splitlines() if line.startswith("late") or line.endswith("are late")]
+    lines = [line for line in shown().splitlines() if line.startswith("late") or line.endswith("more late")]
     behind = [int(line.split()[3]) for line in lines[:-1]]
     assert behind == sorted(behind, reverse=True)
-    assert (len(behind), lines[-1]) == (5, "and 4 more are late")
+    assert (len(behind), lines[-1]) == (5, "and 4 more late")
     assert re.fullmatch(r"late  \S+  \w+_sync  1\d\d minutes behind", lines[0])
 
 
@@ -402,7 +402,7 @@ def test_the_memory_that_runs_took_is_told_per_job(
         "INSERT INTO job_runs (run_id, job, queue, status, finished_at, peak_rss_mb) "
         "SELECT 'run ' || mb, 'store_sync', 'stores_sync', 'succeeded', clock_timestamp(), mb FROM (VALUES (90), (140)) r(mb)",
     )
-    assert "most memory of a run: store_sync 140 MB" in shown().splitlines()
+    assert "peak memory of a run: store_sync 140 MB" in shown().splitlines()
 
 
 def test_only_the_worst_twenty_that_are_tried_again_are_shown_and_the_rest_counted(

@@ -12,6 +12,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations import stock
 from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines_tests.support import query
 from bg_pipelines_tests.typed import Run, ok, refused, words
@@ -299,3 +300,47 @@ def test_a_correction_that_was_typed_is_in_the_shop_after_the_next_sync(
         database, "SELECT available FROM inventory_levels WHERE external_id = %s", level["external_id"]
     )
     assert after["available"] == level["available"] + 3
+
+
+class Interrupting:
+    """A store's platform; what is `typed` comes while its stock is being read."""
+
+    def __init__(self, platform: Any, typed: Callable[[], Any]) -> None:
+        self._platform, self._typed = platform, typed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._platform, name)
+
+    def pages(self, resource: Resource, **options: Any) -> Any:
+        if resource is Resource.INVENTORY_LEVELS:
+            self._typed()
+        return self._platform.pages(resource, **options)
+
+
+def test_a_correction_that_is_typed_while_its_store_is_at_work_is_sent_by_the_next_run(
+    run: Run,
+    database: Database,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
+    sync: Callable[..., Any],
+    connect_stores: Callable[..., Any],
+) -> None:
+    [name] = add_shops(make_sandbox(shops=1, variants=2))
+    sync()
+    [level, *_] = query(
+        database,
+        "SELECT inventory_item_external_id AS item, location_external_id AS place, available FROM inventory_levels",
+    )
+    given = stock.NewCorrection(name, level["item"], level["place"], level["available"] + 3)
+
+    def connect(*args: Any, **options: Any) -> Any:
+        return Interrupting(
+            connect_stores(*args, **options), lambda: stock.correct(database, [given], by="jane")
+        )
+
+    sync(force=True, connect=connect)
+    assert [row.status for row in stock.list_corrections(database)] == ["pending"]
+    assert (name, "inventory_levels") in due(database)
+    sync()
+    assert [row.status for row in stock.list_corrections(database)] == ["applied"]
+    assert (name, "inventory_levels") not in due(database)

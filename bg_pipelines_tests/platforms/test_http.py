@@ -20,7 +20,8 @@ import pytest
 
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.messaging.twilio import TextMessages
-from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, tls_context, vendor_time
+from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
+from bg_pipelines.platforms.network import tls_context
 from bg_pipelines.platforms.shopify import platform as shopify
 from bg_pipelines.platforms.shopify.bulk_file import lines_from
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken

@@ -197,6 +197,44 @@ def test_force_reads_everything_again_and_mends_what_differs_here(
     assert query(database, "SELECT 1 FROM products WHERE title = 'tampered with'") == []
 
 
+def passes(database: Database) -> list[bool]:
+    """Whether each attempt at products that succeeded was a full pass, in their order."""
+    rows = query(
+        database,
+        "SELECT full_pass FROM sync_attempts WHERE resource = 'products' AND status = 'succeeded' ORDER BY id",
+    )
+    return [row["full_pass"] for row in rows]
+
+
+def test_force_is_remembered_by_a_store_that_fails_first(
+    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=20)
+    names = add_shops(sandbox)
+    [shop] = sandbox.world.shops.values()
+    sync(resources=(Resource.PRODUCTS,))
+    shop.faults.append(Fault("server_error"))
+    assert sync(resources=(Resource.PRODUCTS,), stores=names, force=True).failures != []
+    shop.faults.clear()
+    query(database, "UPDATE sync_states SET next_due_at = clock_timestamp()")
+    assert sync(resources=(Resource.PRODUCTS,)).failures == []
+    query(database, "UPDATE sync_states SET next_due_at = clock_timestamp()")
+    sync(resources=(Resource.PRODUCTS,))
+    assert passes(database) == [True, True, False], "the first, the one asked for, and an ordinary one"
+
+
+def test_force_is_remembered_by_a_store_that_is_not_reached_in_time(
+    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(shops=3, variants=30)
+    add_shops(sandbox)
+    sync(resources=(Resource.PRODUCTS,))
+    late = sync(resources=(Resource.PRODUCTS,), force=True, max_minutes=1e-9, max_workers=1)
+    assert late.done < 3
+    sync(resources=(Resource.PRODUCTS,))
+    assert passes(database) == [True] * 6, "each store's first, and the one asked for"
+
+
 def test_a_day_after_the_last_full_pass_everything_is_read_again(
     make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
 ) -> None:

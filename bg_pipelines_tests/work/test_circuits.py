@@ -232,8 +232,12 @@ def test_a_platform_of_which_many_stores_were_left_alone_lately_is_ailing(
     assert {open_circuit(store) for store in fleet[: circuits.PLATFORM_STORES - 1]} == {alone}
     assert open_circuit(fleet[5], "throttled") == alone, "a rate limit is a store's own"
     assert open_circuit(fleet[6]) == Outcome(Change.OPENED, Change.AILING)
-    clock.advance(minutes=31)
-    assert open_circuit(fleet[7]) == alone, "what has been broken for long says nothing of it"
+    clock.advance(hours=2)
+    assert open_circuit(fleet[7]) == Outcome(Change.OPENED, Change.AILING), (
+        "it lasts, and one more is reached"
+    )
+    clock.advance(hours=25)
+    assert open_circuit(fleet[8]) == alone, "what has been broken for long says nothing of it"
 
 
 def test_many_failing_at_once_open_a_circuit_once(fleet: list[int], database: Database) -> None:

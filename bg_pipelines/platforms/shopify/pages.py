@@ -32,6 +32,8 @@ class PageSizes(NamedTuple):
     """The first of each customer."""
     lines: int = 20
     """The first of each order."""
+    quantities: int = 250
+    """Stock corrections: the vendor's most."""
 
 
 PAGE_SIZES = PageSizes()
@@ -96,6 +98,18 @@ class PageReader:
     ) -> Page:
         """Rows by their ids, a few in a call. Those that Shopify does not have are gone, if the answer `shows_all`."""
         converted, vendor_time = Converted(), None
+        for answer, asked, nodes in self.answers_by_ids(document, variables, ids):
+            converted.data, vendor_time = answer.data, vendor_time or answer.vendor_time
+            # A node of another kind than asked for has no fields.
+            converted.add([node for node in nodes if node], convert)
+            if shows_all(answer.data):
+                converted.add([one for one, node in zip(asked, nodes, strict=True) if not node], _gone)
+        return converted.page(vendor_time, resume=None)
+
+    def answers_by_ids(
+        self, document: str, variables: Node, ids: Sequence[str]
+    ) -> Iterator[tuple[Answer, list[str], list[Any]]]:
+        """Answers about these ids, a few in each, with those that it is about and what is there of them."""
         left = list(dict.fromkeys(ids))
         while left:
             first = self._rows_at_once(document, self.sizes.rows_by_ids)
@@ -108,13 +122,8 @@ class PageReader:
             nodes = answer.data.get("rows")
             if not isinstance(nodes, list) or len(nodes) != len(asked):
                 raise malformed("Shopify's answer lacks some of the rows that were asked for")
-            converted.data, vendor_time = answer.data, vendor_time or answer.vendor_time
-            # A node of another kind than asked for has no fields.
-            converted.add([node for node in nodes if node], convert)
-            if shows_all(answer.data):
-                converted.add([one for one, node in zip(asked, nodes, strict=True) if not node], _gone)
+            yield answer, asked, nodes
             left = left[first:]
-        return converted.page(vendor_time, resume=None)
 
     def _rows_at_once(self, document: str, most: int) -> int:
         return self._page_rows.get(document, most)

@@ -3,23 +3,20 @@
 Every connection is read in pages of 250 by id, to the end. With ids as the order a row that changes while the
 pages are read keeps its place, so that none is passed over; `updated_at` narrows an incremental pass. Products
 and variants are two flat connections, because a product's own `variants` would need one more call for each
-product that has more of them than a page can afford (cost: see docs/decisions.md). Stock levels are nested in
-their location: one call shows the first few of every location, and each that has more is drained by itself.
-
-Customers and orders are in sales.py, edits of customers in customer_edits.py, paging in pages.py, exports in bulk.py.
+product that has more of them than a page can afford (cost: see docs/decisions.md).
+Customers and orders are in sales.py, stock in stock.py, edits of customers in customer_edits.py, exports in bulk.py,
+paging in pages.py.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
-from bg_pipelines.platforms.shopify import bulk, customer_edits, sales
+from bg_pipelines.platforms.shopify import bulk, customer_edits, sales, stock
 from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, EXPORTS, ExportLimits, export_pages, is_export
 from bg_pipelines.platforms.shopify.client import (
     ClientCredentials,
@@ -27,7 +24,7 @@ from bg_pipelines.platforms.shopify.client import (
     credentials,
 )
 from bg_pipelines.platforms.shopify.customer_edits import EDITABLE, CustomerEdits
-from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
+from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     PAGE_SIZES,
@@ -37,12 +34,10 @@ from bg_pipelines.platforms.shopify.pages import (
     PageReader,
     PageSizes,
     key,
-    note_cursor,
-    rows_of,
 )
 from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
+from bg_pipelines.platforms.shopify.stock import Stock
 from bg_pipelines.records import (
-    InventoryLevel,
     Location,
     Page,
     Product,
@@ -60,15 +55,13 @@ SCOPES = (
     "write_inventory",
 )
 # A search shows a change seconds to minutes late.
-OVERLAP = timedelta(minutes=10)
+LOOKBACK = timedelta(minutes=10)
 
 _LOCATION = (
     "id name isActive fulfillsOnlineOrders updatedAt address { address1 city provinceCode countryCode zip }"
 )
 _PRODUCT = "id title handle status vendor productType tags createdAt updatedAt"
 _VARIANT = "id title sku barcode position price compareAtPrice updatedAt product { id } inventoryItem { id }"
-_LEVEL = 'id isActive updatedAt item { id } quantities(names: ["available", "on_hand", "committed", "incoming"]) { name quantity }'
-
 SHOP = "query Shop { shop { id name currencyCode ianaTimezone updatedAt plan { publicDisplayName } } }"
 
 LOCATIONS = f"""
@@ -98,35 +91,6 @@ query ProductVariants($first: Int!, $after: String, $query: String) {{
   }}
 }}"""
 
-INVENTORY_LEVELS = f"""
-query InventoryLevels($first: Int!, $after: String, $levels: Int!, $query: String) {{
-  rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {{
-    nodes {{ id inventoryLevels(first: $levels, query: $query, includeInactive: true) {{ nodes {{ {_LEVEL} }} {PAGE_INFO} }} }}
-    {PAGE_INFO}
-  }}
-}}"""
-
-LOCATION_INVENTORY_LEVELS = f"""
-query LocationInventoryLevels($location: ID!, $first: Int!, $after: String, $query: String) {{
-  location(id: $location) {{
-    rows: inventoryLevels(first: $first, after: $after, query: $query, includeInactive: true) {{
-      nodes {{ {_LEVEL} }} {PAGE_INFO}
-    }}
-  }}
-}}"""
-
-AVAILABLE = """
-query Available($location: ID!, $item: ID!) {
-  location(id: $location) {
-    inventoryLevel(inventoryItemId: $item) { quantities(names: ["available"]) { name quantity } }
-  }
-}"""
-
-SET_QUANTITIES = """
-mutation SetQuantities($input: InventorySetQuantitiesInput!, $key: String!) {
-  inventorySetQuantities(input: $input) @idempotent(key: $key) { userErrors { code field message } }
-}"""
-
 LOCATIONS_BY_IDS = f"""
 query LocationsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Location {{ {_LOCATION} }} }} }}"""
 
@@ -139,34 +103,22 @@ query ProductVariantsByIds($ids: [ID!]!) {{
   rows: nodes(ids: $ids) {{ ... on ProductVariant {{ {_VARIANT} }} }}
 }}"""
 
-INVENTORY_LEVELS_BY_IDS = f"""
-query InventoryLevelsByIds($ids: [ID!]!) {{
-  rows: nodes(ids: $ids) {{ ... on InventoryLevel {{ location {{ id }} {_LEVEL} }} }}
-}}"""
-
 GRANTED_SCOPES = "query GrantedScopes { currentAppInstallation { accessScopes { handle } } }"
 
 DOCUMENTS = (
     *sales.DOCUMENTS,
     *customer_edits.DOCUMENTS,
     *bulk.DOCUMENTS,
+    *stock.DOCUMENTS,
     SHOP,
     LOCATIONS,
     PRODUCTS,
     PRODUCT_VARIANTS,
-    INVENTORY_LEVELS,
-    LOCATION_INVENTORY_LEVELS,
     LOCATIONS_BY_IDS,
     PRODUCTS_BY_IDS,
     PRODUCT_VARIANTS_BY_IDS,
-    INVENTORY_LEVELS_BY_IDS,
-    AVAILABLE,
-    SET_QUANTITIES,
     GRANTED_SCOPES,
 )
-
-_STALE = {"CHANGE_FROM_QUANTITY_STALE", "COMPARE_QUANTITY_STALE"}
-_TRY_AGAIN = {"IDEMPOTENCY_CONCURRENT_REQUEST"}
 
 
 def connect(
@@ -198,10 +150,11 @@ class ShopifyPlatform:
         self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES, exports: ExportLimits = EXPORT_LIMITS
     ) -> None:
         self._client = client
-        self._sizes = sizes
+        self.corrections_a_call = sizes.quantities
         self._exports = exports
         self._reader = PageReader(client, sizes)
         self._sales = Sales(self._reader)
+        self._stock = Stock(client, self._reader)
         self._edits = CustomerEdits(client, self._sales)
 
     def close(self) -> None:
@@ -253,21 +206,23 @@ class ShopifyPlatform:
         if resource is Resource.ORDERS:
             return self._sales.orders(_changed_since(since), resume)
         if resource is Resource.INVENTORY_LEVELS:
-            return self._level_pages(since, resume)
+            return self._stock.pages(_changed_since(since), resume)
         document, convert = _CONNECTIONS[resource]
         variables: Node = {"query": _changed_since(since)}
         if resource is Resource.LOCATIONS:
             variables = {}  # few, and without a search by time: always all of them
         return self._reader.connection(document, variables, resume, convert)
 
-    def overlap(self, resource: Resource) -> timedelta:  # noqa: ARG002
-        return OVERLAP
+    def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
+        return LOOKBACK
 
     def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
         if resource is Resource.CUSTOMERS:
             return self._sales.customers_by_ids(external_ids)
         if resource is Resource.ORDERS:
             return self._sales.orders_by_ids(external_ids)
+        if resource is Resource.INVENTORY_LEVELS:
+            return self._stock.by_ids(external_ids)
         document, convert = _BY_IDS[resource]
         return self._reader.by_ids(document, {}, external_ids, convert)
 
@@ -277,39 +232,8 @@ class ShopifyPlatform:
     def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
         return self._edits.update(external_id, values)
 
-    def correct_stock(self, correction: Correction) -> CorrectionOutcome:
-        quantity = {
-            "inventoryItemId": correction.inventory_item_external_id,
-            "locationId": correction.location_external_id,
-            "quantity": correction.quantity,
-            "changeFromQuantity": correction.change_from_quantity,
-        }
-        variables = {
-            "key": correction.idempotency_key,
-            "input": {"name": "available", "reason": correction.reason, "quantities": [quantity]},
-        }
-        try:
-            answer = self._client.execute(SET_QUANTITIES, variables)
-        except IntegrationError as error:
-            if error.details.get("code") != "INVALID_VARIABLE":
-                raise
-            return CorrectionOutcome("rejected", reason="INVALID_VARIABLE: an id is not one of Shopify's")
-        try:
-            faults = answer.data["inventorySetQuantities"]["userErrors"]
-            codes = [fault["code"] for fault in faults]
-        except (KeyError, TypeError):
-            # The key makes it safe to ask again: what was applied is then answered, not applied once more.
-            raise malformed("Shopify's answer to a stock correction lacks its outcome") from None
-        if not codes:
-            return CorrectionOutcome("applied", found_quantity=correction.quantity)
-        if _TRY_AGAIN.intersection(codes):
-            raise IntegrationError.of(
-                ErrorType.SERVER_ERROR, "Shopify is still at work on this correction", source=SOURCE
-            )
-        if _STALE.intersection(codes):
-            return CorrectionOutcome("stale", found_quantity=self._available(correction))
-        reasons = [str(fault["code"] or fault.get("message")) for fault in faults]
-        return CorrectionOutcome("rejected", reason=", ".join(reasons))
+    def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
+        return self._stock.correct(corrections)
 
     def faults(self) -> list[str]:
         try:
@@ -329,85 +253,9 @@ class ShopifyPlatform:
             )
         return faults
 
-    def _available(self, correction: Correction) -> int | None:
-        answer = self._client.execute(
-            AVAILABLE,
-            {
-                "location": correction.location_external_id,
-                "item": correction.inventory_item_external_id,
-            },
-        )
-        try:
-            level = answer.data["location"]["inventoryLevel"]
-            return int(next(q["quantity"] for q in level["quantities"] if q["name"] == "available"))
-        except (KeyError, TypeError, StopIteration):
-            return None
-
-    def _level_pages(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
-        """Levels, location by location: the first few of a page of locations, then each that has more.
-
-        The token names the page of locations and, where the first few are kept, the location and the page in it
-        that come next. So each page that is kept brings a pass nearer to its end, however often it is stopped.
-        """
-        at: dict[str, str | None] = json.loads(resume) if resume else {}
-        query = _changed_since(since)
-        locations_after = at.get("locations_after")
-        seen = {locations_after}
-        while True:
-            variables = {"levels": self._sizes.levels, "query": query}
-            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, self._sizes.locations)
-            rows = rows_of(answer.data.get("rows"))
-            note_cursor(rows.next_cursor, seen)
-            first = Converted()
-            to_drain: list[tuple[str, str]] = []
-            try:
-                for location in rows.nodes:
-                    levels = rows_of(location["inventoryLevels"])
-                    first.add(levels.nodes, partial(_level, location["id"]))
-                    if levels.next_cursor is not None:
-                        to_drain.append((location["id"], levels.next_cursor))
-            except (KeyError, TypeError):
-                raise malformed("Shopify's answer lacks a location's stock levels") from None
-            # Where each part of this page of locations goes on: behind the last, with the next page of them.
-            parts: list[str | None] = [
-                _token(locations_after, location, after) for location, after in to_drain
-            ]
-            parts.append(_token(rows.next_cursor) if rows.next_cursor is not None else None)
-            started = [i for i, (location, _) in enumerate(to_drain) if location == at.get("location")]
-            begin = started[0] if started else 0
-            if started:
-                to_drain[begin] = (to_drain[begin][0], at["after"] or to_drain[begin][1])
-            else:
-                yield first.page(answer.vendor_time, resume=parts[0])
-            for i, (location, after) in enumerate(to_drain[begin:], begin):
-                yield from self._drain_location(location, after, query, locations_after, parts[i + 1])
-            at = {}
-            if rows.next_cursor is None:
-                return
-            locations_after = rows.next_cursor
-
-    def _drain_location(
-        self, location: str, after: str, query: str | None, locations_after: str | None, behind: str | None
-    ) -> Iterator[Page]:
-        """The other pages of a location's levels; `behind` is the token of what follows them."""
-        pages = self._reader.connection(
-            LOCATION_INVENTORY_LEVELS,
-            {"location": location, "query": query},
-            after,
-            partial(_level, location),
-            within="location",
-        )
-        for page in pages:
-            page.resume = behind if page.resume is None else _token(locations_after, location, page.resume)
-            yield page
-
 
 def _changed_since(since: datetime | None) -> str | None:
     return None if since is None else f"updated_at:>='{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}'"
-
-
-def _token(locations_after: str | None, location: str | None = None, after: str | None = None) -> str:
-    return json.dumps({"locations_after": locations_after, "location": location, "after": after})
 
 
 def _location(_: Converted, node: Node) -> Location:
@@ -457,23 +305,6 @@ def _variant(page: Converted, node: Node) -> ProductVariant:
     )
 
 
-def _level(location: str, _: Converted, node: Node) -> InventoryLevel | str:
-    external_id, updated_at = key(node)
-    if not node["isActive"]:
-        return external_id  # no longer stocked there
-    quantities = {q["name"]: q["quantity"] for q in node["quantities"]}
-    return InventoryLevel(
-        external_id,
-        updated_at,
-        node["item"]["id"],
-        location,
-        quantities["available"],
-        quantities["on_hand"],
-        quantities["committed"],
-        quantities["incoming"],
-    )
-
-
 _CONNECTIONS: dict[Resource, tuple[str, Convert]] = {
     Resource.LOCATIONS: (LOCATIONS, _location),
     Resource.PRODUCTS: (PRODUCTS, _product),
@@ -483,8 +314,4 @@ _BY_IDS: dict[Resource, tuple[str, Convert]] = {
     Resource.LOCATIONS: (LOCATIONS_BY_IDS, _location),
     Resource.PRODUCTS: (PRODUCTS_BY_IDS, _product),
     Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS_BY_IDS, _variant),
-    Resource.INVENTORY_LEVELS: (
-        INVENTORY_LEVELS_BY_IDS,
-        lambda page, node: _level(node["location"]["id"], page, node),
-    ),
 }

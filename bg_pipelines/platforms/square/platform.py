@@ -25,11 +25,11 @@ from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource
 
 LOCATIONS_A_CALL = 10
 # An order of a till without a connection comes up to 72 hours late, with the time at which it was made.
-ORDERS_OVERLAP = timedelta(hours=73)
-OVERLAP = timedelta(minutes=10)
+ORDERS_LOOKBACK = timedelta(hours=73)
+LOOKBACK = timedelta(minutes=10)
 # So far behind the beginning of a full pass of counts is looked for those that changed meanwhile: an answer is a little
 # older than the time it carries, and a change may show late.
-COUNTS_OVERLAP = timedelta(minutes=1)
+COUNTS_LOOKBACK = timedelta(minutes=1)
 MOST_CATCH_UPS = 5
 _OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATION"}
 
@@ -42,6 +42,8 @@ class PageSizes(NamedTuple):
     orders: int = 500
     objects: int = 200
     counts: int = 1000
+    changes: int = 100
+    """Stock corrections: the vendor's most."""
 
 
 PAGE_SIZES = PageSizes()
@@ -68,6 +70,7 @@ class SquarePlatform:
     def __init__(self, client: SquareClient, sizes: PageSizes = PAGE_SIZES) -> None:
         self._client = client
         self._sizes = sizes
+        self.corrections_a_call = sizes.changes
         self._held_merchant: Node | None = None
 
     def close(self) -> None:
@@ -80,8 +83,8 @@ class SquarePlatform:
         except (KeyError, TypeError, AttributeError):
             raise malformed("Square's answer lacks the merchant or the main location") from None
 
-    def overlap(self, resource: Resource) -> timedelta:
-        return ORDERS_OVERLAP if resource is Resource.ORDERS else OVERLAP
+    def lookback(self, resource: Resource) -> timedelta:
+        return ORDERS_LOOKBACK if resource is Resource.ORDERS else LOOKBACK
 
     # Pages
 
@@ -189,7 +192,7 @@ class SquarePlatform:
             answers = self._client.answers(COUNTS, asked, at["cursor"])
             for answer, cursor in answers:
                 page = _page(answer, answer.rows("counts"), records.level, key=_level_id)
-                page.vendor_time = (answer.vendor_time or datetime.now(UTC)) - COUNTS_OVERLAP
+                page.vendor_time = (answer.vendor_time or datetime.now(UTC)) - COUNTS_LOOKBACK
                 began = at["began"] or time_text(page.vendor_time)
                 if cursor is not None:
                     at = {**at, "began": began, "cursor": cursor}
@@ -292,8 +295,8 @@ class SquarePlatform:
 
         return writes.update_customer(self._client, external_id, values, page)
 
-    def correct_stock(self, correction: Correction) -> CorrectionOutcome:
-        return writes.correct_stock(self._client, correction)
+    def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
+        return writes.correct_stock(self._client, corrections, self._sizes.changes)
 
     # What is wrong
 

@@ -5,13 +5,20 @@ Square says in a code and a field what it does not take. Its sentences quote wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, UpdateOutcome
+from bg_pipelines.platforms.protocol import (
+    Correction,
+    CorrectionOutcome,
+    UpdateOutcome,
+    batch_key,
+    batches,
+)
 from bg_pipelines.platforms.square.client import SOURCE, Answer, SquareClient, malformed, time_text
 from bg_pipelines.records import Page
 
@@ -28,6 +35,8 @@ EDITABLE = {
 COUNTS = "inventory/counts/batch-retrieve"
 CHANGES = "inventory/changes/batch-retrieve"
 CHANGE = "inventory/changes/batch-create"
+
+ROWS_A_PAGE = 1000
 
 # How far back a correction that was sent before is looked for.
 SENT_WITHIN = timedelta(days=3)
@@ -74,22 +83,83 @@ def _edited_elsewhere() -> IntegrationError:
     return IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE)
 
 
-def correct_stock(client: SquareClient, correction: Correction) -> CorrectionOutcome:
-    """Square has no compare-and-swap: the count is read, and the difference is written as an adjustment.
+def correct_stock(
+    client: SquareClient, corrections: Sequence[Correction], a_call: int
+) -> list[CorrectionOutcome]:
+    """Square has no compare-and-swap: the counts are read, and the differences are written as adjustments.
 
-    An adjustment and no count by hand, for who sells a piece between our reading and our writing has then sold it: a
+    Adjustments and no counts by hand, for who sells a piece between our reading and our writing has then sold it: a
     count would put it back on the shelf. What was too much is WASTE, as what is lost or broken is; a sale it was not.
-    Where the count is another than it was, our own write under this key may be why: it carries the key as its
-    reference, by which it is found again.
+    Each carries its correction's key as its reference, by which one that was written before is found again, whatever the
+    count is by now and whichever corrections it was written with.
     """
-    found, at = _in_stock(client, correction)
-    if found != correction.change_from_quantity:
-        status = "applied" if _was_sent(client, correction, at) else "stale"
-        return CorrectionOutcome(status, found_quantity=None if found is None else int(found))
+    outcomes: list[CorrectionOutcome] = []
+    for batch in batches(corrections, a_call):
+        outcomes += _correct(client, batch)
+    return outcomes
+
+
+def _correct(client: SquareClient, batch: list[Correction]) -> list[CorrectionOutcome]:
+    counts, now = _in_stock(client, batch)
+    sent = _sent_before(client, batch, now)
+    outcomes: dict[int, CorrectionOutcome] = {}
+    moves: dict[int, _Move] = {}
+    for index, correction in enumerate(batch):
+        count = counts.get(correction.level)
+        found = None if count is None else int(count.quantity)
+        if correction.idempotency_key in sent:
+            outcomes[index] = CorrectionOutcome("applied", found_quantity=found)
+        elif count is None or count.quantity != correction.change_from_quantity:
+            outcomes[index] = CorrectionOutcome("stale", found_quantity=found)
+        elif correction.quantity == correction.change_from_quantity:
+            outcomes[index] = CorrectionOutcome("applied", found_quantity=found)
+        else:
+            # What occurred before the last count is in that count already, and would change nothing.
+            moves[index] = _Move(correction, max(now, count.at))
+    outcomes |= zip(moves, _write(client, list(moves.values())), strict=True)
+    return [outcomes[index] for index in range(len(batch))]
+
+
+def _write(client: SquareClient, moves: list[_Move]) -> list[CorrectionOutcome]:
+    """All in one call, which Square applies as a whole or not at all; what it does not take is left out of the next."""
+    if not moves:
+        return []
+    corrections = [move.correction for move in moves]
+    try:
+        changes = [{"type": "ADJUSTMENT", "adjustment": _adjustment(*move)} for move in moves]
+        client.post(CHANGE, idempotency_key=batch_key(corrections), changes=changes)
+    except IntegrationError as error:
+        if error.error_type is not ErrorType.QUERY_REJECTED:
+            raise
+        # The same key with another time: it was taken then, and stock has moved back to where it was.
+        if error.details.get("code") != "IDEMPOTENCY_KEY_REUSED":
+            if len(moves) == 1:
+                return [CorrectionOutcome("rejected", reason=_reason(error))]
+            index = _index_of(error, len(moves))
+            if index is None:
+                middle = len(moves) // 2
+                return _write(client, moves[:middle]) + _write(client, moves[middle:])
+            rejected = CorrectionOutcome("rejected", reason=_reason(error))
+            others = _write(client, moves[:index] + moves[index + 1 :])
+            return [*others[:index], rejected, *others[index:]]
+    return [CorrectionOutcome("applied", found_quantity=one.quantity) for one in corrections]
+
+
+class _Count(NamedTuple):
+    quantity: Decimal
+    at: datetime
+
+
+class _Move(NamedTuple):
+    """A correction to be written, and a time that is past for Square and not before the last count."""
+
+    correction: Correction
+    at: datetime
+
+
+def _adjustment(correction: Correction, at: datetime) -> dict[str, Any]:
     more = correction.quantity - correction.change_from_quantity
-    if not more:
-        return CorrectionOutcome("applied", found_quantity=correction.quantity)
-    adjustment = {
+    return {
         "catalog_object_id": correction.inventory_item_external_id,
         "location_id": correction.location_external_id,
         "from_state": "NONE" if more > 0 else "IN_STOCK",
@@ -98,54 +168,54 @@ def correct_stock(client: SquareClient, correction: Correction) -> CorrectionOut
         "occurred_at": time_text(at),
         "reference_id": correction.idempotency_key,
     }
-    try:
-        client.post(
-            CHANGE,
-            idempotency_key=correction.idempotency_key,
-            changes=[{"type": "ADJUSTMENT", "adjustment": adjustment}],
-        )
-    except IntegrationError as error:
-        if error.error_type is not ErrorType.QUERY_REJECTED:
-            raise
-        # The same key with another time: it was taken then, and stock has moved back to where it was.
-        if error.details.get("code") != "IDEMPOTENCY_KEY_REUSED":
-            return CorrectionOutcome("rejected", reason=_reason(error))
-    return CorrectionOutcome("applied", found_quantity=correction.quantity)
 
 
-def _in_stock(client: SquareClient, correction: Correction) -> tuple[Decimal | None, datetime]:
-    """The count, none where it was never counted, and a time that is past for Square and not before the count.
+def _in_stock(
+    client: SquareClient, batch: Sequence[Correction]
+) -> tuple[dict[tuple[str, str], _Count], datetime]:
+    """The counts of the levels, none of one that was never counted, and Square's time."""
+    counts: dict[tuple[str, str], _Count] = {}
+    now = None
+    query = {"states": ["IN_STOCK"], "limit": ROWS_A_PAGE, **_where(batch)}
+    for answer, _ in client.answers(COUNTS, query, None):
+        now = now or answer.vendor_time
+        try:
+            for row in answer.rows("counts"):
+                quantity = Decimal(row["quantity"])
+                if not quantity.is_finite():
+                    raise ValueError
+                # The search is for each item at each place, newest first.
+                level = row["catalog_object_id"], row["location_id"]
+                counts.setdefault(level, _Count(quantity, datetime.fromisoformat(row["calculated_at"])))
+        except (KeyError, TypeError, ValueError, InvalidOperation):
+            raise malformed("Square's answer has a count that is no number, or of no time") from None
+    return counts, now or datetime.now(UTC)
 
-    What occurred before the last count is in that count already, and would change nothing.
-    """
-    answer = client.post(COUNTS, states=["IN_STOCK"], **_where(correction))
-    now = answer.vendor_time or datetime.now(UTC)
-    try:
-        for row in answer.rows("counts"):
-            quantity = Decimal(row["quantity"])
-            if not quantity.is_finite():
-                raise ValueError
-            return quantity, max(now, datetime.fromisoformat(row["calculated_at"]))
-    except (KeyError, TypeError, ValueError, InvalidOperation):
-        raise malformed("Square's answer has a count that is no number, or of no time") from None
-    return None, now
 
-
-def _was_sent(client: SquareClient, correction: Correction, until: datetime) -> bool:
-    """Whether a change of this stock carries the correction's key."""
-    query = {"types": ["ADJUSTMENT"], "updated_after": time_text(until - SENT_WITHIN), **_where(correction)}
+def _sent_before(client: SquareClient, batch: Sequence[Correction], until: datetime) -> set[str]:
+    """The keys of those corrections that changes of this stock carry."""
+    since = time_text(until - SENT_WITHIN)
+    query = {"types": ["ADJUSTMENT"], "updated_after": since, "limit": ROWS_A_PAGE, **_where(batch)}
+    wanted = {correction.idempotency_key for correction in batch}
+    found: set[str] = set()
     for answer, _ in client.answers(CHANGES, query, None):
         for change in answer.rows("changes"):
             adjustment = change.get("adjustment") if isinstance(change, dict) else None
             reference = adjustment.get("reference_id") if isinstance(adjustment, dict) else None
-            if reference == correction.idempotency_key:
-                return True
-    return False
+            if isinstance(reference, str):
+                found.add(reference)
+    return found & wanted
 
 
-def _where(correction: Correction) -> dict[str, Any]:
-    item, place = correction.inventory_item_external_id, correction.location_external_id
-    return {"catalog_object_ids": [item], "location_ids": [place]}
+def _where(batch: Sequence[Correction]) -> dict[str, Any]:
+    items, places = zip(*(correction.level for correction in batch), strict=True)
+    return {"catalog_object_ids": sorted(set(items)), "location_ids": sorted(set(places))}
+
+
+def _index_of(error: IntegrationError, count: int) -> int | None:
+    """Which change is meant: `field` is like changes[3].adjustment.quantity."""
+    named = re.match(r"changes\[(\d{1,4})\]", str(error.details.get("field")))
+    return int(named[1]) if named and int(named[1]) < count else None
 
 
 def _reason(error: IntegrationError) -> str:

@@ -249,7 +249,7 @@ class TableAudit:
     def _is_late(self, external_id: str, here: datetime | None, there: datetime, held: Side) -> bool:
         """Whether a pass has yet to bring this, or has brought more than the source's by-id answer shows yet."""
         if here is not None and here > there:
-            return held.synced[external_id] > self.seen_at - self.platform.overlap(self.resource)
+            return held.synced[external_id] > self.seen_at - self.platform.lookback(self.resource)
         return self.since is None or there >= self.since
 
     def _repair(

@@ -28,7 +28,7 @@ from graphql import (
 from graphql.execution.values import get_variable_values
 
 from bg_pipelines.platforms.protocol import Correction
-from bg_pipelines.platforms.shopify import bulk, customer_edits, platform, sales
+from bg_pipelines.platforms.shopify import bulk, customer_edits, platform, sales, stock
 from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Resource
@@ -137,7 +137,7 @@ def test_every_connection_asks_for_a_page_that_the_vendor_gives(vendor: GraphQLS
 
 
 def test_no_document_of_the_module_is_forgotten() -> None:
-    modules = (platform, bulk, sales, customer_edits)
+    modules = (platform, bulk, sales, stock, customer_edits)
     assert {document for module in modules for document in documents_of(module)} == set(platform.DOCUMENTS)
     assert len({name_of(document) for document in platform.DOCUMENTS}) == len(platform.DOCUMENTS)
 
@@ -167,7 +167,7 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     )
     shop.profile()
     shop.faults()
-    shop.correct_stock(correction)
+    shop.correct_stock([correction])[0]
     for resource in Resource:
         if resource not in (Resource.STORE, Resource.AUDIT):
             for since in (None, clock.now()):
@@ -219,7 +219,7 @@ def as_far_as_needed(asked: Asked) -> Reply:
         case "LocationInventoryLevels":
             return Reply.of({"data": {"location": {"rows": {"nodes": [], "pageInfo": end}}}})
         case "Available":
-            return Reply.of({"data": {"location": {"inventoryLevel": None}}})
+            return Reply.of({"data": {"rows": [None]}})
         case "GrantedScopes":
             return Reply.of({"data": {"currentAppInstallation": {"accessScopes": []}}})
         case "StartExport":

@@ -26,7 +26,7 @@ from bg_pipelines.records import (
 )
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
 from bg_pipelines_tests.platforms.conftest import expected_customer, expected_order, failure_of
-from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
+from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
 from bg_pipelines_tests.support import CATALOGUE, SALES, HandClock
 
 TABLES = tuple(resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE)
@@ -143,13 +143,19 @@ def inactive_levels(shop: Shop) -> set[str]:
     return {row["id"] for row in shop.export(["inventory_levels"])["inventory_levels"] if not row["isActive"]}
 
 
+def levels_of(shop: Shop, count: int) -> list[dict[str, Any]]:
+    """Active levels of the shop, as they are exported, each with its available quantity."""
+    rows = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]]
+    levels = []
+    for row in rows[:count]:
+        quantities = {one["name"]: one["quantity"] for one in row["quantities"]}
+        places = {"item": row["item"]["id"], "location": row["location"]["id"]}
+        levels.append({**row, "available": quantities["available"], **places})
+    return levels
+
+
 def level_of(shop: Shop, place: int = 0) -> dict[str, Any]:
-    """An active level of the shop, as it is exported, with its available quantity."""
-    level = [row for row in shop.export(["inventory_levels"])["inventory_levels"] if row["isActive"]][place]
-    quantities = {one["name"]: one["quantity"] for one in level["quantities"]}
-    return {**level, "available": quantities["available"], "item": level["item"]["id"]} | {
-        "location": level["location"]["id"]
-    }
+    return levels_of(shop, place + 1)[place]
 
 
 # All of it
@@ -668,7 +674,7 @@ def correction_of(level: dict[str, Any], **changes: Any) -> Correction:
 def test_a_correction_is_applied(shop: Shop, platform: ShopifyPlatform) -> None:
     level = level_of(shop)
     correction = correction_of(level)
-    assert platform.correct_stock(correction) == CorrectionOutcome("applied", correction.quantity)
+    assert platform.correct_stock([correction])[0] == CorrectionOutcome("applied", correction.quantity)
     assert level_of(shop)["available"] == correction.quantity
     assert shop.applied == 1
     assert len(shop.requests) == 1
@@ -679,7 +685,7 @@ def test_a_correction_of_a_quantity_that_has_moved_is_stale_and_tells_what_is_th
 ) -> None:
     level = level_of(shop)
     edit(shop, "set_quantity", inventory_item_id=level["item"], location_id=level["location"], quantity=77)
-    assert platform.correct_stock(correction_of(level)) == CorrectionOutcome("stale", found_quantity=77)
+    assert platform.correct_stock([correction_of(level)])[0] == CorrectionOutcome("stale", found_quantity=77)
     assert level_of(shop)["available"] == 77
     assert shop.applied == 0
 
@@ -689,7 +695,7 @@ def test_a_stale_correction_whose_level_cannot_be_read_is_stale_all_the_same(
 ) -> None:
     shop.faults.append(Fault("null_field", field="inventoryLevel", operation="Available"))
     correction = correction_of(level_of(shop), change_from_quantity=-1)
-    assert platform.correct_stock(correction) == CorrectionOutcome("stale", found_quantity=None)
+    assert platform.correct_stock([correction])[0] == CorrectionOutcome("stale", found_quantity=None)
 
 
 @pytest.mark.parametrize(
@@ -705,7 +711,7 @@ def test_a_stale_correction_whose_level_cannot_be_read_is_stale_all_the_same(
 def test_a_correction_that_makes_no_sense_is_rejected_with_shopifys_code(
     shop: Shop, platform: ShopifyPlatform, changes: dict[str, Any], code: str
 ) -> None:
-    outcome = platform.correct_stock(correction_of(level_of(shop), **changes))
+    outcome = platform.correct_stock([correction_of(level_of(shop), **changes)])[0]
     assert outcome == CorrectionOutcome("rejected", reason=code)
     assert shop.applied == 0
 
@@ -715,7 +721,7 @@ def test_a_correction_of_an_item_that_is_not_stocked_there_is_rejected(
 ) -> None:
     level = level_of(shop)
     edit(shop, "deactivate_level", inventory_item_id=level["item"], location_id=level["location"])
-    outcome = platform.correct_stock(correction_of(level))
+    outcome = platform.correct_stock([correction_of(level)])[0]
     assert outcome == CorrectionOutcome("rejected", reason="ITEM_NOT_STOCKED_AT_LOCATION")
 
 
@@ -726,20 +732,20 @@ def test_a_correction_whose_answer_was_lost_is_asked_again_and_applied_once(
     level = level_of(shop)
     correction = correction_of(level)
     shop.faults.append(Fault(kind, operation="SetQuantities", times=1))
-    assert failure_of(lambda: platform.correct_stock(correction)).recoverable
+    assert failure_of(lambda: platform.correct_stock([correction])[0]).recoverable
     assert len(shop.requests) == 1, "only who has the key on record may ask again"
     # Meanwhile somebody buys one: that must not be undone.
     sold = correction.quantity - 1
     edit(shop, "set_quantity", inventory_item_id=level["item"], location_id=level["location"], quantity=sold)
-    assert platform.correct_stock(correction).status == "applied"
+    assert platform.correct_stock([correction])[0].status == "applied"
     assert shop.applied == 1
     assert level_of(shop)["available"] == sold
 
 
 def test_a_key_that_was_used_for_something_else_is_rejected(shop: Shop, platform: ShopifyPlatform) -> None:
     level = level_of(shop)
-    assert platform.correct_stock(correction_of(level)).status == "applied"
-    outcome = platform.correct_stock(correction_of(level, quantity=level["available"] + 9))
+    assert platform.correct_stock([correction_of(level)])[0].status == "applied"
+    outcome = platform.correct_stock([correction_of(level, quantity=level["available"] + 9)])[0]
     assert outcome == CorrectionOutcome("rejected", reason="IDEMPOTENCY_KEY_PARAMETER_MISMATCH")
 
 
@@ -752,7 +758,7 @@ def test_a_correction_that_shopify_is_still_at_work_on_is_to_be_tried_again(
 ) -> None:
     busy = {"code": "IDEMPOTENCY_CONCURRENT_REQUEST", "field": None, "message": "busy"}
     platform = ShopifyPlatform(connect(serve(answer_to_a_correction(busy)).url))
-    error = failure_of(lambda: platform.correct_stock(correction_of(level_of(shop))))
+    error = failure_of(lambda: platform.correct_stock([correction_of(level_of(shop))])[0])
     assert (error.error_type, error.recoverable) == (ErrorType.SERVER_ERROR, True)
 
 
@@ -762,7 +768,7 @@ def test_a_rejection_without_a_code_is_told_by_its_message(
     # `code` may be null by the vendor's schema, `message` may not.
     nameless = {"code": None, "field": None, "message": "The item is locked."}
     platform = ShopifyPlatform(connect(serve(answer_to_a_correction(nameless)).url))
-    outcome = platform.correct_stock(correction_of(level_of(shop)))
+    outcome = platform.correct_stock([correction_of(level_of(shop))])[0]
     assert outcome == CorrectionOutcome("rejected", reason="The item is locked.")
 
 
@@ -771,15 +777,240 @@ def test_a_correction_without_an_outcome_is_malformed_and_never_taken_for_applie
     shop: Shop, platform: ShopifyPlatform, field: str
 ) -> None:
     shop.faults.append(Fault("null_field", field=field))
-    error = failure_of(lambda: platform.correct_stock(correction_of(level_of(shop))))
+    error = failure_of(lambda: platform.correct_stock([correction_of(level_of(shop))])[0])
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
 
 
 def test_a_correction_without_its_scope_is_told_so(shop: Shop, platform: ShopifyPlatform) -> None:
     edit(shop, "set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
-    error = failure_of(lambda: platform.correct_stock(correction_of(level_of(shop))))
+    error = failure_of(lambda: platform.correct_stock([correction_of(level_of(shop))])[0])
     assert error.error_type is ErrorType.SCOPES
     assert "write_inventory" in error.message
+
+
+# Many stock corrections
+
+
+def corrections_of(levels: list[dict[str, Any]], **changes: Any) -> list[Correction]:
+    return [
+        correction_of(level, idempotency_key=f"key-{number}", **changes)
+        for number, level in enumerate(levels)
+    ]
+
+
+def move(shop: Shop, level: dict[str, Any], quantity: int) -> None:
+    edit(
+        shop,
+        "set_quantity",
+        inventory_item_id=level["item"],
+        location_id=level["location"],
+        quantity=quantity,
+    )
+
+
+def operations(shop: Shop) -> list[str]:
+    return [request.operation for request in shop.requests]
+
+
+def statuses(outcomes: list[CorrectionOutcome]) -> list[str]:
+    return [outcome.status for outcome in outcomes]
+
+
+def test_many_corrections_are_one_call(shop: Shop, platform: ShopifyPlatform) -> None:
+    corrections = corrections_of(levels_of(shop, 50))
+    outcomes = platform.correct_stock(corrections)
+    assert outcomes == [CorrectionOutcome("applied", one.quantity) for one in corrections]
+    assert [level["available"] for level in levels_of(shop, 50)] == [one.quantity for one in corrections]
+    assert (operations(shop), shop.applied) == (["SetQuantities"], 1)
+    # The same ones again are answered, not written.
+    assert platform.correct_stock(corrections) == outcomes
+    assert shop.applied == 1
+    assert platform.correct_stock([]) == []
+
+
+def test_more_than_a_call_takes_are_several(shop: Shop, connect: Callable[..., ShopifyClient]) -> None:
+    client = connect(shop.api_url, StaticToken(shop.token))
+    platform = ShopifyPlatform(client, PageSizes(quantities=20))
+    outcomes = platform.correct_stock(corrections_of(levels_of(shop, 50)))
+    assert statuses(outcomes) == ["applied"] * 50
+    assert (operations(shop), shop.applied) == (["SetQuantities"] * 3, 3)
+    assert (platform.corrections_a_call, ShopifyPlatform(client).corrections_a_call) == (20, 250)
+
+
+def test_a_stale_one_among_many_is_told_and_the_others_are_written(
+    shop: Shop, platform: ShopifyPlatform
+) -> None:
+    levels = levels_of(shop, 30)
+    for number, quantity in ((3, 7001), (17, 7002)):
+        move(shop, levels[number], quantity)
+    outcomes = platform.correct_stock(corrections_of(levels))
+    assert outcomes[3] == CorrectionOutcome("stale", found_quantity=7001)
+    assert outcomes[17] == CorrectionOutcome("stale", found_quantity=7002)
+    assert statuses(outcomes).count("applied") == 28
+    now = [level["available"] for level in levels_of(shop, 30)]
+    assert now == [
+        {3: 7001, 17: 7002}.get(number, level["available"] + 5) for number, level in enumerate(levels)
+    ]
+    assert operations(shop).count("SetQuantities") == 2
+
+
+WRONG = {
+    "INVALID_INVENTORY_ITEM": {"inventory_item_external_id": "gid://shopify/InventoryItem/1"},
+    "INVALID_LOCATION": {"location_external_id": "gid://shopify/Location/1"},
+    "INVALID_QUANTITY_NEGATIVE": {"quantity": -1},
+    "INVALID_REASON": {"reason": "because"},
+}
+
+
+@pytest.mark.parametrize(("reason", "changes"), WRONG.items())
+def test_one_that_shopify_refuses_is_rejected_alone(
+    shop: Shop, platform: ShopifyPlatform, reason: str, changes: dict[str, Any]
+) -> None:
+    corrections = corrections_of(levels_of(shop, 30))
+    corrections[11] = corrections[11]._replace(**changes)
+    outcomes = platform.correct_stock(corrections)
+    assert outcomes[11] == CorrectionOutcome("rejected", reason=reason)
+    assert statuses(outcomes).count("applied") == 29
+    assert operations(shop).count("SetQuantities") < 12
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (Reply.of({"errors": "bad request"}, 400), "status 400"),
+        (
+            Reply.of({"errors": [{"message": "no", "extensions": {"code": "INVALID_VARIABLE"}}]}),
+            "INVALID_VARIABLE: an id is not one of Shopify's",
+        ),
+        (Reply.of({"errors": [{"message": "no", "extensions": {"code": "NEW"}}]}), "NEW"),
+    ],
+    ids=["400", "a variable", "a code of tomorrow"],
+)
+def test_one_that_makes_shopify_refuse_the_whole_call_is_rejected_alone(
+    shop: Shop,
+    serve: Callable[..., ScriptedServer],
+    connect: Callable[..., ShopifyClient],
+    refusal: Reply,
+    reason: str,
+) -> None:
+    corrections = corrections_of(levels_of(shop, 10))
+    poison = corrections[6].inventory_item_external_id
+
+    def refuse(asked: Asked) -> Reply:
+        quantities = asked.body["variables"]["input"]["quantities"]
+        if any(one["inventoryItemId"] == poison for one in quantities):
+            return refusal
+        return answer_to_a_correction()
+
+    platform = ShopifyPlatform(connect(serve(refuse).url))
+    outcomes = platform.correct_stock(corrections)
+    assert outcomes[6] == CorrectionOutcome("rejected", reason=reason)
+    assert statuses(outcomes).count("applied") == 9
+
+
+@pytest.mark.parametrize(
+    "path", [None, [], ["input"], ["input", "quantities", "99", "quantity"], ["input", "reason"]]
+)
+def test_a_fault_that_does_not_say_whose_it_is_is_narrowed_down(
+    shop: Shop, serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyClient], path: Any
+) -> None:
+    corrections = corrections_of(levels_of(shop, 9))
+    poison = corrections[2].inventory_item_external_id
+
+    def refuse(asked: Asked) -> Reply:
+        quantities = asked.body["variables"]["input"]["quantities"]
+        if any(one["inventoryItemId"] == poison for one in quantities):
+            return answer_to_a_correction(
+                {"code": "NON_MUTABLE_INVENTORY_ITEM", "field": path, "message": "no"}
+            )
+        return answer_to_a_correction()
+
+    outcomes = ShopifyPlatform(connect(serve(refuse).url)).correct_stock(corrections)
+    assert outcomes[2] == CorrectionOutcome("rejected", reason="NON_MUTABLE_INVENTORY_ITEM")
+    assert statuses(outcomes).count("applied") == 8
+
+
+def test_corrections_of_one_level_follow_each_other(shop: Shop, platform: ShopifyPlatform) -> None:
+    level = level_of(shop)
+    had = level["available"]
+    first = correction_of(level, quantity=had + 5, idempotency_key="first")
+    then = correction_of(level, change_from_quantity=had + 5, quantity=had + 2, idempotency_key="then")
+    outcomes = platform.correct_stock([first, then])
+    assert outcomes == [CorrectionOutcome("applied", had + 5), CorrectionOutcome("applied", had + 2)]
+    assert level_of(shop)["available"] == had + 2
+
+
+def test_a_reason_is_that_of_its_corrections(shop: Shop, platform: ShopifyPlatform) -> None:
+    corrections = corrections_of(levels_of(shop, 4))
+    corrections[2:] = [one._replace(reason="shrinkage") for one in corrections[2:]]
+    assert statuses(platform.correct_stock(corrections)) == ["applied"] * 4
+    assert shop.applied == 2
+
+
+@pytest.mark.parametrize("kind", ["apply_then_cut", "half_page", "half_json"])
+@pytest.mark.parametrize("call", [0, 1], ids=["first", "without the stale one"])
+def test_corrections_whose_answer_was_lost_are_asked_again_and_applied_once(
+    shop: Shop, platform: ShopifyPlatform, kind: str, call: int
+) -> None:
+    levels = levels_of(shop, 20)
+    move(shop, levels[4], 7001)
+    corrections = corrections_of(levels)
+    shop.faults.append(Fault(kind, operation="SetQuantities", after=call, times=1))
+    assert failure_of(lambda: platform.correct_stock(corrections)).recoverable
+    assert shop.applied == call
+    # Meanwhile somebody buys one: that must not be undone.
+    sold = levels[8]["available"] + 4
+    if call:
+        move(shop, levels[8], sold)
+    outcomes = platform.correct_stock(corrections)
+    assert outcomes[4] == CorrectionOutcome("stale", found_quantity=7001)
+    assert statuses(outcomes).count("applied") == 19
+    assert shop.applied == 1
+    assert levels_of(shop, 20)[8]["available"] == (sold if call else levels[8]["available"] + 5)
+
+
+def test_corrections_that_are_sent_in_other_company_after_a_crash_are_not_written_twice(
+    shop: Shop, platform: ShopifyPlatform
+) -> None:
+    corrections = corrections_of(levels_of(shop, 20))
+    shop.faults.append(Fault("apply_then_cut", operation="SetQuantities", times=1))
+    assert failure_of(lambda: platform.correct_stock(corrections[:12])).recoverable
+    outcomes = platform.correct_stock(corrections)
+    assert outcomes == [CorrectionOutcome("applied", one.quantity) for one in corrections]
+    assert shop.applied == 2
+
+
+def test_a_key_whose_call_failed_at_shopify_is_followed_by_another(
+    shop: Shop, serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyClient]
+) -> None:
+    failed = {"code": "IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED", "field": None, "message": "failed"}
+    server = serve(answer_to_a_correction(failed), answer_to_a_correction())
+    [outcome] = ShopifyPlatform(connect(server.url)).correct_stock([correction_of(level_of(shop))])
+    assert outcome.status == "applied"
+    keys = [asked.body["variables"]["key"] for asked in server.asked]
+    assert keys[0] == "correction-1" != keys[1]
+    always = ShopifyPlatform(connect(serve(answer_to_a_correction(failed)).url))
+    error = failure_of(lambda: always.correct_stock([correction_of(level_of(shop))]))
+    assert error.error_type is ErrorType.SERVER_ERROR
+
+
+@pytest.mark.parametrize(
+    ("fault", "error_type"),
+    [
+        (Fault("unauthorized"), ErrorType.CREDENTIALS),
+        (Fault("access_denied"), ErrorType.SCOPES),
+        (Fault("server_error"), ErrorType.SERVER_ERROR),
+        (Fault("locked"), ErrorType.SHOP_LOCKED),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+def test_what_is_wrong_with_the_store_is_no_corrections_fault(
+    shop: Shop, platform: ShopifyPlatform, fault: Fault, error_type: ErrorType
+) -> None:
+    shop.faults.append(fault)
+    error = failure_of(lambda: platform.correct_stock(corrections_of(levels_of(shop, 8))))
+    assert error.error_type is error_type
+    assert len(shop.requests) == 1
 
 
 # Faults of a store

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms.square.platform import COUNTS_OVERLAP, MOST_CATCH_UPS, PageSizes
+from bg_pipelines.platforms.square.platform import COUNTS_LOOKBACK, MOST_CATCH_UPS, PageSizes
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, edit
 from bg_pipelines_tests.platforms.conftest import failure_of
@@ -45,7 +45,7 @@ def test_all_rows_of_every_merchant_are_read_once(
             assert_accounted(pages)
             assert sorted(ids(pages)) == sorted(row[0] for row in expected[resource])
             assert pages[-1].resume is None
-            back = COUNTS_OVERLAP if resource is Resource.INVENTORY_LEVELS else timedelta(0)
+            back = COUNTS_LOOKBACK if resource is Resource.INVENTORY_LEVELS else timedelta(0)
             assert all(page.vendor_time == datetime.fromtimestamp(START, UTC) - back for page in pages)
 
 
@@ -180,10 +180,10 @@ def test_orders_that_come_late_with_an_older_time_are_within_the_overlap(
     platform = connect(merchant)
     began = min(page.vendor_time for page in read(platform, Resource.ORDERS) if page.vendor_time)
     late = edit(merchant, "add_late_order", hours=72, updated_hours=72)
-    since = began - platform.overlap(Resource.ORDERS)
+    since = began - platform.lookback(Resource.ORDERS)
     assert late["id"] in ids(read(platform, Resource.ORDERS, since=since))
     assert late["id"] not in ids(read(platform, Resource.ORDERS, since=began - timedelta(hours=71)))
-    assert platform.overlap(Resource.CUSTOMERS) == timedelta(minutes=10)
+    assert platform.lookback(Resource.CUSTOMERS) == timedelta(minutes=10)
 
 
 @pytest.mark.parametrize(("resource", "operation"), OPERATIONS.items())

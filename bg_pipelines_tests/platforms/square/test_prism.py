@@ -214,9 +214,10 @@ def test_every_kind_of_request_is_as_square_describes_it(
     for more in (2, -2):
         item, place, found = level.inventory_item_external_id, level.location_external_id, level.available
         correction = Correction(item, place, found, found + more, "correction", "key")
-        assert platform.correct_stock(correction).status == "applied"
+        assert platform.correct_stock([correction])[0].status == "applied"
     assert (
-        platform.correct_stock(Correction(item, place, found + 1, 0, "correction", "key")).status == "stale"
+        platform.correct_stock([Correction(item, place, found + 1, 0, "correction", "key")])[0].status
+        == "stale"
     )
     assert platform.faults() == []
     assert faults_of(answers) == []

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.platforms.protocol import Correction
+from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import Answer
+from bg_pipelines.platforms.square.platform import PageSizes
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World, edit
 from bg_pipelines_tests.platforms.conftest import failure_of
@@ -213,7 +214,7 @@ def test_a_correction_moves_stock_by_the_difference(
 ) -> None:
     place = counted(shelf)
     before = in_stock(shelf, place, "WASTE")
-    outcome = connect(shelf).correct_stock(correction(place, 5, quantity))
+    outcome = connect(shelf).correct_stock([correction(place, 5, quantity)])[0]
     assert (outcome.status, outcome.found_quantity) == ("applied", quantity)
     assert in_stock(shelf, place) == str(quantity)
     assert in_stock(shelf, place, "WASTE") == (wasted if before is None else before)
@@ -224,10 +225,10 @@ def test_a_correction_of_stock_that_has_moved_is_stale_and_tells_what_is_there(
     shelf: Merchant, connect: Connect
 ) -> None:
     place = counted(shelf, 9)
-    outcome = connect(shelf).correct_stock(correction(place, 5, 8))
+    outcome = connect(shelf).correct_stock([correction(place, 5, 8)])[0]
     assert (outcome.status, outcome.found_quantity) == ("stale", 9)
     # And so it is where it happens to be what it was to become: nobody of ours made it so.
-    assert connect(shelf).correct_stock(correction(place, 5, 9)).status == "stale"
+    assert connect(shelf).correct_stock([correction(place, 5, 9)])[0].status == "stale"
     assert (in_stock(shelf, place), shelf.applied) == ("9", 0)
 
 
@@ -240,13 +241,13 @@ def test_a_correction_whose_answer_was_lost_is_applied_once_whatever_is_there_by
     place = counted(shelf)
     platform = connect(shelf)
     shelf.faults.append(Fault("apply_then_cut", times=1, operation="BatchChangeInventory"))
-    lost = failure_of(lambda: platform.correct_stock(correction(place, 5, 8)))
+    lost = failure_of(lambda: platform.correct_stock([correction(place, 5, 8)])[0])
     assert lost.error_type is ErrorType.CONNECTION
     clock.seconds += 3600
     if since_then is not None:
         edit(shelf, "set_count", **place, quantity=since_then)
     for _ in range(2):
-        assert platform.correct_stock(correction(place, 5, 8)).status == "applied"
+        assert platform.correct_stock([correction(place, 5, 8)])[0].status == "applied"
     assert shelf.applied == 1
     assert in_stock(shelf, place) == str(8 if since_then is None else since_then)
 
@@ -264,23 +265,23 @@ def test_a_sale_between_our_reading_and_our_writing_stays_sold(
         return found
 
     monkeypatch.setattr(writes, "_in_stock", read_then_sell)
-    assert platform.correct_stock(correction(place, 5, 8)).status == "applied"
+    assert platform.correct_stock([correction(place, 5, 8)])[0].status == "applied"
     assert in_stock(shelf, place) == "7"
 
 
 def test_a_correction_of_what_is_not_there_is_stale_or_rejected(shelf: Merchant, connect: Connect) -> None:
     place = counted(shelf)
-    outcome = connect(shelf).correct_stock(correction({**place, "catalog_object_id": "NONE"}, 5, 8))
+    outcome = connect(shelf).correct_stock([correction({**place, "catalog_object_id": "NONE"}, 5, 8)])[0]
     assert (outcome.status, outcome.found_quantity) == ("stale", None)
     shelf.faults.append(Fault("not_found", times=1, value="NOT_FOUND", operation="BatchChangeInventory"))
-    outcome = connect(shelf).correct_stock(correction(place, 5, 8))
+    outcome = connect(shelf).correct_stock([correction(place, 5, 8)])[0]
     assert (outcome.status, outcome.reason) == ("rejected", "NOT_FOUND")
 
 
 def test_a_correction_without_the_permission_to_write_is_told_so(shelf: Merchant, connect: Connect) -> None:
     place = counted(shelf)
     edit(shelf, "set_scopes", scopes=["INVENTORY_READ"])
-    failure = failure_of(lambda: connect(shelf).correct_stock(correction(place, 5, 8)))
+    failure = failure_of(lambda: connect(shelf).correct_stock([correction(place, 5, 8)])[0])
     assert failure.error_type is ErrorType.SCOPES
 
 
@@ -300,6 +301,105 @@ def test_a_count_that_makes_no_sense_is_malformed_and_nothing_is_written(
     count = {"quantity": "5", "calculated_at": "2026-01-02T03:04:05Z", "state": "IN_STOCK", **changes}
     server = serve(Reply.of({"counts": [count]}))
     platform = connect(token="EAAA", base_url=server.url)
-    failure = failure_of(lambda: platform.correct_stock(Correction("V", "L", 5, 8, "correction", "key")))
+    failure = failure_of(lambda: platform.correct_stock([Correction("V", "L", 5, 8, "correction", "key")])[0])
     assert failure.error_type is ErrorType.MALFORMED_RESPONSE
     assert [asked.path for asked in server.asked] == ["/v2/inventory/counts/batch-retrieve"]
+
+
+# Many stock corrections
+
+
+def shelves(merchant: Merchant, count: int) -> list[Node]:
+    """Variations in stock at a location, five of each."""
+    rows = [row for row in merchant.export()["counts"] if row["state"] == "IN_STOCK"]
+    places = [{name: row[name] for name in ("catalog_object_id", "location_id")} for row in rows[:count]]
+    for place in places:
+        edit(merchant, "set_count", **place, quantity=5)
+    merchant.requests.clear()
+    return places
+
+
+def corrections_of(places: list[Node], quantity: int = 8) -> list[Correction]:
+    return [correction(place, 5, quantity, f"key-{number}") for number, place in enumerate(places)]
+
+
+def statuses(outcomes: list[CorrectionOutcome]) -> list[str]:
+    return [outcome.status for outcome in outcomes]
+
+
+def operations(merchant: Merchant) -> list[str]:
+    return [request.operation for request in merchant.requests]
+
+
+def test_many_corrections_are_three_calls(shelf: Merchant, connect: Connect) -> None:
+    corrections = corrections_of(shelves(shelf, 12))
+    corrections[3] = corrections[3]._replace(quantity=2)
+    outcomes = connect(shelf).correct_stock(corrections)
+    assert outcomes == [CorrectionOutcome("applied", one.quantity) for one in corrections]
+    calls = ["BatchRetrieveInventoryCounts", "BatchRetrieveInventoryChanges", "BatchChangeInventory"]
+    assert (operations(shelf), shelf.applied) == (calls, 1)
+    # The same ones again are found, not written.
+    assert connect(shelf).correct_stock(corrections) == outcomes
+    assert shelf.applied == 1
+    assert connect(shelf).correct_stock([]) == []
+
+
+def test_a_stale_one_among_many_is_told_and_the_others_are_written(shelf: Merchant, connect: Connect) -> None:
+    places = shelves(shelf, 12)
+    edit(shelf, "set_count", **places[4], quantity=71)
+    outcomes = connect(shelf).correct_stock(corrections_of(places))
+    assert outcomes[4] == CorrectionOutcome("stale", found_quantity=71)
+    assert statuses(outcomes).count("applied") == 11
+    assert [in_stock(shelf, place) for place in places] == ["8"] * 4 + ["71"] + ["8"] * 7
+
+
+@pytest.mark.parametrize("tells_whose_it_is", [True, False])
+def test_one_that_square_refuses_is_rejected_alone(
+    shelf: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch, tells_whose_it_is: bool
+) -> None:
+    corrections = corrections_of(shelves(shelf, 12))
+    # More digits than Square takes.
+    corrections[7] = corrections[7]._replace(quantity=10**30)
+    if not tells_whose_it_is:
+        monkeypatch.setattr(writes, "_index_of", lambda *_: None)
+    outcomes = connect(shelf).correct_stock(corrections)
+    assert outcomes[7].status == "rejected"
+    assert outcomes[7].reason is not None
+    assert outcomes[7].reason.startswith("INVALID_VALUE: changes[")
+    assert statuses(outcomes).count("applied") == 11
+
+
+def test_corrections_of_one_level_follow_each_other(shelf: Merchant, connect: Connect) -> None:
+    [place] = shelves(shelf, 1)
+    two = [correction(place, 5, 8, "first"), correction(place, 8, 6, "then")]
+    assert statuses(connect(shelf).correct_stock(two)) == ["applied", "applied"]
+    assert in_stock(shelf, place) == "6"
+
+
+@pytest.mark.parametrize("company", ["the same", "more", "less"])
+@pytest.mark.parametrize("since_then", [None, 7, 5])
+def test_corrections_whose_answer_was_lost_are_written_once_whatever_they_are_sent_with_again(
+    shelf: Merchant, connect: Connect, clock: HandClock, company: str, since_then: int | None
+) -> None:
+    places = shelves(shelf, 12)
+    corrections = corrections_of(places)
+    edit(shelf, "set_count", **places[2], quantity=71)
+    platform = connect(shelf)
+    shelf.faults.append(Fault("apply_then_cut", times=1, operation="BatchChangeInventory"))
+    assert failure_of(lambda: platform.correct_stock(corrections[:9])).error_type is ErrorType.CONNECTION
+    clock.seconds += 3600
+    if since_then is not None:
+        edit(shelf, "set_count", **places[5], quantity=since_then)
+    again = {"the same": corrections[:9], "more": corrections, "less": corrections[4:9]}[company]
+    outcomes = platform.correct_stock(again)
+    assert [one.status for one in outcomes if one.found_quantity != 71] == ["applied"] * (
+        len(again) - (company != "less")
+    )
+    assert in_stock(shelf, places[5]) == str(8 if since_then is None else since_then)
+    assert shelf.applied == 1 + (company == "more")
+
+
+def test_more_than_a_call_takes_are_several(shelf: Merchant, connect: Connect) -> None:
+    platform = connect(shelf, sizes=PageSizes(changes=5))
+    assert statuses(platform.correct_stock(corrections_of(shelves(shelf, 12)))) == ["applied"] * 12
+    assert (shelf.applied, platform.corrections_a_call) == (3, 5)

@@ -613,3 +613,35 @@ def test_the_figures_count_what_audits_found(synced: Shop, audit: Audit, databas
         ("lag", 0),
     ):
         assert f'bg_pipelines_audit_rows_{figure}{{resource="product_variants"}} {float(value)}' in text
+
+
+def test_an_audit_that_fails_at_a_later_table_goes_on_there_and_is_parked_in_the_end(
+    synced: Shop, sync: Sync, database: Database
+) -> None:
+    """It would begin anew at each try, count the tables before as progress, and be tried for ever."""
+    synced.faults.append(Fault("server_error", operation="query Orders("))
+    attempts = []
+    for number in range(30):
+        query(
+            database,
+            "UPDATE sync_states SET next_due_at = clock_timestamp() WHERE resource = 'audit' AND next_due_at IS NOT NULL",
+        )
+        query(database, "DELETE FROM circuits")
+        summary = sync(resources=AUDIT, job="drift_audit", sample=20, rng=random.Random(number))
+        if not summary.done:
+            break
+        [row] = query(database, "SELECT attempts, cursor FROM sync_states WHERE resource = 'audit'")
+        attempts.append(row["attempts"])
+    assert attempts == list(range(1, 11)), "ten tries, as any unit has"
+    assert "customers" in row["cursor"]["audited"], "the tables before are not audited again"
+    [incident] = reading.list_incidents(database, error_type="server_error", needs_attention=True)
+    assert incident.resources == ["audit"]
+    synced.faults.clear()
+    handling.retry(database, [incident.id], by="Grace")
+    found = {audit.resource for audit in sync(resources=AUDIT, job="drift_audit", sample=20).audits}
+    assert found == {"orders"}, "only what is left is audited"
+    [row] = query(
+        database,
+        "SELECT cursor, next_due_at > clock_timestamp() AS done FROM sync_states WHERE resource = 'audit'",
+    )
+    assert (row["cursor"]["audited"], row["done"]) == ([], True)
