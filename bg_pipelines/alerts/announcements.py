@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import AlertKind, Facts, compose
 from bg_pipelines.database.engine import Database
+from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import AlertTarget, parse
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
 
@@ -55,6 +56,8 @@ def announce(database: Database, targets: Collection[Target]) -> int:
     An incident counts as notified in the transaction that makes its alert; with no targets none does. Raises
     IntegrationError (database).
     """
+    with database.transaction() as connection:
+        reporting.recount(connection)
     if not targets:
         return 0
     keys = [target.key for target in targets]

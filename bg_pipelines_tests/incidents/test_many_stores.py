@@ -130,6 +130,8 @@ def test_one_retry_starts_all_of_them_and_their_success_ends_it(
         shop.access.set_token(shop.token)
     assert retry(database, [incident.id], by="jane") == (1, 7 * len(CATALOGUE), [])
     sync(run_id="some are well")
+    with database.transaction() as connection:
+        reporting.recount(connection)
     assert open_ones(database) == [("platform shopify: 4 stores", "credentials")]
     for shop in shops[3:]:
         shop.access.set_token(shop.token)
@@ -382,7 +384,7 @@ def test_of_ten_thousand_stores_each_report_costs_the_same(database: Database) -
     )
     with database.transaction() as connection:
         fail(connection, stores[0])
-    assert open_ones(database) == [("platform shopify: 10000 stores", "credentials")]
+    assert open_ones(database) == [("platform shopify: 10,000 stores", "credentials")]
 
 
 def test_a_recovery_among_ten_thousand_reads_a_few_pages_and_waits_for_nobody(database: Database) -> None:
