@@ -7,22 +7,12 @@ import warnings
 import dagster as dg
 
 from bg_pipelines.jobs import customer_sync, drift_audit, inventory_sync, store_sync
+from bg_pipelines.orchestration.assets import TABLES
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
-from bg_pipelines.orchestration.sync_job import asset_key
-from bg_pipelines.records import Resource
 
 # Dagster warns, whenever it loads a sensor, of a parameter that it sets itself.
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
-
-_PARENTS = {
-    Resource.LOCATIONS: Resource.STORE,
-    Resource.PRODUCTS: Resource.STORE,
-    Resource.PRODUCT_VARIANTS: Resource.PRODUCTS,
-    Resource.INVENTORY_LEVELS: Resource.PRODUCT_VARIANTS,
-    Resource.CUSTOMERS: Resource.STORE,
-    Resource.ORDERS: Resource.CUSTOMERS,
-}
 
 defs = dg.Definitions(
     jobs=[
@@ -45,24 +35,7 @@ defs = dg.Definitions(
         run_failures,
         deliver_alerts,
     ],
-    assets=[
-        dg.AssetSpec(
-            asset_key(resource),
-            deps=[asset_key(_PARENTS[resource])] if resource in _PARENTS else [],
-            group_name="synced",
-            description=f"table {asset_key(resource).to_user_string()}",
-        )
-        for resource in Resource
-        if resource is not Resource.AUDIT
-    ]
-    + [
-        dg.AssetSpec(
-            "people",
-            deps=[asset_key(Resource.CUSTOMERS), asset_key(Resource.ORDERS)],
-            group_name="matched",
-            description="table people: one person across stores",
-        )
-    ],
+    assets=TABLES,
     resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
     # A step in a process of its own costs a second and gains nothing: the work is in threads.
     executor=dg.in_process_executor,

@@ -79,36 +79,36 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
-class Kind(NamedTuple):
+class ErrorDefaults(NamedTuple):
     """What an error type means unless the place that raises it knows better."""
 
     severity: Severity
     recoverable: bool
 
 
-KINDS: dict[ErrorType, Kind] = {
-    ErrorType.TIMEOUT: Kind(Severity.MEDIUM, True),
-    ErrorType.CONNECTION: Kind(Severity.MEDIUM, True),
-    ErrorType.SERVER_ERROR: Kind(Severity.MEDIUM, True),
-    ErrorType.THROTTLED: Kind(Severity.LOW, True),
-    ErrorType.MALFORMED_RESPONSE: Kind(Severity.MEDIUM, True),
-    ErrorType.DATABASE: Kind(Severity.CRITICAL, True),
-    ErrorType.LEASE_LOST: Kind(Severity.LOW, True),
-    ErrorType.OPERATION_FAILED: Kind(Severity.MEDIUM, True),
-    ErrorType.RUN_DIED: Kind(Severity.MEDIUM, True),
-    ErrorType.SHOP_LOCKED: Kind(Severity.HIGH, True),
-    ErrorType.OPERATION_RUNNING: Kind(Severity.LOW, True),
-    ErrorType.DRIFT: Kind(Severity.MEDIUM, True),
-    ErrorType.CREDENTIALS: Kind(Severity.HIGH, False),
-    ErrorType.SCOPES: Kind(Severity.HIGH, False),
-    ErrorType.PAYMENT_REQUIRED: Kind(Severity.HIGH, False),
-    ErrorType.SHOP_GONE: Kind(Severity.HIGH, False),
-    ErrorType.QUERY_REJECTED: Kind(Severity.HIGH, False),
-    ErrorType.QUERY_TOO_COSTLY: Kind(Severity.HIGH, False),
-    ErrorType.BAD_DATA: Kind(Severity.MEDIUM, False),
-    ErrorType.COUNT_MISMATCH: Kind(Severity.CRITICAL, False),
-    ErrorType.CONFIGURATION: Kind(Severity.HIGH, False),
-    ErrorType.UNKNOWN: Kind(Severity.MEDIUM, True),
+DEFAULTS: dict[ErrorType, ErrorDefaults] = {
+    ErrorType.TIMEOUT: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.CONNECTION: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.SERVER_ERROR: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.THROTTLED: ErrorDefaults(Severity.LOW, True),
+    ErrorType.MALFORMED_RESPONSE: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.DATABASE: ErrorDefaults(Severity.CRITICAL, True),
+    ErrorType.LEASE_LOST: ErrorDefaults(Severity.LOW, True),
+    ErrorType.OPERATION_FAILED: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.RUN_DIED: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.SHOP_LOCKED: ErrorDefaults(Severity.HIGH, True),
+    ErrorType.OPERATION_RUNNING: ErrorDefaults(Severity.LOW, True),
+    ErrorType.DRIFT: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.CREDENTIALS: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.SCOPES: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.PAYMENT_REQUIRED: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.SHOP_GONE: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.QUERY_REJECTED: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.QUERY_TOO_COSTLY: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.BAD_DATA: ErrorDefaults(Severity.MEDIUM, False),
+    ErrorType.COUNT_MISMATCH: ErrorDefaults(Severity.CRITICAL, False),
+    ErrorType.CONFIGURATION: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.UNKNOWN: ErrorDefaults(Severity.MEDIUM, True),
 }
 
 
@@ -149,13 +149,13 @@ class IntegrationError(Exception):
         source: str = "integration",
         details: Mapping[str, Any] | None = None,
     ) -> IntegrationError:
-        """An error of this type with the severity and recoverability of its kind."""
-        kind = KINDS[error_type]
+        """An error of this type with the severity and recoverability of that type."""
+        defaults = DEFAULTS[error_type]
         return cls(
             message,
             error_type=error_type,
-            severity=kind.severity,
-            recoverable=kind.recoverable,
+            severity=defaults.severity,
+            recoverable=defaults.recoverable,
             source=source,
             details=details,
         )

@@ -156,9 +156,9 @@ def decide(
         return Decision(
             Strategy.MANUAL_INTERVENTION, None, f"{attempts} of {policy.max_attempts} tries are used up"
         )
-    told = vendor_delay(error)
-    if told:
-        seconds, reason = told.total_seconds(), "the vendor's own delay"
+    asked = vendor_delay(error)
+    if asked:
+        seconds, reason = asked.total_seconds(), "the vendor's own delay"
     elif policy.strategy is Strategy.SCHEDULED_RETRY:
         seconds, reason = policy.delay_seconds, "a fixed delay"
     else:
@@ -174,10 +174,10 @@ def decide(
 
 def vendor_delay(error: IntegrationError) -> timedelta:
     """How long the vendor asked us to wait (`retry_after_seconds`), a day at most; nothing if it did not, or oddly."""
-    told = error.details.get("retry_after_seconds")
-    if isinstance(told, bool) or not isinstance(told, int | float) or not told > 0:
+    asked = error.details.get("retry_after_seconds")
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or not asked > 0:
         return timedelta(0)
-    return timedelta(seconds=min(float(told), MOST_VENDOR_DELAY_SECONDS))
+    return timedelta(seconds=min(float(asked), MOST_VENDOR_DELAY_SECONDS))
 
 
 def _meant(word: str, known: Any) -> str:

@@ -11,7 +11,7 @@ from bg_pipelines.definitions import defs
 
 def execute(job: str, instance: dg.DagsterInstance | None = None, **config: Any) -> dg.ExecuteInProcessResult:
     definition = defs.resolve_job_def(job)
-    [op] = definition.graph.node_dict
+    op = next(iter(definition.graph.node_dict))
     loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
     return definition.execute_in_process(
         run_config={"ops": {op: {"config": config}}, "loggers": loggers},
@@ -21,5 +21,6 @@ def execute(job: str, instance: dg.DagsterInstance | None = None, **config: Any)
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    [event] = [e for e in result.all_node_events if e.event_type_value == "STEP_OUTPUT"]
+    """What the job's first op shows of its outcome."""
+    event = next(e for e in result.all_node_events if e.event_type_value == "STEP_OUTPUT")
     return {key: value.value for key, value in event.step_output_data.metadata.items()}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipelines import errors
-from bg_pipelines.errors import KINDS, ErrorType, IntegrationError, Severity
+from bg_pipelines.errors import DEFAULTS, ErrorType, IntegrationError, Severity
 
 ERRORS = st.builds(
     IntegrationError,
@@ -80,7 +80,7 @@ def test_details_are_a_copy() -> None:
 @pytest.mark.parametrize("error_type", ErrorType)
 def test_every_error_type_has_a_kind_that_its_errors_take(error_type: ErrorType) -> None:
     error = IntegrationError.of(error_type, "x", source="shopify", details={"status": 1})
-    assert (error.error_type, error.severity, error.recoverable) == (error_type, *KINDS[error_type])
+    assert (error.error_type, error.severity, error.recoverable) == (error_type, *DEFAULTS[error_type])
     assert (error.source, error.details) == ("shopify", {"status": 1})
 
 
@@ -93,4 +93,4 @@ def test_the_tree_puts_under_needs_a_person_what_is_not_recoverable() -> None:
     assert errors.__doc__ is not None
     person = errors.__doc__.split("needs a person")[1]
     named = set(re.findall(r"\+-- (\w+)", person)) - {"unknown"}
-    assert named == {error_type.value for error_type, kind in KINDS.items() if not kind.recoverable}
+    assert named == {error_type.value for error_type, kind in DEFAULTS.items() if not kind.recoverable}

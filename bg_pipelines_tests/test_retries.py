@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bg_pipelines.errors import KINDS, ErrorType, IntegrationError
+from bg_pipelines.errors import DEFAULTS, ErrorType, IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.retries import POLICIES, Decision, Policies, Strategy, decide
 
@@ -26,7 +26,7 @@ def waits(error: IntegrationError, attempts: int, times: int = 500, **options: o
 
 def test_every_error_type_has_a_policy_and_what_is_not_recoverable_waits_for_a_person() -> None:
     assert set(POLICIES) == set(ErrorType)
-    for error_type, kind in KINDS.items():
+    for error_type, kind in DEFAULTS.items():
         decision = decide(failed(error_type), 1, NOW, random.Random(7))
         assert (decision.retry_at is None) == (not kind.recoverable), error_type
 

@@ -75,7 +75,7 @@ def report_failure(
             database = open_database(settings)
             try:
                 with database.transaction() as connection:
-                    reporting.report(connection, fault, occurrence=run_id)
+                    reporting.report_fault(connection, fault, occurrence=run_id)
                 tell(database, settings)
             finally:
                 database.close()

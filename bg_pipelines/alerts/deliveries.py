@@ -252,7 +252,7 @@ def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> 
     )
     fault = Fault(AlertTarget(target), f"alert target {target}", refused, needs_attention=True)
     with _unless_lost(), database.transaction() as connection:
-        reporting.report(connection, fault, occurrence=f"alert {delivery.alert_id}")
+        reporting.report_fault(connection, fault, occurrence=f"alert {delivery.alert_id}")
         decision = Decision(Strategy.MANUAL_INTERVENTION, None, "the target refuses it for good")
         QUEUE.retry(
             connection,

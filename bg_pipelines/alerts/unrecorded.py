@@ -136,7 +136,7 @@ def _record(
             "SELECT id FROM incidents WHERE fingerprint = %s AND last_occurrence = %s ORDER BY id DESC LIMIT 1",
             (str(fault.fingerprint), occurrence),
         ).fetchone()
-        incident_id = there[0] if there else reporting.report(connection, fault, occurrence=occurrence)
+        incident_id = there[0] if there else reporting.report_fault(connection, fault, occurrence=occurrence)
         if not sent:
             return  # nobody knows of it: it is announced like any other
         notified = connection.execute(

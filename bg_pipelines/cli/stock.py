@@ -9,7 +9,7 @@ import typer
 
 from bg_pipelines.cli.printing import By, console, logged_in, new_table, open_migrated
 from bg_pipelines.operations import stock
-from bg_pipelines.operations.csv_files import Fault
+from bg_pipelines.operations.csv_files import CsvFault
 from bg_pipelines.wording import counted, minute
 
 SHOWN = 20
@@ -57,7 +57,7 @@ def correct_stock(
     since the count.
     """
     one = {"--store": store, "--item": item, "--location": location, "--to": to}
-    faults: list[Fault] = []
+    faults: list[CsvFault] = []
     if file is not None:
         if from_ is not None or any(value is not None for value in one.values()):
             raise typer.BadParameter(f"give FILE, or {', '.join(one)}; not both")

@@ -21,6 +21,7 @@ from bg_pipelines.settings import Settings, driver_url
 
 APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
+CANCEL_SECONDS = 5.0
 NETWORK = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -79,10 +80,15 @@ class Database:
             yield connection
             connection.commit()
         except BaseException as error:
-            with suppress(psycopg.Error):
-                connection.rollback()
             found = classified(error)
-            if connection.broken or (found is not None and is_outage(found)):
+            is_lost = connection.broken or (found is not None and is_outage(found))
+            with suppress(psycopg.Error):
+                if connection.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE:
+                    # Stopped in the middle of a statement: the server would go on with it, and keep its locks.
+                    is_lost = True
+                    connection.cancel_safe(timeout=CANCEL_SECONDS)
+                connection.rollback()
+            if is_lost or connection.broken:
                 pooled.invalidate()
             if found is None:
                 raise

@@ -246,12 +246,12 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                        OR (excluded.source_updated_at < t.source_updated_at AND t.source_updated_at < %(right_before)s)
                        OR (excluded.source_updated_at = t.source_updated_at
                            AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at IS NOT NULL)))
-                RETURNING t.xmax = 0 AS fresh
+                RETURNING t.xmax = 0 AS inserted
             ), cleared AS (
                 DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
                 AND EXISTS (SELECT FROM {stage} s WHERE s.external_id = r.external_id)
             )
-            SELECT count(*), count(*) FILTER (WHERE fresh) FROM written""",
+            SELECT count(*), count(*) FILTER (WHERE inserted) FROM written""",
         # An array and no join: whatever the planner believes of these tables, it looks the rows up by their key,
         # where a join would read all rows of the store for each batch.
         "confirm": """

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from bg_pipelines import retries
-from bg_pipelines.incidents.reporting import Fault, report
+from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.retries import Decision, Policies
 from bg_pipelines.work.queue import Claim, Queue, clock
 
@@ -68,7 +68,7 @@ def fail(
         )
         return Failed(decision, None)
     # The incident's lock before the row's: whoever retries or resolves incidents takes them in this order.
-    incident_id = report(connection, fault, occurrence=occurrence, repeat=repeat)
+    incident_id = report_fault(connection, fault, occurrence=occurrence, repeat=repeat)
     queue.park(
         connection,
         claim,

@@ -105,7 +105,7 @@ def _of_the_installation(error: IntegrationError) -> tuple[Installation, str] | 
     return None
 
 
-def report(
+def report_fault(
     connection: Connection, fault: Fault, *, occurrence: str | None = None, repeat: bool = True
 ) -> int:
     """Open an incident, or count a repeat on the one that is open; returns its id.

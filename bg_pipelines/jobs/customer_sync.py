@@ -9,36 +9,21 @@ nothing that was committed; the next run goes on at the page reached, and matche
 import dagster as dg
 
 from bg_pipelines import people
-from bg_pipelines.orchestration.failures import report_op_failure
-from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
-from bg_pipelines.orchestration.sync_job import SyncConfig, sync
-from bg_pipelines.orchestration.ticks import retries_sensor, tier_schedules
-from bg_pipelines.queues import JOB_RESOURCES, JOBS
-
-RESOURCES = JOB_RESOURCES["customer_sync"]
+from bg_pipelines.database.engine import Database
+from bg_pipelines.orchestration.sync_job import BackfillConfig, IsOver, sync_job
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-def sync_customers(
-    context: dg.OpExecutionContext,
-    config: SyncConfig,
-    database: DatabaseResource,
-    platforms: PlatformsResource,
-) -> None:
-    """Send pending profile edits, sync what is due of every store's customers and orders, match people."""
-
-    def match() -> None:
-        matched = people.match(database.database, log=context.log.info)
-        context.log_event(dg.AssetMaterialization("people", metadata=matched.as_dict()))
-
-    sync(context, config, database, platforms, RESOURCES, then=match)
+def match_people(context: dg.OpExecutionContext, database: Database, is_over: IsOver) -> None:
+    """Customers that have changed are matched to people, in batches, within the run's time."""
+    matched = people.match(database, log=context.log.info, is_over=is_over)
+    context.log_event(dg.AssetMaterialization("people", metadata=matched.as_dict()))
+    context.add_output_metadata(matched.as_dict())
 
 
-@dg.job(tags=JOBS["customer_sync"].tags("customer_sync"), hooks={report_op_failure})
-def customer_sync() -> None:
-    """Customers, profile updates and order history, from each store's platform."""
-    sync_customers()
-
-
-schedules = tier_schedules(customer_sync, RESOURCES)
-sensors = [retries_sensor(customer_sync, RESOURCES)]
+customer_sync, schedules, sensors = sync_job(
+    "customer_sync",
+    op="sync_customers",
+    description="Customers, profile updates and order history, from each store's platform.",
+    config=BackfillConfig,
+    then=match_people,
+)

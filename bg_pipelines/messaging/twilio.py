@@ -24,7 +24,7 @@ from bg_pipelines.settings import TWILIO_API_URL, Settings
 
 TIMEOUTS = Timeouts(connect=5.0, read=20.0, whole=20.0)
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-UNTOLD_WAIT_SECONDS = 1.0
+DEFAULT_WAIT_SECONDS = 1.0
 """Where Twilio asks to slow down and does not say for how long, or oddly."""
 LOOKED_THROUGH = 1000
 """How many of the newest messages to a number are looked through for one: a page, one call."""
@@ -188,7 +188,7 @@ def classify(
     else:
         kind, message = known
     if kind is ErrorType.THROTTLED:
-        details["retry_after_seconds"] = retry_after(headers) or UNTOLD_WAIT_SECONDS
+        details["retry_after_seconds"] = retry_after(headers) or DEFAULT_WAIT_SECONDS
     return _of(kind, f"{message} ({f'code {code}' if code is not None else status})", details)
 
 

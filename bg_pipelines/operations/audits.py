@@ -39,14 +39,14 @@ class Proof(NamedTuple):
 
 
 class AuditReport(NamedTuple):
-    """An audit of a store. `resources` are all that are synced, each with its proof and what was found of it; `told` is
+    """An audit of a store. `resources` are all that are synced, each with its proof and what was found of it; `messages` is
     what the run had to say."""
 
     store: str
     resources: dict[str, tuple[Proof | None, ResourceAudit | None]]
     failures: list[Failure]
     audited: bool
-    told: list[str]
+    messages: list[str]
 
     @property
     def is_well(self) -> bool:
@@ -90,14 +90,14 @@ class AuditReport(NamedTuple):
                 lines.append(f"          {', '.join(found.external_ids)}")
         lines += [f"failed: {failure.error.message}; {failure.next}" for failure in self.failures]
         if not self.audited and not self.failures:
-            lines += [*self.told, "not audited"]
+            lines += [*self.messages, "not audited"]
         return lines
 
 
 def audit_store(database: Database, store: str, *, sample: int) -> AuditReport:
     """Audit one store in this process. Raises IntegrationError (configuration) for one that is unknown or paused."""
     settings = load_settings()
-    told: list[str] = []
+    messages: list[str] = []
     summary = SyncRun(
         database,
         cipher(settings),
@@ -106,14 +106,14 @@ def audit_store(database: Database, store: str, *, sample: int) -> AuditReport:
         connect=lambda access, sleep: platforms.connect(
             access, api_version=settings.shopify_api_version, sleep=sleep
         ),
-        log=told.append,
+        log=messages.append,
         policies=Policies(settings.retry_policies, jobs=tuple(JOBS)),
     ).run()
     found = {audit.resource: audit for audit in summary.audits}
     resources = {
         resource: (proof, found.get(resource)) for resource, proof in _proofs(database, store).items()
     }
-    return AuditReport(store, resources, summary.failures, audited=summary.complete > 0, told=told)
+    return AuditReport(store, resources, summary.failures, audited=summary.complete > 0, messages=messages)
 
 
 def _proofs(database: Database, store: str) -> dict[str, Proof | None]:

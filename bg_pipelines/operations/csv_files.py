@@ -12,7 +12,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.wording import counted, did_you_mean
 
 
-class Fault(NamedTuple):
+class CsvFault(NamedTuple):
     """What is wrong with one value: its line in the file (None outside a file), its column, and the remedy."""
 
     line: int | None
@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 
 def read_rows(
     path: Path, *, columns: Sequence[str], required: Sequence[str], source: str
-) -> tuple[dict[int, dict[str, str]], list[Fault]]:
+) -> tuple[dict[int, dict[str, str]], list[CsvFault]]:
     """The rows by line, each a text by column, and what is wrong with the lines that are left out.
 
     Names of columns are read in any case and order. Raises IntegrationError (bad_data) if nothing can be read.
@@ -37,12 +37,12 @@ def read_rows(
     if not set(names) & set(columns):
         if any(separator in header[0] for separator in ";\t|"):
             raise bad_data(
-                [Fault(1, "header", "the values are not separated by commas; save it as CSV with commas")],
+                [CsvFault(1, "header", "the values are not separated by commas; save it as CSV with commas")],
                 source,
             )
         raise bad_data(
             [
-                Fault(
+                CsvFault(
                     1,
                     "header",
                     f"is missing: the first line names the columns; there are: {', '.join(columns)}",
@@ -53,7 +53,7 @@ def read_rows(
     # Their values are shifted into columns they don't belong to: they are not looked at.
     shifted = {line for line, values in rows if any(values[len(names) :])}
     too_many = [
-        Fault(
+        CsvFault(
             line,
             "line",
             f"has {len(values)} values, there are {len(names)} columns; put a value that holds a comma in quotes",
@@ -62,13 +62,15 @@ def read_rows(
         if line in shifted
     ]
     faults = [
-        Fault(1, name, f"no such column; there are: {', '.join(columns)}{did_you_mean(name, columns)}")
+        CsvFault(1, name, f"no such column; there are: {', '.join(columns)}{did_you_mean(name, columns)}")
         for name in dict.fromkeys(names)
         if name not in columns
     ]
-    faults += [Fault(1, column, "this column is missing") for column in required if column not in names]
+    faults += [CsvFault(1, column, "this column is missing") for column in required if column not in names]
     faults += [
-        Fault(1, name, "this column is there twice") for name in dict.fromkeys(names) if names.count(name) > 1
+        CsvFault(1, name, "this column is there twice")
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
     ]
     if faults:
         raise bad_data(faults + too_many, source)
@@ -84,7 +86,7 @@ def _lines(path: Path, source: str) -> list[tuple[int, list[str]]]:
     """Line and values of each row that is not empty, the header first. Raises IntegrationError (bad_data)."""
 
     def fault(message: str) -> IntegrationError:
-        return bad_data([Fault(None, str(path), message)], source)
+        return bad_data([CsvFault(None, str(path), message)], source)
 
     rows = []
     try:
@@ -109,7 +111,7 @@ def _lines(path: Path, source: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def bad_data(faults: Sequence[Fault], source: str) -> IntegrationError:
+def bad_data(faults: Sequence[CsvFault], source: str) -> IntegrationError:
     """All that is wrong as one error, in the order of the lines."""
     ordered = sorted(faults, key=lambda fault: fault.line or 0)
     lines = "\n".join(f"  {fault}" for fault in ordered)

@@ -63,8 +63,8 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
     ):
         for field, (name, meaning) in _WORK.items():
             sparse = level == "store" and field in _MOSTLY_ZERO
-            told = [line for line in lines if getattr(line, field)] if sparse else lines
-            yield _gauge(f"{level}_{name}", meaning, labels, told, field)
+            shown = [line for line in lines if getattr(line, field)] if sparse else lines
+            yield _gauge(f"{level}_{name}", meaning, labels, shown, field)
     for field, name, meaning in (
         ("due", "work_due", "Rows of claimed work that are due and that nobody has."),
         ("oldest_seconds", "work_oldest_due_seconds", "Since when the first of these is due."),

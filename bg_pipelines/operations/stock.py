@@ -22,7 +22,7 @@ from psycopg.rows import class_row
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.operations.csv_files import Fault, bad_data, read_rows
+from bg_pipelines.operations.csv_files import CsvFault, bad_data, read_rows
 from bg_pipelines.sync.stock_corrections import make_due
 from bg_pipelines.wording import did_you_mean
 
@@ -105,22 +105,22 @@ class _Found(NamedTuple):
     from_quantity: int
 
 
-def read_csv(path: Path, *, reason: str = REASONS[0]) -> tuple[list[NewCorrection], list[Fault]]:
+def read_csv(path: Path, *, reason: str = REASONS[0]) -> tuple[list[NewCorrection], list[CsvFault]]:
     """Corrections from a CSV file with a header, and what is wrong with its other lines.
 
     `reason` is that of the lines without one. Raises IntegrationError (bad_data) if nothing can be read.
     """
     rows, faults = read_rows(path, columns=COLUMNS, required=REQUIRED_COLUMNS, source=SOURCE)
     if not rows and not faults:
-        raise bad_data([Fault(2, "item", "the file has no corrections")], SOURCE)
+        raise bad_data([CsvFault(2, "item", "the file has no corrections")], SOURCE)
     corrections = []
     for line, row in rows.items():
         to, from_ = _number(row["to"]), _number(row.get("from", ""))
-        wrong = [Fault(line, name, "is missing") for name in REQUIRED_COLUMNS if not row[name]]
+        wrong = [CsvFault(line, name, "is missing") for name in REQUIRED_COLUMNS if not row[name]]
         if row["to"] and to is None:
-            wrong.append(Fault(line, "to", f"{row['to']!r} is not a whole number"))
+            wrong.append(CsvFault(line, "to", f"{row['to']!r} is not a whole number"))
         if row.get("from") and from_ is None:
-            wrong.append(Fault(line, "from", f"{row['from']!r} is not a whole number"))
+            wrong.append(CsvFault(line, "from", f"{row['from']!r} is not a whole number"))
         faults += wrong
         if not wrong:
             assert to is not None
@@ -137,7 +137,7 @@ def correct(
     corrections: Sequence[NewCorrection],
     *,
     by: str,
-    faults: Sequence[Fault] = (),
+    faults: Sequence[CsvFault] = (),
     dry_run: bool = False,
 ) -> Corrected:
     """Keep corrections to be sent at their stores' next inventory_sync, which is made due now: all, or none.
@@ -147,7 +147,7 @@ def correct(
     """
     found_faults = [*faults, *_value_faults(corrections)]
     if not by.strip():
-        found_faults.append(Fault(None, "by", "say who makes the correction"))
+        found_faults.append(CsvFault(None, "by", "say who makes the correction"))
     by_store: defaultdict[str, list[NewCorrection]] = defaultdict(list)
     for given in corrections:
         by_store[given.store].append(given)
@@ -157,7 +157,7 @@ def correct(
             try:
                 store_id = find_store(connection, store)
             except IntegrationError as error:
-                found_faults += [Fault(given.line, "store", error.message) for given in of_store]
+                found_faults += [CsvFault(given.line, "store", error.message) for given in of_store]
                 continue
             resolved, unknown = _resolve(connection, store_id, of_store)
             found += resolved
@@ -228,24 +228,24 @@ _LIST = """
     WHERE %(status)s::text IS NULL OR status = %(status)s ORDER BY id DESC LIMIT %(limit)s"""
 
 
-def _value_faults(corrections: Iterable[NewCorrection]) -> list[Fault]:
+def _value_faults(corrections: Iterable[NewCorrection]) -> list[CsvFault]:
     faults = []
     for given in corrections:
         if not 0 <= given.to <= MOST:
-            faults.append(Fault(given.line, "to", f"{given.to} is not from 0 to {MOST:,}"))
+            faults.append(CsvFault(given.line, "to", f"{given.to} is not from 0 to {MOST:,}"))
         if given.from_ is not None and abs(given.from_) > MOST:
-            faults.append(Fault(given.line, "from", f"{given.from_} is not from -{MOST:,} to {MOST:,}"))
+            faults.append(CsvFault(given.line, "from", f"{given.from_} is not from -{MOST:,} to {MOST:,}"))
         if given.reason not in REASONS:
             guess = did_you_mean(given.reason, REASONS)
             faults.append(
-                Fault(given.line, "reason", f"{given.reason!r} is none of: {', '.join(REASONS)}{guess}")
+                CsvFault(given.line, "reason", f"{given.reason!r} is none of: {', '.join(REASONS)}{guess}")
             )
     return faults
 
 
 def _resolve(
     connection: Connection, store_id: int, corrections: Sequence[NewCorrection]
-) -> tuple[list[_Found], list[Fault]]:
+) -> tuple[list[_Found], list[CsvFault]]:
     """Items, locations and the quantities held, of one store; or what is not there, with the nearest."""
     items = _by_name(_items(connection, store_id, {given.item for given in corrections}))
     at = connection.execute(
@@ -254,17 +254,17 @@ def _resolve(
     locations = _by_name(at)
     held = _held(connection, store_id, {item for ids in items.values() for item in ids})
     found: list[_Found] = []
-    faults: list[Fault] = []
+    faults: list[CsvFault] = []
     for given in corrections:
         skus = partial(_near_skus, connection, store_id, given.item) if len(faults) < SUGGESTIONS else list
         item = _only(given, "item", given.item, "SKU", items, skus)
         location = _only(
             given, "location", given.location, "name", locations, lambda: [name for _, name in at]
         )
-        unknown = [one for one in (item, location) if isinstance(one, Fault)]
+        unknown = [one for one in (item, location) if isinstance(one, CsvFault)]
         if not unknown and (item, location) not in held:
             unknown = [
-                Fault(
+                CsvFault(
                     given.line,
                     "item",
                     f"{given.item!r} is not stocked at {given.location!r}, as far as we know",
@@ -285,16 +285,16 @@ def _only(
     known_by: str,
     names: Mapping[str, set[str]],
     near: Callable[[], Iterable[str]],
-) -> str | Fault:
+) -> str | CsvFault:
     """The id of the one that is meant by what was typed."""
     ids = names.get(typed) or names.get(typed.casefold(), set())
     if len(ids) == 1:
         return next(iter(ids))
     if ids:
-        return Fault(
+        return CsvFault(
             given.line, column, f"{typed!r} is more than one {column}; give an id: {' or '.join(sorted(ids))}"
         )
-    return Fault(
+    return CsvFault(
         given.line, column, f"no {column} has the {known_by} or id {typed!r}{did_you_mean(typed, near())}"
     )
 
@@ -340,14 +340,14 @@ def _near_skus(connection: Connection, store_id: int, item: str) -> list[str]:
     return [sku for (sku,) in rows]
 
 
-def _repeated(found: Iterable[_Found]) -> list[Fault]:
+def _repeated(found: Iterable[_Found]) -> list[CsvFault]:
     first: dict[tuple[int, str, str], int | None] = {}
     faults = []
     for one in found:
         key = (one.store_id, one.item_id, one.location_id)
         if key in first:
             faults.append(
-                Fault(
+                CsvFault(
                     one.given.line,
                     "item",
                     f"{one.given.item!r} at this location is already on line {first[key]}",

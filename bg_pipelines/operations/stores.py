@@ -22,7 +22,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Store, SyncState
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.operations.csv_files import Fault, bad_data
+from bg_pipelines.operations.csv_files import CsvFault, bad_data
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.queues import TICK, TIERS
 from bg_pipelines.records import Resource
@@ -62,12 +62,12 @@ class Changes(NamedTuple):
     unchanged: int
 
 
-def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
+def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
     """Everything that is wrong with a store's values. Secrets are never repeated."""
     faults = []
 
     def fault(column: str, message: str) -> None:
-        faults.append(Fault(line, column, message))
+        faults.append(CsvFault(line, column, message))
 
     if not store.name or len(store.name) > 100:
         fault("name", "give a name of 1 to 100 characters")
@@ -99,7 +99,7 @@ def check_store(store: NewStore, line: int | None = None) -> list[Fault]:
         either = "either " if len(kind.secrets) > 1 else ""
         fault("token", f"give {either}{wanted}; given: {', '.join(given) or 'none'}")
     faults += [
-        Fault(line, name, "holds white space; paste it again")
+        CsvFault(line, name, "holds white space; paste it again")
         for name in given
         if re.search(r"\s", getattr(store, name))
     ]
@@ -114,7 +114,7 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
     """
     faults = [fault for store in stores for fault in check_store(store)]
     with database.session() as session:
-        faults += [Fault(None, "name", message) for message in _taken_names(session, stores)]
+        faults += [CsvFault(None, "name", message) for message in _taken_names(session, stores)]
         if faults:
             raise bad_data(faults, "stores")
         outcomes = [_save(session, cipher, store) for store in stores]
@@ -155,7 +155,7 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
     with database.session() as session:
         known = set(session.scalars(sa.select(Store.name)))
         unknown = [
-            Fault(None, name, f"no such store{did_you_mean(name, known)}")
+            CsvFault(None, name, f"no such store{did_you_mean(name, known)}")
             for name in names
             if name not in known
         ]

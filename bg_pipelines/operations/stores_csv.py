@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bg_pipelines.operations.csv_files import Fault, bad_data, read_rows
+from bg_pipelines.operations.csv_files import CsvFault, bad_data, read_rows
 from bg_pipelines.operations.stores import COLUMNS, DEFAULT_TIER, REQUIRED_COLUMNS, NewStore, check_store
 
 
@@ -13,13 +13,13 @@ def read_csv(path: Path) -> list[NewStore]:
     rows, faults = read_rows(path, columns=COLUMNS, required=REQUIRED_COLUMNS, source="stores")
     stores = {line: _from_row(row) for line, row in rows.items()}
     if not stores and not faults:
-        faults.append(Fault(2, "name", "the file has no stores"))
+        faults.append(CsvFault(2, "name", "the file has no stores"))
     faults += [fault for line, store in stores.items() for fault in check_store(store, line)]
     first: dict[tuple[str, ...], int] = {}
     for line, store in stores.items():
         for key in (("name", store.name), ("domain", store.platform, store.domain)):
             if first.setdefault(key, line) != line:
-                faults.append(Fault(line, key[0], f"is already on line {first[key]}"))
+                faults.append(CsvFault(line, key[0], f"is already on line {first[key]}"))
     if faults:
         raise bad_data(faults, "stores")
     return list(stores.values())

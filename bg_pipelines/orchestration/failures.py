@@ -9,8 +9,10 @@ sensor see the same error, and one run is told once. Nothing in here stops a run
 """
 
 import json
+import random
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +30,12 @@ WILL_RETRY_TAG = "dagster/will_retry"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 TIER_TAG = "tier"
 """What a run was started for: the number of a tier, or retries. One that was started by hand has none."""
+
+DATABASE_RETRIES = 3
+DATABASE_DELAY_SECONDS = 5
+"""While our PostgreSQL is away the op is retried in its run, after a random part of this delay, doubled each time.
+Nothing else is: what failed of a store is kept in its row. It is no RetryPolicy, for that also retries what was stopped.
+"""
 
 
 def as_failure(error: IntegrationError) -> dg.Failure:
@@ -49,6 +57,27 @@ def with_frames(error: BaseException) -> IntegrationError:
     """An unexpected error with the way that led to it, for the run's log."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     return unexpected(error, details={"traceback": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]})
+
+
+@contextmanager
+def as_dagster_failures(context: dg.OpExecutionContext) -> Iterator[None]:
+    """What keeps a job from working at all becomes a `dagster.Failure` with our sentence, and ends the run.
+
+    While the database is away the op is retried; see `DATABASE_RETRIES`.
+    """
+    try:
+        yield
+    except IntegrationError as error:
+        # Its cause is left out of the log: the sentence says it, and a long traceback would bury it.
+        failure = as_failure(error)
+        if error.error_type is ErrorType.DATABASE:
+            most = DATABASE_DELAY_SECONDS * 2**context.retry_number
+            raise dg.RetryRequested(DATABASE_RETRIES, random.uniform(0, most)) from failure  # noqa: S311
+        raise failure from None
+    except Exception as error:  # noqa: BLE001 (a bug: Dagster would quote its text)
+        surprise = with_frames(error)
+        context.log.error(f"{surprise.message}\n" + "\n".join(surprise.details["traceback"]))
+        raise as_failure(surprise) from None
 
 
 def error_of(exception: BaseException) -> IntegrationError:
@@ -164,8 +193,10 @@ def _why(
     """The error its op failed with, if it came so far; else Dagster's reason, in one line."""
     for entry in entries:
         if _type(entry) is dg.DagsterEventType.STEP_FAILURE:
-            told = entry.get_dagster_event().step_failure_data.user_failure_data
-            error = _from_failure(told.description or "", told.metadata) if told else None
+            user_failure = entry.get_dagster_event().step_failure_data.user_failure_data
+            error = (
+                _from_failure(user_failure.description or "", user_failure.metadata) if user_failure else None
+            )
             if error is not None:
                 return error
     reason = failure.message or "no reason is known"
@@ -197,6 +228,6 @@ def deliver_alerts() -> Iterator[dg.SkipReason]:
             reporting.clear_database_outages(connection)
         counts = alerts.tell(database, settings)
     except IntegrationError as error:
-        yield dg.SkipReason(f"nothing was told: {error.message}")
+        yield dg.SkipReason(f"No alert was sent: {error.message}")
     else:
         yield dg.SkipReason(f"told: {counts}")

@@ -1,4 +1,4 @@
-"""When a sync job starts by itself: a schedule a tier, and a sensor for what is due between their ticks.
+"""When a sync job starts automatically: a schedule a tier, and a sensor for what is due between their ticks.
 
 A tick asks the database one question, by index: is anything due? Only if so, and if the last run it started is no
 longer at work, does it start a run. So a fleet with nothing to do costs nothing, a tier never has two runs in line,
@@ -7,7 +7,7 @@ and of ticks that were missed only the last is made up for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,23 +22,27 @@ from bg_pipelines.queues import JOBS, TIERS
 from bg_pipelines.records import Resource
 from bg_pipelines.settings import load_settings
 from bg_pipelines.work import store_units
-from bg_pipelines.work.pulse import silence
+from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
 
 RETRIES = "retries"
 RETRIES_SECONDS = 30
 ALIVE = LEASE
-"""A run that says nothing for the length of a lease has lost what it held: it keeps no other from starting."""
+"""A run without a heartbeat for one lease has lost its claims and no longer blocks the next run."""
 
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
-def tier_schedules(job: dg.JobDefinition, resources: Sequence[Resource]) -> list[dg.ScheduleDefinition]:
-    """One schedule for each tier of the job, as the table in `queues` says."""
-    return [_tier_schedule(job, resources, tier) for tier in TIERS]
+def tier_schedules(
+    job: dg.JobDefinition, op: str, resources: Sequence[Resource]
+) -> list[dg.ScheduleDefinition]:
+    """One schedule for each tier of the job, as the table in `queues` says. `op` is the one that is told the tier."""
+    return [_tier_schedule(job, op, resources, tier) for tier in TIERS]
 
 
-def _tier_schedule(job: dg.JobDefinition, resources: Sequence[Resource], tier: int) -> dg.ScheduleDefinition:
+def _tier_schedule(
+    job: dg.JobDefinition, op: str, resources: Sequence[Resource], tier: int
+) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{job.name}_tier_{tier}",
         job=job,
@@ -49,7 +53,8 @@ def _tier_schedule(job: dg.JobDefinition, resources: Sequence[Resource], tier: i
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_tier_{tier} {context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
-        return _look(context.instance, job, resources, tier=tier, tick=tick)
+        config = {"ops": {op: {"config": {"tiers": [tier]}}}}
+        return _look(context.instance, job, resources, tier=tier, tick=tick, config=config)
 
     return schedule
 
@@ -62,7 +67,7 @@ def retries_sensor(job: dg.JobDefinition, resources: Sequence[Resource]) -> dg.S
         job=job,
         minimum_interval_seconds=RETRIES_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Starts {job.name} for stores that failed and are to be tried again, and for new ones.",
+        description=f"Starts {job.name} for stores whose retry is due, and for new ones.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_{RETRIES} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
@@ -78,6 +83,7 @@ def _look(
     *,
     tier: int | None,
     tick: str,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.RunRequest | dg.SkipReason:
     """The run to start now, for one tier or for retries, or why none is."""
     label = RETRIES if tier is None else str(tier)
@@ -89,8 +95,7 @@ def _look(
             else:
                 due = store_units.is_due(connection, resources, tiers=[tier])
             if not due:
-                of = "to be tried again" if tier is None else f"of tier {tier}"
-                return dg.SkipReason(f"nothing {of} is due")
+                return dg.SkipReason("no retry is due" if tier is None else f"no store of tier {tier} is due")
             busy = at_work(instance, connection, job.name, label)
     except IntegrationError as error:
         alerts.report_failure(job.name, error, run_id=tick, tier=label)
@@ -100,15 +105,13 @@ def _look(
         raise
     if busy:
         return dg.SkipReason(busy)
-    [op] = job.graph.node_dict
-    config: dict[str, Any] = {} if tier is None else {"ops": {op: {"config": {"tiers": [tier]}}}}
     return dg.RunRequest(run_config=config, tags={**JOBS[job.name].tags(job.name, tier), TIER_TAG: label})
 
 
 def at_work(
     instance: dg.DagsterInstance, connection: psycopg.Connection[Any], job: str, label: str
 ) -> str | None:
-    """The run of this job and tier that waits or works, as a sentence; None if there is none, or it has died."""
+    """The run of this job and tier that is queued or running, as a sentence; None if there is none, or it has died."""
     records = instance.get_run_records(
         dg.RunsFilter(
             job_name=job, tags={TIER_TAG: label}, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]
@@ -121,10 +124,10 @@ def at_work(
         if run.status not in _WAITING:
             since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else since
             if datetime.now(UTC) - since >= ALIVE:
-                silent = silence(connection, run.run_id)
-                if silent is None or silent >= ALIVE:
+                unseen = since_last_seen(connection, run.run_id)
+                if unseen is None or unseen >= ALIVE:
                     continue
-        what = "waits" if run.status in _WAITING else "is at work"
+        what = "is queued" if run.status in _WAITING else "is running"
         return f"run {run.run_id} of {_named(label)} {what} since {since:%H:%M:%S} UTC"
     return None
 

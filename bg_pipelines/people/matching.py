@@ -53,22 +53,38 @@ class Matched:
 Log = Callable[[str], None]
 
 
-def match(database: Database, *, log: Log | None = None, batch: int = BATCH) -> Matched:
+def match(
+    database: Database,
+    *,
+    log: Log | None = None,
+    batch: int = BATCH,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Matched:
     """Match whoever has changed since the last time, and all who are connected to them.
 
-    Two at once wait for one another, batch by batch. Raises IntegrationError (database).
+    What is left when `is_over` says so, asked after each batch, is left to the next time. Two at once wait for one
+    another, batch by batch. Raises IntegrationError (database).
     """
     total = Matched()
+    done = queued = 0
+    if log:
+        with database.transaction() as connection:
+            [queued] = _one(connection, "SELECT count(*) FROM people_queue")
     while True:
         with database.transaction() as connection:
             taken, counts = match_batch(connection, batch)
         total += counts
+        done += taken
         if log and counts.looked_at:
             log(
-                f"people: {total.looked_at:,} customers looked at, {total.linked:,} new, {total.moved:,} moved, "
-                f"{total.left:,} left"
+                f"people: {done:,} of {max(done, queued):,} changes matched, {total.looked_at:,} customers looked at, "
+                f"{total.linked:,} new, {total.moved:,} moved, {total.left:,} left"
             )
         if taken < batch:
+            return total
+        if is_over():
+            if log:
+                log("people: the run's time is over. Who is left is matched by the next run.")
             return total
 
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Platform, StoreAccess
 
-__all__ = ["PLATFORMS", "Kind", "StoreAccess", "connect"]
+__all__ = ["PLATFORMS", "PlatformKind", "StoreAccess", "connect"]
 
 _TOKEN = ("token",)
 
 
-class Kind(NamedTuple):
+class PlatformKind(NamedTuple):
     """A platform: how a store there is given (`operations/stores.py`), and the module with its `connect`.
 
     `module` is a module of this package, imported only where a store needs it. A store's `domain` must match `domain`, or people are told `domain_hint`; `secrets` are the sets of secrets of
@@ -32,14 +32,14 @@ class Kind(NamedTuple):
 _HOST = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})")
 # Where the token tells whose store it is, any name that no other store there has.
 _ANY_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-PLATFORMS: dict[str, Kind] = {
-    "shopify": Kind(
+PLATFORMS: dict[str, PlatformKind] = {
+    "shopify": PlatformKind(
         "shopify.platform",
         _HOST,
         "is not a domain; give it like harbor.myshopify.com, without https://",
         (_TOKEN, ("client_id", "client_secret")),
     ),
-    "square": Kind(
+    "square": PlatformKind(
         "square.platform",
         _ANY_NAME,
         "is not a name of letters, digits, dots and hyphens; the merchant's id will do",

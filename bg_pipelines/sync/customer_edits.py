@@ -26,7 +26,7 @@ from bg_pipelines.database.models import CustomerChange
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import RejectedEdits, StoreUnit
-from bg_pipelines.incidents.reporting import Fault, report
+from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.sync.context import Context
@@ -307,8 +307,8 @@ class CustomerEdits:
             if status == "applied":
                 self._reports.append(None)
             else:
-                told = reason or "the platform has a newer value; look at it, and edit again if need be"
-                self._report(change, status, told)
+                why = reason or "the platform has a newer value; look at it, and edit again if need be"
+                self._report(change, status, why)
             if status == "rejected" and reason != GONE:
                 self._open_incident(connection, change, reason or "")
 
@@ -333,7 +333,7 @@ class CustomerEdits:
             resources=[Resource.CUSTOMERS.value],
             payload=f"customer_changes {change.id}",
         )
-        report(connection, fault, occurrence=f"change {change.id}")
+        report_fault(connection, fault, occurrence=f"change {change.id}")
 
     def _report(self, change: Change, status: str, message: str) -> None:
         self._reports.append(

@@ -31,7 +31,7 @@ from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, RejectedRo
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
 from bg_pipelines.sync.context import NotReady
 from bg_pipelines.work import attempts, circuits
-from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Change
+from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Transition
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.store_units import QUEUE, Claim, save
 
@@ -284,7 +284,7 @@ class Settling:
             clock(connection),
             self.rng,
             vendors_fault=outcome.platform
-            in (Change.OPENED, Change.STILL_OPEN, Change.PROBE_FAILED, Change.AILING),
+            in (Transition.OPENED, Transition.STILL_OPEN, Transition.PROBE_FAILED, Transition.AILING),
             new_credentials=self._has_new_credentials(connection),
             job=self.job,
             policies=self.policies,
@@ -342,24 +342,24 @@ class Settling:
         self._note_closed(connection, known, outcome)
         store, platform = f"store {self.store.name}", f"platform {self.store.platform}"
         for subject, change in ((platform, outcome.platform), (store, outcome.store)):
-            if change is Change.OPENED:
+            if change is Transition.OPENED:
                 known.messages.append(
                     f"{subject} failed too often ({error.error_type}): left alone, and probed until it answers"
                 )
-            if change not in (Change.OPENED, Change.PROBE_FAILED):
+            if change not in (Transition.OPENED, Transition.PROBE_FAILED):
                 continue
-            of_store = subject is store and outcome.platform is not Change.AILING
+            of_store = subject is store and outcome.platform is not Transition.AILING
             key = f"store:{self.store.id}" if of_store else f"platform:{self.store.platform}"
             fault = reporting.Fault(
                 Circuit(key),
                 subject=store if of_store else platform,
-                error=self._of_many(error) if outcome.platform is Change.AILING else error,
+                error=self._of_many(error) if outcome.platform is Transition.AILING else error,
                 needs_attention=False,
                 platform=self.store.platform,
                 store_id=self.store.id if of_store else None,
             )
-            incident = reporting.report(connection, fault, occurrence=claim.owner)
-            if outcome.platform is Change.AILING:
+            incident = reporting.report_fault(connection, fault, occurrence=claim.owner)
+            if outcome.platform is Transition.AILING:
                 reporting.merge(connection, self.store.platform, OF_A_PLATFORM, incident)
         return outcome
 
@@ -374,11 +374,11 @@ class Settling:
 
     def _note_closed(self, connection: Connection, known: _Known, outcome: circuits.Outcome) -> None:
         """Tell of circuits that closed; the platform's incident is over unless many of its stores still fail."""
-        if Change.CLOSED not in outcome:
+        if Transition.CLOSED not in outcome:
             return
-        if outcome.store is Change.CLOSED:
+        if outcome.store is Transition.CLOSED:
             known.messages.append(f"store {self.store.name} answers again")
-        if outcome.platform is Change.CLOSED:
+        if outcome.platform is Transition.CLOSED:
             known.messages.append(f"platform {self.store.platform} answers again")
             known.reopened = True
         if not circuits.is_ailing(connection, self.store.platform):
@@ -417,4 +417,4 @@ class Settling:
                 payload=f"rejected_rows of store {self.store.id}, {unit}",
             )
             # A pass that does not read them again says nothing new of them.
-            reporting.report(connection, fault, occurrence=f"{rows} rows")
+            reporting.report_fault(connection, fault, occurrence=f"{rows} rows")

@@ -17,7 +17,7 @@ from bg_pipelines.database.models import InventoryCorrection
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import StoreUnit
-from bg_pipelines.incidents.reporting import Fault, report
+from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.records import Resource
 from bg_pipelines.sync.context import Context, TurnOver
@@ -128,7 +128,7 @@ class StockCorrections:
                     {"status": outcome.status, "found": outcome.found_quantity, "reason": reason},
                 )
                 if outcome.status == "rejected":
-                    report(
+                    report_fault(
                         connection,
                         self._fault(_rejected(claim, outcome)),
                         occurrence=f"correction {claim.id}",

@@ -146,16 +146,14 @@ class ResourceAudit:
             (self.ahead, "have a later time here"),
             (self.gone, "are gone there"),
         ]
-        told = [f"{number} {what}" for number, what in kinds if number]
+        findings = [f"{number} {what}" for number, what in kinds if number]
         if self.fields:
-            told[-1:] = [f"{told[-1]} ({', '.join(sorted(self.fields))})"]
+            findings[-1:] = [f"{findings[-1]} ({', '.join(sorted(self.fields))})"]
         if self.drifted:
-            told.append("all repaired" if not self.left else f"{self.left} of them could not be repaired")
+            findings.append("all repaired" if not self.left else f"{self.left} of them could not be repaired")
         if self.short:
-            told.append(f"{self.short} more are there than here, everything is read again")
-        return (
-            f"{self.resource}: of {self.sampled} sampled rows {'; '.join(told) or 'all are as at the source'}"
-        )
+            findings.append(f"{self.short} more are there than here, everything is read again")
+        return f"{self.resource}: of {self.sampled} sampled rows {'; '.join(findings) or 'all are as at the source'}"
 
 
 @dataclass

@@ -57,7 +57,7 @@ ANSWERED = {
 """What a vendor says who is up, whatever is wrong with the store."""
 
 
-class Change(StrEnum):
+class Transition(StrEnum):
     NONE = "none"
     OPENED = "opened"
     STILL_OPEN = "still_open"
@@ -69,8 +69,8 @@ class Change(StrEnum):
 class Outcome(NamedTuple):
     """What a failure or a success did to the circuits of a store and of its platform."""
 
-    store: Change = Change.NONE
-    platform: Change = Change.NONE
+    store: Transition = Transition.NONE
+    platform: Transition = Transition.NONE
 
 
 def note_failure(
@@ -88,7 +88,7 @@ def note_failure(
     `first` tells whether it worked the time before: stores that have been failing for long are no sign of an outage.
     A visit that began before a circuit opened and was no probe says nothing new of it.
     """
-    of_platform = Change.NONE
+    of_platform = Transition.NONE
     if error_type in ANSWERED:
         of_platform = note_answer(connection, platform).platform
     if error_type not in OF_A_STORE:
@@ -103,17 +103,17 @@ def note_failure(
             wait=wait,
             first=first,
         )
-    if of_platform not in (Change.NONE, Change.CLOSED):
+    if of_platform not in (Transition.NONE, Transition.CLOSED):
         return Outcome(platform=of_platform)  # the vendor's fault, not the store's
     of_store = _count(
         connection, f"store:{store_id}", platform=None, store_id=store_id, owner=owner, wait=wait
     )
     if (
         error_type in OF_A_PLATFORM
-        and of_store is not Change.NONE
+        and of_store is not Transition.NONE
         and is_ailing(connection, platform, store_id)
     ):
-        of_platform = Change.AILING
+        of_platform = Transition.AILING
     return Outcome(of_store, of_platform)
 
 
@@ -169,8 +169,8 @@ def _close(connection: Connection, platform: str, store_id: int | None) -> Outco
             (platform,),
         )
     return Outcome(
-        Change.CLOSED if of_store in closed else Change.NONE,
-        Change.CLOSED if of_platform in closed else Change.NONE,
+        Transition.CLOSED if of_store in closed else Transition.NONE,
+        Transition.CLOSED if of_platform in closed else Transition.NONE,
     )
 
 
@@ -183,7 +183,7 @@ def _count(
     owner: str,
     wait: timedelta,
     first: bool = True,
-) -> Change:
+) -> Transition:
     connection.execute(
         "INSERT INTO circuits (key, platform, store_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         (key, platform, None if platform else store_id),
@@ -198,12 +198,12 @@ def _count(
     failures, failing, opened_at, probe_owner, now, stores = row
     if opened_at is not None:
         if owner != probe_owner:
-            return Change.STILL_OPEN
+            return Transition.STILL_OPEN
         doubled = FIRST_PROBE * 2 ** min(failures, 10)
         _reopen(connection, key, failures + 1, opened_at, now + max(wait, min(LAST_PROBE, doubled)))
-        return Change.PROBE_FAILED
+        return Transition.PROBE_FAILED
     if not first and platform is not None:
-        return Change.NONE
+        return Transition.NONE
     if platform is None:
         opens = failures + 1 >= STORE_FAILURES
     else:
@@ -214,9 +214,9 @@ def _count(
             "UPDATE circuits SET failures = failures + 1, failing_stores = %s WHERE key = %s",
             (failing if platform else [], key),
         )
-        return Change.NONE
+        return Transition.NONE
     _reopen(connection, key, 1, now, now + max(wait, FIRST_PROBE))
-    return Change.OPENED
+    return Transition.OPENED
 
 
 def _reopen(connection: Connection, key: str, failures: int, opened_at: datetime, probe_at: datetime) -> None:

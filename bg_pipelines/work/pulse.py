@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
 
+BEAT_SECONDS = 30.0
 DEAD_AFTER = timedelta(minutes=2, seconds=30)
 """A run says every half minute that it lives. One that has been silent for so long is dead: its leases have ended."""
 
 Connection = psycopg.Connection[Any]
 
 
-def silence(connection: Connection, run_id: str) -> timedelta | None:
-    """How long ago a run was last heard of; None if it never was."""
+def since_last_seen(connection: Connection, run_id: str) -> timedelta | None:
+    """How long ago a run's last heartbeat was; None if it never had one."""
     row = connection.execute(
         "SELECT clock_timestamp() - seen_at FROM job_runs WHERE run_id = %s", (run_id,)
     ).fetchone()
@@ -38,26 +43,37 @@ class RunRecord:
         self.job = job
         self._most_in_use = 0
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: Connection) -> timedelta:
+        """The run is at work, perhaps once more; returns how long ago it first was."""
         queue = JOBS[self.job].queue.name if self.job in JOBS else ""
-        connection.execute(
+        row = connection.execute(
             "INSERT INTO job_runs (run_id, job, queue, started_at, seen_at) "
             "VALUES (%s, %s, %s, clock_timestamp(), clock_timestamp()) "
-            "ON CONFLICT (run_id) DO UPDATE SET status = 'running', seen_at = excluded.seen_at, finished_at = NULL",
+            "ON CONFLICT (run_id) DO UPDATE SET status = 'running', seen_at = excluded.seen_at, finished_at = NULL "
+            "RETURNING clock_timestamp() - started_at",
             (self.run_id, self.job, queue),
-        )
+        ).fetchone()
+        return row[0] if row else timedelta(0)
 
     def look(self) -> None:
         self._most_in_use = max(self._most_in_use, self.database.connections()[0])
 
-    def save(self, connection: Connection, status: str, *, stores: int = 0, stores_failed: int = 0) -> None:
-        """`status` is running, succeeded, failed or stopped."""
+    def save(
+        self,
+        connection: Connection,
+        status: str,
+        *,
+        stores: int | None = None,
+        stores_failed: int | None = None,
+    ) -> None:
+        """`status` is running, succeeded, failed or stopped. Counts that are not given stay."""
         self.look()
         unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB elsewhere
         connection.execute(
             "UPDATE job_runs SET status = %(status)s, seen_at = clock_timestamp(), "
-            "finished_at = CASE WHEN %(status)s <> 'running' THEN clock_timestamp() END, stores = %(stores)s, "
-            "stores_failed = %(failed)s, peak_rss_mb = %(peak)s, connections_in_use = %(in_use)s, connections_size = %(size)s "
+            "finished_at = CASE WHEN %(status)s <> 'running' THEN clock_timestamp() END, "
+            "stores = coalesce(%(stores)s, stores), stores_failed = coalesce(%(failed)s, stores_failed), "
+            "peak_rss_mb = %(peak)s, connections_in_use = %(in_use)s, connections_size = %(size)s "
             "WHERE run_id = %(run)s",
             {
                 "run": self.run_id,
@@ -69,3 +85,32 @@ class RunRecord:
                 "size": self.database.connections()[1],
             },
         )
+
+
+@contextmanager
+def pulse(record: RunRecord, beat_seconds: float = BEAT_SECONDS) -> Iterator[timedelta]:
+    """Work of a run that holds no claims: others see that it lives, and how it ended. Yields how long ago the run began."""
+    with record.database.transaction() as connection:
+        elapsed = record.begin(connection)
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(beat_seconds):
+            # What is wrong with the database is met, and reported, by the work; this must go on trying.
+            with suppress(Exception), record.database.transaction() as connection:
+                record.save(connection, "running")
+
+    beating = threading.Thread(target=beat, daemon=True, name="pulse")
+    beating.start()
+    status = "stopped"
+    try:
+        yield elapsed
+        status = "succeeded"
+    except Exception:
+        status = "failed"
+        raise
+    finally:
+        ended.set()
+        beating.join(5)
+        with suppress(IntegrationError), record.database.transaction() as connection:
+            record.save(connection, status)

@@ -70,7 +70,7 @@ class House:
         fault = Fault(Circuit(name), f"store {name}", error, needs_attention, resources=["products"])
         with self.database.transaction() as connection:
             for _ in range(times):
-                reporting.report(connection, fault)
+                reporting.report_fault(connection, fault)
 
     def clear(self, *names: str) -> None:
         with self.database.transaction() as connection:
@@ -246,7 +246,7 @@ def test_many_faults_are_told_in_one_go(house: House) -> None:
     with house.database.transaction() as connection:
         error = IntegrationError.of(ErrorType.TIMEOUT, "no answer")
         for number in range(230):
-            reporting.report(connection, Fault(Circuit(f"{number}"), f"store {number}", error, False))
+            reporting.report_fault(connection, Fault(Circuit(f"{number}"), f"store {number}", error, False))
     assert alerts.announce(house.database, alerts.targets(house.settings)) == 230
     delivered = alerts.deliver(house.database, alerts.targets(house.settings), limit=20)
     assert (delivered.sent, delivered.waiting) == (20, 210)
@@ -767,7 +767,7 @@ def test_what_a_tier_without_stores_once_met_does_not_stay_open(house: House) ->
     assert house.rows("status, notified", "incidents") == [("resolved", "resolved")]
 
 
-def test_a_run_by_hand_that_did_all_ends_what_any_tier_met(house: House) -> None:
+def test_a_run_by_hand_that_did_all_ends_what_any_tier_reported(house: House) -> None:
     died = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL", source="dagster")
     fail(house, error=died, tier="3")
     fail(house, "by hand", error=died)
@@ -823,7 +823,7 @@ def test_a_file_that_can_be_neither_read_nor_written_keeps_nobody_from_being_tol
     assert house.heard() == [FAILED, FAILED]
 
 
-def test_a_database_that_is_not_migrated_is_no_reason_for_silence(house: House) -> None:
+def test_a_database_that_is_not_migrated_is_still_reported(house: House) -> None:
     with house.database.transaction() as connection:
         connection.execute("ALTER TABLE incidents RENAME TO incidents_of_old")
     fail(house)

@@ -17,7 +17,7 @@ from bg_pipelines.database.engine import NETWORK, Database, dagster_storage_url,
 from bg_pipelines.database.sqlstates import EXPECTED, is_conflict, is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings, load_settings
-from bg_pipelines.sync.run import LEASE
+from bg_pipelines.work.runner import LEASE
 from bg_pipelines_tests.database import cut_network
 from bg_pipelines_tests.support import PATIENCE, PROJECT, wait_for
 

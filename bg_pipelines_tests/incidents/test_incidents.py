@@ -71,7 +71,7 @@ def open_incident(
         **{"subject": "somebody", "error": error, "needs_attention": True, **values},
     )
     with database.transaction() as connection:
-        return faults.report(connection, fault)
+        return faults.report_fault(connection, fault)
 
 
 def refused(act: Callable[[], object]) -> str:
@@ -558,7 +558,7 @@ def test_whose_runs_a_fault_keeps_from_working_is_shown(database: Database) -> N
     error = IntegrationError.of(ErrorType.UNKNOWN, "run 1 of store_sync died: SIGKILL")
     with database.transaction() as connection:
         for tier in ("3", "2", "3"):
-            number = faults.report(connection, faults.run_fault("store_sync", tier, error))
+            number = faults.report_fault(connection, faults.run_fault("store_sync", tier, error))
     assert show(database, number).affected_runs == ["store_sync/2", "store_sync/3"]
     with database.transaction() as connection:
         assert faults.clear_job(connection, "store_sync", "2") == 0

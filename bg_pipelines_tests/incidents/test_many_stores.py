@@ -74,7 +74,7 @@ def fail(
         store_id=store,
         resources=["products"],
     )
-    incident = reporting.report(connection, fault)
+    incident = reporting.report_fault(connection, fault)
     connection.execute(
         "UPDATE sync_states SET next_due_at = NULL, incident_id = %s WHERE store_id = %s", (incident, store)
     )
@@ -261,13 +261,13 @@ def test_open_incidents_of_stores_can_be_merged_into_that_of_their_platform(data
             circuit = Fault(
                 Circuit(f"store:{store}"), "store", gone, True, platform="shopify", store_id=store
             )
-            incident = reporting.report(connection, circuit)
+            incident = reporting.report_fault(connection, circuit)
             connection.execute(
                 "UPDATE sync_states SET next_due_at = NULL, incident_id = %s WHERE store_id = %s",
                 (incident, store),
             )
         fail(connection, stores[0], error_type=ErrorType.SCOPES, unit="orders")
-        whole = reporting.report(
+        whole = reporting.report_fault(
             connection,
             Fault(Circuit("platform:shopify"), "platform shopify", gone, False, platform="shopify"),
         )

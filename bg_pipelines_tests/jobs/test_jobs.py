@@ -19,14 +19,17 @@ import pytest
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.definitions import defs
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.orchestration import resources, sync_job
+from bg_pipelines.orchestration import failures, resources
+from bg_pipelines.orchestration import sync_job as sync_jobs
 from bg_pipelines.orchestration.failures import (
+    DATABASE_RETRIES,
     FAILURE_REASON_TAG,
     WILL_RETRY_TAG,
     report_dead_run,
     run_failures,
 )
-from bg_pipelines.orchestration.sync_job import DATABASE_RETRIES
+from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.orchestration.sync_job import IsOver, Then, sync_job
 from bg_pipelines.people import matching as people
 from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
@@ -115,7 +118,7 @@ def test_a_bug_fails_the_run_where_it_is_without_quoting_data(monkeypatch: pytes
     def surprise(*_: Any) -> None:
         raise RuntimeError("jane@example.com")
 
-    monkeypatch.setattr(sync_job.SyncRun, "run", surprise)
+    monkeypatch.setattr(sync_jobs.SyncRun, "run", surprise)
     result = execute("store_sync")
     sentence, facts = failure(result)
     assert sentence.startswith("unexpected RuntimeError at test_jobs.py:")
@@ -146,7 +149,7 @@ def test_a_backfill_of_an_unknown_kind_is_refused(environment: None) -> None:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_job, "DATABASE_DELAY_SECONDS", 0)
+    monkeypatch.setattr(failures, "DATABASE_DELAY_SECONDS", 0)
 
 
 @pytest.mark.usefixtures("no_waiting")
@@ -303,6 +306,71 @@ def test_while_customers_are_matched_to_people_the_run_is_at_work(
     assert query(database, "SELECT status FROM job_runs") == [{"status": "succeeded"}]
 
 
+@pytest.fixture
+def run_then(environment: None, instance: dg.DagsterInstance) -> Callable[..., dg.ExecuteInProcessResult]:
+    """Run customer_sync with something else to do when its stores are done."""
+
+    def run(then: Then, **config: Any) -> dg.ExecuteInProcessResult:
+        job, _, _ = sync_job("customer_sync", op="sync_customers", description="", then=then, then_seconds=0)
+        return job.execute_in_process(
+            run_config={"ops": {"sync_customers": {"config": config}}},
+            resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
+            raise_on_error=False,
+            instance=instance,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(("max_minutes", "over"), [(0.0001, True), (15, False)])
+def test_what_a_job_does_when_its_stores_are_done_lies_within_the_run_s_time(
+    run_then: Callable[..., dg.ExecuteInProcessResult], database: Database, max_minutes: float, over: bool
+) -> None:
+    seen: list[Any] = []
+
+    def look(context: dg.OpExecutionContext, database: Database, is_over: IsOver) -> None:
+        [row] = query(database, "SELECT status, finished_at FROM job_runs")
+        seen.append((is_over(), row["status"], row["finished_at"]))
+
+    assert run_then(look, max_minutes=max_minutes).success
+    assert seen == [(over, "running", None)]
+    [row] = query(database, "SELECT status, finished_at FROM job_runs")
+    assert row["status"] == "succeeded"
+    assert row["finished_at"] is not None
+
+
+def test_a_job_whose_last_op_fails_has_not_worked_and_its_incident_stays(
+    run_then: Callable[..., dg.ExecuteInProcessResult], database: Database
+) -> None:
+    def fail(context: dg.OpExecutionContext, database: Database, is_over: IsOver) -> None:
+        raise ValueError("jane@example.com")
+
+    incidents = "SELECT message, status, occurrences, notified FROM incidents"
+    for times in (1, 2):
+        sentence, _ = failure(run_then(fail))
+        assert sentence.startswith("unexpected ValueError at test_jobs.py:")
+        [incident] = query(database, incidents)
+        assert (incident["status"], incident["occurrences"]) == ("open", times)
+    assert query(database, "SELECT DISTINCT status FROM job_runs") == [{"status": "failed"}]
+    assert execute("customer_sync").success
+    assert query(database, incidents)[0]["status"] == "resolved"
+
+
+def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
+    fields = {
+        job.name: set(next(iter(job.graph.node_dict.values())).definition.config_schema.config_type.fields)
+        for job in defs.resolve_all_job_defs()
+        if job.name in JOBS
+    }
+    common = {"stores", "tiers", "force", "batch_size", "max_workers", "max_minutes"}
+    assert fields == {
+        "store_sync": common,
+        "inventory_sync": common,
+        "customer_sync": {*common, "backfill"},
+        "drift_audit": {*common, "sample"},
+    }
+
+
 def test_impossible_config_is_refused_before_anything_runs() -> None:
     with pytest.raises(dg.DagsterInvalidConfigError, match="max_wrkers"):
         execute("store_sync", max_wrkers=1)
@@ -383,3 +451,19 @@ def test_a_run_that_is_stopped_gives_its_stores_back_at_once(
     assert execute("store_sync").success
     assert execute("inventory_sync").success
     assert_equal_to_source(database, sandbox)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_run_that_is_stopped_while_it_matches_people_ends_at_once_and_so_does_its_statement(
+    make_sandbox: MakeSandbox, add_shops: AddShops, database: Database
+) -> None:
+    add_shops(make_sandbox(shops=1, variants=10))
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with database.transaction() as connection:
+        people.lock(connection)  # somebody else matches, and takes his time
+        with job_process("customer_sync") as process:
+            wait_for(lambda: query(database, waiting) != [])
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE)
+        wait_for(lambda: query(database, waiting) == [])
+    assert query(database, "SELECT status FROM job_runs") == [{"status": "stopped"}]

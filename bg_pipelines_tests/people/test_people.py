@@ -693,6 +693,18 @@ def test_two_matches_at_once_beside_a_load_give_what_one_gives(shop: Database) -
     assert state(shop) == held
 
 
+def test_when_the_time_is_over_who_is_left_is_matched_the_next_time(shop: Database) -> None:
+    people.match(shop)
+    for number in range(5):
+        put(shop, 1, f"c{number}", email=f"c{number}@example.com")
+    said: list[str] = []
+    counts = people.match(shop, batch=2, is_over=lambda: True, log=said.append)
+    assert counts.linked == 2, "one batch is always done"
+    assert said[0].startswith("people: 2 of 5 changes matched, ")
+    assert said[-1] == "people: the run's time is over. Who is left is matched by the next run."
+    assert people.match(shop, batch=2).linked == 3
+
+
 def test_a_match_that_is_interrupted_has_lost_nothing(shop: Database) -> None:
     people.match(shop)
     for number in range(6):

@@ -373,7 +373,7 @@ def test_an_outage_is_over_with_the_first_pages_of_a_probe_and_not_with_its_last
     assert (summary.complete, summary.failures) == (6, [])
 
 
-def test_an_outage_is_over_with_a_probe_that_is_put_back_amid_its_pages(
+def test_an_outage_is_over_with_a_probe_that_is_yielded_amid_its_pages(
     database: Database, cipher: Cipher
 ) -> None:
     add_named(database, "large")
@@ -450,7 +450,7 @@ def run(database: Database, cipher: Cipher, connect: Any, **options: Any) -> Sum
     ).run()
 
 
-def test_a_slow_store_is_put_back_at_the_page_reached_when_others_wait(
+def test_a_slow_store_is_yielded_at_the_page_reached_when_others_wait(
     database: Database, cipher: Cipher
 ) -> None:
     add_named(database, "slow", due="2 hours")

@@ -12,7 +12,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.work import circuits, store_units
-from bg_pipelines.work.circuits import Change, Outcome, note_failure, note_success
+from bg_pipelines.work.circuits import Outcome, Transition, note_failure, note_success
 from bg_pipelines.work.store_units import Claim
 from bg_pipelines_tests.support import DatabaseClock
 from bg_pipelines_tests.work.test_store_units import LEASE, RESOURCES, add_stores
@@ -60,7 +60,7 @@ def test_a_store_that_fails_five_times_in_a_row_is_left_alone_and_no_other(
 ) -> None:
     store = fleet[3]
     outcomes = [fail(database, store) for _ in range(5)]
-    assert outcomes == [CLOSED] * 4 + [Outcome(store=Change.OPENED)]
+    assert outcomes == [CLOSED] * 4 + [Outcome(store=Transition.OPENED)]
     assert {work.store_id for work in claim(database)} == set(fleet) - {store}
 
 
@@ -74,20 +74,20 @@ def test_a_success_in_between_begins_the_count_anew(fleet: list[int], database: 
 def test_a_platform_is_left_alone_when_five_stores_failed_and_none_succeeded(
     fleet: list[int], database: Database
 ) -> None:
-    assert [fail(database, store).platform for store in fleet[:4]] == [Change.NONE] * 4
+    assert [fail(database, store).platform for store in fleet[:4]] == [Transition.NONE] * 4
     succeed(database, fleet[5])
-    assert [fail(database, store).platform for store in fleet[:4]] == [Change.NONE] * 4
-    assert fail(database, fleet[0]).platform is Change.NONE, "the same store again is no fifth"
-    assert fail(database, fleet[4]) == Outcome(platform=Change.OPENED)
+    assert [fail(database, store).platform for store in fleet[:4]] == [Transition.NONE] * 4
+    assert fail(database, fleet[0]).platform is Transition.NONE, "the same store again is no fifth"
+    assert fail(database, fleet[4]) == Outcome(platform=Transition.OPENED)
     assert claim(database) == []
-    assert fail(database, fleet[7]) == Outcome(platform=Change.STILL_OPEN)
+    assert fail(database, fleet[7]) == Outcome(platform=Transition.STILL_OPEN)
 
 
 def test_of_a_platform_with_few_stores_all_must_fail(clock: DatabaseClock, database: Database) -> None:
     with database.transaction() as connection:
         first, second = add_stores(connection, 2)
     assert fail(database, first) == CLOSED
-    assert fail(database, second) == Outcome(platform=Change.OPENED)
+    assert fail(database, second) == Outcome(platform=Transition.OPENED)
 
 
 @pytest.mark.parametrize("error", ["credentials", "bad_data", "shop_locked", "unknown", "count_mismatch"])
@@ -105,7 +105,7 @@ def test_a_rate_limit_is_a_stores_own_and_its_delay_is_waited_for(
     wait = timedelta(minutes=20)
     for _ in range(3):
         fail(database, fleet[0], "throttled", wait=wait)
-    assert fail(database, fleet[0], "throttled", wait=wait) == Outcome(store=Change.OPENED)
+    assert fail(database, fleet[0], "throttled", wait=wait) == Outcome(store=Transition.OPENED)
     clock.advance(minutes=19)
     assert probe(database) == []
     clock.advance(minutes=1)
@@ -153,7 +153,7 @@ def test_a_probe_that_fails_makes_the_next_one_wait_twice_as_long_up_to_five_min
     clock.advance(seconds=30)
     for number in range(6):
         [work] = probe(database, owner=f"p{number}")
-        assert fail(database, work.store_id, owner=work.owner) == Outcome(platform=Change.PROBE_FAILED)
+        assert fail(database, work.store_id, owner=work.owner) == Outcome(platform=Transition.PROBE_FAILED)
         with database.transaction() as connection:
             store_units.QUEUE.release(connection, [work.owner])
         seconds = 0
@@ -168,7 +168,7 @@ def test_a_visit_that_began_before_the_circuit_opened_is_no_probe(
     fleet: list[int], database: Database, clock: DatabaseClock
 ) -> None:
     open_platform(database, fleet)
-    assert fail(database, fleet[8], owner="in flight") == Outcome(platform=Change.STILL_OPEN)
+    assert fail(database, fleet[8], owner="in flight") == Outcome(platform=Transition.STILL_OPEN)
     clock.advance(seconds=30)
     assert is_due(database)
 
@@ -179,12 +179,12 @@ def test_a_probe_that_succeeds_closes_the_circuit_and_everything_goes_again(
     open_platform(database, fleet)
     clock.advance(seconds=30)
     [work] = probe(database)
-    assert succeed(database, work.store_id) == Outcome(platform=Change.CLOSED)
+    assert succeed(database, work.store_id) == Outcome(platform=Transition.CLOSED)
     with database.transaction() as connection:
         store_units.QUEUE.release(connection, [work.owner])
     assert {work.store_id for work in claim(database)} == set(fleet)
     # What the stores failed by was the vendor's fault: it brings none of them nearer to its own circuit.
-    assert [fail(database, fleet[0]).store for _ in range(4)] == [Change.NONE] * 4
+    assert [fail(database, fleet[0]).store for _ in range(4)] == [Transition.NONE] * 4
 
 
 def test_a_probe_whose_worker_was_killed_is_tried_by_another_when_its_lease_has_ended(
@@ -228,12 +228,12 @@ def test_a_platform_of_which_many_stores_were_left_alone_lately_is_ailing(
             outcome = fail(database, store, error)
         return outcome
 
-    alone = Outcome(store=Change.OPENED)
+    alone = Outcome(store=Transition.OPENED)
     assert {open_circuit(store) for store in fleet[: circuits.PLATFORM_STORES - 1]} == {alone}
     assert open_circuit(fleet[5], "throttled") == alone, "a rate limit is a store's own"
-    assert open_circuit(fleet[6]) == Outcome(Change.OPENED, Change.AILING)
+    assert open_circuit(fleet[6]) == Outcome(Transition.OPENED, Transition.AILING)
     clock.advance(hours=2)
-    assert open_circuit(fleet[7]) == Outcome(Change.OPENED, Change.AILING), (
+    assert open_circuit(fleet[7]) == Outcome(Transition.OPENED, Transition.AILING), (
         "it lasts, and one more is reached"
     )
     clock.advance(hours=25)
@@ -243,7 +243,7 @@ def test_a_platform_of_which_many_stores_were_left_alone_lately_is_ailing(
 def test_many_failing_at_once_open_a_circuit_once(fleet: list[int], database: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda store: fail(database, store), fleet * 3))
-    assert sum(outcome.platform is Change.OPENED for outcome in outcomes) == 1
+    assert sum(outcome.platform is Transition.OPENED for outcome in outcomes) == 1
     with database.transaction() as connection:
         opened = connection.execute("SELECT key FROM circuits WHERE opened_at IS NOT NULL").fetchall()
     assert opened == [("platform:shopify",)]

@@ -13,14 +13,14 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import retry_after
 
 SOURCE = "shopify"
-UNTOLD_WAIT_SECONDS = 2.0
+DEFAULT_WAIT_SECONDS = 2.0
 """After a 429 that does not say for how long, or oddly."""
 
 
 def classify_status(status: int, headers: Mapping[str, str], details: dict[str, Any]) -> IntegrationError:
     """An HTTP status other than 200, as what it means for us."""
     if status == 429:
-        seconds = retry_after(headers) or UNTOLD_WAIT_SECONDS
+        seconds = retry_after(headers) or DEFAULT_WAIT_SECONDS
         details = {**details, "retry_after_seconds": seconds}
         return _of(ErrorType.THROTTLED, f"Shopify asks to wait {seconds:.0f} s (429)", details)
     if status >= 500:

@@ -1,0 +1,109 @@
+"""What a run of a sync job shows of its outcome: a line in its log, metadata of its op, materialized tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from bg_pipelines.records import Resource
+from bg_pipelines.sync import Summary
+
+
+def report(context: dg.OpExecutionContext, summary: Summary) -> None:
+    """Show the outcome of the op's run."""
+    if summary.failures:
+        context.log.error(
+            f"{summary.done - summary.complete} of {summary.done} stores failed: see `failed` in this run's metadata, or `bg-pipelines status`"
+        )
+    for resource, done in summary.resources.items():
+        if resource is not Resource.AUDIT and (done.synced or done.failed):
+            counts = {key: dg.MetadataValue.int(value) for key, value in vars(done.counts).items()}
+            context.log_event(dg.AssetMaterialization(asset_key(resource), metadata=counts))
+    context.add_output_metadata(_metadata(summary))
+
+
+def asset_key(resource: Resource) -> dg.AssetKey:
+    """The table a resource is kept in, as Dagster's asset."""
+    return dg.AssetKey("stores" if resource is Resource.STORE else resource.value)
+
+
+def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
+    """What failed comes first: the UI folds what is long."""
+    metadata: dict[str, dg.MetadataValue] = {
+        "stores": dg.MetadataValue.int(summary.done),
+        "stores_failed": dg.MetadataValue.int(summary.done - summary.complete),
+    }
+    if summary.failures:
+        metadata["failed"] = _table(
+            {
+                "store": failure.store,
+                "resources": ", ".join(failure.resources),
+                "error_type": failure.error.error_type.value,
+                "severity": failure.error.severity.value,
+                "recoverable": failure.error.recoverable,
+                "message": failure.error.message,
+            }
+            for failure in summary.failures
+        )
+    if summary.audits:
+        metadata["rows_audited"] = dg.MetadataValue.int(sum(found.sampled for found in summary.audits))
+        metadata["rows_drifted"] = dg.MetadataValue.int(sum(found.drifted for found in summary.audits))
+    if drift := [found for found in summary.audits if found.drifted or found.short]:
+        metadata["drift"] = _table(
+            {
+                **vars(found),
+                "fields": ", ".join(f"{name}: {rows}" for name, rows in sorted(found.fields.items())),
+                "external_ids": ", ".join(found.external_ids),
+            }
+            for found in drift
+        )
+    if summary.corrections_left:
+        metadata["corrections_left"] = _table(
+            {
+                "store": left.store,
+                "correction": left.correction_id,
+                "status": left.status,
+                "message": left.message,
+            }
+            for left in summary.corrections_left
+        )
+    if summary.corrections_applied:
+        metadata["corrections_applied"] = dg.MetadataValue.int(summary.corrections_applied)
+    if summary.changes_left:
+        metadata["profile_edits_left"] = _table(
+            {
+                "store": left.store,
+                "edit": left.change_id,
+                "customer": left.customer_external_id,
+                "field": left.field,
+                "status": left.status,
+                "message": left.message,
+            }
+            for left in summary.changes_left
+        )
+    if summary.changes_applied:
+        metadata["profile_edits_applied"] = dg.MetadataValue.int(summary.changes_applied)
+    rejected = sum(done.counts.rejected for done in summary.resources.values())
+    metadata |= {
+        "rows_read": dg.MetadataValue.int(summary.rows),
+        "rows_changed": dg.MetadataValue.int(summary.changed),
+        "rows_rejected": dg.MetadataValue.int(rejected),
+        "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
+        "resources": _table(
+            {
+                "resource": resource.value,
+                "stores": done.synced,
+                "failed": done.failed,
+                "waiting": done.waiting,
+                "pages": done.pages,
+                **vars(done.counts),
+            }
+            for resource, done in summary.resources.items()
+        ),
+    }
+    return metadata
+
+
+def _table(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
