@@ -284,7 +284,7 @@ def test_what_was_parked_for_a_fault_that_is_over_by_itself_is_due(database: Dat
     down = IntegrationError.of(ErrorType.TIMEOUT, "no answer", source="shopify")
     platform = Circuit("platform:shopify")
     with database.transaction() as connection:
-        incident = reporting.report(
+        incident = reporting.report_fault(
             connection, Fault(platform, "platform shopify", down, False, platform="shopify")
         )
         connection.execute("UPDATE sync_states SET next_due_at = NULL, incident_id = %s", (incident,))
