@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg.rows import dict_row
@@ -57,6 +57,7 @@ class Scripted:
         return StoreProfile("1", "shop", "EUR", "Europe/Berlin", None, "2026-01-01T00:00:00Z")
 
     corrections_a_call = 250
+    late_arrivals: ClassVar[dict[Resource, timedelta]] = {}
 
     def lookback(self, resource: Resource) -> timedelta:
         return timedelta(minutes=10)

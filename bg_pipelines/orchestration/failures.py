@@ -33,7 +33,7 @@ TIER_TAG = "tier"
 
 DATABASE_RETRIES = 3
 DATABASE_DELAY_SECONDS = 5
-"""While our PostgreSQL is away the op is tried again in its run, after a random part of this delay, doubled each time.
+"""While our PostgreSQL is away the op is retried in its run, after a random part of this delay, doubled each time.
 Nothing else is: what failed of a store is kept in its row. It is no RetryPolicy, for that also retries what was stopped.
 """
 
@@ -63,7 +63,7 @@ def with_frames(error: BaseException) -> IntegrationError:
 def as_dagster_failures(context: dg.OpExecutionContext) -> Iterator[None]:
     """What keeps a job from working at all becomes a `dagster.Failure` with our sentence, and ends the run.
 
-    While the database is away the op is tried again; see `DATABASE_RETRIES`.
+    While the database is away the op is retried; see `DATABASE_RETRIES`.
     """
     try:
         yield
@@ -228,6 +228,6 @@ def deliver_alerts() -> Iterator[dg.SkipReason]:
             reporting.clear_database_outages(connection)
         counts = alerts.tell(database, settings)
     except IntegrationError as error:
-        yield dg.SkipReason(f"nothing was told: {error.message}")
+        yield dg.SkipReason(f"No alert was sent: {error.message}")
     else:
         yield dg.SkipReason(f"told: {counts}")

@@ -1,7 +1,7 @@
-"""Whether a run still lives: what it has said of itself in `job_runs`, for whatever launcher started it.
+"""Whether a run is alive: its heartbeat in `job_runs`, whatever launcher started it.
 
-A run says every half minute that it is at work (`work.pulse`). What cannot be known is taken for alive: while the
-application's database is away no run can be heard, and after it has come back every run has the full time again.
+A run has a heartbeat every half minute (`work.pulse`). What cannot be known is taken for alive: while the
+application's database is away no heartbeat can be seen, and after it has come back every run has the full time again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RunHealth:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
             WorkerStatus.FAILED,
-            f"nothing has been heard of the run's process for {silent_seconds:.0f} s: it was killed, or its machine is gone",
+            f"no heartbeat of the run's process for {silent_seconds:.0f} s: it was killed, or its machine is gone",
         )
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class RunHealth:
             self._database = None
 
     def _silent_seconds(self, instance: DagsterInstance, run: DagsterRun) -> float | None:
-        """How long ago the run was last heard of; None for a job that does not speak."""
+        """How long ago the run's last heartbeat was; None for a job that has none."""
         if self._database is None:
             self._database = open_database(load_settings(), pool_size=1)
         with self._database.transaction() as connection:
@@ -64,6 +64,6 @@ class RunHealth:
             return silent.total_seconds()
         if run.job_name not in JOBS:
             return None
-        # It died before its first word, or has none yet.
+        # It died before its first heartbeat, or has had none yet.
         record = instance.get_run_record_by_id(run.run_id)
         return time.time() - record.start_time if record is not None and record.start_time else None

@@ -145,7 +145,7 @@ def _run(
 ) -> Summary:
     """Run one sync. Raises only if the job itself could not work.
 
-    A store that failed is in the summary and in `sync_attempts`, and is tried again as its row says.
+    A store that failed is in the summary and in `sync_attempts`, and is retried as its row says.
     """
     wrong = [str(tier) for tier in config.tiers if tier not in TIERS]
     if wrong or not config.tiers:
@@ -185,7 +185,7 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
     with database.database.transaction() as connection:
         freed = sum(queue.release_runs(connection, dead) for queue in all_queues())
     if freed:
-        context.log.info(f"taken over from a try that died: {freed} resources of stores")
+        context.log.info(f"Claims taken over from an attempt that died: {freed}.")
 
 
 def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: DatabaseResource) -> None:
@@ -197,4 +197,4 @@ def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: Database
             reporting.clear_job(connection, context.job_name, tier)
         alerts.tell(database.database, load_settings())
     except Exception as error:  # noqa: BLE001 (the work is done; the sensor tells it later)
-        context.log.warning(f"nobody was told yet: {error_of(error).message}")
+        context.log.warning(f"No alert was sent yet; the sensor sends what is due: {error_of(error).message}")

@@ -1,4 +1,4 @@
-"""When a sync job starts by itself: a schedule a tier, and a sensor for what is due between their ticks.
+"""When a sync job starts automatically: a schedule a tier, and a sensor for what is due between their ticks.
 
 A tick asks the database one question, by index: is anything due? Only if so, and if the last run it started is no
 longer at work, does it start a run. So a fleet with nothing to do costs nothing, a tier never has two runs in line,
@@ -28,7 +28,7 @@ from bg_pipelines.work.runner import LEASE
 RETRIES = "retries"
 RETRIES_SECONDS = 30
 ALIVE = LEASE
-"""A run that says nothing for the length of a lease has lost what it held: it keeps no other from starting."""
+"""A run without a heartbeat for one lease has lost its claims and no longer blocks the next run."""
 
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
@@ -67,7 +67,7 @@ def retries_sensor(job: dg.JobDefinition, resources: Sequence[Resource]) -> dg.S
         job=job,
         minimum_interval_seconds=RETRIES_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Starts {job.name} for stores that failed and are to be tried again, and for new ones.",
+        description=f"Starts {job.name} for stores whose retry is due, and for new ones.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_{RETRIES} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
@@ -95,8 +95,7 @@ def _look(
             else:
                 due = store_units.is_due(connection, resources, tiers=[tier])
             if not due:
-                of = "to be tried again" if tier is None else f"of tier {tier}"
-                return dg.SkipReason(f"nothing {of} is due")
+                return dg.SkipReason("no retry is due" if tier is None else f"no store of tier {tier} is due")
             busy = at_work(instance, connection, job.name, label)
     except IntegrationError as error:
         alerts.report_failure(job.name, error, run_id=tick, tier=label)
@@ -112,7 +111,7 @@ def _look(
 def at_work(
     instance: dg.DagsterInstance, connection: psycopg.Connection[Any], job: str, label: str
 ) -> str | None:
-    """The run of this job and tier that waits or works, as a sentence; None if there is none, or it has died."""
+    """The run of this job and tier that is queued or running, as a sentence; None if there is none, or it has died."""
     records = instance.get_run_records(
         dg.RunsFilter(
             job_name=job, tags={TIER_TAG: label}, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]
@@ -128,7 +127,7 @@ def at_work(
                 unseen = since_last_seen(connection, run.run_id)
                 if unseen is None or unseen >= ALIVE:
                     continue
-        what = "waits" if run.status in _WAITING else "is at work"
+        what = "is queued" if run.status in _WAITING else "is running"
         return f"run {run.run_id} of {_named(label)} {what} since {since:%H:%M:%S} UTC"
     return None
 

@@ -120,6 +120,9 @@ class Platform(Protocol):
         """These rows, 100 at most, as they are now; those that are not there any more are in `gone`."""
         ...
 
+    late_arrivals: Mapping[Resource, timedelta]
+    """Resources of which a row may come later than that, with a time that is so old: `pages` looks for them now and then."""
+
     undated: frozenset[Resource]
     """Resources whose rows do not tell when they were changed."""
 

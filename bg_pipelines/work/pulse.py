@@ -24,7 +24,7 @@ Connection = psycopg.Connection[Any]
 
 
 def since_last_seen(connection: Connection, run_id: str) -> timedelta | None:
-    """How long ago a run was last heard of; None if it never was."""
+    """How long ago a run's last heartbeat was; None if it never had one."""
     row = connection.execute(
         "SELECT clock_timestamp() - seen_at FROM job_runs WHERE run_id = %s", (run_id,)
     ).fetchone()

@@ -45,7 +45,7 @@ def test_a_run_that_has_been_silent_too_long_is_found_dead(
     be_silent(database, dagster_run, DEAD_AFTER_SECONDS + 5)
     health = launcher.check_run_worker_health(dagster_run)
     assert health.status.value == "FAILED"
-    assert str(health.msg).startswith("nothing has been heard of the run's process for 15")
+    assert str(health.msg).startswith("no heartbeat of the run's process for 15")
 
 
 def test_while_the_database_is_away_no_run_is_dead_and_afterwards_each_has_the_full_time_again(

@@ -208,8 +208,8 @@ def test_a_tick_starts_a_run_of_its_tier_if_something_of_it_is_due(
     assert request.run_key is None
     assert (request.tags["tier"], request.tags["hurry"]) == (str(tier), "yes" if tier == 1 else "no")
     for other in TIERS.keys() - {tier}:
-        assert tick(f"store_sync_tier_{other}") == f"nothing of tier {other} is due"
-    assert tick(f"inventory_sync_tier_{tier}") == f"nothing of tier {tier} is due"
+        assert tick(f"store_sync_tier_{other}") == f"no store of tier {other} is due"
+    assert tick(f"inventory_sync_tier_{tier}") == f"no store of tier {tier} is due"
 
 
 @pytest.mark.usefixtures("environment")
@@ -218,12 +218,12 @@ def test_the_sensor_starts_what_failed_and_what_is_new_but_not_what_a_tick_takes
 ) -> None:
     add_fleet(database, 6)
     make_due(database, 1)
-    assert tick("store_sync_retries") == "nothing to be tried again is due"
+    assert tick("store_sync_retries") == "no retry is due"
     query(database, "UPDATE sync_states SET retry_strategy = 'exponential_backoff' WHERE next_due_at < now()")
     request = tick("store_sync_retries")
     assert isinstance(request, dg.RunRequest)
     assert (request.run_config, request.tags["tier"]) == ({}, RETRIES)
-    assert tick("inventory_sync_retries") == "nothing to be tried again is due"
+    assert tick("inventory_sync_retries") == "no retry is due"
     query(database, "UPDATE sync_states SET retry_strategy = NULL, last_succeeded_at = NULL")
     assert isinstance(tick("store_sync_retries"), dg.RunRequest)
 
@@ -241,7 +241,7 @@ def test_no_run_is_started_while_the_last_one_waits_or_works(
     for tier in (1, 2):
         make_due(database, tier)
     run = start_run(instance, "1", dg.DagsterRunStatus.NOT_STARTED)
-    assert str(tick("store_sync_tier_1")).startswith(f"run {run} of tier 1 waits since ")
+    assert str(tick("store_sync_tier_1")).startswith(f"run {run} of tier 1 is queued since ")
     assert isinstance(tick("store_sync_tier_2"), dg.RunRequest), "each tier by itself"
     held = instance.get_run_by_id(run)
     assert held is not None
@@ -256,7 +256,7 @@ def test_a_run_that_has_died_blocks_no_tick(
     add_fleet(database, 6)
     make_due(database, 1)
     run = start_run(instance, "1", dg.DagsterRunStatus.STARTED)
-    assert str(tick("store_sync_tier_1")).startswith(f"run {run} of tier 1 is at work since ")
+    assert str(tick("store_sync_tier_1")).startswith(f"run {run} of tier 1 is running since ")
     with psycopg.connect(_plain(instance), autocommit=True) as connection:
         connection.execute("UPDATE runs SET create_timestamp = create_timestamp - interval '1 hour'")
     assert isinstance(tick("store_sync_tier_1"), dg.RunRequest), "it has never said a word"
@@ -265,7 +265,7 @@ def test_a_run_that_has_died_blocks_no_tick(
         "INSERT INTO job_runs (run_id, job, queue, seen_at) VALUES (%s, 'store_sync', 'stores_sync', now())",
         run,
     )
-    assert "is at work since" in str(tick("store_sync_tier_1"))
+    assert "is running since" in str(tick("store_sync_tier_1"))
     query(database, "UPDATE job_runs SET seen_at = now() - interval '3 minutes'")
     assert isinstance(tick("store_sync_tier_1"), dg.RunRequest)
 
@@ -300,7 +300,7 @@ def test_while_the_database_is_away_a_tick_fails_with_one_sentence_and_tells(
     ]
     # It is back: nothing needs to be started again.
     monkeypatch.setenv("BG_DATABASE_URL", database_url)
-    assert tick("store_sync_tier_1") == "nothing of tier 1 is due"
+    assert tick("store_sync_tier_1") == "no store of tier 1 is due"
 
 
 @pytest.mark.usefixtures("environment")
@@ -324,7 +324,7 @@ def test_whatever_keeps_a_tick_from_starting_a_run_is_told(
 def test_what_is_to_be_told_is_delivered_by_a_sensor(tick: Tick, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(tick("deliver_alerts")).startswith("told: ")
     monkeypatch.setenv("BG_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:1/nothing")
-    assert str(tick("deliver_alerts")).startswith("nothing was told: PostgreSQL is not available: ")
+    assert str(tick("deliver_alerts")).startswith("No alert was sent: PostgreSQL is not available: ")
 
 
 def test_due_means_the_same_to_a_tick_as_to_a_claim(database: Database) -> None:

@@ -226,6 +226,7 @@ class ShopifyPlatform:
         document, convert = _BY_IDS[resource]
         return self._reader.by_ids(document, {}, external_ids, convert)
 
+    late_arrivals: Mapping[Resource, timedelta] = {}
     undated: frozenset[Resource] = frozenset()
     editable = EDITABLE
 

@@ -9,6 +9,7 @@ most.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,9 +25,11 @@ from bg_pipelines.platforms.square.writes import CHANGE, COUNTS, EDITABLE
 from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource, StoreProfile
 
 LOCATIONS_A_CALL = 10
-# An order of a till without a connection comes up to 72 hours late, with the time at which it was made.
-ORDERS_LOOKBACK = timedelta(hours=73)
 LOOKBACK = timedelta(minutes=10)
+# An order of a till without a connection comes up to 72 hours late, and may have the time at which it was made as that of
+# its change. To look so far back at every pass would read each order hundreds of times.
+LATE_ORDERS = timedelta(hours=73)
+LATE_ORDERS_EVERY = timedelta(hours=3)
 # So far behind the beginning of a full pass of counts is looked for those that changed meanwhile: an answer is a little
 # older than the time it carries, and a change may show late.
 COUNTS_LOOKBACK = timedelta(minutes=1)
@@ -58,18 +61,21 @@ def connect(
 ) -> SquarePlatform:
     """The API version is Shopify's; Square's is that of its client."""
     token = str(access.credentials.get("access_token") or "")
-    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep), sizes)
+    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep), sizes, name=access.name)
 
 
 class SquarePlatform:
     """One merchant's Square account. See `Platform` for what each method promises."""
 
     undated = frozenset({Resource.LOCATIONS})
+    late_arrivals: Mapping[Resource, timedelta] = {Resource.ORDERS: LATE_ORDERS}
     editable = frozenset(EDITABLE)
 
-    def __init__(self, client: SquareClient, sizes: PageSizes = PAGE_SIZES) -> None:
+    def __init__(self, client: SquareClient, sizes: PageSizes = PAGE_SIZES, *, name: str = "") -> None:
+        """`name` spreads the stores' looks for late orders over the hours."""
         self._client = client
         self._sizes = sizes
+        self._phase = zlib.crc32(name.encode()) % LATE_ORDERS_EVERY.total_seconds()
         self.corrections_a_call = sizes.changes
         self._held_merchant: Node | None = None
 
@@ -83,8 +89,8 @@ class SquarePlatform:
         except (KeyError, TypeError, AttributeError):
             raise malformed("Square's answer lacks the merchant or the main location") from None
 
-    def lookback(self, resource: Resource) -> timedelta:
-        return ORDERS_LOOKBACK if resource is Resource.ORDERS else LOOKBACK
+    def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
+        return LOOKBACK
 
     # Pages
 
@@ -146,24 +152,55 @@ class SquarePlatform:
             yield _page(answer, rows, convert, resume=cursor, source_count=source_count)
 
     def _orders(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
-        """Ten locations after ten, by their ids. The token holds those that are being read and the cursor there."""
-        query: Node = {"sort": {"sort_field": "CREATED_AT", "sort_order": "ASC"}}
-        if since is not None:
-            # The order of the pages must be by the time that is searched by.
-            query["sort"]["sort_field"] = "UPDATED_AT"
-            query["filter"] = {"date_time_filter": {"updated_at": {"start_at": time_text(since)}}}
-        places = sorted(self._location_ids())
+        """Those of each range of times, ten locations after ten, by their ids.
+
+        The token holds the ranges that are not read yet, the locations of the first that are being read, and the cursor
+        there.
+        """
+        answer, places = self._location_ids()
+        began = answer.vendor_time or datetime.now(UTC)
         at: Node = json.loads(resume) if resume else {"locations": places[:LOCATIONS_A_CALL], "cursor": None}
+        at.setdefault("ranges", self._order_ranges(since, began))
         while True:
+            query = _order_query(*at["ranges"][0])
             following = [place for place in places if place > at["locations"][-1]][:LOCATIONS_A_CALL]
+            behind: Node | None = None
+            if following:
+                behind = {**at, "locations": following, "cursor": None}
+            elif more := at["ranges"][1:]:
+                behind = {"ranges": more, "locations": places[:LOCATIONS_A_CALL], "cursor": None}
             arguments = {"location_ids": at["locations"], "query": query, "limit": self._sizes.orders}
-            behind = _token(following, None) if following else None
             for answer, cursor in self._client.answers("orders/search", arguments, at["cursor"]):
-                token = _token(at["locations"], cursor) if cursor else behind
-                yield _page(answer, answer.rows("orders"), records.sale, resume=token)
-            if not following:
+                token = {**at, "cursor": cursor} if cursor else behind
+                page = _page(answer, answer.rows("orders"), records.sale)
+                page.resume = json.dumps(token) if token else None
+                # The time by which the ranges were chosen: the next pass goes by it.
+                page.vendor_time = began
+                yield page
+            if behind is None:
                 return
-            at = {"locations": following, "cursor": None}
+            at = behind
+
+    def _order_ranges(self, since: datetime | None, began: datetime) -> list[tuple[str | None, str | None]]:
+        """What a pass that begins now reads, by time of change: all; or what changed since; and every three hours also what
+        lies before that and may be late.
+
+        No memory is needed for that: the last pass began a lookback after `since`, and if it began in the same three
+        hours as this one, it or one before it has looked. What came after that look began is not older than the
+        beginning of those hours, less the longest delay.
+        """
+        if since is None:
+            return [(None, None)]
+        changed = time_text(since)
+        hours = self._three_hours(since + LOOKBACK)
+        if self._three_hours(began) == hours:
+            return [(changed, None)]
+        return [(changed, None), (time_text(hours - LATE_ORDERS), changed)]
+
+    def _three_hours(self, moment: datetime) -> datetime:
+        """When the hours began that a moment lies in."""
+        passed = (moment.timestamp() - self._phase) % LATE_ORDERS_EVERY.total_seconds()
+        return moment - timedelta(seconds=passed)
 
     def _counts(self, since: datetime | None, resume: str | None) -> Iterator[Page]:
         # One state alone: an answer has the states that have changed, which of several would be some.
@@ -211,13 +248,14 @@ class SquarePlatform:
             raise malformed("Square's answer lacks the merchant's locations, and every merchant has one")
         return answer, rows
 
-    def _location_ids(self) -> list[str]:
-        _, rows = self._location_rows()
+    def _location_ids(self) -> tuple[Answer, list[str]]:
+        """In their order."""
+        answer, rows = self._location_rows()
         places = [row.get("id") if isinstance(row, dict) else None for row in rows]
         if not all(isinstance(place, str) and place for place in places):
             # Its orders would be passed over.
             raise malformed("Square's answer has a location without an id")
-        return [str(place) for place in places]
+        return answer, sorted(str(place) for place in places)
 
     def _merchant(self) -> Node:
         if self._held_merchant is None:
@@ -322,7 +360,7 @@ class SquarePlatform:
             "CUSTOMERS_READ": lambda: client.post("customers/search", limit=1),
             "CUSTOMERS_WRITE": lambda: client.put("customers", "check", content={"note": None}),
             "ORDERS_READ": lambda: client.post(
-                "orders/search", location_ids=self._location_ids()[:1], limit=1
+                "orders/search", location_ids=self._location_ids()[1][:1], limit=1
             ),
         }
         for scope, probe in probes.items():
@@ -392,8 +430,15 @@ def _count(answer: Answer) -> int | None:
     return count if type(count) is int else None
 
 
-def _token(locations: list[str], cursor: str | None) -> str:
-    return json.dumps({"locations": locations, "cursor": cursor})
+def _order_query(start: str | None, end: str | None) -> Node:
+    if start is None:
+        return {"sort": {"sort_field": "CREATED_AT", "sort_order": "ASC"}}
+    changed = {"start_at": start} | ({"end_at": end} if end else {})
+    # The order of the pages must be by the time that is searched by.
+    return {
+        "sort": {"sort_field": "UPDATED_AT", "sort_order": "ASC"},
+        "filter": {"date_time_filter": {"updated_at": changed}},
+    }
 
 
 def _just_before(moment: datetime) -> str:

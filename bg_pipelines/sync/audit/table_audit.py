@@ -250,7 +250,8 @@ class TableAudit:
         """Whether a pass has yet to bring this, or has brought more than the source's by-id answer shows yet."""
         if here is not None and here > there:
             return held.synced[external_id] > self.seen_at - self.platform.lookback(self.resource)
-        return self.since is None or there >= self.since
+        delay = self.platform.late_arrivals.get(self.resource, timedelta(0)) if here is None else timedelta(0)
+        return self.since is None or there >= self.since - delay
 
     def _repair(
         self,

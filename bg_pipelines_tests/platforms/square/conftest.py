@@ -169,10 +169,10 @@ def connect(clock: HandClock, sizes: PageSizes) -> Iterator[Connect]:
     made: list[SquarePlatform] = []
 
     def make(merchant: Merchant | None = None, **options: Any) -> SquarePlatform:
-        read_by = options.pop("sizes", sizes)
+        of_platform = {"sizes": options.pop("sizes", sizes), "name": options.pop("name", "harbor")}
         given = {"token": merchant.token, "base_url": merchant.api_url} if merchant is not None else {}
         by_hand = {"sleep": clock.sleep, "clock": clock, "timeouts": Timeouts(2.0, 5.0, 10.0)}
-        made.append(SquarePlatform(SquareClient(**{**given, **by_hand, **options}), read_by))
+        made.append(SquarePlatform(SquareClient(**{**given, **by_hand, **options}), **of_platform))
         return made[-1]
 
     yield make

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bg_pipelines.errors import ErrorType
+from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.platforms.square.platform import COUNTS_LOOKBACK, MOST_CATCH_UPS, PageSizes
 from bg_pipelines.records import Resource
-from bg_pipelines.sandbox import Fault, Merchant, Sandbox, edit
+from bg_pipelines.sandbox import Fault, Merchant, Sandbox, World, edit
 from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.platforms.square.conftest import TABLES, Connect, assert_accounted, ids, read, source
@@ -172,18 +173,86 @@ def test_a_pass_over_orders_takes_ten_locations_a_call_and_every_token_goes_on_t
         assert ids(read(platform, Resource.ORDERS, resume=page.resume)) == ids(pages[number + 1 :])
 
 
-def test_orders_that_come_late_with_an_older_time_are_within_the_overlap(
-    make_sandbox: MakeSandbox, connect: Connect
+@pytest.fixture
+def till(clock: HandClock) -> Iterator[Merchant]:
+    """A merchant who has sold something every two hours for 60 hours, and nothing in the last two."""
+    world = World(
+        shops=1, variants=0, clock=clock, merchants=1, square_variants=9, square_customers=5, square_orders=0
+    )
+    with Sandbox(world, port=0) as running:
+        [merchant] = running.world.square_merchants.values()
+        for _ in range(30):
+            edit(merchant, "add_order", lines=1)
+            clock.seconds += 2 * 3600
+        yield merchant
+
+
+class Passes:
+    """Passes over a merchant's orders, each from where the last one says that the next begins."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.since: datetime | None = None
+
+    def read(self) -> list[str]:
+        pages = read(self.platform, Resource.ORDERS, since=self.since)
+        began = pages[0].vendor_time
+        assert began is not None
+        self.since = began - self.platform.lookback(Resource.ORDERS)
+        return ids(pages)
+
+
+def test_an_idle_pass_over_orders_reads_none_but_every_three_hours_those_of_three_days(
+    till: Merchant, connect: Connect, clock: HandClock
 ) -> None:
-    sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_orders=20, square_customers=5)
-    [merchant] = sandbox.world.square_merchants.values()
-    platform = connect(merchant)
-    began = min(page.vendor_time for page in read(platform, Resource.ORDERS) if page.vendor_time)
-    late = edit(merchant, "add_late_order", hours=72, updated_hours=72)
-    since = began - platform.lookback(Resource.ORDERS)
-    assert late["id"] in ids(read(platform, Resource.ORDERS, since=since))
-    assert late["id"] not in ids(read(platform, Resource.ORDERS, since=began - timedelta(hours=71)))
-    assert platform.lookback(Resource.CUSTOMERS) == timedelta(minutes=10)
+    passes = Passes(connect(till))
+    assert len(passes.read()) == 30
+    rows = []
+    for _ in range(12 * 12):  # every five minutes for half a day
+        clock.seconds += 300
+        rows.append(len(passes.read()))
+    assert rows.count(0) == len(rows) - 4
+    assert {count for count in rows if count} == {30}
+    sold = edit(till, "add_order", lines=1)["id"]
+    clock.seconds += 60
+    assert passes.read() == [sold]
+
+
+@pytest.mark.parametrize("minutes", [5, 15, 60, 600])
+@pytest.mark.parametrize("name", ["harbor", "pier"])
+def test_an_order_that_comes_three_days_late_with_its_old_time_is_met_within_three_hours_and_a_pass(
+    till: Merchant, connect: Connect, clock: HandClock, minutes: int, name: str
+) -> None:
+    passes = Passes(connect(till, name=name))
+    passes.read()
+    came: dict[str, float] = {}
+    met: dict[str, float] = {}
+    for five_minutes in range(12 * 15 + 2 * minutes // 5):
+        clock.seconds += 300
+        if five_minutes % 6 == 0 and five_minutes < 12 * 12:
+            late = edit(till, "add_late_order", hours=72, updated_hours=72)
+            came[late["id"]] = clock.seconds
+        if five_minutes * 5 % minutes == 0:
+            for one in passes.read():
+                met.setdefault(one, clock.seconds)
+    assert len(came) == 24
+    assert max(met[one] - came[one] for one in came) <= 3 * 3600 + minutes * 60
+
+
+def test_orders_of_the_last_minutes_come_before_those_that_may_be_late(
+    till: Merchant, connect: Connect, clock: HandClock
+) -> None:
+    platform = connect(till, sizes=PageSizes(orders=4))
+    passes = Passes(platform)
+    passes.read()
+    clock.seconds += 3 * 3600
+    sold = edit(till, "add_order", lines=1)["id"]
+    assert passes.since is not None
+    pages = read(platform, Resource.ORDERS, since=passes.since)
+    assert (ids(pages)[0], len(ids(pages))) == (sold, 31)
+    for number, page in enumerate(pages[:-1]):
+        rest = read(platform, Resource.ORDERS, since=passes.since, resume=page.resume)
+        assert ids(rest) == ids(pages[number + 1 :])
 
 
 @pytest.mark.parametrize(("resource", "operation"), OPERATIONS.items())

@@ -44,12 +44,13 @@ def test_a_sync_holds_what_the_merchants_hold_and_the_next_one_what_changed(
         change(merchant, 60)
         sold = edit(merchant, "add_order", lines=3)
         edit(merchant, "refund_order", id=sold["id"], lines=2)
-        # Made and last changed three days ago by its own clock, and here only now.
+        # Made and last changed three days ago by its own clock, and here only now: it is looked for every three hours.
         edit(merchant, "add_late_order", hours=72, updated_hours=71)
         gone = of_type(merchant.export(), "ITEM")[0]
         edit(merchant, "delete_item", id=gone["id"])
         edit(merchant, "delete_customer", id=merchant.export()["customers"][0]["id"])
     names = tuple(merchant.id.lower() for merchant in merchants)
+    sandbox.world.clock.offset_seconds = 3 * 3600
     summary = sync(resources=(Resource.STORE, *TABLES), stores=names)
     assert (summary.complete, summary.failures) == (4, [])
     for merchant in merchants:
@@ -209,3 +210,18 @@ def test_a_pass_that_fails_goes_on_behind_the_last_page_that_was_kept(
     assert held() == whole
     asked = [request for request in merchant.requests if request.operation == operation]
     assert sum(request.rows for request in asked) == len(whole - kept)
+
+
+def test_an_order_that_comes_late_and_is_not_looked_for_yet_is_no_drift(
+    make_sandbox: MakeSandbox, add_merchants: AddMerchants, sync: Sync, database: Database
+) -> None:
+    sandbox = make_sandbox(
+        shops=1, variants=0, merchants=1, square_variants=9, square_customers=5, square_orders=20
+    )
+    [merchant] = add_merchants(sandbox)
+    sync(resources=(Resource.ORDERS,))
+    edit(merchant, "add_late_order", hours=20, updated_hours=20)
+    sync(resources=(Resource.AUDIT,), stores=(merchant.id.lower(),))
+    with database.transaction() as connection:
+        assert connection.execute("SELECT missing, lag FROM audits").fetchall() == [(0, 1)]
+        assert connection.execute("SELECT count(*) FROM incidents").fetchone() == (0,)
