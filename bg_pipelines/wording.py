@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -51,12 +51,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def plain(value: Any) -> Any:
     """The value for JSON: named tuples and dataclasses as objects, moments as ISO 8601."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, datetime):
         return value.isoformat()
     if hasattr(value, "_asdict"):
         value = value._asdict()
     elif is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
+        value = vars(value)
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
 """Alerts: people hear once of a fault, once more when it needs more attention, and once that it is over.
 
-    announcements    incidents -> alerts: what people were told is brought in line with what is so
+    announcements    incidents -> alerts: what people know is brought in line with what is so
     deliveries       alerts -> targets: recorded before it is sent, tried until it is sent
     unrecorded       what to do about a failure while the database is away: tell people at once, record it later
 

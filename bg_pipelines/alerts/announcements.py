@@ -7,8 +7,8 @@
     open, …    resolved                                                  all_clear    resolved
     nothing    resolved                                                  none         resolved
 
-So a fault that comes and goes within that time says nothing the second time. That a target refuses alerts is told to
-the others only.
+So a fault that comes and goes within that time sends nothing the second time. That a target refuses alerts is
+sent to the others only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from psycopg.rows import dict_row
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import AlertKind, Facts, compose
 from bg_pipelines.database.engine import Database
+from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import AlertTarget, parse
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
 
 ESCALATE_AFTER = 10
-"""Occurrences. A fault that has them when it is first told is not told twice."""
+"""Occurrences. A fault that has them when people are first notified is not escalated."""
 
 _AT_ONCE = 100
 
@@ -38,12 +39,12 @@ _NEWS = """CASE
     WHEN notified = 'open' AND occurrences >= %(escalate_after)s THEN 'escalated'
     WHEN needs_attention AND NOT notified_needs_attention THEN 'escalated'
     END"""
-_UNTOLD = f"""
+_TO_NOTIFY = f"""
     SELECT id, fingerprint, severity, subject, error_type, message, needs_attention, opened_at, occurrences, resources, resolved_by,
         resolution, {_NEWS} AS news
     FROM incidents WHERE notified <> 'resolved' AND {_NEWS} IS NOT NULL ORDER BY id LIMIT {_AT_ONCE}
     FOR UPDATE SKIP LOCKED"""  # noqa: S608 (made of constants)
-_TOLD = """
+_NOTIFIED = """
     UPDATE incidents SET notified = %(notified)s, notified_needs_attention = needs_attention,
         notified_at = CASE WHEN %(news)s = 'opened' THEN clock_timestamp() ELSE notified_at END
     WHERE id = %(id)s"""
@@ -52,9 +53,11 @@ _TOLD = """
 def announce(database: Database, targets: Collection[Target]) -> int:
     """Make an alert, with a delivery to each target, of everything people do not know yet; returns how many.
 
-    An incident is told in the transaction that makes its alert. With no targets nothing counts as told. Raises
+    An incident counts as notified in the transaction that makes its alert; with no targets none does. Raises
     IntegrationError (database).
     """
+    with database.transaction() as connection:
+        reporting.recount(connection)
     if not targets:
         return 0
     keys = [target.key for target in targets]
@@ -63,7 +66,7 @@ def announce(database: Database, targets: Collection[Target]) -> int:
         with database.transaction() as connection:
             rows = (
                 connection.cursor(row_factory=dict_row)
-                .execute(_UNTOLD, {"reopen_within": REOPEN_WITHIN, "escalate_after": ESCALATE_AFTER})
+                .execute(_TO_NOTIFY, {"reopen_within": REOPEN_WITHIN, "escalate_after": ESCALATE_AFTER})
                 .fetchall()
             )
             for row in rows:
@@ -71,13 +74,13 @@ def announce(database: Database, targets: Collection[Target]) -> int:
                 if news != "none":
                     others = [key for key in keys if about != AlertTarget(key)]
                     if not others:
-                        continue  # told once there is somebody else
+                        continue  # until there is somebody else
                     add_alert(connection, row["id"], news, facts_of(row), others)
                     count += 1
                 notified = {"opened": "open", "escalated": "escalated"}.get(news, "resolved")
                 if news == "opened" and row["occurrences"] >= ESCALATE_AFTER:
                     notified = "escalated"
-                connection.execute(_TOLD, {"id": row["id"], "news": news, "notified": notified})
+                connection.execute(_NOTIFIED, {"id": row["id"], "news": news, "notified": notified})
         if len(rows) < _AT_ONCE:
             return count
 

@@ -242,7 +242,7 @@ def _is_final(error: IntegrationError) -> bool:
 
 
 def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> None:
-    """Keep the reason, and open an incident: whoever is not reached cannot tell us so. It is told to other targets."""
+    """Keep the reason, and open an incident: whoever is not reached cannot say so. The others are alerted."""
     target = delivery.target
     refused = IntegrationError.of(
         ErrorType.CONFIGURATION,

@@ -30,6 +30,7 @@ from bg_pipelines.incidents.fingerprints import (
     StoreUnit,
 )
 from bg_pipelines.queues import TIERS
+from bg_pipelines.wording import counted
 from bg_pipelines.work import parked
 from bg_pipelines.work.queue import clock
 
@@ -169,9 +170,9 @@ def _report_store(
         count += sum(not parked.is_under(connection, of_platform.id, store) for store in stores if store)
     of_many = fault._replace(
         fingerprint=shared,
-        subject=f"platform {platform}: {count} stores",
+        subject=_many(platform, count),
         error=IntegrationError(
-            f"{count} stores have the same error; the last, {fault.subject}: {fault.error.message}",
+            f"Many stores have the same error; the last, {fault.subject}: {fault.error.message}",
             error_type=fault.error.error_type,
             severity=fault.error.severity,
             recoverable=fault.error.recoverable,
@@ -184,6 +185,27 @@ def _report_store(
     incident_id = _write(connection, of_many, occurrence, repeat)
     _merge(connection, list(of_stores), incident_id)
     return incident_id
+
+
+def recount(connection: Connection) -> None:
+    """Have the incidents of platforms name how many stores there are now: those that recovered do not report it."""
+    rows = connection.execute(
+        "SELECT id, platform, details FROM incidents WHERE status = 'open' AND kind = %s "
+        "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
+        (fingerprints.Platform.kind,),
+    ).fetchall()
+    for incident_id, platform, details in rows:
+        stores = parked.count(connection, [incident_id])[1]
+        if stores and stores != details["stores"]:
+            now = {"stores": stores, "counted_at": clock(connection).isoformat()}
+            connection.execute(
+                "UPDATE incidents SET subject = %s, details = %s WHERE id = %s",
+                (_many(platform, stores), Jsonb({**details, **now}), incident_id),
+            )
+
+
+def _many(platform: str, stores: int) -> str:
+    return f"platform {platform}: {counted(stores, 'store')}"
 
 
 def merge(connection: Connection, platform: str, error_types: Collection[ErrorType], into: int) -> int:
@@ -278,7 +300,10 @@ def is_reported(connection: Connection, occurrence: str) -> bool:
 
 
 def clear(connection: Connection, over: Collection[Fingerprint], how: str) -> int:
-    """The faults are over by themselves: resolve what is open of them; returns how many that was."""
+    """The faults are over by themselves: resolve what is open of them; returns how many that was.
+
+    What is parked under them is due now: it was parked for this fault.
+    """
     return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": [str(one) for one in over]})
 
 
@@ -349,9 +374,12 @@ def _has_recovered(fingerprint: Fingerprint, units: Collection[str]) -> bool:
 
 
 def _resolve(connection: Connection, how: str, where: str, parameters: dict[str, Any]) -> int:
-    """Resolve the open incidents of a condition (a constant of this module) as having mended themselves."""
-    return connection.execute(
+    """Resolve the open incidents of a condition (a constant of this module) as over by themselves."""
+    resolved = connection.execute(
         "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %(by)s, "  # noqa: S608
-        f"resolution = %(how)s WHERE status = 'open' AND {where}",
+        f"resolution = %(how)s WHERE status = 'open' AND {where} RETURNING id",
         {**parameters, "by": SYSTEM, "how": how},
-    ).rowcount
+    ).fetchall()
+    if resolved:
+        parked.start_again(connection, [row[0] for row in resolved], how, release=True)
+    return len(resolved)

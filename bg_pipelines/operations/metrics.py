@@ -167,7 +167,7 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
         incidents = read(session, _OpenIncident, _INCIDENTS)
         states = read(
             session,
-            _State,
+            dict[str, Any],
             _STATES,
             now=now,
             intervals=[TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
@@ -211,7 +211,9 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
 
 def read(session: Session, row: type[T], statement: str, **values: Any) -> list[T]:
     """A query's rows as instances of `row`, whose fields are its columns, by name."""
-    return [row(**found) for found in session.execute(sa.text(statement), values).mappings()]
+    found = session.execute(sa.text(statement), values)
+    names = tuple(found.keys())
+    return [row(**dict(zip(names, line, strict=True))) for line in found]
 
 
 _SERVER = """
@@ -322,17 +324,6 @@ _Tries = Mapping[tuple[int | None, str | None, str | None], Mapping[str, float |
 """`p50_seconds`, `p95_seconds`, `success_rate` by (store, job), (job) and (queue); what is not in a key is None."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _State(Figures):
-    """A store in a job, but for its tries and incidents."""
-
-    store_id: int
-    store: str
-    platform: str
-    job: str
-    current: bool
-
-
 class _Server(NamedTuple):
     now: datetime
     in_use: int
@@ -356,7 +347,7 @@ class _OpenIncident(NamedTuple):
 
 
 def _stores(
-    states: Iterable[_State], tries: _Tries, incidents: Sequence[_OpenIncident]
+    states: Iterable[dict[str, Any]], tries: _Tries, incidents: Sequence[_OpenIncident]
 ) -> list[StoreMetrics]:
     by_store: dict[int, list[_OpenIncident]] = defaultdict(list)
     for incident in incidents:
@@ -364,10 +355,10 @@ def _stores(
             by_store[incident.store_id].append(incident)
     lines = []
     for state in states:
-        figures = {**vars(state), **tries.get((state.store_id, state.job, None), {})}
-        store_id = figures.pop("store_id")
-        figures["open_incidents"] = sum(i.concerns(state.job) for i in by_store.get(store_id, ()))
-        lines.append(StoreMetrics(**figures, queue=JOBS[state.job].queue.name))
+        store_id, job = state.pop("store_id"), state["job"]
+        state |= tries.get((store_id, job, None), {})
+        state["open_incidents"] = sum(incident.concerns(job) for incident in by_store.get(store_id, ()))
+        lines.append(StoreMetrics(**state, queue=JOBS[job].queue.name))
     return sorted(lines, key=lambda line: (line.store, line.job))
 
 

@@ -130,6 +130,8 @@ def test_one_retry_starts_all_of_them_and_their_success_ends_it(
         shop.access.set_token(shop.token)
     assert retry(database, [incident.id], by="jane") == (1, 7 * len(CATALOGUE), [])
     sync(run_id="some are well")
+    with database.transaction() as connection:
+        reporting.recount(connection)
     assert open_ones(database) == [("platform shopify: 4 stores", "credentials")]
     for shop in shops[3:]:
         shop.access.set_token(shop.token)
@@ -150,6 +152,17 @@ def test_the_page_of_the_incident_names_the_first_stores_and_how_many_there_are(
     assert (details.held_total, details.stores_total) == (7 * len(CATALOGUE), 7)
     assert len({row.store for row in details.held}) == 7
     assert {attempt.error_type for attempt in details.attempts} == {"credentials"}
+
+
+def test_it_is_found_by_the_name_of_each_of_its_stores(
+    database: Database, shops: list[Shop], sync: Sync
+) -> None:
+    rotate(shops[:6])
+    sync()
+    [incident] = list_incidents(database)
+    for number, shop in enumerate(shops):
+        found = [row.id for row in list_incidents(database, store=shop.domain.split(".")[0])]
+        assert found == ([incident.id] if number < 6 else [])
 
 
 # When it is one cause, and when not
@@ -266,6 +279,24 @@ def test_open_incidents_of_stores_can_be_merged_into_that_of_their_platform(data
     assert show(database, whole).stores_total == 2
 
 
+def test_what_was_parked_for_a_fault_that_is_over_by_itself_is_due(database: Database) -> None:
+    [store] = add_stores(database, 1)
+    down = IntegrationError.of(ErrorType.TIMEOUT, "no answer", source="shopify")
+    platform = Circuit("platform:shopify")
+    with database.transaction() as connection:
+        incident = reporting.report_fault(
+            connection, Fault(platform, "platform shopify", down, False, platform="shopify")
+        )
+        connection.execute("UPDATE sync_states SET next_due_at = NULL, incident_id = %s", (incident,))
+        assert reporting.clear(connection, [platform], "it answers again") == 1
+    [row] = query(
+        database,
+        "SELECT *, next_due_at <= clock_timestamp() AS due FROM sync_states WHERE store_id = %s",
+        store,
+    )
+    assert (row["due"], row["incident_id"], row["retry_reason"]) == (True, None, "it answers again")
+
+
 # Many at once
 
 
@@ -353,7 +384,7 @@ def test_of_ten_thousand_stores_each_report_costs_the_same(database: Database) -
     )
     with database.transaction() as connection:
         fail(connection, stores[0])
-    assert open_ones(database) == [("platform shopify: 10000 stores", "credentials")]
+    assert open_ones(database) == [("platform shopify: 10,000 stores", "credentials")]
 
 
 def test_a_recovery_among_ten_thousand_reads_a_few_pages_and_waits_for_nobody(database: Database) -> None:
