@@ -124,7 +124,7 @@ def test_a_revoked_token_parks_all_of_its_store_under_one_incident(
     assert {(row.next_due_at, row.retry_strategy, row.attempts) for row in held} == {
         (None, "manual_intervention", 1)
     }
-    assert all("does not mend itself" in (row.retry_reason or "") for row in held)
+    assert all("is not retried automatically" in (row.retry_reason or "") for row in held)
 
 
 def test_parked_work_is_left_alone_until_it_is_retried(
