@@ -654,7 +654,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
     with database.transaction() as connection:
         fingerprint = StoreUnit(store, None, ErrorType.SHOP_LOCKED)
         fault = core.Fault(fingerprint, "store", locked, needs_attention=True, store_id=store)
-        incident = core.report(connection, fault)
+        incident = core.report_fault(connection, fault)
         clearing.start()
         deadline = time.monotonic() + PATIENCE
         # Until it waits for the row's lock, which is the moment this is about.
