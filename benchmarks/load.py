@@ -36,11 +36,12 @@ from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Record, Reject, Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
-from bg_pipelines.sync import LOAD_ROWS
+from bg_pipelines.sync import Limits
 from bg_pipelines.work.queue import clock as database_clock
 
 RESOURCES = (Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
 BLOCK_ROWS = 2_000
+LOAD_ROWS = Limits().load_rows
 
 
 @dataclass(frozen=True)
