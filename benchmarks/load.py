@@ -41,6 +41,7 @@ from bg_pipelines.work.queue import clock as database_clock
 
 RESOURCES = (Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
 BLOCK_ROWS = 2_000
+LOAD_ROWS = Limits().load_rows
 
 
 @dataclass(frozen=True)

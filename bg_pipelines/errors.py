@@ -8,33 +8,31 @@
      +-- server_error               5xx, or the vendor's own "internal error"
      +-- throttled                  the vendor asked us to slow down for longer than a worker should wait
      +-- malformed_response         HTML, half a page, or JSON that lacks what was asked for
-     +-- database                   our PostgreSQL cannot be reached or refused the work
-     +-- lease_lost                 another worker has taken this row over; it will settle it
-     +-- operation_failed           what the vendor was at work on for us came to nothing: it begins anew
-     +-- run_died                   a run's process was killed, or its machine restarted; it is run again by itself
-     |
+     +-- database                   our PostgreSQL is unavailable or refused the work
+     +-- lease_lost                 another worker has claimed this row and settles it
+     +-- operation_failed           the vendor's operation for us failed: another is started
+     +-- run_died                   a run's process was killed, or its machine restarted; the run is retried
+     automatically |
      |  time-dependent: succeeds once somebody else has finished something
      +-- shop_locked                the platform has locked the shop for now
-     +-- operation_running          the vendor is still at work on what was asked of it
-     |
-     |  found by an audit, which mends what it can
-     +-- drift                      what is held differed from the source although it had been synced
-     |
-     |  needs a person: the same call never succeeds unchanged
+     +-- operation_running          the vendor's operation has not finished yet |
+     |  found by an audit, which repairs what it can
+     +-- drift                      stored rows differed from the source although they had been synced |
+     |  requires attention: the same call never succeeds unchanged
      +-- credentials                the token or secret is wrong, revoked or expired
      +-- scopes                     the token may not read or write this
      +-- payment_required           the shop's plan does not allow it, or a bill is open
      +-- shop_gone                  no such shop at this address
      +-- query_rejected             the vendor does not accept the query or its arguments
-     +-- query_too_costly           the query is over the vendor's cost limit even in its smallest page
-     +-- bad_data                   the source sent, or a person asked for, something that cannot be right
+     +-- query_too_costly           the query exceeds the vendor's cost limit even with the smallest page
+     +-- bad_data                   the source sent, or a person requested, something invalid
      +-- count_mismatch             rows read and rows accounted for differ: nothing of the batch was kept
      +-- configuration              a setting, key, address or migration is missing or wrong
      +-- unknown                    none of these
 
 An error is classified once, where it enters (a vendor client, the database edge). `retries` turns it into
-what happens next; nobody else looks at a status code. Messages and details hold no secret and no personal
-datum: they go into logs, tables and alerts as they are.
+what happens next; nobody else looks at a status code. Messages and details contain no secret and no personal data:
+they go into logs, tables and alerts unchanged.
 """
 
 from __future__ import annotations
@@ -80,7 +78,7 @@ class Severity(StrEnum):
 
 
 class ErrorDefaults(NamedTuple):
-    """What an error type means unless the place that raises it knows better."""
+    """Severity and recoverability of an error type, unless the code that raises it says otherwise."""
 
     severity: Severity
     recoverable: bool
@@ -161,7 +159,7 @@ class IntegrationError(Exception):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: the shape in which an error is kept in a row and shown to people."""
+        """JSON-ready: how an error is stored in a row and shown to people."""
         return {
             "error_type": self.error_type.value,
             "severity": self.severity.value,
@@ -177,7 +175,7 @@ class IntegrationError(Exception):
 
 
 def unexpected(error: BaseException, *, details: Mapping[str, Any] | None = None) -> IntegrationError:
-    """A bug as an error. Its text is left out, for it may quote anybody's data; where it happened is not."""
+    """A bug as an error: where it happened, without its text, which may quote personal data."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     place = f" at {ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else ""

@@ -1,6 +1,6 @@
 """Queue, priority, limits, tiers and cron of every job: one table.
 
-Run tags and schedules are made from it; what `dagster.yaml` says of concurrency is held to it by a test.
+Run tags and schedules are made from it; a test holds the limits in `dagster.yaml` to it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ QUEUES = (STORES_SYNC, DEFAULT)
 
 
 class Job(NamedTuple):
-    """A job's place: its queue, how many of its runs may be at work at once, and when it starts by itself.
+    """A job's queue, its limit of concurrent runs, and its schedules.
 
     `crons` are its schedules by name (a tier's: "tier_1"); times are UTC.
     """
@@ -66,7 +66,8 @@ class Job(NamedTuple):
             "job": name,
             **hurry,
             "dagster/priority": str(self.queue.priority),
-            # A run that died is begun anew; Dagster's default finds nothing to do where only its end was missing.
+            # A run that died is retried from the start; Dagster's default finds nothing to do where only its end was
+            # missing.
             "dagster/retry_strategy": "ALL_STEPS",
         }
 
@@ -86,7 +87,7 @@ def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
     """When a store that was served at `after` is due again: just before one of its ticks.
 
     The stores of an interval are spread over its ticks by their id, and a store keeps its ticks however late it was
-    served: being late once delays nothing that follows. A turn less than half an interval away is left out.
+    served: being late once delays nothing that follows. A tick less than half an interval away is skipped.
     """
     phase = TICK * (store_id % (interval // TICK)) - EARLY
     epoch = datetime(1970, 1, 1, tzinfo=UTC) + phase

@@ -2,10 +2,10 @@
 
     exponential_backoff   transient: a growing delay with full jitter and a cap; the vendor's own delay wins
     scheduled_retry       time-dependent: a fixed delay
-    manual_intervention   not recoverable, or its tries are used up: it waits for a person
+    manual_intervention   not recoverable, or no attempts left: parked, requires attention
 
-`POLICIES` has the policy of each error type. `BG_RETRY_POLICIES` changes it, for one job or for all; a decision is
-kept in the row it is about, so a restart changes none.
+`POLICIES` has the policy of each error type; `BG_RETRY_POLICIES` changes it, for one job or for all. A decision is
+stored in the row it is about, so it survives a restart.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Strategy(StrEnum):
 
 
 class Policy(BaseModel):
-    """How often and when work that failed is tried again.
+    """How often and when failed work is retried.
 
     Backoff waits between nothing and `delay_seconds` doubled with each failure, at most `cap_seconds`; a scheduled
-    retry waits `delay_seconds`. After `max_attempts` failures in a row a person is asked.
+    retry waits `delay_seconds`. After `max_attempts` failures in a row it requires attention.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,7 @@ class Policy(BaseModel):
 
 
 class Decision(NamedTuple):
-    """What happens next: `retry_at`, or None where it waits for a person; `reason` says why, as a clause."""
+    """What happens next: retried at `retry_at`, or (None) parked; `reason` says why, as a clause."""
 
     strategy: Strategy
     retry_at: datetime | None
@@ -70,13 +70,13 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.CONNECTION: _backoff(30, 1800, 10),
     ErrorType.SERVER_ERROR: _backoff(30, 1800, 10),
     ErrorType.MALFORMED_RESPONSE: _backoff(30, 1800, 10),
-    # A shop whose budget another app uses up is slow, not broken: it has many tries.
+    # A shop whose rate limit another app uses up is slow, not broken: it has many attempts.
     ErrorType.THROTTLED: _backoff(60, 1800, 50),
     ErrorType.DATABASE: _backoff(5, 300, 10),
     ErrorType.LEASE_LOST: _backoff(5, 300, 10),
     ErrorType.UNKNOWN: _backoff(60, 3600, 5),
     ErrorType.RUN_DIED: _backoff(60, 3600, 5),
-    # Where these are marked recoverable, the work begins anew at the next try.
+    # Where these are marked recoverable, the next attempt starts from the beginning.
     ErrorType.COUNT_MISMATCH: _backoff(60, 3600, 3),
     ErrorType.QUERY_REJECTED: _backoff(30, 600, 3),
     ErrorType.DRIFT: _backoff(60, 3600, 3),
@@ -92,11 +92,11 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.QUERY_TOO_COSTLY: _MANUAL,
     ErrorType.BAD_DATA: _MANUAL,
 }
-"""What is done about each type of error, in every job that has no policy of its own for it."""
+"""The policy of each error type, for every job without one of its own."""
 
 
 class Policies:
-    """`POLICIES` with what is set otherwise, for all jobs ("timeout") or for one ("customer_sync.timeout").
+    """`POLICIES` with overrides, for all jobs ("timeout") or for one ("customer_sync.timeout").
 
     `overrides` are fields of `Policy` by that key; what is left out stays. Raises ValueError naming every fault.
     """
@@ -106,7 +106,7 @@ class Policies:
     ) -> None:
         self._table: dict[tuple[str, ErrorType], Policy] = {("", kind): p for kind, p in POLICIES.items()}
         faults: list[str] = []
-        # Those for all jobs first, for one job's own begins where they end.
+        # Those for all jobs first: one job's own build on them.
         for key, fields in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
             job, _, kind = key.rpartition(".")
             if ("." in key) and job not in jobs:
@@ -149,12 +149,16 @@ def decide(
     """
     policy = (policies or Policies()).of(job, error.error_type)
     if not error.recoverable:
-        return Decision(Strategy.MANUAL_INTERVENTION, None, f"{error.error_type} does not mend itself")
+        return Decision(
+            Strategy.MANUAL_INTERVENTION, None, f"{error.error_type} is not retried automatically"
+        )
     if policy.strategy is Strategy.MANUAL_INTERVENTION:
-        return Decision(Strategy.MANUAL_INTERVENTION, None, f"{error.error_type} is for a person to decide")
+        return Decision(
+            Strategy.MANUAL_INTERVENTION, None, f"{error.error_type} is not retried automatically"
+        )
     if attempts >= policy.max_attempts:
         return Decision(
-            Strategy.MANUAL_INTERVENTION, None, f"{attempts} of {policy.max_attempts} tries are used up"
+            Strategy.MANUAL_INTERVENTION, None, f"{attempts} of {policy.max_attempts} attempts are used up"
         )
     asked = vendor_delay(error)
     if asked:
@@ -164,16 +168,16 @@ def decide(
     else:
         # The exponent is bounded: 2 ** 10,000 is no float.
         most = min(policy.cap_seconds, policy.delay_seconds * 2.0 ** min(attempts - 1, 64))
-        seconds, reason = rng.uniform(0, most), f"a random part of {most:.0f} s"
+        seconds, reason = rng.uniform(0, most), f"next within {most:.0f} s"
     return Decision(
         policy.strategy,
         now + timedelta(seconds=seconds),
-        f"failure {attempts} of {policy.max_attempts}, {reason}",
+        f"attempt {attempts} of {policy.max_attempts} failed, {reason}",
     )
 
 
 def vendor_delay(error: IntegrationError) -> timedelta:
-    """How long the vendor asked us to wait (`retry_after_seconds`), a day at most; nothing if it did not, or oddly."""
+    """How long the vendor asked us to wait (`retry_after_seconds`), at most a day; zero without a usable value."""
     asked = error.details.get("retry_after_seconds")
     if isinstance(asked, bool) or not isinstance(asked, int | float) or not asked > 0:
         return timedelta(0)

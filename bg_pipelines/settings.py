@@ -1,7 +1,7 @@
 """Every environment variable (prefix `BG_`), typed, in one place. `.env.example` lists them for copying.
 
-Loading settings starts nothing and reads nothing but the environment and `.env`; what a setting leads to
-(the embedded server, the key file) is made by the code that needs it.
+Loading settings reads only the environment and `.env` and starts nothing; the embedded server and the key file are
+created by the code that needs them.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ class Settings(BaseSettings):
     )
     retry_policies: Annotated[
         dict[str, dict[str, Any]], NoDecode, BeforeValidator(_from_json), AfterValidator(_retry_policies)
-    ] = Field(default={}, description="what differs from the policies of bg_pipelines.retries, as JSON")
+    ] = Field(default={}, description="changes to the policies of bg_pipelines.retries, as JSON")
     shopify_api_version: Annotated[str, AfterValidator(_api_version)] = SHOPIFY_API_VERSION
-    alert_phones: Phones = Field(default=(), description="who is told of faults by SMS, through Twilio")
-    alert_urls: Urls = Field(default=(), description="where else: apprise URLs, which hold secrets")
+    alert_phones: Phones = Field(default=(), description="who gets alerts by SMS, through Twilio")
+    alert_urls: Urls = Field(default=(), description="other alert targets: apprise URLs, which hold secrets")
     twilio_account_sid: Annotated[
         str | None,
         _shaped(r"AC[0-9A-Za-z]{32}", "must be AC and 32 letters and digits, from Twilio's console"),
@@ -173,7 +173,7 @@ def load_settings() -> Settings:
 
 
 def right_settings() -> Settings:
-    """The environment with what is wrong left out: enough to tell people of that, and for nothing else."""
+    """The environment without its invalid settings: only for alerting people of them."""
     try:
         return Settings()
     except ValidationError as error:

@@ -89,8 +89,8 @@ def test_the_tree_in_the_docstring_is_the_error_types() -> None:
     assert re.findall(r"\+-- (\w+)", errors.__doc__) == [error_type.value for error_type in ErrorType]
 
 
-def test_the_tree_puts_under_needs_a_person_what_is_not_recoverable() -> None:
+def test_the_tree_puts_under_requires_attention_what_is_not_recoverable() -> None:
     assert errors.__doc__ is not None
-    person = errors.__doc__.split("needs a person")[1]
-    named = set(re.findall(r"\+-- (\w+)", person)) - {"unknown"}
+    permanent = errors.__doc__.split("requires attention")[1]
+    named = set(re.findall(r"\+-- (\w+)", permanent)) - {"unknown"}
     assert named == {error_type.value for error_type, kind in DEFAULTS.items() if not kind.recoverable}

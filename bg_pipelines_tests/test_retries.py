@@ -24,7 +24,7 @@ def waits(error: IntegrationError, attempts: int, times: int = 500, **options: o
     return [(d.retry_at - NOW).total_seconds() for d in decisions if d.retry_at is not None]
 
 
-def test_every_error_type_has_a_policy_and_what_is_not_recoverable_waits_for_a_person() -> None:
+def test_every_error_type_has_a_policy_and_what_is_not_recoverable_requires_attention() -> None:
     assert set(POLICIES) == set(ErrorType)
     for error_type, kind in DEFAULTS.items():
         decision = decide(failed(error_type), 1, NOW, random.Random(7))
@@ -41,12 +41,12 @@ def test_backoff_is_anything_up_to_a_doubling_and_capped_delay(attempts: int, mo
     assert all(100 < sum(most * q / 4 <= s < most * (q + 1) / 4 for s in seconds) < 150 for q in range(4))
 
 
-def test_the_tries_are_used_up_and_then_a_person_is_asked() -> None:
+def test_the_attempts_are_used_up_and_then_it_requires_attention() -> None:
     error = failed(ErrorType.TIMEOUT)
     decisions = [decide(error, attempts, NOW, random.Random(7)) for attempts in range(1, 12)]
     assert [d.strategy for d in decisions[:9]] == [Strategy.EXPONENTIAL_BACKOFF] * 9
     assert decisions[9:] == [
-        Decision(Strategy.MANUAL_INTERVENTION, None, f"{n} of 10 tries are used up") for n in (10, 11)
+        Decision(Strategy.MANUAL_INTERVENTION, None, f"{n} of 10 attempts are used up") for n in (10, 11)
     ]
 
 
@@ -81,7 +81,7 @@ def test_a_scheduled_retry_waits_its_fixed_delay_as_often_as_it_may() -> None:
         assert decide(error, attempts, NOW, random.Random(attempts)) == Decision(
             Strategy.SCHEDULED_RETRY,
             NOW + timedelta(minutes=30),
-            f"failure {attempts} of 48, a fixed delay",
+            f"attempt {attempts} of 48 failed, a fixed delay",
         )
     assert decide(error, 48, NOW, random.Random(7)).retry_at is None
 

@@ -1,13 +1,13 @@
-"""Alerts: people hear once of a fault, once more when it needs more attention, and once that it is over.
+"""Alerts: people are notified when a fault begins, once more when it gets worse, and when it is over.
 
     announcements    incidents -> alerts: what people know is brought in line with what is so
-    deliveries       alerts -> targets: recorded before it is sent, tried until it is sent
-    unrecorded       what to do about a failure while the database is away: tell people at once, record it later
+    deliveries       alerts -> targets: recorded before they are sent, retried until they are sent
+    unrecorded       failures during a database outage: notify people at once, record it later
 
     alerts.tell(database, settings)                       after a run, and every few seconds
     alerts.report_failure("store_sync", error, run_id=…)  a run has failed
 
-Neither of the two raises: a target that is down delays its alerts and fails no job.
+Neither raises: a target that is down delays its own alerts and fails no job.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def tell(database: Database, settings: Settings) -> Delivered:
-    """Announce what has changed and deliver what is due. Never raises: what went wrong is logged and in `fault`."""
+    """Announce what has changed and deliver what is due. Never raises: failures are logged and in `fault`."""
     reached = targets(settings)
     faults: list[str] = []
 
@@ -45,7 +45,7 @@ def tell(database: Database, settings: Settings) -> Delivered:
             faults.append(f"{what}: {_sentence(error)}")
             return otherwise
 
-    # Each by itself: a fault of one must not keep the next from being done.
+    # Separately: a failure of one must not stop the next.
     attempt("recording earlier failures", lambda: unrecorded.record(database, settings.home, reached), None)
     attempt("announcing", lambda: announce(database, reached), 0)
     delivered = attempt("delivering", lambda: deliver(database, reached), Delivered())
@@ -64,7 +64,7 @@ def report_failure(
     tier: str | None = None,
     settings: Settings | None = None,
 ) -> None:
-    """Record that a run of a job failed, and tell people of it; at once and directly if it cannot be recorded.
+    """Record that a run of a job failed, and notify people; directly if it cannot be recorded.
 
     `tier` is the run's tag of that name. Never raises.
     """
@@ -84,9 +84,9 @@ def report_failure(
             settings = settings or right_settings()
             unrecorded.send(settings.home, targets(settings), fault, run_id)
     except Exception as trouble:  # noqa: BLE001 (the job has failed already, and its own error is the one to show)
-        log.critical("alerts: nobody was told that %s failed: %s", job, _sentence(trouble))
+        log.critical("alerts: nobody was notified that %s failed: %s", job, _sentence(trouble))
 
 
 def _sentence(error: Exception) -> str:
-    """What may be shown of any exception: the text of one that is not ours may quote anything."""
+    """What may be shown of an exception: the text of one that is not ours may quote anything."""
     return error.message if isinstance(error, IntegrationError) else f"unexpected {type(error).__name__}"

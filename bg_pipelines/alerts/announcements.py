@@ -1,4 +1,4 @@
-"""From incidents to alerts: an incident's `notified` is what people heard of it last, and is brought in line with it.
+"""From incidents to alerts: an incident's `notified` is what people were last notified of.
 
     notified   and it is now                                             alert        notified
     nothing    open, and nothing was said of it for `REOPEN_WITHIN`      opened       open
@@ -51,7 +51,7 @@ _NOTIFIED = """
 
 
 def announce(database: Database, targets: Collection[Target]) -> int:
-    """Make an alert, with a delivery to each target, of everything people do not know yet; returns how many.
+    """Make an alert, with a delivery to each target, of everything that is not announced yet; returns how many.
 
     An incident counts as notified in the transaction that makes its alert; with no targets none does. Raises
     IntegrationError (database).
@@ -110,7 +110,7 @@ def add_alert(
 
 def facts_of(incident: Mapping[str, Any]) -> Facts:
     """What an alert says of a row of `incidents`."""
-    # A person's words and name stay in the house.
+    # A person's words and name are not sent out.
     by_itself = incident["resolved_by"] == SYSTEM
     return Facts(
         severity=incident["severity"],

@@ -1,8 +1,9 @@
-r"""From alerts to targets: a delivery is recorded before it is sent, and tried until it is sent or refused for good.
+r"""From alerts to targets: a delivery is recorded before it is sent, and retried until it is sent or permanently
+refused.
 
     pending -> sent
           \-> pending    failed: retried after a growing delay, without end
-          \-> refused    this target will never take it (an invalid number): kept, with the reason, and an incident
+          \-> refused    permanently (an invalid number): kept with the reason, and an incident
 
 Deliveries are claimed work (`work.queue`): if a sender dies, its claim is taken over when the lease ends. From the
 second call on the vendor is asked first whether it has the message. A target gets its alerts one at a time, the most
@@ -34,9 +35,9 @@ from bg_pipelines.work.queue import Connection, Queue, clock
 
 LEASE = timedelta(seconds=60)
 PATIENCE = 8
-"""After so many failures a delivery no longer holds up the alerts of other incidents: it may be the fault itself."""
+"""After so many failures a delivery no longer delays the alerts of other incidents: it may be the cause itself."""
 UNCLEAR_WAIT = timedelta(seconds=15)
-"""At least so long after an unclear outcome, so that what the vendor is still at can be found."""
+"""At least so long after an unclear outcome, so that a message the vendor is still processing can be found."""
 LIMIT = 10
 CALL_SECONDS = 20.0
 """A call begins no delivery after this time; what is left is for the next."""
@@ -60,7 +61,7 @@ _MENDED_BY_A_PERSON = {
     ErrorType.PAYMENT_REQUIRED,
     ErrorType.SCOPES,
 }
-"""Faults of the account or the settings, not of the one recipient: the alert waits until they are mended."""
+"""Faults of the account or the settings, not of the one recipient: the alert waits until they are corrected."""
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,8 @@ QUEUE = Queue(
 )
 
 _RANK = "array_position(ARRAY['low', 'medium', 'high', 'critical'], {}.severity)"
-# One at a time; of the same incident an earlier alert always goes first, and of all others the most severe and then
-# the oldest. One that has failed often holds up none of them: it may be at fault itself.
+# One at a time. An earlier alert of the same incident always goes first; of all others the most severe, then the
+# oldest. One that has failed often delays none of them: it may be the cause itself.
 _NEXT = f"""
     t.target = %(target)s AND t.alert_id <> ALL(%(tried)s)
     AND NOT EXISTS (SELECT FROM alert_deliveries e JOIN alerts b ON b.id = e.alert_id
@@ -154,7 +155,7 @@ def deliver(
 
 
 def _forget_removed(connection: Connection, targets: Sequence[Target]) -> None:
-    """What was wrong with a target that nobody names any more is over."""
+    """Resolve the incidents of targets that are no longer in the settings."""
     named = {AlertTarget(target.key) for target in targets}
     rows = connection.execute(
         "SELECT fingerprint FROM incidents WHERE status = 'open' AND kind = %s", (AlertTarget.kind,)
@@ -304,7 +305,7 @@ def _short(error: IntegrationError) -> IntegrationError:
 
 @contextmanager
 def _unless_lost() -> Iterator[None]:
-    """Whoever has the delivery now settles it."""
+    """Whoever has claimed the delivery now settles it."""
     try:
         yield
     except IntegrationError as error:

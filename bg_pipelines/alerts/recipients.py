@@ -1,6 +1,6 @@
-"""Who is told: phones by SMS and apprise addresses, as the settings name them.
+"""Alert targets: phones by SMS and apprise URLs, from the settings.
 
-A target's `key` is its kind and a digest: it stands in tables and logs, the number or address itself never does.
+A target's `key` is its kind and a digest. Tables and logs contain the key, never the number or address.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Target(Protocol):
-    """Somebody to tell."""
+    """A target of alerts."""
 
     @property
     def key(self) -> str:
@@ -80,7 +80,7 @@ class Address:
 
 
 def targets(settings: Settings) -> list[Target]:
-    """Everybody whom the settings name, each once."""
+    """All targets in the settings, each once."""
     return [*phones(settings), *addresses(settings)]
 
 

@@ -1,8 +1,9 @@
-"""Failures while the database is away: people are told at once, and the failure is recorded when it is back.
+"""Failures during a database outage: people are notified at once, and the failure is recorded when it is over.
 
-`BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when that was begun and who was reached, so that each target is
-told once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. If it cannot be read or written, people
-are told: once too often is better than not at all. No end is told on this path; the incident's own follows.
+`BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when it began and which targets were reached, so that each is
+notified once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. If the file cannot be read or
+written, people are notified: once too often is better than not at all. This path sends no all-clear; the incident's
+own follows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bg_pipelines.incidents.reporting import REOPEN_WITHIN, Fault
 
 FILE = "alerts-sent.json"
 LOCK_SECONDS = 60.0
-"""How long others are waited for; after that people are told all the same."""
+"""How long to wait for other processes; after that people are notified anyway."""
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ Entry = dict[str, Any]
 
 
 def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -> None:
-    """Tell every target that has not been told of it lately, all at once, and keep the failure in the file."""
+    """Notify every target that was not notified of it lately, in parallel, and keep the failure in the file."""
     with _locked(home):
         # Not before: whoever had the lock has begun later than we came.
         now = datetime.now(UTC)
@@ -86,11 +87,11 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
                 entry["sent"] += [key for key in pool.map(tell, due) if key]
             _write(home, known, now)
         if not entry["sent"]:
-            log.critical("alerts: nobody could be told: %s: %s", fault.subject, fault.error.message)
+            log.critical("alerts: no target could be reached: %s: %s", fault.subject, fault.error.message)
 
 
 def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
-    """Make incidents of the failures in the file, those that people were told as told; returns how many.
+    """Make incidents of the failures in the file, as notified where people were; returns how many.
 
     Raises IntegrationError (database).
     """
@@ -115,7 +116,7 @@ def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
                     }
                 )
             except (KeyError, TypeError, ValueError, AttributeError):
-                log.error("alerts: a failure in %s makes no sense and is left out", FILE)
+                log.error("alerts: an invalid failure in %s is skipped", FILE)
                 continue
             _record(database, fault, occurrence, entry, targets, now)
             count += 1
@@ -177,7 +178,7 @@ def _is_recent(entry: Entry, now: datetime) -> bool:
 
 
 def _read(home: Path) -> dict[str, Entry]:
-    """What the file says, or nothing where it cannot be read or makes no sense."""
+    """The file's content, or nothing where it is unreadable or invalid."""
     try:
         known = json.loads((home / FILE).read_text(encoding="utf-8"))
         for entry in known.values():
@@ -188,7 +189,7 @@ def _read(home: Path) -> dict[str, Entry]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.error("alerts: %s cannot be read (%s); people are told all the same", FILE, type(error).__name__)
+        log.error("alerts: %s cannot be read (%s); people are notified anyway", FILE, type(error).__name__)
         return {}
     return dict(known)
 
@@ -206,7 +207,7 @@ def _write(home: Path, known: dict[str, Entry], now: datetime) -> None:
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """One process at a time, so that two failures at once do not tell the same twice."""
+    """One process at a time, so that two concurrent failures do not notify twice."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = os.open(home / "alerts-sent.lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,4 +1,4 @@
-"""A claimed row that failed: what happens next, whichever queue it is of.
+"""A claimed row that failed: what happens next, for every queue.
 
     decision, incident = fail(connection, QUEUE, claim, fault, attempts=claim.attempts + 1, rng=rng, job="store_sync")
 
@@ -49,9 +49,9 @@ def fail(
 ) -> Failed:
     """Settle a row that failed for the `attempts`-th time with `fault.error`.
 
-    `decision` is what was decided already, where that is more than the policies of `job` say. The fault is reported
-    only if the row is parked: `occurrence` and `repeat` are those of `report`, `assignments` those of `Queue.park`.
-    Raises IntegrationError (lease_lost) like `Queue.save`.
+    `decision` overrides the policies of `job`. The fault is reported only if the row is parked: `occurrence` and
+    `repeat` are those of `report_fault`, `assignments` those of `Queue.park`. Raises IntegrationError (lease_lost)
+    like `Queue.save`.
     """
     decision = decision or retries.decide(
         fault.error, attempts, clock(connection), rng, job=job, policies=policies

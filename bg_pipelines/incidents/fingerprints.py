@@ -1,18 +1,18 @@
 """Fingerprints: what makes two failures the same fault, and so one incident.
 
     StoreUnit       a unit of a store, or the whole store, fails with one type of error
-    Platform        the same in many stores of a platform: one cause, such as an app's secret that was rotated
-    Circuit         a store or a platform is left alone and probed
+    Platform        the same in many stores of a platform: one cause, such as a rotated app secret
+    Circuit         a circuit breaker of a store or a platform is open
     RejectedRows    rows of a store's table could not be loaded
     RejectedEdits   the platform refuses edits of a store's customers
     RejectedCounts  the platform refuses corrections of a store's stock
     Drift           an audit found that a store's table differs from its source
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
-    AlertTarget     somebody who is to be told of incidents cannot be
+    AlertTarget     an alert target cannot be reached
 
-In the column `incidents.fingerprint` one is text, `kind:…`; only `str()` writes that text and only `parse` reads it.
-What stands before the first colon is in `incidents.kind`, too, for queries.
+The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
+The kind is in `incidents.kind`, too, for queries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WHOLE_STORE = "unreachable"
 
 @dataclass(frozen=True)
 class StoreUnit:
-    """`unit` is None where the fault keeps the whole store out of reach."""
+    """`unit` is None where the whole store is out of reach."""
 
     kind: ClassVar[str] = "store"
     store_id: int
@@ -113,7 +113,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Installation:
-    """`part` is DATABASE or CONFIGURATION; `detail` tells one fault of it from another, and is empty for an outage."""
+    """`part` is DATABASE or CONFIGURATION; `detail` distinguishes its faults, and is empty for an outage."""
 
     kind: ClassVar[str] = "installation"
     part: str
@@ -140,7 +140,7 @@ class AlertTarget:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A text that this release has no type for: a later one wrote it."""
+    """A text without a type in this release: a later one wrote it."""
 
     text: str
 

@@ -1,12 +1,13 @@
-"""Incidents as a person deals with them: assign, retry, resolve, one or many at a time.
+"""Handling incidents: assign, retry, resolve, one or many at a time.
 
-    retry     what waits under it starts now; the incident stays open until that succeeds, a new failure counts on it
+    retry     what is parked under it is due now; the incident stays open until that succeeds, a new failure counts on
+    it
     resolve   a person says that it is over; what waits goes back to its schedule, so a fault that is still there
               opens an incident again
 
-How they come about is in `reporting`. Work of every queue may be parked under an incident (`work.parked`); or it stands
-for an open circuit, for rows that could not be loaded, or for a job: its fingerprint says which. Locks are taken as a
-running job takes them: circuits, incidents, then the queues' tables.
+`reporting` opens them. Work of every queue may be parked under an incident (`work.parked`); or it is about an open
+circuit, rows that could not be loaded, or a job: its fingerprint says which. Locks are taken as a running job takes
+them: circuits, incidents, then the queues' tables.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
 _TRIES = 3
-"""A deadlock with a running sync costs the one that loses it nothing but another try."""
+"""A deadlock with a running sync costs only another attempt."""
 
 
 class Retried(NamedTuple):
-    """How many incidents something was started for, how many rows of work that was, and what else is to be said."""
+    """How many incidents were retried, how many rows of work are due with that, and notes."""
 
     incidents: int
     rows: int
@@ -51,7 +52,7 @@ class Retried(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """How many incidents were closed, how many rows went back to their schedule, and what else is to be said."""
+    """How many incidents were closed, how many rows returned to their schedule, and notes."""
 
     incidents: int
     rows: int
@@ -59,7 +60,8 @@ class Resolved(NamedTuple):
 
 
 def assign(database: Database, ids: Collection[int], owner: str) -> int:
-    """Say who looks after these; an empty name: nobody. Returns how many there are. Raises IntegrationError (bad_data)."""
+    """Set the owner of these; an empty name: nobody. Returns how many there are. Raises IntegrationError
+    (bad_data)."""
 
     def act(connection: Connection) -> int:
         _require_known(connection, ids)
@@ -73,23 +75,23 @@ def assign(database: Database, ids: Collection[int], owner: str) -> int:
 
 
 def retry(database: Database, ids: Collection[int], *, by: str) -> Retried:
-    """Start again what waits under these incidents, with all its tries; they stay open until it succeeds.
+    """Retry what is parked under these incidents, with all its attempts; they stay open until it succeeds.
 
-    Parked rows are due now; an open circuit is probed now; of rows that could not be loaded the next pass reads
-    everything. What a run has in hand at this moment is left to it. Raises IntegrationError (bad_data) for an unknown
-    id, or if none is open.
+    Parked rows are due now; an open circuit is probed now; where rows could not be loaded the next pass reads
+    everything. Rows that a run has claimed are left to it. Raises IntegrationError (bad_data) for an unknown id, or if
+    none is open.
     """
 
     def act(connection: Connection) -> Retried:
         held, notes = _hold(connection, ids, "retry")
-        reason = f"started again by {_clean(by)}"
+        reason = f"retried by {_clean(by)}"
         rows = parked.start_again(connection, [i.id for i in held], reason)
         probed, due = _probe(connection, held)
         reread = _read_again(connection, held)
         started = rows.incidents | rows.in_hand | set(probed) | reread
         for incident in held:
             if incident.id in rows.in_hand:
-                notes.append(f"{incident.id}: a run is at work on it now")
+                notes.append(f"{incident.id}: a run has claimed it")
             elif probed.get(incident.id) is False:
                 notes.append(f"{incident.id}: a probe is under way")
             elif incident.id not in started:
@@ -104,9 +106,8 @@ def retry(database: Database, ids: Collection[int], *, by: str) -> Retried:
 def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> Resolved:
     """Close these incidents: a person says that they are over, and why.
 
-    What they parked is due now as if it had never failed; an open circuit is closed, so calls go at once. If the
-    fault is still there, an incident opens again. Raises IntegrationError (bad_data) for an unknown id, no note, or if
-    none is open.
+    What they parked is due now as if it had never failed; an open circuit is closed. If the fault persists, an
+    incident opens again. Raises IntegrationError (bad_data) for an unknown id, no note, or if none is open.
     """
     if not note.strip():
         raise bad_data("say in a note why it is over")
@@ -166,7 +167,8 @@ def _hold(connection: Connection, ids: Collection[int], verb: str) -> tuple[list
 
 
 def _probe(connection: Connection, held: Sequence[_Held]) -> tuple[dict[int, bool], int]:
-    """Let a probe of each open circuit go now; returns whether, by incident, and how many waiting rows are due with it.
+    """Make a probe of each open circuit due now; returns whether, by incident, and how many waiting rows are due with
+    it.
 
     False where a probe is under way: there is never more than one.
     """
@@ -190,7 +192,7 @@ def _close_circuits(connection: Connection, held: Sequence[_Held]) -> int:
     """Close the circuits of these; returns how many waiting rows are due with that."""
     keys = circuit_keys(i.fingerprint for i in held)
     due = _hurry(connection, keys)
-    # A vendor's failures were none of its stores'.
+    # A vendor's failures are not its stores'.
     connection.execute(
         "UPDATE circuits SET failures = 0, failing_stores = '{}', opened_at = NULL, probe_at = NULL, probe_owner = NULL "
         "WHERE key = ANY(%(keys)s) OR opened_at IS NULL AND store_id IN "
@@ -201,7 +203,7 @@ def _close_circuits(connection: Connection, held: Sequence[_Held]) -> int:
 
 
 def _hurry(connection: Connection, keys: Sequence[str]) -> int:
-    """What these circuits cover and waits for its next try is due now: else there is nothing to probe with."""
+    """What these circuits cover and waits for its next attempt is due now: else there is nothing to probe with."""
     waiting = connection.execute(
         "SELECT y.store_id, y.resource FROM sync_states y JOIN stores s ON s.id = y.store_id "
         "JOIN circuits c ON c.store_id = s.id OR c.platform = s.platform "
@@ -219,7 +221,8 @@ def _hurry(connection: Connection, keys: Sequence[str]) -> int:
 
 
 def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
-    """Of rows that could not be loaded the next pass reads everything; of drift the audit is due. Returns their incidents."""
+    """For rows that could not be loaded the next pass reads everything; for drift the audit is due. Returns their
+    incidents."""
     of: dict[tuple[int, str], set[int]] = {}
     for incident in held:
         match incident.fingerprint:
@@ -233,8 +236,8 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
         "(SELECT * FROM unnest(%s::bigint[], %s::text[])) ORDER BY store_id, resource FOR NO KEY UPDATE",
         (stores, resources),
     ).fetchall()
-    # A pass that a run has in hand is left to it; one that lies unfinished may be past the rows already. What waits
-    # for a person under another incident goes on waiting.
+    # A pass of a claimed unit is left to its run; an unfinished one may be past these rows already. What is parked
+    # under another incident stays parked.
     connection.execute(
         "UPDATE sync_states SET last_full_at = NULL, "
         "cursor = CASE WHEN lease_expires_at > clock_timestamp() THEN cursor ELSE cursor - 'pass' END, "
@@ -255,7 +258,7 @@ def _why_nothing(incident: _Held) -> str:
 
 
 def _in_the_way(connection: Connection, stores: Collection[int], but: Collection[Fingerprint]) -> list[str]:
-    """What keeps work of these stores from starting at once: a pause, a circuit whose incident is none of `but`."""
+    """What prevents work of these stores from starting at once: a pause, a circuit whose incident is none of `but`."""
     paused = [
         name
         for (name,) in connection.execute(
@@ -295,7 +298,7 @@ def _in_the_way(connection: Connection, stores: Collection[int], but: Collection
 
 
 def _require_known(connection: Connection, ids: Collection[int]) -> list[Fingerprint]:
-    """The fingerprints of these incidents. Raises IntegrationError (bad_data) naming each id that there is not."""
+    """The fingerprints of these incidents. Raises IntegrationError (bad_data) naming each id that does not exist."""
     known = dict(
         connection.execute(
             "SELECT id, fingerprint FROM incidents WHERE id = ANY(%s)", (list(ids),)

@@ -1,4 +1,4 @@
-"""Incidents as a person reads them: the list, and everything about one."""
+"""Reading incidents: the list, and everything about one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Connection = psycopg.Connection[Any]
 SHOWN = 10
 """How many attempts, runs and rejected rows `show` has at most."""
 HELD_SHOWN = 100
-"""How many rows of work: 10,000 stores may wait under one incident."""
+"""How many rows of work: 10,000 stores may be parked under one incident."""
 
 
 class IncidentRow(NamedTuple):
@@ -107,10 +107,10 @@ class SentAlert(NamedTuple):
 
 
 class IncidentDetails(NamedTuple):
-    """All there is to know of an incident.
+    """Everything about one incident.
 
-    `held` and `rejects` have the first of `held_total` and `rejects_total`; `stores_total` counts the stores that work
-    under it is of. `affected_runs` are job and tier of the runs that it still keeps from working.
+    `held` and `rejects` have the first of `held_total` and `rejects_total`; `stores_total` counts the stores with work
+    under it. `affected_runs` are job and tier of the runs that it still affects.
     """
 
     incident: IncidentRow
@@ -144,10 +144,10 @@ def list_incidents(
     owner: str | None = None,
     needs_attention: bool | None = None,
 ) -> list[IncidentRow]:
-    """Open ones first, the most severe and oldest of them first; then the resolved, the last one first.
+    """Open ones first, by severity, then age; then the resolved, the latest first.
 
-    `status` is open, resolved or None for both. Those of a `store` are its own, and those that work of it waits under.
-    Raises IntegrationError (bad_data) for a store or an error type that does not exist.
+    `status` is open, resolved or None for both. Those of a `store` are its own, and those under which its work is
+    parked. Raises IntegrationError (bad_data) for a store or an error type that does not exist.
     """
     with database.transaction() as connection:
         return _list(
@@ -218,7 +218,7 @@ def _list(connection: Connection, where: str, parameters: dict[str, Any]) -> lis
 def _circuits_over(
     connection: Connection, incident: IncidentRow, fingerprint: Fingerprint, store_id: int | None
 ) -> list[OpenCircuit]:
-    """Its own circuit, and those that keep its store's work from going."""
+    """Its own circuit, and those that block its store's work."""
     with connection.cursor(row_factory=class_row(OpenCircuit)) as cursor:
         cursor.execute(
             "SELECT key, opened_at, failures, probe_at FROM circuits WHERE opened_at IS NOT NULL "

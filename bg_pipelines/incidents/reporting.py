@@ -1,9 +1,9 @@
-"""Incidents as the jobs write them: a fault is reported, repeated, and over.
+"""Reporting incidents: a fault begins, is repeated, and is over.
 
-One open incident per fingerprint: a repeat is counted on it. A fault that comes back within `REOPEN_WITHIN` of its end
-is the same incident again. One cause may reach many stores at once: from the `ONE_CAUSE_FROM`th store of a platform
-with the same type of error on it is one incident of the platform, and those of its stores are merged into it. What
-people are told of all this is up to `alerts`.
+One open incident per fingerprint: a repeat is counted on it. A fault that returns within `REOPEN_WITHIN` of its end
+reopens its incident. One cause may affect many stores at once: from the `ONE_CAUSE_FROM`th store of a platform with
+the same type of error on it is one incident of the platform, and those of its stores are merged into it. `alerts`
+decides who is notified.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ Connection = psycopg.Connection[Any]
 REOPEN_WITHIN = timedelta(minutes=30)
 ONE_CAUSE_FROM = 5
 _EACH_ITS_OWN = {ErrorType.BAD_DATA, ErrorType.COUNT_MISMATCH, ErrorType.DRIFT}
-"""What is wrong with one store's data says nothing of another's."""
+"""Errors of one store's data, which say nothing of other stores."""
 _COUNTED_EXACTLY = 100
 _COUNTED_AGAIN = timedelta(seconds=10)
 """Above so many stores under an incident they are counted no more often than this: each of 10,000 reports would read all."""
 
 SYSTEM = "bg-pipelines"
-"""Who resolved what mended itself."""
+"""`resolved_by` of what recovered automatically."""
 
 MANUAL = "manual"
-"""The tier of a run that no schedule and no sensor started."""
+"""The tier of a run that was started manually."""
 
 FORGOTTEN = 2 * max(TIERS.values())
-"""A tier that has not met a fault for so long, as it may have no stores any more, does not keep it open."""
+"""A tier that has not had a fault for so long does not keep it open: it may have no stores any more."""
 
 
 class Fault(NamedTuple):
-    """Something wrong, as it is reported.
+    """A fault, as it is reported.
 
     `fingerprint` is the same for the same fault; `subject` is what is affected, as people call it; `needs_attention`
-    says that nothing will mend it by itself; `payload` says where what failed is kept; `affected_runs` says whose runs it
-    kept from working, as job/tier.
+    says that it is not retried automatically; `payload` says where the failed work is stored; `affected_runs` are the
+    runs it stopped, as job/tier.
     """
 
     fingerprint: Fingerprint
@@ -75,7 +75,7 @@ class Fault(NamedTuple):
 
 
 def run_fault(job: str, tier: str, error: IntegrationError) -> Fault:
-    """What keeps runs of a job from working: a fault of its own, or of the installation, which every job meets.
+    """The fault of a failed run: its job's own, or the installation's, which affects every job.
 
     `tier` is the run's tag of that name, or `MANUAL`.
     """
@@ -110,8 +110,8 @@ def report_fault(
 ) -> int:
     """Open an incident, or count a repeat on the one that is open; returns its id.
 
-    The same `occurrence` (a run, a number of rows) twice in a row is counted once, and what is no `repeat`, but one
-    more unit that the same failure reaches, not at all. A store's fault may be reported on its platform's incident.
+    The same `occurrence` (a run, a number of rows) twice in a row is counted once. Without `repeat` (one more unit of
+    the same failure) nothing is counted. A store's fault may be reported on its platform's incident.
     """
     own = fault.fingerprint
     if isinstance(own, StoreUnit) and fault.platform and own.error_type not in _EACH_ITS_OWN:
@@ -138,7 +138,7 @@ def _report_store(
 ) -> int:
     """Report on the store's incident or, where the same is open for enough other stores, on the platform's."""
     shared = fingerprints.Platform(platform, own.unit, own.error_type)
-    # Whoever reports the same of this platform waits here: else the fifth store's and the sixth's each miss the other.
+    # Serialised per platform and error: otherwise the fifth and the sixth store's reports could miss each other.
     _lock(connection, shared)
     with connection.cursor(row_factory=class_row(_Open)) as cursor:
         cursor.execute(
@@ -211,7 +211,7 @@ def _many(platform: str, stores: int) -> str:
 def merge(connection: Connection, platform: str, error_types: Collection[ErrorType], into: int) -> int:
     """Merge what is open of whole stores of a platform, their circuits among it, into one incident; returns how many.
 
-    What waits under them waits under that one. People are not told that they are over.
+    What is parked under them is moved to that one. They send no all-clear.
     """
     rows = connection.execute(
         "SELECT id, fingerprint FROM incidents WHERE status = 'open' AND kind = ANY(%s) AND platform = %s "
@@ -300,7 +300,7 @@ def is_reported(connection: Connection, occurrence: str) -> bool:
 
 
 def clear(connection: Connection, over: Collection[Fingerprint], how: str) -> int:
-    """The faults are over by themselves: resolve what is open of them; returns how many that was.
+    """These faults recovered: resolve their open incidents; returns how many.
 
     What is parked under them is due now: it was parked for this fault.
     """
@@ -308,10 +308,10 @@ def clear(connection: Connection, over: Collection[Fingerprint], how: str) -> in
 
 
 def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:
-    """A run of the job has worked, for this tier, or (None) for all: what kept earlier ones of it from that is over.
+    """A run of the job succeeded, for this tier or (None) for all: resolve what stopped earlier ones.
 
-    A fault that other tiers' runs met, too, stays until they have worked as well: a store of tier 3 may kill its run
-    at each tick while tier 1 is well. With right settings and a database any run shows that these are so.
+    A fault that affected other tiers' runs, too, stays open until they have succeeded as well: a store of tier 3 may
+    kill its run at each tick while tier 1 is fine. Any run shows that settings and database are fine.
     """
     connection.execute(
         "UPDATE incidents SET affected_runs = ARRAY(SELECT run FROM unnest(affected_runs) run "
@@ -333,11 +333,11 @@ def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:
         of_this_job = not isinstance(fingerprint, fingerprints.Job) or fingerprint.job == job
         if shown_by_any_run or (of_this_job and all_worked):
             over.append(incident_id)
-    return _resolve(connection, "a later run worked", "id = ANY(%(over)s)", {"over": over})
+    return _resolve(connection, "a later run succeeded", "id = ANY(%(over)s)", {"over": over})
 
 
 def clear_database_outages(connection: Connection) -> int:
-    """The database answers: what runs and ticks reported of its being away is over."""
+    """The database answers: resolve its outages."""
     return _resolve(
         connection,
         "the database answers",
@@ -347,7 +347,7 @@ def clear_database_outages(connection: Connection) -> int:
 
 
 def clear_recovered(connection: Connection, store_id: int, units: Collection[str]) -> int:
-    """Units of a store have worked: resolve those of its incidents, and its platform's, that park nothing any more."""
+    """Units of a store succeeded: resolve those of its incidents, and its platform's, that park nothing any more."""
     # Locked in a statement of its own: the next one then sees what whoever held the lock has parked meanwhile. Of the
     # platform's only those that look empty: all stores would wait for one another at the others.
     rows = connection.execute(
@@ -374,7 +374,7 @@ def _has_recovered(fingerprint: Fingerprint, units: Collection[str]) -> bool:
 
 
 def _resolve(connection: Connection, how: str, where: str, parameters: dict[str, Any]) -> int:
-    """Resolve the open incidents of a condition (a constant of this module) as over by themselves."""
+    """Resolve the open incidents of a condition (a constant of this module) as recovered."""
     resolved = connection.execute(
         "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %(by)s, "  # noqa: S608
         f"resolution = %(how)s WHERE status = 'open' AND {where} RETURNING id",

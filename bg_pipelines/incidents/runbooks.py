@@ -1,6 +1,6 @@
-"""What a person does about each type of error, in one to three sentences. `docs/on-call.md` has the same as a table.
+"""Runbooks: what to do about each type of error, in one to three sentences. `docs/on-call.md` has them as a table.
 
-N stands for the incident, STORE and DOMAIN for the store it is about; `runbook` puts them in.
+N stands for the incident, STORE and DOMAIN for its store; `runbook` fills them in.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "It is retried automatically; once the vendor is well, `bg-pipelines incidents retry N` does so at once."
     ),
     ErrorType.MALFORMED_RESPONSE: (
-        "The vendor answers nonsense: look at its status page, and at a proxy if there is one. "
+        "The vendor sends malformed answers: look at its status page, and at a proxy if there is one. "
         "If it stays with one store, report it to the vendor with the request id of the error's details. "
         "Then `bg-pipelines incidents retry N`."
     ),
     ErrorType.THROTTLED: (
-        "Another app uses up the shop's budget: look at the shop's apps. "
+        "Another app uses up the shop's rate limit: look at the shop's apps. "
         "`bg-pipelines incidents retry N` starts again; "
-        "`bg-pipelines stores add STORE --domain DOMAIN --token - --every 60` asks for it once an hour only."
+        "`bg-pipelines stores add STORE --domain DOMAIN --token - --every 60` syncs it once an hour only."
     ),
     ErrorType.DATABASE: (
         "Bring PostgreSQL back, or give it the disk or the connections that it lacks; `bg-pipelines check` says what is "
@@ -63,8 +63,8 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "itself. If it comes back, look whether the machine is out of memory: `bg-pipelines status` has each job's peak."
     ),
     ErrorType.DRIFT: (
-        "What could be repaired is as at the source again: look in `bg-pipelines incidents show N` for the columns, and "
-        "for who else writes to these tables. `bg-pipelines audit STORE` looks again now, and closes it if all is well."
+        "What could be repaired matches the source again: look in `bg-pipelines incidents show N` for the columns, and "
+        "for who else writes to these tables. `bg-pipelines audit STORE` audits it again now, and closes it if no drift is found."
     ),
     ErrorType.CREDENTIALS: (
         "Make a new token in the shop's admin and give it with "
@@ -85,7 +85,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.QUERY_REJECTED: (
         "If many stores have it, the vendor no longer takes our API version: set `BG_SHOPIFY_API_VERSION`. "
-        "Else it is a fault of ours: report the message. Then `bg-pipelines incidents retry N`."
+        "Otherwise it is a bug: report the message. Then `bg-pipelines incidents retry N`."
     ),
     ErrorType.QUERY_TOO_COSTLY: (
         "A fault of ours: report the message. With a release that mends it, `bg-pipelines incidents retry N`."

@@ -229,7 +229,8 @@ class _Http:
             )
         except IntegrationError as error:
             # Only what failed before there was a connection was surely not executed.
-            error.details["maybe_sent"] = sends and error.details.pop("sent", True)
+            was_sent = error.details.pop("sent", error.error_type is not ErrorType.CONFIGURATION)
+            error.details["maybe_sent"] = sends and was_sent
             raise
         theirs = vendor_time(answer.headers)
         self.ahead = theirs - datetime.now(UTC) if theirs else timedelta()

@@ -58,7 +58,7 @@ def connect(access: StoreAccess, *, api_version: str, sleep: Callable[[float], o
             f"store {access.name} is on platform {access.platform!r}; there are: {', '.join(PLATFORMS)}",
             source="settings",
         )
-    # Only who has a store there pays for it: Square's own client takes half a second to import.
+    # Only who has a store there pays for its import.
     module = import_module(f"{__name__}.{PLATFORMS[access.platform].module}")
     platform: Platform = module.connect(access, api_version=api_version, sleep=sleep)
     return platform

@@ -1,4 +1,4 @@
-"""Attempts: one try at one unit of a store, kept as history in `sync_attempts`; its counts grow while it runs."""
+"""Attempts at one unit of a store, kept as history in `sync_attempts`; their counts grow while they run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def end(
     error: IntegrationError | None = None,
     full_pass: bool = False,
 ) -> None:
-    """End an attempt: succeeded, failed or released (given back unfinished)."""
+    """End an attempt: succeeded, failed or released (unfinished)."""
     connection.execute(
         "UPDATE sync_attempts SET status = %s, finished_at = clock_timestamp(), error = %s, "
         "full_pass = full_pass OR %s WHERE id = %s",
@@ -64,7 +64,7 @@ def end(
 
 
 def release(connection: Connection, run_id: str, store_id: int | None = None) -> None:
-    """End what a run has unfinished, of one store or of all, as given back."""
+    """End a run's unfinished attempts, of one store or of all, as released."""
     connection.execute(
         "UPDATE sync_attempts SET status = 'released', finished_at = clock_timestamp() "
         "WHERE run_id = %(run)s AND status = 'running' AND (%(store)s::bigint IS NULL OR store_id = %(store)s)",

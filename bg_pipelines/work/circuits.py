@@ -1,11 +1,11 @@
-"""Circuit breakers: a store, or a whole platform, that fails again and again is left alone and probed now and then.
+"""Circuit breakers: a store or a whole platform that keeps failing is not called, except by probes.
 
     closed --failures in a row--> open --probe succeeds--> closed
                                   open --probe fails-----> open, the next probe later
 
 A store's circuit opens after `STORE_FAILURES` failed visits in a row; a platform's when `PLATFORM_STORES` stores
-(or all it has, if fewer) failed one after another and none succeeded in between. Only failures that pass by
-themselves count. While a circuit is open, `leases` hands out one row at a time of what it covers: the probe.
+(or all it has, if fewer) failed one after another and none succeeded in between. Only transient failures count. While
+a circuit is open, `store_units` claims one row at a time of what it covers: the probe.
 
 A vendor may also answer some stores and not others, now these, now those. No failures come in a row then, but the
 circuits of many stores open, and that is the vendor's fault as well: it is `AILING`.
@@ -40,7 +40,7 @@ OF_A_PLATFORM = {
     ErrorType.SERVER_ERROR,
     ErrorType.MALFORMED_RESPONSE,
 }
-"""What may be wrong with the vendor as a whole."""
+"""Errors that may be the vendor's as a whole."""
 OF_A_STORE = OF_A_PLATFORM | {ErrorType.THROTTLED}
 """A rate limit is each shop's own."""
 ANSWERED = {
@@ -54,7 +54,7 @@ ANSWERED = {
     ErrorType.QUERY_TOO_COSTLY,
     ErrorType.OPERATION_FAILED,
 }
-"""What a vendor says who is up, whatever is wrong with the store."""
+"""Errors that show that the vendor is up, whatever is wrong with the store."""
 
 
 class Transition(StrEnum):
@@ -85,8 +85,8 @@ def note_failure(
 ) -> Outcome:
     """Count a failed visit to a store. `owner` is the claim that made it; `wait` is the vendor's own delay.
 
-    `first` tells whether it worked the time before: stores that have been failing for long are no sign of an outage.
-    A visit that began before a circuit opened and was no probe says nothing new of it.
+    `first` tells whether the visit before succeeded: stores that have been failing for long are no sign of an outage.
+    A visit that began before a circuit opened, and was no probe, does not count.
     """
     of_platform = Transition.NONE
     if error_type in ANSWERED:
@@ -118,7 +118,7 @@ def note_failure(
 
 
 def is_ailing(connection: Connection, platform: str, store_id: int | None = None) -> bool:
-    """Whether circuits of many stores of a platform opened at about the same time, and are open still.
+    """Whether circuits of many stores of a platform opened at about the same time and are still open.
 
     With `store_id`, whether that store is one of them: its circuit opened with theirs, or within `JOINED` afterwards.
     Those few that fail for ever are no sign of an outage, and an outage is no excuse for them.
@@ -154,7 +154,7 @@ def note_success(connection: Connection, store_id: int, platform: str) -> Outcom
 def _close(connection: Connection, platform: str, store_id: int | None) -> Outcome:
     """Close a platform's circuit, and with `store_id` that store's."""
     of_platform, of_store = f"platform:{platform}", f"store:{store_id}"
-    # Looked at before it is written: there is almost never a row with anything in it.
+    # Read before it is written: there is almost never anything to reset.
     rows = connection.execute(
         "UPDATE circuits c SET failures = 0, failing_stores = '{}', opened_at = NULL, probe_at = NULL, probe_owner = NULL "
         "FROM (SELECT key, opened_at FROM circuits WHERE key = ANY(%s) AND failures > 0 ORDER BY key FOR UPDATE) held "

@@ -1,4 +1,4 @@
-"""Which claimed batch a free worker takes next, so that no group (a platform) ever has all the workers."""
+"""Fair share: which claimed batch a free worker takes next, so that no group (a platform) has all the workers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 B = TypeVar("B")
 
 ONE_GROUPS_SHARE = 0.75
-"""Of the workers, where there are several groups: a vendor that is slow leaves the others some."""
+"""A group's largest share of the workers, if there are several: a slow vendor leaves some to the others."""
 
 
 class FairShare(Generic[B]):
-    """Claimed batches that wait for a worker, and how many workers each group has. Safe between threads."""
+    """Claimed batches waiting for a worker, and the number of workers per group. Thread-safe."""
 
     def __init__(self, workers: int, group: Callable[[B], str]) -> None:
         self.workers = workers

@@ -1,4 +1,4 @@
-"""Work under incidents, in every queue: what is parked, or was started again and has not succeeded yet.
+"""Parked work, in every queue: rows under an incident, also those that are being retried and have not succeeded yet.
 
 A row is under an incident from the failure that parked it until it succeeds (`Queue.park`, `Queue.complete`). Locks
 are taken table by table in the order of `all_queues()`, and by key within each: two of these functions at once, or one
@@ -91,7 +91,8 @@ class Held(NamedTuple):
 
 
 class Started(NamedTuple):
-    """How many rows are due, in which stores, of which incidents; and the incidents of which a run has rows in hand."""
+    """How many rows are due, in which stores, of which incidents; and the incidents with rows that a run has
+    claimed."""
 
     rows: int
     stores: set[int]
@@ -128,9 +129,10 @@ def is_under(connection: Connection, incident_id: int, store_id: int) -> bool:
 def start_again(
     connection: Connection, incident_ids: Collection[int], reason: str, *, release: bool = False
 ) -> Started:
-    """Make what is under these incidents due now, with all its tries; `release` takes it from under them.
+    """Make what is under these incidents due now, with all its attempts; `release` also detaches it from them.
 
-    What a run has in hand is settled by it, and so is left as it is. Units that carry what is started are due as well.
+    Rows that a run has claimed are settled by it and left alone. The units that carry the started work are due as
+    well.
     """
     started = Started(0, set(), set(), set())
     for queue in QUEUES:
@@ -145,7 +147,7 @@ def start_again(
             connection.execute(
                 "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE (store_id, resource) IN ("
                 "SELECT store_id, resource FROM sync_states WHERE store_id = ANY(%s) AND resource = %s "
-                # What is parked itself goes on waiting.
+                # A unit that is parked itself stays parked.
                 "AND next_due_at IS NOT NULL ORDER BY store_id FOR NO KEY UPDATE)",
                 (list({store_id for _, store_id in free}), queue.carrier),
             )
@@ -164,7 +166,7 @@ def start_again(
 
 
 def move(connection: Connection, incident_ids: Collection[int], into: int) -> int:
-    """Put what is under these incidents under another one; returns how many rows."""
+    """Move what is under these incidents to another one; returns how many rows."""
     moved = 0
     for queue in QUEUES:
         if _lock(connection, queue, incident_ids):

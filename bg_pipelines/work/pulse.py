@@ -1,4 +1,4 @@
-"""A run's own row in `job_runs`, by which others see that it lives, how it does and what it takes."""
+"""The heartbeat of a run: its row in `job_runs` shows that it is alive, its progress and the resources it uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bg_pipelines.queues import JOBS
 
 BEAT_SECONDS = 30.0
 DEAD_AFTER = timedelta(minutes=2, seconds=30)
-"""A run says every half minute that it lives. One that has been silent for so long is dead: its leases have ended."""
+"""A run has a heartbeat every half minute. One without it for so long is dead: its leases have ended."""
 
 Connection = psycopg.Connection[Any]
 
@@ -89,14 +89,14 @@ class RunRecord:
 
 @contextmanager
 def pulse(record: RunRecord, beat_seconds: float = BEAT_SECONDS) -> Iterator[timedelta]:
-    """Work of a run that holds no claims: others see that it lives, and how it ended. Yields how long ago the run began."""
+    """The heartbeat of a run that holds no claims. Yields how long ago the run began."""
     with record.database.transaction() as connection:
         elapsed = record.begin(connection)
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(beat_seconds):
-            # What is wrong with the database is met, and reported, by the work; this must go on trying.
+            # A database failure is reported by the work itself; the heartbeat must keep trying.
             with suppress(Exception), record.database.transaction() as connection:
                 record.save(connection, "running")
 

@@ -5,13 +5,13 @@
     claims = QUEUE.claim(connection, owner="run/1", limit=100, lease=LEASE)
     QUEUE.complete(connection, claim, "status = 'sent'")            done
     QUEUE.retry(connection, claim, error, decision, attempts=1)     failed: due again when the decision says
-    QUEUE.park(connection, claim, error, decision, attempts=1, incident_id=7)    failed: a person decides
+    QUEUE.park(connection, claim, error, decision, attempts=1, incident_id=7)    failed: requires attention
     QUEUE.yield_(connection, claim)                                 unfinished: the rest is for the next turn
 
 Every table whose model has the columns of `Claimed` is a queue. Several runs, on several machines, share a table
-without talking to each other. A worker whose lease has ended has lost its claim: whatever it still writes in the
-claim's name raises IntegrationError (lease_lost), and its transaction is rolled back. All times are the database's:
-one clock for all machines.
+without coordination. A worker whose lease has ended has lost its claim: whatever it still writes with it raises
+IntegrationError (lease_lost), and its transaction is rolled back. All times are the database's: one clock for all
+machines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Connection = psycopg.Connection[Any]
 NOW = "coalesce(%(now)s::timestamptz, statement_timestamp())"
 UNCLAIMED = f"(t.lease_expires_at IS NULL OR t.lease_expires_at <= {NOW})"
 DUE = f"t.next_due_at <= coalesce(%(due_before)s::timestamptz, {NOW}) AND {UNCLAIMED}"
-"""A row of a table `t` that may be claimed: it is due, and nobody has it."""
+"""A row of a table `t` that may be claimed: due and unclaimed."""
 
 
 class Claim(Protocol):
@@ -106,7 +106,7 @@ class Queue(Generic[C]):
         """Take up to `limit` due rows for `lease` from now, those first that have been due for longest.
 
         `among` is a condition on the table `t` and its joins, `also` what else is set in the claimed rows. Rows that
-        somebody else is claiming at this moment are passed over and never waited for.
+        are locked at this moment are skipped.
         """
         statement = self._claim.format(
             among=among,
@@ -128,7 +128,7 @@ class Queue(Generic[C]):
     def renew(
         self, connection: Connection, owners: Collection[str], lease: timedelta, now: datetime | None = None
     ) -> int:
-        """Keep everything that these owners have for `lease` from now; returns how many rows they still have."""
+        """Extend the leases of all rows that these owners hold; returns how many they still hold."""
         return connection.execute(
             f"UPDATE {self.table} SET lease_expires_at = coalesce(%s, clock_timestamp()) + %s "  # noqa: S608
             "WHERE lease_owner = ANY(%s)",
@@ -167,7 +167,7 @@ class Queue(Generic[C]):
         *,
         next_due_at: datetime | None = None,
     ) -> None:
-        """Done: forget the failures, and be due again at `next_due_at`, or never. Raises like `save`."""
+        """Succeeded: reset the failures; due again at `next_due_at`, or never. Raises like `save`."""
         self.save(
             connection,
             claim,
@@ -189,7 +189,7 @@ class Queue(Generic[C]):
     ) -> None:
         """Failed for the `attempts`-th time: due again when the decision says. Raises like `save`.
 
-        A row that was parked and started again stays with its incident until it succeeds.
+        A row that was parked and is retried stays under its incident until it succeeds.
         """
         self._fail(connection, claim, error, decision, attempts, None, assignments, parameters)
 
@@ -205,25 +205,25 @@ class Queue(Generic[C]):
         assignments: str = "",
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        """Failed, and only a person can decide what happens next: parked under an incident. Raises like `save`."""
+        """Failed and requires attention: parked under an incident. Raises like `save`."""
         self._fail(connection, claim, error, decision, attempts, incident_id, assignments, parameters)
 
     def yield_(self, connection: Connection, claim: C, *, behind_others: bool = True) -> None:
-        """Unfinished: give the row back as it is, in its place or behind all that are due. Raises like `save`."""
+        """Unfinished: release the row, in its place or behind all that are due. Raises like `save`."""
         self.save(connection, claim, f"{'next_due_at = clock_timestamp(), ' if behind_others else ''}{_FREE}")
 
     def release(self, connection: Connection, owners: Collection[str]) -> int:
-        """Give back all that these owners have, unfinished and still due; returns how many rows."""
+        """Release all that these owners hold, unfinished and still due; returns how many rows."""
         return connection.execute(
             f"UPDATE {self.table} SET {_FREE} WHERE lease_owner = ANY(%s)",  # noqa: S608
             (list(owners),),
         ).rowcount
 
     def release_runs(self, connection: Connection, runs: Collection[str]) -> int:
-        """Give back all that runs which have died hold, before their leases end; returns how many rows.
+        """Release all that dead runs hold, before their leases end; returns how many rows.
 
-        An owner begins with its run's id and a slash. Should such a run live after all, it has lost its claims, and
-        writes nothing more.
+        An owner begins with its run's id and a slash. Should such a run be alive after all, it has lost its claims and
+        can write nothing more.
         """
         return connection.execute(
             f"UPDATE {self.table} SET {_FREE} "  # noqa: S608

@@ -1,7 +1,7 @@
-"""The runner: one run claims batches, hands them to its workers, keeps their leases, and tells how far it is.
+"""The runner: one run claims batches, hands them to its workers, renews their leases and reports progress.
 
-It claims until nothing is left that was due when it began; it ends in time, with what is unfinished given back; and it
-can be stopped (Ctrl-C, SIGTERM) at any moment. What is claimed and how it is worked on is up to a `Workload`.
+It claims until nothing is left that was due when it began, ends in time and releases what is unfinished, and can be
+stopped (Ctrl-C, SIGTERM) at any moment. A `Workload` defines what is claimed and how it is processed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ COLLECT_AFTER = (50_000, 20, 100)
 among them; with Python's own thresholds a fifth of a run's processor time goes into looking at them."""
 
 TURN_SECONDS = 60.0
-"""After so long a batch is given back, at the point reached, if others wait for a worker."""
+"""After so long a batch yields, at the point reached, if others wait for a worker."""
 OVER_SECONDS = 30.0
 """How long a run whose time is over waits for its workers' next page."""
 CLAIM_TRIES = 5
 CLAIM_PAUSE_SECONDS = 1.0
 REFRESH_SECONDS = 600.0
-"""For so long a run that is still busy with a slow batch also takes what comes due meanwhile."""
+"""For so long a run that is still busy with a slow batch also claims what becomes due meanwhile."""
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: the work was asked to stop)
-    """The run is being stopped; what is unfinished is given back."""
+    """The run is being stopped; unfinished work is released."""
 
 
 class Workload(Protocol[B]):
@@ -125,7 +125,7 @@ class Runner(Generic[B]):
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def run(self, due_before: datetime, began: float, then: Callable[[], object] = lambda: None) -> None:
-        """Work on all that was due then; `then` is what the run does at its end, while it still counts as at work.
+        """Process all that was due; `then` is what the run does at its end, while it still counts as running.
 
         `began` is when the run did, by `clock`. Raises what keeps the run itself from working.
         """
@@ -203,13 +203,13 @@ class Runner(Generic[B]):
         return 1
 
     def _end_in_time(self, pending: int) -> None:
-        """Let the workers keep the pages they have and give their batches back, then do so for the rest."""
+        """Let the workers commit the pages they have and release their batches, then release the rest."""
         self._over.set()
         deadline = self.clock() + self.over_seconds
         while pending and self.clock() < deadline:
             pending -= self._wait_for_one(0.5)
         self.log(
-            f"The run's {self.max_minutes:g} minutes are over. What is unfinished was given back; the next run continues there."
+            f"The run's {self.max_minutes:g} minutes are over. Unfinished stores were released; the next run continues there."
         )
 
     def _claim(self, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
@@ -265,7 +265,7 @@ class Runner(Generic[B]):
             due = self.clock() + self.lease.total_seconds() / 4
             with self._lock:
                 owners = list(self._owners)
-            # What is wrong with the database is met, and reported, by those who work; this must go on trying.
+            # A database failure is reported by the workers; the heartbeat must keep trying.
             with suppress(Exception), self.database.transaction() as connection:
                 self.workload.renew(connection, owners, self.lease)
                 self._save_record(connection, "running")
@@ -309,7 +309,7 @@ class Runner(Generic[B]):
         return self._over.is_set()
 
     def turn_is_over(self, began: float) -> bool:
-        """Whether a batch that a worker has been at since `began` should be given back at the point reached."""
+        """Whether a batch that a worker started at `began` should yield at the point reached."""
         if self._over.is_set():
             return True
         return self.clock() - began >= self.turn_seconds and self.shares.anyone_waits()

@@ -1,7 +1,7 @@
 """Units of a store's work: a resource of a store is a row of `sync_states`, claimed and settled by `work.queue`.
 
-A row says when its (store, resource) is due and who has it until when. A claim takes all due units of a store
-together. What an open circuit covers (`circuits`) is left alone, but for a probe.
+A row says when its (store, resource) is due, which claim has it and until when. A claim takes all due units of a store
+together. What an open circuit covers (`circuits`) is claimed only as a probe.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claimed unit: a resource of a store, with where its last pass ended.
+    """One claimed unit: a resource of a store, with the cursor of its last pass.
 
     `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how.
     """
@@ -83,10 +83,9 @@ def claim(
 ) -> list[Claim]:
     """Take up to `limit` due rows, and with each the other due rows of its store, for `lease` from now.
 
-    Only of stores of these `tiers`. Fair: each tier has its share of the batch first,
-    within it the longest due goes first, and what one tier leaves the others take. So a crowd in one tier never
-    holds up another, and no row waits for ever. Rows that somebody else is claiming at this moment are passed over,
-    never waited for.
+    Only of stores of these `tiers`. Fair: each tier has its share of the batch first, the longest due first, and what
+    one tier leaves the others take. So a backlog in one tier never delays another, and no row starves. Rows that are
+    locked at this moment are skipped.
     """
 
     def pick(limit: int, tiers: Sequence[int], stores: Collection[int] | None) -> list[Claim]:
@@ -132,7 +131,7 @@ def claim_probe(
     tiers: Sequence[int] = tuple(TIERS),
     not_stores: Collection[int] = (),
 ) -> list[Claim]:
-    """Take one row that an open circuit covers and that may go now as its probe; none if there is none.
+    """Claim one row that an open circuit covers and that may be its probe now; none if there is none.
 
     One that has not failed goes first: what is wrong with a single store says little of its platform.
     """
@@ -250,7 +249,7 @@ def count_due(
     stores: Collection[int] | None,
     tiers: Sequence[int] = tuple(TIERS),
 ) -> tuple[int, int]:
-    """How many stores have something due: that nobody is at work on, and that somebody is."""
+    """How many stores have something due: unclaimed, and claimed."""
     row = connection.execute(
         "SELECT count(DISTINCT s.store_id) FILTER (WHERE coalesce(s.lease_expires_at, '-infinity') <= clock_timestamp()), "
         "count(DISTINCT s.store_id) FILTER (WHERE s.lease_expires_at > clock_timestamp()) "
@@ -271,7 +270,7 @@ def count_due(
 def heartbeat(
     connection: Connection, owners: Collection[str], lease: timedelta, now: datetime | None = None
 ) -> int:
-    """Keep everything these owners hold for `lease` from now, probes too; returns how many rows they still hold."""
+    """Extend the leases of everything these owners hold, probes too; returns how many rows they still hold."""
     connection.execute(
         "UPDATE circuits SET probe_at = coalesce(%s, clock_timestamp()) + %s WHERE probe_owner = ANY(%s)",
         (now, lease, list(owners)),

@@ -846,7 +846,7 @@ def test_reporting_never_raises(
     monkeypatch.setenv("BG_DATABASE_URL", SECRET)
     alerts.report_failure("store_sync", FAILURE, run_id="run-1")
     assert "the failure of store_sync is not recorded: settings are wrong: BG_DATABASE_URL" in caplog.text
-    assert "nobody could be told: the database: PostgreSQL" in caplog.text
+    assert "no target could be reached: the database: PostgreSQL" in caplog.text
     database_away(house)
     house.only()
     fail(house)

@@ -175,7 +175,7 @@ def test_incidents_are_listed_shown_assigned_retried_and_resolved(
     assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
     shown = words(ok(run("incidents", "show", "1")))
     assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
-    assert "needs attention (manual_intervention, credentials does not mend itself)" in shown
+    assert "needs attention (manual_intervention, credentials is not retried automatically)" in shown
     assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 units of work due now\n"
     sync()
     assert "2 times, 5 parked, owner jane" in words(ok(run("incidents", "list")))

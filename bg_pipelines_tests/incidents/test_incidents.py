@@ -124,7 +124,7 @@ def test_a_revoked_token_parks_all_of_its_store_under_one_incident(
     assert {(row.next_due_at, row.retry_strategy, row.attempts) for row in held} == {
         (None, "manual_intervention", 1)
     }
-    assert all("does not mend itself" in (row.retry_reason or "") for row in held)
+    assert all("is not retried automatically" in (row.retry_reason or "") for row in held)
 
 
 def test_parked_work_is_left_alone_until_it_is_retried(
@@ -160,7 +160,7 @@ def test_after_the_token_is_right_a_retry_makes_the_store_current_and_closes_the
     assert retry(database, [number], by="jane") == (1, 5, [])
     waiting = rows_of(database, shops[0]).values()
     assert {(row["due"], row["attempts"], row["incident_id"]) for row in waiting} == {(True, 0, number)}
-    assert {row["retry_reason"] for row in waiting} == {"started again by jane"}
+    assert {row["retry_reason"] for row in waiting} == {"retried by jane"}
     assert only(database).parked == 0
     assert sync().failures == []
     done = only(database, status="resolved")
@@ -221,7 +221,7 @@ def test_what_a_run_has_in_hand_is_left_to_it(database: Database, shops: list[Sh
             connection, [Resource.PRODUCTS], owner="a run", limit=1, lease=store_units.timedelta(minutes=2)
         )
     before = rows_of(database, shops[0])["products"]
-    assert retry(database, [number], by="joe") == (1, 4, [f"{number}: a run is at work on it now"])
+    assert retry(database, [number], by="joe") == (1, 4, [f"{number}: a run has claimed it"])
     assert rows_of(database, shops[0])["products"] == before
     assert resolve(database, [number], by="joe", note="x") == (1, 4, [])
     held = rows_of(database, shops[0])["products"]

@@ -199,7 +199,7 @@ def test_parked_is_due_at_no_time_under_one_incident_however_many_units_it_reach
     failure = Failure(error(ErrorType.CREDENTIALS))
     outcomes = [settle.failed(claim, attempt, failure) for claim, attempt in begun]
     [incident] = query(database, "SELECT id, occurrences, resources FROM incidents")
-    assert outcomes == [settling.Parked(incident["id"], "credentials does not mend itself")] * 2
+    assert outcomes == [settling.Parked(incident["id"], "credentials is not retried automatically")] * 2
     assert (incident["occurrences"], sorted(incident["resources"])) == (1, sorted(UNITS))
     for claim, _ in begun:
         found = row(database, claim.resource)

@@ -99,7 +99,7 @@ def test_transient_failures_are_tried_again_with_growing_capped_delays_and_then_
     [incident] = incidents(database)
     assert (incident["needs_attention"], incident["error_type"]) == (True, "server_error")
     assert row["incident_id"] == incident["id"]
-    assert "4 of 4 tries are used up" in row["retry_reason"]
+    assert "4 of 4 attempts are used up" in row["retry_reason"]
     clock.advance(days=30)
     assert sync(resources=(Resource.STORE,)).done == 0
 
@@ -654,7 +654,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
     with database.transaction() as connection:
         fingerprint = StoreUnit(store, None, ErrorType.SHOP_LOCKED)
         fault = core.Fault(fingerprint, "store", locked, needs_attention=True, store_id=store)
-        incident = core.report(connection, fault)
+        incident = core.report_fault(connection, fault)
         clearing.start()
         deadline = time.monotonic() + PATIENCE
         # Until it waits for the row's lock, which is the moment this is about.
