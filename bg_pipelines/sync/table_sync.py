@@ -189,9 +189,6 @@ class TableSync:
     def _keep(self, pages: list[Page]) -> None:
         """Pages into the tables, with the cursor behind them."""
         with self.database.transaction() as connection:
-            # No wait for the disk: should the server crash, rows and cursor are lost together, and are read again. What
-            # ends a pass does wait.
-            connection.execute("SET LOCAL synchronous_commit TO off")
             counts, state = self._load(connection, pages)
             store_units.save(connection, self.claim, state.dump())
         self.state = state
