@@ -1,4 +1,4 @@
-"""Rejects: source rows that could not be loaded, kept encrypted with their reason until they load or are gone."""
+"""Rejects: source rows that could not be loaded, stored encrypted with their reason until they load or are deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def keep_rejects(
     store_id: int,
     rejects: Sequence[Reject],
 ) -> None:
-    """Keep rows of a table that could not be loaded, with their reason; one met again is counted, not doubled."""
+    """Store rows of a table that could not be loaded, with their reason; a repeated one is counted, not stored
+    twice."""
     if not rejects:
         return
     with connection.cursor() as cursor:
