@@ -194,13 +194,13 @@ Part = OrderLine | Refund
 class Page:
     """One answer of the platform.
 
-    `resume` is an opaque token: given to `pages` again it goes on behind this page. `read` is how many rows the
-    answer held: records, those gone, and rejects together. `source_count`, where the platform tells it, is how
-    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered, or earlier where
-    rows that have changed since then may come again with a later page. `parts` are those of the records, by their
-    table; they are no rows of the answer. `listed_since`: rows that were created before it are not listed although
-    they are there, so their absence means nothing. A page without rows but with a token is kept before the next is
-    asked for: it says that something is about to be begun, or was.
+    `resume` is an opaque token: given to `pages` again it continues after this page. `read` is how many rows the
+    answer held: records, those gone, and rejects together. `source_count`, where the platform tells it, is how many
+    rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered, or earlier where rows
+    that have changed since then may come again with a later page. `parts` are those of the records, by their table;
+    they are no rows of the answer. `listed_since`: rows that were created before it are not listed although they are
+    there, so their absence means nothing. A page without rows but with a token is kept before the next is asked for:
+    it says that something is about to be begun, or was.
     """
 
     read: int

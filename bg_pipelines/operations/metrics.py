@@ -244,8 +244,8 @@ _STATES = """
     WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
     GROUP BY s.id, own.job"""
 
-# The job of a try is its run's; where that is none of ours, the one that its resource belongs to. How long a try
-# takes is told by those that succeeded: a wrong token fails in no time. One that was stopped tells nothing.
+# The job of a try is its run's; where that is none of ours, the one that its resource belongs to. Durations are of
+# attempts that succeeded: a wrong token fails in no time. Stopped ones do not count.
 _TRIES = """
     SELECT store_id, job, queue, success_rate, seconds[1] AS p50_seconds, seconds[2] AS p95_seconds FROM (
     SELECT store_id, job, queue, count(*) FILTER (WHERE status = 'succeeded')::float / count(*) AS success_rate,

@@ -5,7 +5,7 @@
     deliver_alerts      sensor   what is recorded and not yet told goes to people
 
 An op fails with `as_failure(error)`, so that the UI shows our sentence, and `error_of` reads it back: the hook and the
-sensor see the same error, and one run is told once. Nothing in here stops a run, or another sensor.
+sensor see the same error, and one run is reported once. Nothing in here stops a run, or another sensor.
 """
 
 import json
@@ -152,7 +152,7 @@ def _is_reported(run: dg.DagsterRun) -> bool:
 
 
 def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: dg.DagsterEvent) -> None:
-    """Report a failed run, unless its own hook has done so, or it was stopped and starts again by itself."""
+    """Report a failed run, unless its own hook has done so, or it was stopped and is retried automatically."""
     tags = {**run.tags, **getattr(instance.get_run_by_id(run.run_id), "tags", {})}
     stopped = tags.get(FAILURE_REASON_TAG) == "UNEXPECTED_TERMINATION"
     if stopped and tags.get(WILL_RETRY_TAG) == "true":

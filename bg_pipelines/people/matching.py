@@ -19,7 +19,7 @@ from bg_pipelines.people.keys import EMAIL, EMAIL_KEY, KNOWN, NAME, PARAMETERS, 
 BATCH = 50_000
 """Queued changes of one transaction; it bounds the memory."""
 ANALYZE_FROM = 5_000
-"""Changes of which the planner is told before it joins them; of fewer, what it guesses is as good."""
+"""From this many changes on ANALYZE is worth it before they are joined."""
 
 # One number for all matching: PostgreSQL's advisory locks are plain integers.
 _LOCK = 0x6267_7070

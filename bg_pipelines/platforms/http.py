@@ -153,7 +153,7 @@ class Transport:
         return value
 
     def _malformed(self, what: str, details: Mapping[str, Any] | None = None) -> IntegrationError:
-        message = f"{self._name} {what}; it is tried again"
+        message = f"{self._name} {what}; retried automatically"
         return IntegrationError.of(
             ErrorType.MALFORMED_RESPONSE, message, source=self._source, details=details
         )

@@ -107,8 +107,8 @@ class Platform(Protocol):
         `resume` is the token of the last page that was kept. Always yields at least one page. `bulk` says whether
         all rows are to be exported as one file rather than listed, on a platform that can; None: as their number
         suggests. Raises IntegrationError (operation_running) while such an export is not ready: the work is to be
-        tried again later, with the token of the last page; (operation_failed) if it came to nothing, or (count_mismatch)
-        if it was not the whole: then the tokens are void.
+        tried again later, with the token of the last page; (operation_failed) if it failed, or (count_mismatch) if it
+        was not the whole: then the tokens are void.
         """
         ...
 

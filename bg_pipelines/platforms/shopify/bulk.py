@@ -267,7 +267,7 @@ class _Reading:
         else:
             raise _mismatch(
                 f"line {self.place.lines + self.lines} of the bulk operation's file belongs to a row that it does not "
-                "follow: the file is not grouped as it was asked for; it is exported anew at the next try",
+                "follow: the file is not grouped as it was asked for; another export follows automatically",
                 self.place,
             )
 
@@ -307,7 +307,7 @@ def _file_pages(
     if (place.lines, place.rows) != (operation.lines, operation.rows):
         raise _mismatch(
             f"the bulk operation wrote {operation.lines} lines with {operation.rows} rows, its file holds {place.lines} "
-            f"with {place.rows}: nothing was marked deleted, it is exported anew at the next try",
+            f"with {place.rows}: nothing was marked deleted, another export follows automatically",
             place,
         )
     # Counted once more: what came or went meanwhile must not be taken for a standing difference.
@@ -359,7 +359,7 @@ EXPORTS: dict[Resource, Export] = {
 def _failed(why: str, place: Place | None = None) -> IntegrationError:
     return IntegrationError.of(
         ErrorType.OPERATION_FAILED,
-        f"Shopify's bulk operation is of no use: {why}. Everything is exported anew at the next try",
+        f"Shopify's bulk operation is of no use: {why}. Another export follows automatically",
         source=SOURCE,
         details={"operation": place.operation} if place else {},
     )

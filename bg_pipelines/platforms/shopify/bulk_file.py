@@ -101,7 +101,7 @@ def _to_skip(response: urllib3.BaseHTTPResponse, offset: int) -> int:
     if status >= 300:
         raise IntegrationError.of(
             ErrorType.OPERATION_FAILED,
-            f"the bulk operation's file is not there any more ({status}). Everything is exported anew at the next try",
+            f"the bulk operation's file is not there any more ({status}). Another export follows automatically",
             source=SOURCE,
         )
     raise malformed(f"the bulk operation's file came with status {status} and not from byte {offset} on")

@@ -159,13 +159,13 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
         details |= {} if seconds is None else {"retry_after_seconds": seconds}
         return _of(ErrorType.THROTTLED, f"Square asks to be called less often{wait} ({said})", details)
     if status >= 500 or code in ("INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "GATEWAY_TIMEOUT"):
-        return _of(ErrorType.SERVER_ERROR, f"Square is failing ({said}); it is tried again", details)
+        return _of(ErrorType.SERVER_ERROR, f"Square is failing ({said}); retried automatically", details)
     if status == 401:
         return _of(ErrorType.CREDENTIALS, _UNAUTHORISED.format(said=said), details)
     if status == 403:
         return _of(ErrorType.SCOPES, _FORBIDDEN.format(said=said), details)
     if status == 408:
-        message = "Square gave up waiting for the request (408); it is tried again"
+        message = "Square gave up waiting for the request (408); retried automatically"
         return _of(ErrorType.TIMEOUT, message, details)
     if 300 <= status < 400:
         message = f"Square's API has moved from this address ({status}): give the store its new --api-url"
@@ -191,7 +191,7 @@ def time_text(moment: datetime) -> str:
 
 def malformed(message: str) -> IntegrationError:
     """An answer without what was asked for."""
-    return _of(ErrorType.MALFORMED_RESPONSE, f"{message}; it is tried again", {})
+    return _of(ErrorType.MALFORMED_RESPONSE, f"{message}; retried automatically", {})
 
 
 def _path(place: tuple[str, ...]) -> str:

@@ -79,7 +79,7 @@ def update_customer(
 
 
 def _edited_elsewhere() -> IntegrationError:
-    message = "this customer is being edited elsewhere; it is tried again"
+    message = "this customer is being edited elsewhere; retried automatically"
     return IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE)
 
 
