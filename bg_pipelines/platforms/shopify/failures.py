@@ -1,4 +1,4 @@
-"""What a refusal of Shopify's means: a status other than 200, and the `errors` of an answer with 200.
+"""Classification of Shopify's errors: a status other than 200, and the `errors` of an answer with 200.
 
 https://shopify.dev/docs/api/usage/response-codes, https://shopify.dev/docs/api/usage/limits (THROTTLED, MAX_COST_EXCEEDED)
 """
@@ -14,7 +14,7 @@ from bg_pipelines.platforms.http import retry_after
 
 SOURCE = "shopify"
 DEFAULT_WAIT_SECONDS = 2.0
-"""After a 429 that does not say for how long, or oddly."""
+"""After a 429 without a usable delay."""
 
 
 def classify_status(status: int, headers: Mapping[str, str], details: dict[str, Any]) -> IntegrationError:

@@ -25,7 +25,7 @@ from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_a
 BASE_URL = "https://connect.squareup.com"
 VERSION = "2026-09-16"
 """Of the API: what a request and its answer look like."""
-# A worker waits out a rate limit this long in one call, then gives the store back for later.
+# A worker waits out a rate limit this long in one call, then releases the store for later.
 THROTTLE_WAIT_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 1.0
 SOURCE = "square"
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 class SquareClient:
-    """Calls one merchant's API, whom the token tells.
+    """Calls the API of one merchant, identified by the token.
 
     `base_url` is Square's own where it is None. `sleep` waits, in seconds, and may raise to stop; `clock` is in seconds
     and only ever compared with itself. Raises IntegrationError, classified, and nothing else (but what `sleep` raises).
@@ -144,7 +144,7 @@ class SquareClient:
 
 
 def classify(status: int, headers: Mapping[str, str], errors: Any) -> IntegrationError:
-    """A refusal, by its HTTP status and the `errors` of its body, as what it means for us.
+    """Classification of an error, by its HTTP status and the `errors` of its body.
 
     Of an error's parts only `code` and `field` are kept: `detail` may quote what was sent.
     """
@@ -172,7 +172,7 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
         return _of(ErrorType.CONFIGURATION, message, details)
     at = f" at {field}" if field else ""
     error = _of(ErrorType.QUERY_REJECTED, f"Square refuses the request ({said}{at})", details)
-    # A cursor does not last; the pages are read anew.
+    # A cursor expires; the pages are read again.
     error.recoverable = code == "INVALID_CURSOR"
     return error
 
