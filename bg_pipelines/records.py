@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 
 class Resource(StrEnum):
-    """What is done for a store. `STORE` is its profile and `AUDIT` the look for drift; the others are tables of that name."""
+    """The units of a store's work. `STORE` is its profile, `AUDIT` the drift audit; the others are tables of that
+    name."""
 
     STORE = "store"
     LOCATIONS = "locations"
@@ -29,12 +30,12 @@ class Resource(StrEnum):
 
 
 PARTS: dict[Resource, tuple[str, ...]] = {Resource.ORDERS: ("order_lines", "refunds")}
-"""The tables of what a row consists of and comes with: their `order_external_id` is the row's id. A row comes with
-all of its parts, and they carry its `source_updated_at`; a part that is held and does not come with it is gone."""
+"""The tables of a row's parts: their `order_external_id` is the row's id. A row comes with all of its parts, and they
+carry its `source_updated_at`; a stored part that does not come with it was deleted."""
 
 
 class StoreProfile(NamedTuple):
-    """What the platform says of a shop."""
+    """The platform's profile of a shop."""
 
     external_id: str
     shop_name: str
@@ -194,13 +195,13 @@ Part = OrderLine | Refund
 class Page:
     """One answer of the platform.
 
-    `resume` is an opaque token: given to `pages` again it goes on behind this page. `read` is how many rows the
-    answer held: records, those gone, and rejects together. `source_count`, where the platform tells it, is how
-    many rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered, or earlier where
-    rows that have changed since then may come again with a later page. `parts` are those of the records, by their
-    table; they are no rows of the answer. `listed_since`: rows that were created before it are not listed although
-    they are there, so their absence means nothing. A page without rows but with a token is kept before the next is
-    asked for: it says that something is about to be begun, or was.
+    `resume` is an opaque token: given to `pages` again it continues after this page. `read` is how many rows the
+    answer held: records, deleted ones and rejects together. `source_count`, where the platform reports it, is how many
+    rows of this resource it has in all. `vendor_time` is the vendor's clock when it answered, or earlier where rows
+    that have changed since then may come again with a later page. `parts` are those of the records, by their table;
+    they are no rows of the answer. `listed_since`: rows that were created before it are not listed although they are
+    there, so their absence means nothing. A page without rows but with a token is saved before the next is requested:
+    it records that an export is about to be started, or was.
     """
 
     read: int

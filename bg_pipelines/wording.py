@@ -1,4 +1,4 @@
-"""How a count, a moment, a span of time and a guess at a mistyped word read, wherever people or programs read them."""
+"""Wording of counts, times, durations and suggestions for mistyped words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def flat(text: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the known one that is most like it, if any is."""
+    """The end of a message about an unknown word: the most similar known one, if any."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {str(close[0])!r}?" if close else ""
 

@@ -1,6 +1,6 @@
 """Alerts: people are notified when a fault begins, once more when it gets worse, and when it is over.
 
-    announcements    incidents -> alerts: what people know is brought in line with what is so
+    announcements    incidents -> alerts: one for each change that people do not know of
     deliveries       alerts -> targets: recorded before they are sent, retried until they are sent
     unrecorded       failures during a database outage: notify people at once, record it later
 

@@ -60,7 +60,7 @@ def new_table(*columns: str, **options: Any) -> Table:
 
 
 def one_line(*parts: str | tuple[str, str]) -> Text:
-    """One line, whatever its length: cut where a terminal ends, told in full elsewhere."""
+    """One line, whatever its length: cut at a terminal's width, in full elsewhere."""
     text = Text.assemble(*parts)
     text.no_wrap, text.overflow = True, "ellipsis" if console.is_terminal else "ignore"
     return text

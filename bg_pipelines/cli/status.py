@@ -35,7 +35,7 @@ def show_status(*, watch: bool, as_json: bool) -> None:
                     else:
                         live.update(shown)
         else:
-            # Not cropped: what is piped into a file or a grep is told in full.
+            # Not cropped: a file or a pipe gets the full text.
             console.print(status_page(status.read_status(database)), crop=console.is_terminal)
 
 

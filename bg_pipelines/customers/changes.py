@@ -1,7 +1,7 @@
-"""Changes of customers' profiles: rows of `customer_changes` are added by who edits, settled by who sends them.
+"""Changes of customers' profiles: rows of `customer_changes`, added by an edit and settled when it is sent.
 
-The changes that come from a platform are written by a trigger of `customers` (migration 0003), whatever path wrote
-the row. Values are personal: they go into no log, no error and no run's metadata.
+Changes that come from a platform are written by a trigger of `customers` (migration 0003). Values are personal data:
+never in a log, an error or a run's metadata.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def pending(connection: Connection, store_id: int, customer_external_id: str | N
 
 
 def still_pending(connection: Connection, changes: Sequence[Change]) -> set[int]:
-    """The ids of those that nobody has settled meanwhile; the trigger does when their customer is redacted."""
+    """The ids of those that are still pending; the trigger settles them when their customer is redacted."""
     rows = connection.execute(
         "SELECT id FROM customer_changes WHERE id = ANY(%s) AND status = 'pending'",
         ([change.id for change in changes],),
@@ -129,8 +129,8 @@ def settle(
 def make_due(connection: Connection, store_id: int) -> None:
     """Make the store's customers due now if an edit waits to be sent.
 
-    What is parked or failing keeps its time: an edit mends nothing. Called by who edits, and by a run that ends (its
-    own due time would hide an edit which came while it was at work).
+    What is parked or failing keeps its due time. Called after an edit, and by a visit that ends (its own due time
+    would hide an edit made while it was running).
     """
     connection.execute(
         "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = %(store)s "

@@ -1,8 +1,8 @@
-"""Customers as a person looks at them and edits them: show one, edit a profile, list changes.
+"""Customers for people: show one, edit a profile, list changes.
 
-An edit is kept beside the customer, pending, and the next sync sends it to the platform (docs/jobs.md). `customers`
-stays what the platform has: it shows the new value once the platform has it. What is returned here is personal, for
-the eyes of who asked; errors name the field and the remedy and never repeat a value.
+An edit is stored next to the customer, pending, and the next sync sends it to the platform (docs/jobs.md). `customers`
+has the platform's values: it shows the new one once the platform has it. What is returned here is personal data;
+errors name the field and the remedy and never repeat a value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bg_pipelines.wording import did_you_mean
 
 STATUSES = ("pending", "applied", "superseded", "rejected", "recorded")
 CONSENTS = ("subscribed", "unsubscribed", "pending")
-"""What a person may set a consent to; the other states are the platform's own."""
+"""The consents that a person may set; the other states are the platform's own."""
 LONGEST_NAME = 255
 LONGEST_NOTE = 5000
 LATEST = 50
@@ -148,7 +148,7 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
 def edit(
     database: Database, store: str, customer_id: str, values: Mapping[str, Any], *, by: str
 ) -> list[Change]:
-    """Keep an edit of a customer's profile, to be sent at the store's next sync, which is due now.
+    """Store an edit of a customer's profile, to be sent at the store's next sync, which is due now.
 
     `values` are by field of `FIELDS`; None takes a value away, tags are a list. Returns what was added: one change a
     field whose value is not what we hold, or what a pending edit makes it, already. Raises IntegrationError

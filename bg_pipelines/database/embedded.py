@@ -1,10 +1,10 @@
-"""The PostgreSQL 18 that comes with the project: one server a home, shared by all processes, gone with the last.
+"""The embedded PostgreSQL 18: one server per home directory, shared by all processes, stopped with the last.
 
     server = embedded.ensure(Path("~/.bg-pipelines").expanduser())
     server.create_database("shop")
     engine = create_engine(server.url("shop"))
 
-Lifetimes hang on file locks, for the kernel gives those back however a process dies. In the home lie:
+Lifetimes depend on file locks, because the kernel releases them however a process dies. The home contains:
 
     postgres.users       shared, by every process that uses the server
     postgres.supervisor  exclusive, by the one detached process that starts, restarts and stops the server

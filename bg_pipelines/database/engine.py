@@ -1,4 +1,4 @@
-"""The way to the application's database: where it is, a pool of connections, transactions, migrations.
+"""The application's database: its URL, a pool of connections, transactions, migrations.
 
 Loading and claiming speak SQL through psycopg (COPY, SKIP LOCKED); what a person manages (stores, status)
 goes through SQLAlchemy. Both use the one pool of a `Database`.
@@ -29,9 +29,9 @@ NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,  # milliseconds
 }
-"""A network that was cut is noticed within a minute, half a lease, by whoever waits for an answer and whoever sends.
-Without them TCP waits for two hours. A Unix-domain socket ignores them; what the URL says itself wins."""
-# The server notices as soon, and lets go of the locks of who was cut off.
+"""Keepalives detect a cut network within a minute, half a lease; without them TCP waits for two hours. A Unix-domain
+socket ignores them; parameters of the URL override them."""
+# The server detects it as fast, and releases the locks of that client.
 _OF_THE_SERVER = (
     "-c timezone=UTC -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
     "-c tcp_user_timeout=60000"
@@ -84,7 +84,7 @@ class Database:
             is_lost = connection.broken or (found is not None and is_outage(found))
             with suppress(psycopg.Error):
                 if connection.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE:
-                    # Stopped in the middle of a statement: the server would go on with it, and keep its locks.
+                    # Stopped in the middle of a statement: the server would continue it and keep its locks.
                     is_lost = True
                     connection.cancel_safe(timeout=CANCEL_SECONDS)
                 connection.rollback()
@@ -118,8 +118,8 @@ class Database:
     def migrate(self) -> tuple[str | None, str]:
         """Bring the tables to this program's revision; returns (revision before, revision now).
 
-        Newer tables stay as they are. Safe when several processes do it at once: the second waits and finds nothing to
-        do. Raises IntegrationError (configuration) for tables of another program.
+        Newer tables stay as they are. Safe for several processes at once: the second waits and finds nothing to do.
+        Raises IntegrationError (configuration) for tables of another program.
         """
         from bg_pipelines.database import revisions
 
@@ -157,7 +157,7 @@ def open_database(settings: Settings, *, pool_size: int = 5) -> Database:
     if settings.database_url is not None:
         return Database(settings.database_url.get_secret_value(), pool_size=pool_size)
     database = Database(embedded_url(settings.home, APP_DATABASE), pool_size=pool_size)
-    # Nobody else looks after the embedded database, so whoever opens it brings it up to date.
+    # Nobody else maintains the embedded database, so opening it migrates it.
     database.migrate()
     return database
 

@@ -2,11 +2,11 @@
 
     with database.transaction() as connection:
         counts = load(connection, "inventory_levels", store_id, records, seen_at=fetched_at, reject=keep)
-        leases.save(...)                    # the cursor commits with the rows it covers
+        queue.save(...) # the cursor commits with the rows it covers
 
-Generic over the synced tables: a record is a named tuple whose fields are columns of the table. It can be
-repeated at will, and a row whose source is older than the one we hold changes nothing. What PostgreSQL will not
-take is set aside row by row, with the column and the reason, and the rest loads.
+Generic over the synced tables: a record is a named tuple whose fields are columns of the table. It can be repeated,
+and a row older than the stored one changes nothing. Rows that PostgreSQL rejects are set aside one by one, with column
+and reason, and the rest loads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bg_pipelines.records import UNWRITABLE, Reject
 class Counts:
     """What became of the rows that were read: read = inserted + updated + unchanged + deleted + rejected.
 
-    Rows that a full pass finds missing are deleted without having been read; they are added afterwards.
+    Rows that a full pass finds deleted were never read; they are added afterwards.
     """
 
     read: int = 0
@@ -54,7 +54,7 @@ class Counts:
             raise IntegrationError.of(
                 ErrorType.COUNT_MISMATCH,
                 f"{what}: {self.read} rows read but {accounted} accounted for; nothing of this batch was kept. "
-                "This is a fault of bg-pipelines: please report it with the details",
+                "This is a bug in bg-pipelines: please report it with the details",
                 source="database",
                 details={field.name: getattr(self, field.name) for field in fields(self)},
             )
@@ -77,11 +77,11 @@ def load(
     `seen_at` is when the source was asked (our database's clock): a row that was marked deleted before that, and
     stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
     is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
-    stamped at the end is gone. `right_before`: a row that is held with a later time than it comes with, but one before
-    this, is no newer version that was on its way: the source has it otherwise, and it is set back.
-    `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and
-    rows are copied into the table itself, in half the time; if one is there after all, they are merged.
-    `reject` is called with each row that cannot be loaded.
+    stamped at the end is gone. `right_before`: a row stored with a later time than the source has, but before this
+    time, is not a newer version that arrived first: it is reset to the source's. `into_empty` says that the store
+    probably has no row in the table yet: then there is nothing to merge with, and rows are copied into the table
+    itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
+    be loaded.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
@@ -281,7 +281,7 @@ def _unwritable_column(record: Any) -> str | None:
 
 
 def _reason(error: Exception, record: Any) -> str:
-    """Column, fault and remedy, without the value: it may be personal."""
+    """Column, fault and remedy, without the value, which may be personal."""
     if not isinstance(error, psycopg.Error) or error.sqlstate is None:
         return f"{_unwritable_column(record) or 'a value'}: not a text or a number that PostgreSQL can hold; correct it at the source, it loads once it has changed there"
     diagnostic = error.diag

@@ -87,11 +87,12 @@ class Synced:
 
 
 class Claimed:
-    """The columns of claimed work: when a row is due, who has it, how often it failed and what was decided.
+    """The columns of claimed work: when a row is due, which claim has it, how often it failed and what was decided.
 
     `work/queue.py` reads and writes them; every table that has them is a queue, with the same claims, retries,
     incidents and figures. A row that is finished, or parked under an incident, is not due at any time. Where the
-    table has a `status`, only `pending` rows are work. `label` is the SQL by which people know a row of the table `t`.
+    table has a `status`, only `pending` rows are work. `label` is the SQL of a row's name for people; the table is
+    `t`.
     """
 
     label: ClassVar[str]
@@ -316,12 +317,12 @@ class Refund(Synced, Base):
 
 
 class CustomerChange(Claimed, Base):
-    """A change of one field of a customer: an edit of ours on its way to the platform, or one that came from there.
+    """A change of one field of a customer: an edit of ours to be sent to the platform, or one that came from there.
 
     `pending` -> `applied` | `superseded` (the platform has a newer value, `found_value`; or a later edit of ours took
-    its place) | `rejected` (the platform refuses it, or the customer is gone: `error`). `recorded` came from the
-    platform; a trigger of `customers` (migration 0003) writes these. Values are personal, as the customer is: the
-    same trigger erases them when the customer is redacted or deleted.
+    its place) | `rejected` (the platform rejects it, or the customer was deleted: `error`). `recorded` came from the
+    platform; a trigger of `customers` (migration 0003) writes these. Values are personal, as the customer is: the same
+    trigger erases them when the customer is redacted or deleted.
     """
 
     __tablename__ = "customer_changes"
@@ -358,7 +359,7 @@ class CustomerChange(Claimed, Base):
 
 
 class Person(Base):
-    """One person, whichever stores they are a customer of. Views tell of their orders: `person_orders`, `person_totals`."""
+    """One person, whichever stores they are a customer of. Views of their orders: `person_orders`, `person_totals`."""
 
     __tablename__ = "people"
 
@@ -410,7 +411,7 @@ class PersonCustomer(Base):
 
 
 class PersonDecision(Base):
-    """What a person of ours decided: two customers are one person (`together`), or never are (`apart`)."""
+    """A decision: two customers are one person (`together`), or never are (`apart`)."""
 
     __tablename__ = "person_decisions"
     __table_args__ = (
@@ -450,7 +451,7 @@ class PeopleQueue(Base):
 
 
 class Audit(Base):
-    """What one look at a sample of a store's rows found: how they differ from the source, and what was mended."""
+    """What one audit found in a sample of a store's rows: how they differ from the source, and what was repaired."""
 
     __tablename__ = "audits"
     __table_args__ = (sa.Index(None, "store_id", "resource", "audited_at"), sa.Index(None, "audited_at"))
@@ -512,7 +513,8 @@ class InventoryCorrection(Claimed, Base):
 
 
 class SyncState(Claimed, Base):
-    """A unit of work: a resource of a store. Says when it is due, who has it, and where its last pass ended."""
+    """A unit of work: a resource of a store. Says when it is due, which claim has it, and where its last pass
+    ended."""
 
     __tablename__ = "sync_states"
     label = "t.resource"
@@ -533,7 +535,7 @@ class SyncState(Claimed, Base):
 
 
 class SyncAttempt(Base):
-    """One try at one unit of work, kept as history. Counts grow while it runs."""
+    """One attempt at one unit of work, kept as history. Counts grow while it runs."""
 
     __tablename__ = "sync_attempts"
     __table_args__ = (
@@ -564,7 +566,7 @@ class SyncAttempt(Base):
 
 
 class RejectedRow(Base):
-    """A source row that could not be loaded, kept with its reason until it loads or is gone at the source.
+    """A source row that could not be loaded, kept with its reason until it loads or is deleted at the source.
 
     Of an order whose customer was redacted or deleted `payload` is empty.
     """
@@ -584,9 +586,9 @@ class RejectedRow(Base):
 
 
 class Incident(Base):
-    """A fault a person should know of, open until it is over. A repeat is counted on it.
+    """A fault that people should know of, open until it is over. A repeat is counted on it.
 
-    `notified` is what people were last told of it, which alerts bring in line with `status`.
+    `notified` is what people were last notified of; alerts bring it in line with `status`.
     """
 
     __tablename__ = "incidents"
@@ -599,7 +601,7 @@ class Incident(Base):
             unique=True,
             postgresql_where=sa.text("status = 'open'"),
         ),
-        # What people still have to be told; everything else is looked for by these as well.
+        # What is not announced yet; other queries use it as well.
         sa.Index(None, "status", "opened_at"),
         sa.Index(None, "fingerprint", "resolved_at"),
         sa.Index(None, "store_id", postgresql_where=sa.text("status = 'open'")),
@@ -648,7 +650,7 @@ class Incident(Base):
 
 
 class Circuit(Base):
-    """A store or a vendor that failed again and again: open, its work is left alone but for one probe at a time."""
+    """The circuit breaker of a store or a vendor: while open, its work is claimed only as one probe at a time."""
 
     __tablename__ = "circuits"
     __table_args__ = (
@@ -688,7 +690,7 @@ class Alert(Base):
 
 
 class AlertDelivery(Claimed, Base):
-    """An alert on its way to one target: recorded before it is sent, tried until it is sent or refused for good.
+    """An alert to one target: recorded before it is sent, retried until it is sent or permanently refused.
 
     `calls` counts how often sending it was begun: from the second time on the vendor is asked first whether it has it.
     """
@@ -712,7 +714,7 @@ class AlertDelivery(Claimed, Base):
 
 
 class JobRun(Base):
-    """A run of a job as it saw itself: kept up to date while it works, so one that died shows."""
+    """A run of a job, as recorded by itself: updated while it runs, so one that died is detected."""
 
     __tablename__ = "job_runs"
     __table_args__ = (
@@ -738,7 +740,7 @@ class JobRun(Base):
 
 
 class EncryptionCheck(Base):
-    """A known text, encrypted: whether a key is the right one can be told without any store's credentials."""
+    """A known text, encrypted: it shows whether a key is right without any store's credentials."""
 
     __tablename__ = "encryption_check"
     __table_args__ = (sa.CheckConstraint("id = 1", name="one_row"),)

@@ -1,4 +1,4 @@
-"""Stores and customers by the names that people type. An unknown one is answered with the nearest."""
+"""Stores and customers by the names that people type. For an unknown name the error suggests the closest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Revisions of the application's tables, by Alembic. Imported when one is asked for: it takes a tenth of a second.
 
-A revision is a number of four digits, one more than the last, and from 0005 on it only adds: a program works with tables
-at its own revision and at every newer one, so tables are brought forward before the programs are.
+A revision is a number of four digits, one more than the last, and from 0005 on it only adds: a program works with
+tables at its own revision and at every newer one, so tables are migrated before the programs are updated.
 """
 
 from __future__ import annotations

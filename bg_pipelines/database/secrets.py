@@ -1,8 +1,7 @@
 """Vendor tokens at rest: encrypted with `BG_ENCRYPTION_KEY` (Fernet: AES-128-CBC with HMAC-SHA256).
 
-While a key is being rotated the setting lists several: the first encrypts, any decrypts. Whether the key is the right
-one is told by `encryption_check`, a known value kept for that: what is wrong with one store's credentials is that
-store's fault alone.
+While a key is being rotated the setting lists several: the first encrypts, any decrypts. `encryption_check`, a known
+value, shows whether the key is right: unreadable credentials of one store are that store's fault alone.
 """
 
 from __future__ import annotations

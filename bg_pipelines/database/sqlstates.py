@@ -1,7 +1,7 @@
 """What PostgreSQL's error codes (SQLSTATE) mean to the jobs.
 
-conflict    two transactions were in each other's way: repeated at once
-expected    of a database in use: one transaction failed, the others did not; its work is retried with backoff
+conflict    two transactions conflicted: repeated at once
+expected    normal in a database under load: one transaction failed, others did not; its work is retried with backoff
 outage      no transaction can work: the server is away, refuses connections, or has no disk left
 (others)    a wrong statement or a value that does not fit: a bug, raised as psycopg raises it
 """
@@ -28,9 +28,9 @@ EXPECTED = CONFLICTS | {
 }
 
 AWAY = "away"
-"""There is no server, or it is going or coming: over as soon as one answers."""
+"""There is no server, or it is starting or stopping: over as soon as one answers."""
 REFUSES = "refuses"
-"""The server answers, and lets nobody in: a wrong password, no such database, too many connections."""
+"""The server answers but refuses connections: a wrong password, no such database, too many connections."""
 
 _GOING = ("08", "57P01", "57P02", "57P03")  # connection exceptions, shutdown, crash, start-up
 _EXHAUSTED = ("53", "57P04", "58")  # disk or connections used up, database dropped, an error of the system
@@ -49,7 +49,7 @@ def classified(error: BaseException) -> IntegrationError | None:
         )
     if code in EXPECTED or (code == "53100" and "pgsql_tmp" in str(error)):
         return _failed_alone(
-            f"PostgreSQL ended one transaction: {_first_line(error)}. Retried automatically; the rest goes on.",
+            f"PostgreSQL ended one transaction: {_first_line(error)}. Retried automatically; other work continues.",
             "medium",
             code,
         )
@@ -59,7 +59,8 @@ def classified(error: BaseException) -> IntegrationError | None:
 
 
 def unavailable(error: BaseException) -> IntegrationError:
-    """An outage. `details["server"]` says of which kind: away, refuses, or the server's own code for it; None: not known."""
+    """An outage. `details["server"]` says which kind: away, refuses, or the server's own code for it; None: not
+    known."""
     server = _server(error)
     what = "is not available" if server in (None, AWAY, REFUSES) else "cannot work"
     return IntegrationError.of(
@@ -71,12 +72,12 @@ def unavailable(error: BaseException) -> IntegrationError:
 
 
 def is_conflict(error: IntegrationError) -> bool:
-    """Whether two transactions were in each other's way (deadlock): the one that lost did nothing."""
+    """Whether two transactions conflicted (deadlock): the one that lost did nothing."""
     return is_expected(error) and error.details["sqlstate"] in CONFLICTS
 
 
 def is_expected(error: IntegrationError) -> bool:
-    """Whether one transaction failed as happens in a database in use: the next one may well succeed."""
+    """Whether one transaction failed as is normal under load: the next one may succeed."""
     return error.error_type is ErrorType.DATABASE and bool(error.details.get("expected"))
 
 

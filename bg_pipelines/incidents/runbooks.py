@@ -59,7 +59,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "reads it page by page instead."
     ),
     ErrorType.RUN_DIED: (
-        "Nothing, if it is the only one: the process was killed or the machine restarted, and the run is run again by "
+        "Nothing, if it is the only one: the process was killed or the machine restarted, and the run is retried "
         "itself. If it comes back, look whether the machine is out of memory: `bg-pipelines status` has each job's peak."
     ),
     ErrorType.DRIFT: (

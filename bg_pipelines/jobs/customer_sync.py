@@ -1,9 +1,9 @@
-"""Customer Sync: customers and their orders, with lines and refunds, of each store that is due.
+"""Customer Sync: customers and their orders, with lines and refunds, of each due store.
 
     dagster job execute -m bg_pipelines.definitions -j customer_sync
 
-Profile edits made on our side are sent first; at the end customers are matched to people. What an interruption costs:
-nothing that was committed; the next run goes on at the page reached, and matches who is left.
+Our profile edits are sent first; at the end customers are matched to people. What an interruption costs: nothing
+committed; the next run continues at the page reached, and matches the rest.
 """
 
 import dagster as dg

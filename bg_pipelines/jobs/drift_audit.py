@@ -2,8 +2,8 @@
 
     dagster job execute -m bg_pipelines.definitions -j drift_audit
 
-What is looked at, and what counts as drift, stands in docs/audit.md. An interruption costs nothing: what was repaired
-stays so, and the next run audits the store from its first resource on.
+docs/audit.md says what is compared and what counts as drift. An interruption costs nothing: repairs are kept, and the
+next run continues with the store's next table.
 """
 
 from bg_pipelines.orchestration.sync_job import AuditConfig, sync_job

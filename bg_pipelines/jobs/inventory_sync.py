@@ -1,9 +1,9 @@
-"""Inventory Sync: write pending stock corrections, then read the stock of each store that is due.
+"""Inventory Sync: write pending stock corrections, then read the stock of each due store.
 
     dagster job execute -m bg_pipelines.definitions -j inventory_sync
 
-A correction is a row of `inventory_corrections`: it is written by compare-and-swap under its own idempotency key,
-so it is applied at most once, and never over a quantity other than the one that was counted.
+A correction is a row of `inventory_corrections`, written by compare-and-swap under its own idempotency key: applied at
+most once, and never over a quantity other than the one that was counted.
 """
 
 from bg_pipelines.orchestration.sync_job import sync_job

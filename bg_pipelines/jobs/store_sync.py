@@ -1,8 +1,8 @@
-"""Store Sync: profile, locations, products and variants of each store that is due.
+"""Store Sync: profile, locations, products and variants of each due store.
 
     dagster job execute -m bg_pipelines.definitions -j store_sync
 
-What an interruption costs: nothing that was committed; the next run goes on at the page reached.
+What an interruption costs: nothing committed; the next run continues at the page reached.
 """
 
 from bg_pipelines.orchestration.sync_job import sync_job

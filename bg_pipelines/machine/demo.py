@@ -1,6 +1,6 @@
 """The demo: everything on one machine, with sandbox stores, every job run once through Dagster.
 
-It is also the smoke test: at the end what the database holds is compared with what the sandbox holds.
+It is also the smoke test: at the end the database is compared with the sandbox.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
             database.migrate()
         with console.status("starting the sandbox"):
             url = stack.enter_context(_sandbox(sandbox_port))
-        # Nobody's phone rings for a demo: its alerts go to the sandbox.
+        # The demo's alerts go to the sandbox, not to anybody's phone.
         os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
         os.environ["BG_ALERT_PHONES"] = ""
         runs = stack.enter_context(_runs())
@@ -129,7 +129,7 @@ def _run_job(
             watcher.join()
     if not answer:
         raise configuration_error(
-            "the process of the demo's runs ended by itself; "
+            "the process of the demo's runs ended unexpectedly; "
             f"`dagster job execute -m bg_pipelines.definitions -j {name}` shows why"
         )
     return {"job": name, "run_id": run_id, "success": json.loads(answer)["success"]}
@@ -138,7 +138,7 @@ def _run_job(
 def _show_a_fault(
     console: Console, database: Database, runs: Runs, url: str, shop: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """One store's token is revoked and given anew: the incident, and what people are told; returns the runs."""
+    """One store's token is revoked and restored: the incident and its alerts; returns the runs."""
     edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
     console.print(f"[bold]a fault[/]: the token of {shop['name']} is revoked")
     requests.post(edits, json={"edit": "expire_tokens"}, timeout=10).raise_for_status()
@@ -178,7 +178,7 @@ def _progress(console: Console) -> Progress:
 def _watch(
     database: Database, run_id: str, progress: Progress, job: str, total: int, done: threading.Event
 ) -> None:
-    """Draw how far the run has come, from `sync_attempts`, where every run keeps it."""
+    """Draw the run's progress, from `sync_attempts`."""
     task = progress.add_task(job, total=total, rows=0)
     last = False
     while not last:
@@ -363,7 +363,7 @@ def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
     while all(process.poll() is None for process in processes):
         time.sleep(0.3)
     raise configuration_error(
-        "a Dagster process ended by itself; `dagster-webserver -w workspace.yaml` shows why"
+        "a Dagster process ended unexpectedly; `dagster-webserver -w workspace.yaml` shows why"
     )
 
 

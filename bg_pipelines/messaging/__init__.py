@@ -1,5 +1,5 @@
-"""What leaves the house for people: text messages (Twilio), notifications (any apprise URL), whom alerts go to.
+"""Text messages to people, through Twilio.
 
-Clients here are plain Python, honour a base URL and the usual proxy variables, and raise IntegrationError, classified,
-in which no number, address, text or token is quoted. What is sent when is decided elsewhere.
+Clients are plain Python, honour a base URL and the usual proxy variables, and raise classified IntegrationErrors that
+quote no number, address, text or token. Callers decide what is sent when.
 """

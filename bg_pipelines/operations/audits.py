@@ -1,7 +1,7 @@
 """`bg-pipelines audit STORE`: one store compared with its platform now, and what its last full passes proved.
 
-It is a run like those of the job `drift_audit`, of this one store and in this process: it claims the store's audit,
-so that two of them never repair the same rows, and what it finds is kept, reported and closed in the same way.
+It is a run of the job `drift_audit` for this one store, in this process: it claims the store's audit, so two never
+repair the same rows, and its findings are stored, reported and closed in the same way.
 """
 
 from __future__ import annotations

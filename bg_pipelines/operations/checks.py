@@ -1,4 +1,4 @@
-"""`bg-pipelines check`: everything that would keep the jobs from working, in one list, before they run."""
+"""`bg-pipelines check`: everything that would stop the jobs, in one list, before they run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How the work goes, in figures: per queue of runs, job and store, and per table of claimed work.
+"""Metrics: figures per queue of runs, job and store, and per table of claimed work.
 
-What each figure means stands in docs/monitoring.md; `prometheus` and `status` show them. The unit of work is a store of
-a job: one visit of a worker. Few queries, whatever the number of stores; all times are the database's.
+docs/monitoring.md explains each figure; `prometheus` and `status` show them. The unit of work is a store of a job: one
+visit of a worker. Few queries, whatever the number of stores; all times are the database's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 WINDOW = timedelta(hours=24)
 """Over which tries and runs are counted and timed."""
 MOST_TRIES = 50_000
-"""Of the window, the newest: ten thousand stores make millions a day, and a look should cost the same every day."""
+"""Of the window, the newest: ten thousand stores make millions a day, and the query should cost the same every day."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +244,8 @@ _STATES = """
     WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
     GROUP BY s.id, own.job"""
 
-# The job of a try is its run's; where that is none of ours, the one that its resource belongs to. How long a try
-# takes is told by those that succeeded: a wrong token fails in no time. One that was stopped tells nothing.
+# The job of a try is its run's; where that is none of ours, the one that its resource belongs to. Durations are of
+# attempts that succeeded: a wrong token fails in no time. Stopped ones do not count.
 _TRIES = """
     SELECT store_id, job, queue, success_rate, seconds[1] AS p50_seconds, seconds[2] AS p95_seconds FROM (
     SELECT store_id, job, queue, count(*) FILTER (WHERE status = 'succeeded')::float / count(*) AS success_rate,

@@ -28,9 +28,9 @@ class _Families(Collector):
 
 
 _WORK = {
-    "size": ("due", "Stores of a job that are due and that no run has."),
+    "size": ("due", "Stores of a job that are due and unclaimed."),
     "oldest_seconds": ("oldest_due_seconds", "Since when the first of these is due."),
-    "running": ("running", "Stores of a job that a run is at work on."),
+    "running": ("running", "Stores of a job that a run has claimed."),
     "retries_waiting": (
         "retries_waiting",
         "Stores of a job that failed and are retried automatically.",
@@ -39,9 +39,9 @@ _WORK = {
     "parked_seconds": ("parked_seconds", "Since when the first of these is parked."),
     "behind_seconds": ("behind_seconds", "By how much the most overdue store is overdue, claimed or not."),
     "open_incidents": ("open_incidents", "Open incidents that are about it."),
-    "p50_seconds": ("duration_p50_seconds", "How long half of the tries that succeeded took at most."),
-    "p95_seconds": ("duration_p95_seconds", "How long 95 of 100 tries that succeeded took at most."),
-    "success_rate": ("success_ratio", "Share of the tries of the window that succeeded."),
+    "p50_seconds": ("duration_p50_seconds", "Median duration of the attempts that succeeded."),
+    "p95_seconds": ("duration_p95_seconds", "95th percentile of the duration of attempts that succeeded."),
+    "success_rate": ("success_ratio", "Share of the attempts of the window that succeeded."),
 }
 _MOSTLY_ZERO = {
     "size",
@@ -66,9 +66,9 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
             shown = [line for line in lines if getattr(line, field)] if sparse else lines
             yield _gauge(f"{level}_{name}", meaning, labels, shown, field)
     for field, name, meaning in (
-        ("due", "work_due", "Rows of claimed work that are due and that nobody has."),
+        ("due", "work_due", "Rows of claimed work that are due and unclaimed."),
         ("oldest_seconds", "work_oldest_due_seconds", "Since when the first of these is due."),
-        ("running", "work_running", "Rows that somebody has."),
+        ("running", "work_running", "Claimed rows."),
         ("retrying", "work_retrying", "Rows that failed and are retried automatically."),
         ("parked", "work_parked", "Rows that are parked under an incident."),
     ):
@@ -79,10 +79,14 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
     for field, name, meaning in (
         ("at_work", "run_at_work", "Runs at work."),
         ("dead", "run_dead", "Runs that died, and no later run of the job has succeeded yet."),
-        ("p50_seconds", "run_duration_p50_seconds", "How long half of the runs that succeeded took at most."),
-        ("p95_seconds", "run_duration_p95_seconds", "How long 95 of 100 runs that succeeded took at most."),
+        ("p50_seconds", "run_duration_p50_seconds", "Median duration of the runs that succeeded."),
+        (
+            "p95_seconds",
+            "run_duration_p95_seconds",
+            "95th percentile of the duration of runs that succeeded.",
+        ),
         ("success_rate", "run_success_ratio", "Share of the runs of the window that succeeded."),
-        ("peak_memory_bytes", "run_peak_memory_bytes", "The most memory that a run of the window took."),
+        ("peak_memory_bytes", "run_peak_memory_bytes", "Peak memory of any run of the window."),
         ("connections_in_use", "run_connections_in_use", "The most connections of runs at work."),
         (
             "connections_size",
@@ -109,8 +113,8 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"bg_pipelines_{name}", meaning, value=value)
     for field, meaning in (
         ("sampled", "Rows that were compared with their source."),
-        ("drifted", "Of these, rows that differed, or were missing or gone there."),
-        ("repaired", "Of those, rows that are as at the source now."),
+        ("drifted", "Of these, rows that differed, or were missing here or deleted there."),
+        ("repaired", "Of those, rows that match the source now."),
         ("lag", "Of the compared rows, those that had not been synced yet."),
     ):
         yield _gauge(f"audit_rows_{field}", meaning, ("resource",), metrics.audits, field)
@@ -125,7 +129,7 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
         (
             "alert_deliveries",
             "status",
-            "Alerts not delivered, and those refused for good.",
+            "Alerts not delivered yet, and those permanently refused.",
             metrics.deliveries,
         ),
         ("stock_corrections", "status", "Stock corrections.", metrics.corrections),

@@ -1,4 +1,4 @@
-"""What a person on call looks at first: is anything wrong, what is it, does it need attention?
+"""Status: what a person on call looks at first. Is anything wrong, what is it, does it need attention?
 
 The figures are those of `metrics`; beside them stand the things themselves: incidents, circuits, runs, failing work.
 What counts as current (in words: up to date) stands in docs/monitoring.md.
@@ -50,7 +50,7 @@ class OpenIncident(NamedTuple):
 
 
 class OpenCircuit(NamedTuple):
-    """A store or a platform that is left alone but for its probes."""
+    """An open circuit: a store or a platform that only probes call."""
 
     subject: str
     opened_at: datetime
@@ -95,7 +95,7 @@ class FailingStore(NamedTuple):
 
 
 class UndeliveredAlerts(NamedTuple):
-    """Alerts to one target that are not delivered yet, and those of the last day that it refused for good."""
+    """Alerts to one target that are not delivered yet, and those of the last day that it permanently refused."""
 
     target: str
     pending: int

@@ -1,8 +1,8 @@
-"""Stock corrections as a person makes them: one or a file of them, and the outcome of each.
+"""Stock corrections by people: one or a file of them, and the outcome of each.
 
-A correction is a row of `inventory_corrections`. The store's next inventory_sync, which is due at once, sends it to the
-platform, which takes it only if its quantity still is what it was when the stock was counted (docs/jobs.md). Of a file
-all corrections are kept, or none and every fault is named with its line.
+A correction is a row of `inventory_corrections`. The store's next inventory_sync, which is due at once, sends it to
+the platform, which applies it only if its quantity is still what was counted against (docs/jobs.md). A file is stored
+as a whole, or rejected with every error and its line.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def correct(
     faults: Sequence[CsvFault] = (),
     dry_run: bool = False,
 ) -> Corrected:
-    """Keep corrections to be sent at their stores' next inventory_sync, which is made due now: all, or none.
+    """Store corrections to be sent at their stores' next inventory_sync, which is due now: all, or none.
 
     `faults` are those that were found before. In a dry run everything is checked and nothing is kept. Raises
     IntegrationError (bad_data) with every fault.

@@ -1,7 +1,7 @@
-"""Stores as a person manages them: add, list, pause, resume (from a file: stores_csv).
+"""Managing stores: add, list, pause, resume (from a file: stores_csv).
 
-Adding a store that is there updates it; what is the same changes nothing. Tokens are encrypted before they reach
-the database and are never shown again.
+Adding a known store updates it; equal values change nothing. Tokens are encrypted before they reach the database and
+are never shown again.
 """
 
 from __future__ import annotations
@@ -245,7 +245,8 @@ def _make_due(session: Session, store_id: int) -> None:
 
 
 def _come_sooner(session: Session, store_id: int, interval: timedelta) -> None:
-    """A store that was due once a day waits no day for its first turn of five minutes. What failed keeps its delay."""
+    """A shorter interval applies at once: a store that was due daily does not wait a day. Failed work keeps its
+    delay."""
     session.execute(
         sa.update(SyncState)
         .where(SyncState.store_id == store_id, SyncState.attempts == 0, SyncState.next_due_at.is_not(None))

@@ -1,11 +1,11 @@
-"""The Dagster edge of alerts: what fails in Dagster is reported, and what is to be told is delivered.
+"""Alerts in Dagster: failures of ops and runs are reported, and alerts are delivered.
 
     report_op_failure   hook     an op failed for good: its error is reported from within the run
     run_failures        sensor   a run died (killed, never started): nobody else could report it
-    deliver_alerts      sensor   what is recorded and not yet told goes to people
+    deliver_alerts      sensor   sends alerts that are due
 
 An op fails with `as_failure(error)`, so that the UI shows our sentence, and `error_of` reads it back: the hook and the
-sensor see the same error, and one run is told once. Nothing in here stops a run, or another sensor.
+sensor see the same error, and one run is reported once. Nothing in here stops a run, or another sensor.
 """
 
 import json
@@ -29,7 +29,7 @@ DELIVER_SECONDS = 15
 WILL_RETRY_TAG = "dagster/will_retry"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 TIER_TAG = "tier"
-"""What a run was started for: the number of a tier, or retries. One that was started by hand has none."""
+"""What a run was started for: the number of a tier, or retries. One that was started manually has none."""
 
 DATABASE_RETRIES = 3
 DATABASE_DELAY_SECONDS = 5
@@ -120,7 +120,7 @@ def report_op_failure(context: dg.HookContext) -> None:
     name="run_failures",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=DELIVER_SECONDS,
-    # Those started by hand belong to no code location.
+    # Those started manually belong to no code location.
     monitor_all_code_locations=True,
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
@@ -152,7 +152,7 @@ def _is_reported(run: dg.DagsterRun) -> bool:
 
 
 def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: dg.DagsterEvent) -> None:
-    """Report a failed run, unless its own hook has done so, or it was stopped and starts again by itself."""
+    """Report a failed run, unless its own hook has done so, or it was stopped and is retried automatically."""
     tags = {**run.tags, **getattr(instance.get_run_by_id(run.run_id), "tags", {})}
     stopped = tags.get(FAILURE_REASON_TAG) == "UNEXPECTED_TERMINATION"
     if stopped and tags.get(WILL_RETRY_TAG) == "true":

@@ -28,7 +28,7 @@ class DatabaseResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The application's database and the cipher of what is encrypted in it.
 
     It is opened at its first use and closed at the end of the run, so that a database that is away is met inside of
-    the op, where it is tried again.
+    the op, where it is retried.
     """
 
     # Opened as they are needed; twice as many at most, which is one for each of 64 workers and some to spare.

@@ -189,7 +189,7 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
 
 
 def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: DatabaseResource) -> None:
-    """The job works: what kept earlier runs from it is over. Then people are told, at once, of what this run met."""
+    """The job works: resolve what stopped earlier runs. Then send alerts for what this run reported."""
     did_all = not config.stores and set(config.tiers) == set(TIERS)
     tier = context.get_tag(TIER_TAG) or (None if did_all else reporting.MANUAL)
     try:

@@ -1,4 +1,4 @@
-"""What people of ours decide about who is one person: join, split, and undo either.
+"""Decisions about who is one person: join, split, and undo either.
 
 A customer is named by its store and its id there; for Shopify the number at the end of the id is enough.
 """
@@ -42,15 +42,15 @@ class HeldDecision(NamedTuple):
 
 
 def join(database: Database, customer: tuple[str, str], other: tuple[str, str], *, by: str) -> Decision:
-    """Make two customers, each (store's name, id), one person with all who are matched with either.
+    """Join two customers, each (store's name, id), with all who are matched with either, into one person.
 
-    A split in force wins: then they stay two, and the answer shows it. Raises IntegrationError (bad_data).
+    A split in force wins: then they stay two, as the result shows. Raises IntegrationError (bad_data).
     """
     return _decide(database, "together", customer, other, by)
 
 
 def split(database: Database, customer: tuple[str, str], other: tuple[str, str], *, by: str) -> Decision:
-    """Never again make these two customers one person: `other` leaves, whoever can be matched with both stays.
+    """Split two customers for good: `other` leaves, whoever can be matched with both stays.
 
     Raises IntegrationError (bad_data).
     """
@@ -58,7 +58,7 @@ def split(database: Database, customer: tuple[str, str], other: tuple[str, str],
 
 
 def undo(database: Database, decision_id: int, *, by: str) -> Decision:
-    """Take a decision back: grouping and ids are as if it had never been. Raises IntegrationError (bad_data)."""
+    """Undo a decision: grouping and ids are as if it had never been made. Raises IntegrationError (bad_data)."""
 
     def change(connection: psycopg.Connection[Any]) -> tuple[int, str, CustomerId, CustomerId]:
         row = connection.execute(
@@ -94,7 +94,7 @@ def _decide(
         for (store, _), found in zip((customer, other), pair, strict=True):
             if not is_somebody(connection, *found):
                 raise _bad_data(
-                    f"customer {found[1]} of store {store} is nobody: deleted, or redacted; there is nothing to decide"
+                    f"customer {found[1]} of store {store} was deleted or redacted; there is nothing to decide"
                 )
         (store_id, external_id), (other_store_id, other_id) = pair
         held = connection.execute(

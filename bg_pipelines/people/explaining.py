@@ -1,4 +1,5 @@
-"""Why a customer is the person it is, in sentences. They name customers by store and id, never by their data."""
+"""Explanations of why a customer belongs to a person, in sentences. They name customers by store and id, never by
+their data."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def customers_of(database: Database, person_id: int) -> list[Link]:
 
 
 def why(database: Database, store: str, customer: str) -> list[str]:
-    """Why a customer is the person it is: the way from it to the first, and what its e-mail and phone tell."""
+    """Why a customer belongs to its person: the matches from it to the first one, and what its e-mail and phone
+    match."""
     with database.transaction() as connection:
         found = find_customer(connection, store, customer)
         person_id = _person_of(connection, found)

@@ -1,4 +1,5 @@
-"""Who is one person, given what they have in common: plain functions of their input, whatever its order.
+"""Grouping customers into persons by what they have in common: pure functions, independent of the order of their
+input.
 
 `group` says which customers are one person and why; `settle_ids` which id each person has. Neither asks a database.
 """
@@ -38,7 +39,7 @@ class Member(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """A person's word on two customers: `together`, or `apart` and `other` leaves."""
+    """A decision about two customers: `together`, or `apart` and `other` leaves."""
 
     kind: str
     customer: CustomerId
@@ -122,7 +123,7 @@ class _Grouping:
         self.phones = self._held("phone")
 
     def _held(self, kind: str) -> dict[bytes, list[int]]:
-        """Who holds each key that may join; in order of its first holder."""
+        """The customers of each key that may join; in order of the first one."""
         holders: dict[bytes, list[int]] = defaultdict(list)
         for i, member in enumerate(self.members):
             key, shared = (

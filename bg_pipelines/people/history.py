@@ -100,7 +100,7 @@ def ranking(
     lapsed_days: int | None = None,
     as_of: datetime | None = None,
 ) -> Iterator[Ranked]:
-    """Who spent most, by currency and rank, a chunk in memory at a time: of a large retailer they are millions.
+    """Who spent most, by currency and rank, one chunk in memory at a time: a large retailer has millions.
 
     `top`: only so many of each currency. `lapsed_days`: only those whose last visit, in whatever currency and store,
     was longer ago, seen from `as_of` (now). Persons who never bought anything are not in it.

@@ -7,7 +7,7 @@ all; what does so by who holds it (`MOST`, shared within a store) is marked as s
 from __future__ import annotations
 
 MOST = 100
-"""A key held by more customers than this is nobody's own; nor do phones alone make a person of more customers."""
+"""A key of more customers than this belongs to no one; nor do phones alone make a person of more customers."""
 
 PLACEHOLDER_NAMES = (
     # No address at all:

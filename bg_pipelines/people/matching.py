@@ -1,8 +1,7 @@
 """Match customers to people: what has changed since the last time, in batches, each one transaction.
 
-Triggers queue who has changed (migration 0003). A batch takes them from the queue, and with them everybody whom
-they are or were connected to; all others stay as they are, for nothing that decides about them has changed. So a
-run that is killed has lost nothing, and the next goes on.
+Triggers queue customers that changed (migration 0003). A batch takes them from the queue, with everybody they are or
+were connected to; all others stay as they are. A killed run loses nothing; the next continues.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from bg_pipelines.people.keys import EMAIL, EMAIL_KEY, KNOWN, NAME, PARAMETERS, 
 BATCH = 50_000
 """Queued changes of one transaction; it bounds the memory."""
 ANALYZE_FROM = 5_000
-"""Changes of which the planner is told before it joins them; of fewer, what it guesses is as good."""
+"""From this many changes on ANALYZE is worth it before they are joined."""
 
 # One number for all matching: PostgreSQL's advisory locks are plain integers.
 _LOCK = 0x6267_7070
@@ -60,10 +59,10 @@ def match(
     batch: int = BATCH,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Matched:
-    """Match whoever has changed since the last time, and all who are connected to them.
+    """Match all customers that changed since the last time, and everybody connected to them.
 
-    What is left when `is_over` says so, asked after each batch, is left to the next time. Two at once wait for one
-    another, batch by batch. Raises IntegrationError (database).
+    `is_over` is checked after each batch; the rest is for the next time. Concurrent matches wait for each other, batch
+    by batch. Raises IntegrationError (database).
     """
     total = Matched()
     done = queued = 0
@@ -84,12 +83,12 @@ def match(
             return total
         if is_over():
             if log:
-                log("people: the run's time is over. Who is left is matched by the next run.")
+                log("people: the run's time is over. The next run matches the rest.")
             return total
 
 
 def rematch(database: Database, *, log: Log | None = None, batch: int = BATCH) -> Matched:
-    """Match everybody anew. It changes nothing that `match` would not have, whatever has happened before."""
+    """Match everybody again. The result is the same as that of `match`."""
     with database.transaction() as connection:
         connection.execute(
             "INSERT INTO people_queue (store_id, customer_external_id) "

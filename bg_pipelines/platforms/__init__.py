@@ -16,10 +16,10 @@ _TOKEN = ("token",)
 
 
 class PlatformKind(NamedTuple):
-    """A platform: how a store there is given (`operations/stores.py`), and the module with its `connect`.
+    """A platform: how its stores are added (`operations/stores.py`), and the module with its `connect`.
 
-    `module` is a module of this package, imported only where a store needs it. A store's `domain` must match `domain`, or people are told `domain_hint`; `secrets` are the sets of secrets of
-    which one has to be given.
+    `module` is a module of this package, imported only where a store needs it. A store's `domain` must match `domain`;
+    `domain_hint` is the error otherwise; `secrets` are the sets of secrets, one of which is required.
     """
 
     module: str

@@ -6,11 +6,11 @@
 
     time         connecting, each read, and the answer as a whole, its headers included
     size         the bytes on the wire and the bytes they unpack to
-    credentials  those that the caller gives and no others: ~/.netrc and cookies are not looked at, no redirect is followed
-    TLS          one context a process, for reading the root certificates costs ten times what a call does
+    credentials  only those that the caller gives: no ~/.netrc, no cookies, no redirect
+    TLS          one context per process: reading the root certificates costs ten times as much as a call
     environment  HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE, SSL_CERT_DIR
 
-What a status means is the vendor's client's to know. Nothing is retried here.
+The vendor's client interprets the status. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ TIMEOUTS = Timeouts()
 
 
 class Answer(NamedTuple):
-    """An answer as it came, unpacked. The names of headers are looked up in any case."""
+    """An answer, unpacked. Header names are case-insensitive."""
 
     status: int
     headers: Mapping[str, str]
@@ -153,7 +153,7 @@ class Transport:
         return value
 
     def _malformed(self, what: str, details: Mapping[str, Any] | None = None) -> IntegrationError:
-        message = f"{self._name} {what}; it is tried again"
+        message = f"{self._name} {what}; retried automatically"
         return IntegrationError.of(
             ErrorType.MALFORMED_RESPONSE, message, source=self._source, details=details
         )
@@ -241,7 +241,7 @@ class Transport:
         return self._malformed(f"sent an answer whose headers make no sense ({root})")
 
     def _failure(self, kind: ErrorType, url: str, fault: str, exchange: Exchange) -> IntegrationError:
-        # Host and port only: a path or a query may hold what is nobody's business.
+        # Host and port only: a path or a query may hold a secret.
         try:
             address = parse_url(url)._replace(auth=None).netloc
         except ValueError:
@@ -282,7 +282,7 @@ def vendor_time(headers: Mapping[str, str]) -> datetime | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """For how many seconds a vendor asks to wait, told in seconds or as a time; None where it does not say, or oddly."""
+    """For how many seconds a vendor asks to wait, given in seconds or as a time; None without a usable value."""
     text = headers.get("Retry-After")
     try:
         seconds = float(text or "")

@@ -1,9 +1,9 @@
-"""What a platform (where stores live) is to the rest: a protocol, and the typed records it delivers.
+"""The platform protocol: what a vendor's client provides to the jobs.
 
-A new platform is one file, with a `Platform` and a `connect` that makes one of a `StoreAccess`, and one line in
-`platforms/__init__.py`. Records are named
-tuples whose fields are the columns of their table (`database/models.py`); values are as the vendor writes them,
-PostgreSQL checks them. Times are ISO 8601 texts, money is decimal text with a currency.
+A new platform is one file, with a `Platform` and a `connect` that makes one from a `StoreAccess`, and one line in
+`platforms/__init__.py`. Records are named tuples whose fields are the columns of their table (`database/models.py`);
+values are as the vendor writes them, PostgreSQL checks them. Times are ISO 8601 texts, money is decimal text with a
+currency.
 """
 
 from __future__ import annotations
@@ -104,30 +104,31 @@ class Platform(Protocol):
     ) -> Iterator[Page]:
         """The rows of a resource: those changed at or after `since`, all where it is None, in a stable order.
 
-        `resume` is the token of the last page that was kept. Always yields at least one page. `bulk` says whether
-        all rows are to be exported as one file rather than listed, on a platform that can; None: as their number
-        suggests. Raises IntegrationError (operation_running) while such an export is not ready: the work is to be
-        tried again later, with the token of the last page; (operation_failed) if it came to nothing, or (count_mismatch)
-        if it was not the whole: then the tokens are void.
+        `resume` is the token of the last page that was saved. Always yields at least one page. `bulk` says whether all
+        rows are exported as one file or listed, on a platform with exports; None: chosen by their number. Raises
+        IntegrationError (operation_running) while such an export is not ready: to be retried later with the token of
+        the last page; (operation_failed) if it failed, or (count_mismatch) if it was incomplete: then the tokens are
+        void.
         """
         ...
 
     def lookback(self, resource: Resource) -> timedelta:
-        """How late a change may show in `pages(since=)`: so far back a pass begins behind the last one's start."""
+        """How late a change may show in `pages(since=)`: a pass begins so long before the last one's start."""
         ...
 
     def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
-        """These rows, 100 at most, as they are now; those that are not there any more are in `gone`."""
+        """These rows, 100 at most, as they are now; those that no longer exist are in `gone`."""
         ...
 
     late_arrivals: Mapping[Resource, timedelta]
-    """Resources of which a row may come later than that, with a time that is so old: `pages` looks for them now and then."""
+    """Resources whose rows may arrive later than that, with a change time so old: `pages` reads back so far now and
+    then."""
 
     undated: frozenset[Resource]
-    """Resources whose rows do not tell when they were changed."""
+    """Resources whose rows have no change time."""
 
     editable: frozenset[str]
-    """The columns of `customers` that can be changed there; none: it takes no edits."""
+    """The columns of `customers` that can be changed there; none: it accepts no edits."""
 
     def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
         """Set columns of `customers` (from `editable`) to these values; None takes a value away.
@@ -137,18 +138,18 @@ class Platform(Protocol):
         ...
 
     corrections_a_call: int
-    """So many stock corrections go in one call; more are several calls."""
+    """How many stock corrections one call takes."""
 
     def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         """Write corrections, each by compare-and-swap and under its idempotency key; returns one outcome for each.
 
-        What is wrong with one is that one's outcome. Where an error is raised, some may have been written: the same
-        corrections given again, in the same order, are written once.
+        A fault of one is that one's outcome. If an error is raised, some may have been written: the same corrections
+        given again, in the same order, are written once.
         """
         ...
 
     def faults(self) -> list[str]:
-        """What keeps this store from being synced (credentials, missing scopes), one sentence each."""
+        """What prevents this store from being synced (credentials, missing scopes), one sentence each."""
         ...
 
     def close(self) -> None: ...

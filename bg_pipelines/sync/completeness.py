@@ -1,4 +1,4 @@
-"""Completeness: whether a full pass has read everything, what it did not list, and the proof that it is held."""
+"""Completeness: whether a full pass has read everything, what it did not list, and the proof that it is stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Connection = psycopg.Connection[Any]
 
 
 def count_held(connection: Connection, table: str, store_id: int) -> int:
-    """How many of the source's rows are accounted for: held, or kept as one that could not be loaded."""
+    """How many of the source's rows are accounted for: stored, or rejected."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         cursor.execute(
             f"SELECT (SELECT count(*) FROM {table} "  # noqa: S608 (an enum's value)
@@ -99,7 +99,7 @@ class Completeness:
     # What is gone
 
     def require(self, connection: Connection, unlisted: int) -> None:
-        """Before anything is taken for gone: the pages must have held about what the source says it has.
+        """Before anything is marked deleted: the pages must have held about as many rows as the source counts.
 
         `unlisted` rows are counted and never listed. Where the source does not say how many it has, the pages must have
         held something, unless the store has nothing to sell any more. Raises IntegrationError (count_mismatch).
@@ -113,7 +113,7 @@ class Completeness:
             return
         raise IntegrationError(
             f"the platform's pages held {read} {self.table}, and it has "
-            f"{'some' if expected is None else expected}. Nothing was marked deleted; the next try reads everything again",
+            f"{'some' if expected is None else expected}. Nothing was marked deleted; the next attempt reads everything again",
             error_type=ErrorType.COUNT_MISMATCH,
             severity="high",
             source=self.table,
@@ -148,12 +148,12 @@ class Completeness:
     # The proof
 
     def prove(self, connection: Connection) -> None:
-        """Compare what this full pass read with what is held now, and keep the outcome.
+        """Compare what this full pass read with what is stored now, and keep the outcome.
 
-        What did not change at the source since shortly before the pass must be the same, row by row and part by part;
-        of the rest as many must be held as were read. Where rows were written by another way meanwhile (an edit of ours,
-        a repair), as many may differ as there are of these. Raises IntegrationError (count_mismatch) where they do not:
-        then nothing of the last pages is kept, and everything is read again at the next try.
+        Rows and parts that did not change at the source since the cutoff must be the same; of the volatile ones the
+        number must match. As many may differ as were written another way meanwhile (an edit of ours, a repair).
+        Otherwise raises IntegrationError (count_mismatch): the last pages are rolled back, and everything is read
+        again at the next attempt.
         """
         held = self._held(connection)
         read = {name: self.state.sums.get(name, NOTHING) for name in held}
@@ -174,7 +174,7 @@ class Completeness:
                 continue
             raise IntegrationError(
                 f"{read[name].rows} {name} were read and {held[name].rows} are held, or they are not the same. The last "
-                "pages were not kept; the next try reads everything again",
+                "pages were not kept; the next attempt reads everything again",
                 error_type=ErrorType.COUNT_MISMATCH,
                 severity="high",
                 source=name,
@@ -203,7 +203,7 @@ class Completeness:
         )
 
     def _gone_meanwhile(self, connection: Connection) -> int:
-        """How many rows others than this pass have found gone (`mark_deleted`) since it began."""
+        """How many rows were marked deleted (`mark_deleted`) by others than this pass since it began."""
         row = connection.execute(
             f"SELECT count(*) FROM {self.table} WHERE store_id = %s "  # noqa: S608 (an enum's value)
             "AND deleted_at >= %s AND deleted_at = synced_at",

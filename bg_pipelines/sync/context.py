@@ -1,4 +1,4 @@
-"""The context: what a unit of a store's work may ask of the visit that carries it out, whichever run that is.
+"""The context: what a unit of a store's work may ask of its visit, whichever run that is.
 
 A unit raises what ends it early: `IntegrationError` (it failed), `NotReady` (the platform is still at work for it),
 `TurnOver` (others wait), `work.runner.Stopped` (the run ends).
@@ -32,11 +32,11 @@ class StoreRef(NamedTuple):
 
 
 class TurnOver(Exception):  # noqa: N818 (not an error: others wait)
-    """The store has had its turn; what it has left is for the next."""
+    """The store's turn is over; the rest is for the next."""
 
 
 class NotReady(Exception):  # noqa: N818 (not an error: nothing failed)
-    """The platform is still at work for this unit, which was so `waits` times in a row, this time among them.
+    """The platform is not ready for this unit yet, for the `waits`-th time in a row.
 
     `cursor` makes what is to be kept, with this count of waits.
     """
@@ -71,10 +71,10 @@ class Context(Protocol):
         """Whether the unit should raise TurnOver at the next point from which it can go on."""
 
     def note_progress(self) -> None:
-        """What was done is kept, and the next try begins behind it: failures before it do not count any more."""
+        """Progress was committed and the next attempt continues after it: earlier failures no longer count."""
 
     def void_progress(self) -> None:
-        """What was done so far is of no use: the next try begins anew."""
+        """The progress so far is void: the next attempt starts from the beginning."""
 
     def complete(
         self,
@@ -87,7 +87,7 @@ class Context(Protocol):
         """Settle the unit as done, in the transaction of its last rows. Raises IntegrationError (lease_lost)."""
 
     def say(self, message: str) -> None:
-        """Tell whoever watches the run."""
+        """Write a line to the run's log."""
 
     def note_rows(self, pages: int, counts: Counts) -> None: ...
     def note_correction(self, left: CorrectionReport | None) -> None: ...

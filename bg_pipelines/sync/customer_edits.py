@@ -1,14 +1,14 @@
 """Edits of customers' profiles, sent to the platform before its customers are read.
 
-Each customer is read afresh, each field decided by itself, and what is left to change is sent in one call:
+Each customer is read again, each field decided separately, and what is left to change is sent in one call:
 
     the platform has        then
-    our new value           applied: somebody did it, or it was us and the answer was lost
+    our new value           applied: somebody else did it, or we did and the answer was lost
     the value we changed    sent
     another value           sent if the edit is newer, else superseded: the platform's value stands
 
 The edit is in its row before anything is sent, and is settled with the row that the platform answers with, in one
-transaction. So after a crash between the two the next run finds our value there; it never sends another one.
+transaction. So after a crash in between the next run finds our value there and never sends it twice.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import DUE, Queue, clock
 
 LEASE = timedelta(minutes=1)
-"""Only the visit that has the store's unit claims its edits. After a kill they are free before that unit is."""
+"""Only the visit that has the store's unit claims its edits. After a crash they are free before that unit is."""
 UNREADABLE_PAUSE = timedelta(minutes=4)
-"""How long an edit is put off whose customer cannot be read: until the store's next visit, whatever its tier."""
+"""How long an edit is postponed if its customer cannot be read: until the store's next visit, whatever its tier."""
 
 QUEUE = Queue(CustomerChange, Change)
 UNIT = QUEUE.table
@@ -47,16 +47,16 @@ _NEXT = f"""
         WHERE t.store_id = %(store)s AND t.status = 'pending' AND {DUE}
         GROUP BY t.customer_external_id ORDER BY min(t.id) LIMIT %(customers)s)"""  # noqa: S608 (made of constants)
 
-GONE = "the customer is not there any more"
+GONE = "the customer no longer exists"
 FORGOTTEN = "the customer was deleted or redacted: nothing is sent"
-KEPT_ITS_OWN = "the platform took the update and kept its own value"
+KEPT_ITS_OWN = "the platform accepted the update and kept its own value"
 LATER_EDIT = "a later edit of the same field took its place"
 
 
 class Edit(NamedTuple):
-    """What is to become of one field: its pending changes, oldest first, and what the platform has.
+    """One field: its pending changes, oldest first, and what the platform has.
 
-    The last change says what is wanted; the earlier ones are what it was made upon.
+    The last change is what is wanted; it is based on the earlier ones.
     """
 
     changes: Sequence[Change]
@@ -86,7 +86,7 @@ class Edit(NamedTuple):
 
 
 class CustomerEdits:
-    """The pending edits of one store's customers, on their way. Used once."""
+    """Sends the pending edits of one store's customers. Used once."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -97,13 +97,13 @@ class CustomerEdits:
         self.loader = Loader(self.claim.store_id, Resource.CUSTOMERS, context.cipher)
         self._reports: list[ChangeReport | None] = []
         self._refused: IntegrationError | None = None
-        """Why the platform takes no edit at all: then none of the others is sent."""
+        """Why the platform accepts no edit at all: then no more are sent."""
 
     def run(self) -> None:
         """Send what is due, a few customers at a time, until the store's turn is over.
 
-        Raises IntegrationError where the platform is out of reach, and Stopped; what was not sent stays due. An edit that
-        the platform does not take is parked under an incident and holds up no other.
+        Raises IntegrationError where the platform is out of reach, and Stopped; what was not sent stays due. An edit
+        that the platform does not accept is parked under an incident and delays no other.
         """
         sent = False
         while not (sent and self.context.turn_is_over()):
@@ -141,7 +141,7 @@ class CustomerEdits:
         if refused:
             with self.database.transaction() as connection:
                 for change in refused:
-                    reason = f"{self.claim.platform} takes no change of {change.field}"
+                    reason = f"{self.claim.platform} does not accept changes of {change.field}"
                     self._settle(connection, [change], "rejected", reason=reason)
                 self._require_lease(connection)
             self._tell()
@@ -213,13 +213,13 @@ class CustomerEdits:
         except IntegrationError as error:
             if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                 raise
-            # Not allowed to write, or not so: the edits wait for a person, and customers are read all the same.
+            # Writing is not allowed: the edits are parked, and customers are read anyway.
             if error.error_type is ErrorType.SCOPES:
                 self._refused = error
             self._park(edits, error)
             return
         if outcome.status == "rejected" and len(edits) > 1:
-            # A value that is refused does not take the others with it; what was taken already changes nothing.
+            # A rejected value does not affect the others; sending accepted ones again changes nothing.
             for edit in edits:
                 self._send(customer_id, [edit], asked_at)
             return
@@ -243,7 +243,7 @@ class CustomerEdits:
         self.loader.load(connection, [page], seen_at=asked_at)
 
     def _put_off(self, connection: psycopg.Connection[Any], made: Sequence[Change]) -> None:
-        """Edits of a customer whose row cannot be read, which is an incident of its own: tried again later."""
+        """Edits of a customer whose row cannot be read, which is an incident of its own: retried later."""
         decision = Decision(
             Strategy.SCHEDULED_RETRY,
             clock(connection) + UNREADABLE_PAUSE,
@@ -259,7 +259,7 @@ class CustomerEdits:
         self._report(made[-1], "pending", error.message)
 
     def _park(self, edits: Sequence[Edit], error: IntegrationError) -> None:
-        """The edits wait for a person, all of a store's under one incident a type of error."""
+        """Park the edits, all of a store's under one incident per error type."""
         fault = Fault(
             StoreUnit(self.claim.store_id, UNIT, error.error_type),
             subject=f"store {self.store_name}",
@@ -313,7 +313,7 @@ class CustomerEdits:
                 self._open_incident(connection, change, reason or "")
 
     def _open_incident(self, connection: psycopg.Connection[Any], change: Change, reason: str) -> None:
-        """A rejected edit is lost unless a person looks at it: one incident a store, until they resolve it."""
+        """A rejected edit is lost unless a person acts: one incident per store, until it is resolved."""
         error = IntegrationError(
             f"an edit of {change.field} of customer {change.customer_external_id} was rejected: {reason}; see "
             f"`bg-pipelines customers changes {self.store_name} --status rejected`, edit again, then resolve this",

@@ -1,4 +1,5 @@
-"""Deletions: rows that the source says are gone, rows that a full pass did not list, and what goes with them."""
+"""Deletions: rows that the source reports as deleted, rows that a full pass did not list, and their parts and
+children."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ Connection = psycopg.Connection[Any]
 
 
 def mark_deleted(connection: Connection, table: str, store_id: int, external_ids: Sequence[str]) -> int:
-    """Mark these rows gone at the source; returns how many were not so before.
+    """Mark these rows as deleted at the source; returns how many were not before.
 
-    What could not be loaded of them is forgotten.
+    Their rejected rows are dropped.
     """
     connection.execute(
         "DELETE FROM rejected_rows WHERE store_id = %s AND resource = %s AND external_id = ANY(%s)",
@@ -62,7 +63,7 @@ def mark_not_listed_deleted(
     pass_began_at: datetime,
     created_since: datetime | None = None,
 ) -> int:
-    """After a full pass: mark the rows that it did not list as gone; returns how many.
+    """After a full pass: mark the rows that it did not list as deleted; returns how many.
 
     A row that the source has but that could not be loaded is not gone; what stood in `rejected_rows` and was not
     listed either is dropped there. `created_since`: the source lists no rows that are older, so they stay, and so does
@@ -159,7 +160,7 @@ def mark_left_parts_deleted(
 
 
 def mark_children_deleted(connection: Connection, table: Resource, store_id: int) -> int:
-    """Mark what goes with the rows marked in this transaction: their parts, a product's variants, a variant's stock.
+    """Mark what belongs to the rows marked in this transaction: their parts, a product's variants, a variant's stock.
 
     Returns how many rows.
     """

@@ -1,10 +1,10 @@
-"""The loader: pages of one resource into its tables, in the caller's transaction, with the rejects and what is gone.
+"""The loader: pages of one resource into its tables, in the caller's transaction, with rejects and deletions.
 
     loader = Loader(store_id, Resource.ORDERS, cipher)
     loaded = loader.load(connection, [page], seen_at=asked_at)
 
-A pass, an audit's repair, an edit of ours and an event all load this way. It knows no run and no pass: what a full
-pass wants otherwise is told by `FullPass`, and what it sums up is returned.
+A pass, an audit's repair, an edit of ours and an event all load this way. It knows no run and no pass: `FullPass` says
+what a full pass does differently, and sums are returned.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class FullPass(NamedTuple):
 class Loaded(NamedTuple):
     """What a load did; `gone` counts the rows that the source said are deleted, of `counts.deleted`.
 
-    `counts.read` are rows and parts, `rows_read` are rows alone; `moved` tells whether rows came, went or were rejected.
+    `counts.read` are rows and parts, `rows_read` are rows alone; `moved` tells whether rows were added, deleted or
+    rejected.
     """
 
     counts: Counts
@@ -80,7 +81,7 @@ class Loader:
         gone = [external_id for page in pages for external_id in page.gone]
         if gone:
             counts.deleted = mark_deleted(connection, self.table, self.store_id, gone)
-            # A row that is gone and that we never had, or had marked before, changes nothing.
+            # A deleted row that we never had, or had marked before, changes nothing.
             counts.unchanged += len(gone) - counts.deleted
         counts.require_complete(self.table)
         rows_read, marked = counts.read, counts.deleted

@@ -1,11 +1,11 @@
-"""Proof that what a full pass read is what is held: counts, and a checksum that does not depend on the order.
+"""Proof that what a full pass read is what is stored: counts, and a checksum that does not depend on the order.
 
 A row's part of the checksum is the CRC-32 of its id and its `source_updated_at`, a part's (an order's line) that of its
-id; the checksum is their sum. Both sides are computed apart: over the records as they came from the source, before
-anything is written, and over the table after the last page was.
+id; the checksum is their sum. The two sides are computed independently: over the records as they came from the source,
+before anything is written, and over the table after the last page.
 
-`cutoff` parts the rows into those that did not change at the source since then, which are summed, and those that did
-(`volatile`), which are counted alone: such a row may come in one version and be held in the next.
+`cutoff` divides the rows into those that did not change at the source since then, which are summed, and those that did
+(`volatile`), which are only counted: such a row may be read in one version and stored in the next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rejects: source rows that could not be loaded, kept encrypted with their reason until they load or are gone."""
+"""Rejects: source rows that could not be loaded, stored encrypted with their reason until they load or are deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def keep_rejects(
     store_id: int,
     rejects: Sequence[Reject],
 ) -> None:
-    """Keep rows of a table that could not be loaded, with their reason; one met again is counted, not doubled."""
+    """Store rows of a table that could not be loaded, with their reason; a repeated one is counted, not stored
+    twice."""
     if not rejects:
         return
     with connection.cursor() as cursor:
@@ -56,7 +57,7 @@ def report_rejects(
         )
     }
     fine = [RejectedRows(store_id, unit) for unit in done if unit not in held]
-    reporting.clear(connection, fine, "every row loads again, or is gone at the source")
+    reporting.clear(connection, fine, "every row loads again, or was deleted at the source")
     for unit, (rows, external_id, reason) in held.items():
         error = IntegrationError.of(
             ErrorType.BAD_DATA,
@@ -75,5 +76,5 @@ def report_rejects(
             resources=[unit],
             payload=f"rejected_rows of store {store_id}, {unit}",
         )
-        # A pass that does not read them again says nothing new of them.
+        # A pass that does not read them again is no repeat.
         reporting.report_fault(connection, fault, occurrence=f"{rows} rows")

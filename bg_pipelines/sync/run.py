@@ -1,4 +1,4 @@
-"""The run of a sync: which stores, claimed how, and what it did in all.
+"""The run of a sync: which stores, how they are claimed, and the summary.
 
 summary = SyncRun(database, cipher, request, run_id="…", connect=connect, log=print).run()
 """
@@ -99,7 +99,7 @@ class SyncRun:
         self._failed_stores: set[int] = set()
 
     def run(self, then: Callable[[Summary], object] = lambda _: None) -> Summary:
-        """`then` is what the run does when its stores are done; until it has returned, the run is at work."""
+        """`then` is what the run does when its stores are done; until it returns, the run is running."""
         began = self.clock()
         due_before = self._prepare()
 
@@ -111,7 +111,7 @@ class SyncRun:
         return self.summary
 
     def _prepare(self) -> datetime:
-        """Make due what is asked for, and say what will not be done; returns until when rows must have been due."""
+        """Make due what is requested, and log what is skipped; returns until when rows must have been due."""
         request = self.request
         with self.database.transaction() as connection:
             stores = self._stores = self._named_stores(connection)
@@ -155,7 +155,7 @@ class SyncRun:
             (list(stores),),
         )
         return [
-            f"{name}: {key} failed too often and is left alone, the next probe goes at {probe_at:%H:%M:%S} UTC; "
+            f"{name}: {key} failed too often, its circuit is open; the next probe is at {probe_at:%H:%M:%S} UTC; "
             "`bg-pipelines incidents retry` sends it now"
             for name, key, probe_at in rows
         ]
@@ -229,8 +229,10 @@ class SyncRun:
         except IntegrationError as error:
             if not is_expected(error):
                 raise
-            # A row that could not even be settled is given back at the end of the run, and is still due.
-            self.say(f"store {batch[0].store_id} is left to the next run: {error.message}")
+            # A row that could not even be settled is released at the end of the run, still due.
+            self.say(
+                f"store {batch[0].store_id} could not be settled; the next run continues: {error.message}"
+            )
             self.note_store(batch[0].store_id, complete=False)
 
     def renew(self, connection: psycopg.Connection[Any], owners: Sequence[str], lease: timedelta) -> None:
@@ -289,7 +291,7 @@ class SyncRun:
             self.summary.resources[resource].synced += 1
 
     def note_failed(self, resource: Resource, failure: Failure) -> None:
-        """A failure is told once, however many of its store's resources it reaches."""
+        """A failure is logged once, however many of its store's resources it affects."""
         with self._lock:
             self.summary.resources[resource].failed += 1
             failure.resources.append(resource)

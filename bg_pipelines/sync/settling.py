@@ -1,14 +1,14 @@
 """Settling: how a unit of a store's work ends. The outcomes are a closed set, each written to its row at once.
 
     Done      the unit settled itself, in the transaction of its last rows
-    Yielded   its turn was over: it is due again, behind all others
-    Waiting   the platform is still at work for it: looked at again at a time; nothing failed
-    Retried   it failed: tried again at a time
-    Parked    it failed, and a person decides: it waits under an incident
-    Lost      another worker has claimed it meanwhile and settles it
+    Yielded   its turn was over: due again, behind all others
+    Waiting   the platform is not ready yet: checked again later; nothing failed
+    Retried   it failed: retried automatically at a given time
+    Parked    it failed and requires attention: parked under an incident
+    Lost      another worker has claimed it and settles it
 
-`decide_failure` decides and does nothing; `Settling` writes row, attempt, circuits and incident in one transaction,
-and remembers of a visit only what was committed.
+`decide_failure` only decides; `Settling` writes row, attempt, circuits and incident in one transaction, and remembers
+only what was committed.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ OUT_OF_REACH = {
     ErrorType.SHOP_GONE,
     ErrorType.CONFIGURATION,
 }
-"""A store out of reach for one unit is so for the next; anything else is the one unit's own."""
+"""Errors that put the whole store out of reach; any other is its unit's own."""
 
 _TRIES = 3
-"""So often a transaction is tried that got into another's way: the one that loses has done nothing."""
+"""How often a transaction that conflicts with another is tried: the losing one has done nothing."""
 
 
 class Done(NamedTuple):
@@ -96,8 +96,8 @@ Outcome = Done | Yielded | Waiting | Retried | Parked | Lost
 class Failure(NamedTuple):
     """Why a unit failed, and what is known of it.
 
-    `progressed`: what it did before is kept, and its next try begins behind it. `tries`: how often it was so in a row,
-    where the row does not count that.
+    `progressed`: it committed progress, and the next attempt continues after it. `tries`: how often it failed in a
+    row, where the row does not count that.
     """
 
     error: IntegrationError
@@ -118,20 +118,21 @@ def decide_failure(
 ) -> tuple[int, Decision]:
     """What happens next to a unit that failed: its count of failures from now on, and the decision.
 
-    What is the vendor's fault uses up no store's tries, however long it lasts. Credentials that were refused while
-    somebody gave others are tried again at once.
+    A vendor's fault uses up no store's attempts, however long it lasts. Work that failed with credentials that were
+    replaced meanwhile is retried at once.
     """
     count = 1 if failure.progressed else attempts_before + 1
     if vendors_fault:
         count = max(1, count - 1)
     if failure.error.error_type is ErrorType.CREDENTIALS and new_credentials:
-        return count, Decision(Strategy.EXPONENTIAL_BACKOFF, now, "it was given new credentials meanwhile")
+        return count, Decision(Strategy.EXPONENTIAL_BACKOFF, now, "new credentials were set meanwhile")
     return count, decide(failure.error, failure.tries or count, now, rng, job=job, policies=policies)
 
 
 @dataclass
 class _Known:
-    """What a visit has told of its store so far: the circuits are told of a failure, and an incident of a repeat, once."""
+    """What a visit has reported so far: a failure counts once for the circuits, and once as a repeat of an
+    incident."""
 
     circuits: circuits.Outcome | None = None
     reported: set[Fingerprint] = field(default_factory=set)
@@ -173,7 +174,7 @@ class Settling:
     # Outcomes
 
     def failed(self, claim: Claim, attempt: int, failure: Failure) -> Retried | Parked | Lost:
-        """Settle a unit that failed. Raises IntegrationError (database) where the database is away: nothing can be."""
+        """Settle a unit that failed. Raises IntegrationError (database) during an outage: nothing can be settled."""
         if is_outage(failure.error):
             raise failure.error
         outcome: Retried | Parked | Lost
@@ -192,19 +193,19 @@ class Settling:
         return outcome
 
     def not_ready(self, claim: Claim, attempt: int, waits: NotReady) -> Waiting | Lost | None:
-        """Settle a unit that its platform is still at work for; None once it has used up its tries: then it failed."""
+        """Settle a unit whose platform is not ready yet; None once its attempts are used up: then it failed."""
 
         def act(connection: Connection, known: _Known) -> Decision:
             now = clock(connection)
             decision = decide(waits.error, waits.waits, now, self.rng, job=self.job, policies=self.policies)
-            # A person who has it tried again has it waited for as long once more.
+            # A person who retries it grants the same time again.
             save(connection, claim, waits.cursor(0 if decision.retry_at is None else waits.waits))
             if decision.retry_at is not None:
                 QUEUE.retry(connection, claim, waits.error, decision, attempts=claim.attempts)
                 attempts.end(connection, attempt, "released", error=waits.error)
                 known.messages.append(
                     f"{self.store.name}: {claim.resource} waits: {waits.error.message}. "
-                    f"Looking again at {decision.retry_at:%H:%M:%S} UTC"
+                    f"Checked again at {decision.retry_at:%H:%M:%S} UTC"
                 )
             return decision
 
@@ -217,7 +218,7 @@ class Settling:
         return None if decision.retry_at is None else Waiting(decision.retry_at)
 
     def give_back(self, claims: Sequence[Claim], *, behind_others: bool) -> None:
-        """Give units back unfinished; a claim that was lost meanwhile is left to whoever has it."""
+        """Release units unfinished; a claim that was lost meanwhile is left to its new owner."""
         with self.database.transaction() as connection:
             for claim in claims:
                 with suppress(IntegrationError):
@@ -225,7 +226,7 @@ class Settling:
             attempts.release(connection, self.run_id, self.store.id)
 
     def note_answer(self) -> None:
-        """Pages were kept: the vendor answers, and nobody need wait until all is read."""
+        """Pages were committed: the vendor answers, and nobody needs to wait until everything is read."""
         self._transact(
             lambda connection, known: self._note_closed(
                 connection, known, circuits.note_answer(connection, self.store.platform)
@@ -233,10 +234,10 @@ class Settling:
         )
 
     def note_success(self, done: Sequence[str]) -> None:
-        """Close circuits and incidents of what has worked; report rows that could not be loaded."""
+        """Close circuits and incidents of what succeeded; report rows that could not be loaded."""
 
         def act(connection: Connection, known: _Known) -> None:
-            # A visit that was answered in part is no sign that store or vendor are well again.
+            # A partly successful visit does not show that store or vendor have recovered.
             if known.circuits is None:
                 outcome = circuits.note_success(connection, self.store.id, self.store.platform)
                 self._note_closed(connection, known, outcome)
@@ -252,7 +253,7 @@ class Settling:
     # Writing
 
     def _transact(self, act: Callable[[Connection, _Known], T]) -> T:
-        """A transaction, tried again where it got into another's way; what it learnt counts once it is committed."""
+        """A transaction, retried on conflict; what it learnt counts once it is committed."""
         for left in reversed(range(_TRIES)):
             known = replace(self._known, reported=set(self._known.reported), messages=[], reopened=False)
             try:
@@ -301,7 +302,7 @@ class Settling:
             resources=[claim.resource],
             payload=f"sync_attempts {attempt}",
         )
-        # A failure is repeated once a visit, however many units it reaches.
+        # A failure counts as repeated once per visit, however many units it affects.
         repeat = fingerprint not in known.reported
         settled = fail(
             connection, QUEUE, claim, fault, attempts=count, rng=self.rng, decision=decision, repeat=repeat
@@ -322,7 +323,7 @@ class Settling:
     def _count_failure(
         self, connection: Connection, known: _Known, claim: Claim, error: IntegrationError
     ) -> circuits.Outcome:
-        """Tell the circuits, once a visit, and report the one that opened, or whose probe failed."""
+        """Count the failure for the circuits, once per visit, and report one that opened, or whose probe failed."""
         if known.circuits is not None:
             return known.circuits
         outcome = circuits.note_failure(
@@ -341,7 +342,7 @@ class Settling:
         for subject, change in ((platform, outcome.platform), (store, outcome.store)):
             if change is Transition.OPENED:
                 known.messages.append(
-                    f"{subject} failed too often ({error.error_type}): left alone, and probed until it answers"
+                    f"{subject} failed too often ({error.error_type}): its circuit is open, only probes call it until it answers"
                 )
             if change not in (Transition.OPENED, Transition.PROBE_FAILED):
                 continue

@@ -1,12 +1,12 @@
-"""The state of a table's sync: where the last pass ended, how far the one under way is, and what counts have shown.
+"""The state of a table's sync: where the last pass ended, the progress of the current one, and what counts have shown.
 
-It is kept as JSON in the unit's `cursor`, in the transaction of the rows it covers, and read and written nowhere else.
+It is stored as JSON in the unit's `cursor`, in the transaction of the rows it covers, and read and written only here.
 
     since         where the next incremental pass begins, by the vendor's clock
-    current       the pass under way; None between passes
-    unlisted      how many rows the platform counts and never lists, as two full passes have shown
-    awaited       how many rows should be held by the next pass, where fewer are: the platform's search may be late
-    agreed        how many rows the source counted when as many as expected were held
+    current       the current pass; None between passes
+    unlisted      how many rows the platform counts but does not list, as two full passes have shown
+    awaited       how many rows should be stored by the next pass, if fewer are: the platform's search may lag
+    agreed        how many rows the source counted when as many as expected were stored
     searched_for  how many rows a full pass is made for, which were counted and not held
 """
 
@@ -36,7 +36,7 @@ _FIRST = {
 
 @dataclass(frozen=True, slots=True)
 class PassState:
-    """A pass under way: what was read and kept so far. Times are the database's, but for `vendor_began_at`.
+    """The current pass: what was read and stored so far. Times are the database's, except `vendor_began_at`.
 
     `into_empty`: the table held no row of the store when the pass began. `listed`: all pages were kept, what follows
     is the end of a full pass. `gone` counts rows that the source said are deleted, `moved` tells whether rows came or
@@ -125,7 +125,7 @@ class CursorState:
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> CursorState:
-        """From the cursor of a unit; an empty one was never synced.
+        """From a unit's cursor; an empty one was never synced.
 
         Raises IntegrationError (configuration) where a newer program wrote it.
         """
@@ -162,7 +162,7 @@ class CursorState:
         return {"version": VERSION, **kept} if kept else {}
 
     def without_pass(self) -> CursorState:
-        """The pass under way begins anew; what was to be read whole is read whole the next time."""
+        """The current pass starts again; a full pass stays one."""
         if self.current is None:
             return self
         return replace(self, current=None, since=None if self.current.full else self.since)

@@ -25,7 +25,7 @@ from bg_pipelines.sync.summary import CorrectionReport
 from bg_pipelines.work.queue import Connection, Queue
 
 LEASE = timedelta(minutes=1)
-"""Only the visit that has the store's unit claims its corrections. After a kill they are free before that unit is."""
+"""Only the visit that has the store's unit claims its corrections. After a crash they are free before that unit is."""
 
 
 class CorrectionClaim(NamedTuple):
@@ -64,13 +64,13 @@ _NEXT = """
 
 
 class StockCorrections:
-    """The corrections of one store that are due, on their way. Used once."""
+    """Sends the due corrections of one store. Used once."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.claim = context.claim
         self._refused: IntegrationError | None = None
-        """Why the platform takes no correction at all: then none of the others is sent."""
+        """Why the platform accepts no correction at all: then no more are sent."""
 
     def run(self) -> None:
         """Raises IntegrationError where the platform is out of reach, TurnOver, Stopped; what was not sent stays due."""
@@ -114,7 +114,7 @@ class StockCorrections:
                 if failed.error_type is ErrorType.SCOPES:
                     self._refused = failed
         if error is not None:
-            # Not allowed to write, or not so: these wait for a person, and stock is read all the same.
+            # Writing is not allowed: these are parked, and stock is read anyway.
             self._park(claims, error)
             return
         reports: list[CorrectionReport | None] = []
@@ -180,8 +180,8 @@ class StockCorrections:
 def make_due(connection: Connection, store_ids: Collection[int]) -> None:
     """Make the stock of these stores due now where a correction waits to be sent.
 
-    What is parked or failing keeps its time: a correction mends nothing. Called by who makes one, and by a visit that
-    ends (its own due time would hide a correction which came while it was at work).
+    What is parked or failing keeps its due time. Called after adding one, and by a visit that ends (its own due time
+    would hide a correction added while it was running).
     """
     connection.execute(
         "UPDATE sync_states y SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = ANY(%s) "

@@ -1,4 +1,4 @@
-"""What a sync is asked for, and what it did."""
+"""The request for a sync, and the summary of what it did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bg_pipelines.records import Resource
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes that a sync goes by.
+    """Limits of a sync.
 
     `load_rows` are committed together: enough to make COPY worth it, few enough to lose little and hold little in
     memory; of an incremental pass `changed_load_rows`, for these are mostly so few that they would all be fetched before
@@ -30,19 +30,19 @@ class Limits:
 
 
 BACKFILLS: dict[str, bool | None] = {"auto": None, "bulk": True, "pages": False}
-"""How a full pass may read, as `Platform.pages` is told it."""
+"""How a full pass may read, as passed to `Platform.pages`."""
 
 
 @dataclass(frozen=True)
 class SyncRequest:
-    """What a run is asked for.
+    """The request for a run.
 
-    `job` names it in what is recorded. `stores` are names; empty means all that are due of these `tiers`, and a
-    store that is named is due now. `force` makes all of them due and reads them whole, not only what changed.
-    `batch_size` is how many rows of work a claim takes, `max_workers` how many stores are worked on at once. What is
-    unfinished after `max_minutes` is given back at the page reached, for the next run. `backfill` is how a full pass
-    reads its rows where the platform can export them all at once: "bulk", "pages", or as their number suggests.
-    `sample` is how many rows of each resource an audit looks at.
+    `job` names it in what is recorded. `stores` are names, due now; empty means all due stores of these `tiers`.
+    `force` makes all of them due and reads everything, not only changes. `batch_size` is how many rows of work a claim
+    takes, `max_workers` how many stores are worked on at once. What is unfinished after `max_minutes` is released at
+    the page reached, for the next run. `backfill` is how a full pass reads its rows where the platform can export them
+    all at once: "bulk", "pages", or as their number suggests. `sample` is how many rows of each resource an audit
+    looks at.
     """
 
     resources: tuple[Resource, ...]
@@ -134,8 +134,8 @@ class ResourceAudit:
 
     @property
     def alarming(self) -> bool:
-        """Whether people should know. A row that is gone there and marked so now is none of these: no platform tells
-        of every deletion, so many are only found by the next full pass."""
+        """Whether it is an incident. Rows deleted at the source alone are not: no platform reports every deletion, so
+        many are only found by the next full pass."""
         return self.different + self.missing + self.ahead + self.short + self.left > 0
 
     def sentence(self) -> str:
@@ -144,7 +144,7 @@ class ResourceAudit:
             (self.different, "differ"),
             (self.missing, "are missing here"),
             (self.ahead, "have a later time here"),
-            (self.gone, "are gone there"),
+            (self.gone, "are deleted there"),
         ]
         findings = [f"{number} {what}" for number, what in kinds if number]
         if self.fields:
@@ -152,8 +152,10 @@ class ResourceAudit:
         if self.drifted:
             findings.append("all repaired" if not self.left else f"{self.left} of them could not be repaired")
         if self.short:
-            findings.append(f"{self.short} more are there than here, everything is read again")
-        return f"{self.resource}: of {self.sampled} sampled rows {'; '.join(findings) or 'all are as at the source'}"
+            findings.append(f"{self.short} more at the source than here, a full pass follows")
+        return (
+            f"{self.resource}: of {self.sampled} sampled rows {'; '.join(findings) or 'all match the source'}"
+        )
 
 
 @dataclass

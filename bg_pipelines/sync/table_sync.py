@@ -1,7 +1,7 @@
 """The sync of one table of one store: a pass over its pages, and the end of the pass.
 
-An incremental pass reads what changed since the last one, a full pass everything: then what it did not list is asked
-for by id, what the source does not have any more is marked deleted, and what was read is proved to be held.
+An incremental pass reads what changed since the last one, a full pass everything: then rows that it did not list are
+requested by id, those that no longer exist are marked deleted, and what was read is proved to be stored.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from bg_pipelines.work.queue import clock
 Connection = psycopg.Connection[Any]
 
 FULL_PASS_EVERY = timedelta(days=1)
-"""How often everything is read again, so that what was deleted at the source is noticed whatever happened."""
+"""How often everything is read again, so that deletions at the source are noticed whatever happened."""
 FULL_PASS_PAUSE = timedelta(hours=1)
-"""A large table is not read whole more often because counts differ (see `Limits`): what is gone can wait for so long."""
+"""A large table is not fully read more often because counts differ (see `Limits`): deletions can wait for so long."""
 ASKED_TOGETHER = 100
 PARTS_A_ROW = 4
 """Orders have a few lines each; those of a commit's worth of orders with hundreds would fill the memory."""
 
 VOID = {ErrorType.COUNT_MISMATCH, ErrorType.OPERATION_FAILED, ErrorType.SCOPES}
-"""After these a pass begins anew: its pages were not the whole, or may show less than the next ones will."""
+"""After these errors a pass starts again: its pages were incomplete, or may show less than the next ones."""
 
 
 class TableSync:
@@ -108,7 +108,7 @@ class TableSync:
             raise
 
     def _begin_pass(self, full: bool) -> None:
-        """Go on with the pass that is under way, or begin one."""
+        """Continue the current pass, or begin one."""
         with self.database.transaction() as connection:
             self.seen_at = clock(connection)
             into_empty = full and self._is_empty(connection)
@@ -226,10 +226,10 @@ class TableSync:
     # The end of a pass
 
     def _ask_for_not_listed(self) -> None:
-        """Ask by id for the rows that a full pass did not list.
+        """Request by id the rows that a full pass did not list.
 
-        Only what the source does not have any more is then marked deleted; a row that its list has left out is loaded.
-        Many are not asked for where the list held all that the source counts: somebody has cleared out. Raises TurnOver.
+        Only those that no longer exist are then marked deleted; a row that the list left out is loaded. Many are not
+        requested if the list held as many rows as the source counts: that was a bulk deletion. Raises TurnOver.
         """
         most = self.context.limits.asked_anyway
         whole = Completeness(self.resource, self.claim.store_id, self.current)
@@ -279,7 +279,7 @@ class TableSync:
         return compared.needs_full
 
     def _end_full_pass(self, connection: Connection, state: CursorState, current: PassState) -> int:
-        """Mark what is gone, and prove that what was read is held; returns how many rows were marked."""
+        """Mark deletions, and prove that what was read is stored; returns how many rows were marked."""
         whole = Completeness(self.resource, self.claim.store_id, current)
         whole.require(connection, state.unlisted)
         deleted = mark_not_listed_deleted(
@@ -312,7 +312,7 @@ class TableSync:
         return replace(self.state, current=replace(self.current, waits=waits)).dump()
 
     def _begin_anew(self) -> None:
-        """What was kept is read again: it brought the pass no nearer to its end."""
+        """What was stored is read again: no progress."""
         self.state = self.state.without_pass()
         with self.database.transaction() as connection:
             store_units.save(connection, self.claim, self.state.dump())

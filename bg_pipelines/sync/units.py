@@ -13,7 +13,7 @@ from bg_pipelines.sync.store_profile import sync_profile
 from bg_pipelines.sync.table_sync import TableSync
 
 Unit = Callable[[Context], None]
-"""Works on its claim and settles it as done; raises what `context` says where it ends otherwise."""
+"""Processes its claim and settles it as done; raises what `context` lists where it ends otherwise."""
 
 
 def _table(context: Context) -> None:
@@ -36,7 +36,7 @@ def _customers(context: Context) -> None:
         # An edit that came meanwhile would be hidden behind the due time that is set now.
         then=lambda connection: changes.make_due(connection, context.claim.store_id),
     )
-    # Not amid a full pass: rows that come from elsewhere would not be what it has read.
+    # Not during a full pass: rows that come another way would not be what it has read.
     if sync.state.current is None or not sync.state.current.full:
         CustomerEdits(context).run()
     sync.run()

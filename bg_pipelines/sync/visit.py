@@ -1,4 +1,4 @@
-"""The visit: the claimed units of one store, one after the other, each settled by itself."""
+"""The visit: the claimed units of one store, one after the other, each settled separately."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ class Visit:
         self.run_.note_given_back(turn_is_over=turn_is_over)
 
     def note_progress(self) -> None:
-        """Pages were kept. If this is a probe, its vendor answers, and nobody need wait until all is read."""
+        """Pages were committed. If this is a probe, its vendor answers, and nobody needs to wait until everything is
+        read."""
         if self.is_probe:
             self.is_probe = False
             self.settling.note_answer()
@@ -217,7 +218,7 @@ class Visit:
     def _save_credentials(self, credentials: Any) -> None:
         renewed = self.run_.cipher.encrypt(credentials)
         with self.database.transaction() as connection:
-            # Only over what was read: a person, or another run, may have given others meanwhile.
+            # Only over what was read: a person, or another run, may have set others meanwhile.
             kept = connection.execute(
                 "UPDATE stores SET credentials = %s WHERE id = %s AND credentials = %s",
                 (renewed, self.store_id, self.store.credentials),

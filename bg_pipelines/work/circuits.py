@@ -29,8 +29,8 @@ FIRST_PROBE = timedelta(seconds=30)
 LAST_PROBE = timedelta(minutes=5)
 """A probe goes this long after the circuit opened; the wait doubles with each that fails, up to the second."""
 TOGETHER = timedelta(minutes=30)
-"""A platform of which `PLATFORM_STORES` circuits of stores are open that opened within this time of one another is
-ailing, for as long as that is so."""
+"""A platform is ailing if circuits of `PLATFORM_STORES` of its stores are open that opened within this time of each
+other, for as long as that is so."""
 JOINED = timedelta(days=1)
 """A store whose circuit opens within this time of a platform's trouble has the same one."""
 

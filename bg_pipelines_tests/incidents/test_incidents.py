@@ -416,7 +416,7 @@ def test_rows_mended_at_the_source_load_at_the_full_pass_that_a_retry_asks_for(
     row = rows_of(database, shop)["products"]
     assert (row["due"], row["last_full_at"]) == (True, None)
     assert sync(run_id="all of it").failures == []
-    assert only(database, status=None).resolution == "every row loads again, or is gone at the source"
+    assert only(database, status=None).resolution == "every row loads again, or was deleted at the source"
     assert query(database, "SELECT count(*) FROM rejected_rows") == [{"count": 0}]
 
 

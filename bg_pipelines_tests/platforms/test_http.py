@@ -168,7 +168,7 @@ def test_an_answer_larger_than_it_may_be_is_refused(connect: Callable[..., Trans
     with dripping(without_end(BEGIN + begin, piece), 0) as url:
         error = failure_of(lambda: connect(max_bytes=50_000).request("GET", url))
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
-    assert error.message == "The vendor sent an answer larger than 50,000 bytes; it is tried again"
+    assert error.message == "The vendor sent an answer larger than 50,000 bytes; retried automatically"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])

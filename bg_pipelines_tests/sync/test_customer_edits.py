@@ -411,7 +411,7 @@ def test_a_refused_value_is_rejected_alone_with_its_reason_and_waits_for_a_perso
         "company": "rejected",
     }
     assert rows["email"]["error"] == {"reason": "email: has already been taken"}
-    assert rows["company"]["error"] == {"reason": "shopify takes no change of company"}
+    assert rows["company"]["error"] == {"reason": "shopify does not accept changes of company"}
     assert {left.field for left in summary.changes_left} == {"email", "company"}
     [incident] = query(back.database, "SELECT * FROM incidents")
     assert (incident["needs_attention"], incident["occurrences"], incident["status"]) == (True, 2, "open")
@@ -467,7 +467,7 @@ def test_an_edit_of_a_customer_who_is_gone_is_rejected_and_its_values_are_erased
     edit(back.shop, "delete_customer", id=customer)
     summary = back.sync()
     assert [(left.status, left.message) for left in summary.changes_left] == [
-        ("rejected", "the customer is not there any more")
+        ("rejected", "the customer no longer exists")
     ]
     [row] = back.changes(customer)
     assert row["status"] == "rejected"

@@ -166,7 +166,7 @@ def test_waiting_is_looked_at_again_with_its_count_and_no_failure(
     found = row(database, claim.resource)
     assert (found["later"], found["attempts"], found["cursor"]) == (True, 0, {"waits": 7})
     assert attempt_of(database, attempt) == "released"
-    assert "Looking again at" in said[0]
+    assert "Checked again at" in said[0]
 
 
 def test_one_that_has_waited_for_too_long_has_failed_and_counts_anew(

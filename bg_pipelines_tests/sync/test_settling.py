@@ -239,7 +239,7 @@ def test_a_vendor_that_is_down_is_one_incident_few_calls_and_over_by_itself(
     [incident] = incidents(database)
     assert (incident["fingerprint"], incident["needs_attention"]) == ("circuit:platform:shopify", False)
     assert len(sandbox.world.requests()) < 30, "it is left alone but for probes"
-    assert [line for line in lines if "left alone, and probed" in line] != []
+    assert [line for line in lines if "its circuit is open" in line] != []
     assert max(row["attempts"] for row in states(database)) <= 1, (
         "the vendor's fault uses up no store's tries"
     )
@@ -268,7 +268,7 @@ def test_a_store_that_fails_again_and_again_is_probed_until_it_answers(
     assert (incident["subject"], incident["needs_attention"]) == (f"store {names[0]}", False)
     assert f"store {names[0]} failed too often (malformed_response)" in "\n".join(lines)
     broken.faults.clear()
-    for _ in range(35):  # the longest that a store waits before it is tried again
+    for _ in range(35):  # the longest that a store waits before it is retried
         sync(log=lines.append)
         clock.advance(minutes=1)
     assert incidents(database) == []
@@ -298,7 +298,7 @@ def test_a_vendor_that_fails_now_here_now_there_is_few_incidents_and_over_by_its
     assert not any(row["needs_attention"] for row in told)
     for shop in sandbox.world.shops.values():
         shop.faults.clear()
-    for _ in range(35):  # the longest that a store waits before it is tried again
+    for _ in range(35):  # the longest that a store waits before it is retried
         sync(rng=rng)
         clock.advance(minutes=1)
     assert incidents(database) == []
@@ -331,7 +331,7 @@ def test_a_vendor_that_is_down_for_a_part_of_its_stores_uses_up_no_stores_tries(
     assert (incident["fingerprint"], incident["needs_attention"]) == ("circuit:platform:shopify", False)
     for shop in shops[:8]:
         shop.faults.clear()
-    for _ in range(40):  # the longest that a store waits before it is tried again
+    for _ in range(40):  # the longest that a store waits before it is retried
         sync(rng=rng)
         clock.advance(minutes=1)
     assert incidents(database) == []

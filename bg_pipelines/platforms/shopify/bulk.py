@@ -1,11 +1,12 @@
-"""A whole resource of a large Shopify store as one file: a bulk operation is started, waited for, and its file read.
+"""Bulk exports: a whole resource of a large Shopify store as one file. A bulk operation is started, waited for, and
+its file read.
 
     for page in export_pages(client, EXPORTS[Resource.ORDERS], resume=token): ...
 
-The token names where the export is, so that whoever has it goes on there:
+The token says where the export is, so that the next attempt continues there:
 
-    wanted    nothing was asked of Shopify yet; kept before it is, so that a start whose answer is lost is found again
-    started   Shopify is at work on the operation, or has its file ready
+    wanted    not requested yet; saved first, so that a start whose answer is lost is found again
+    started   the operation is running, or its file is ready
     reading   the file is read up to a row's first byte
 
 The file (bulk_file.py) has a line for each row, and behind it one for each row of a connection nested in it (a grouped
@@ -73,7 +74,7 @@ class ExportLimits(NamedTuple):
     """Lines after which a page ends although it has fewer rows: an order may have hundreds."""
     line_bytes: int = MAX_LINE_BYTES
     looks_seconds: tuple[float, ...] = (1.0, 2.0)
-    """A small export is ready in a moment: it is waited for so long before the work is given back for later."""
+    """A small export is ready quickly: wait so long before the work is released for later."""
 
 
 EXPORT_LIMITS = ExportLimits()
@@ -99,7 +100,7 @@ class Export(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where an export is; `offset`, `lines` and `rows` are those of the file that were read. Made into a token."""
+    """Progress of an export; `offset`, `lines` and `rows` are those of the file that were read. Made into a token."""
 
     tag: str
     digest: str
@@ -189,7 +190,7 @@ def _start(client: ShopifyClient, export: Export, place: Place) -> str:
 
 
 def _find(client: ShopifyClient, place: Place) -> str | None:
-    """The operation that was started under this export's tag, if one was; the answer to its start was lost then."""
+    """The operation that was started with this export's tag, if any: the answer to its start was lost."""
     answer = client.execute(RECENT_EXPORTS, {"first": OPERATIONS_LOOKED_AT})
     try:
         nodes = answer.data["bulkOperations"]["nodes"]
@@ -267,7 +268,7 @@ class _Reading:
         else:
             raise _mismatch(
                 f"line {self.place.lines + self.lines} of the bulk operation's file belongs to a row that it does not "
-                "follow: the file is not grouped as it was asked for; it is exported anew at the next try",
+                "follow: the file is not grouped as it was asked for; another export follows automatically",
                 self.place,
             )
 
@@ -307,7 +308,7 @@ def _file_pages(
     if (place.lines, place.rows) != (operation.lines, operation.rows):
         raise _mismatch(
             f"the bulk operation wrote {operation.lines} lines with {operation.rows} rows, its file holds {place.lines} "
-            f"with {place.rows}: nothing was marked deleted, it is exported anew at the next try",
+            f"with {place.rows}: nothing was marked deleted, another export follows automatically",
             place,
         )
     # Counted once more: what came or went meanwhile must not be taken for a standing difference.
@@ -359,7 +360,7 @@ EXPORTS: dict[Resource, Export] = {
 def _failed(why: str, place: Place | None = None) -> IntegrationError:
     return IntegrationError.of(
         ErrorType.OPERATION_FAILED,
-        f"Shopify's bulk operation is of no use: {why}. Everything is exported anew at the next try",
+        f"Shopify's bulk operation cannot be used: {why}. Another export follows automatically",
         source=SOURCE,
         details={"operation": place.operation} if place else {},
     )

@@ -1,6 +1,6 @@
-"""The file of a bulk operation, line by line: streamed, and read on from any byte.
+"""The file of a bulk operation, line by line: streamed, and resumed at any byte.
 
-Its address is a secret, for whoever has it may read the file; nothing else goes along to it.
+Its address is a secret: whoever has it may read the file. No credentials are sent to it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def lines_from(
 ) -> Iterator[tuple[int, Node]]:
     """The lines of a file from a byte on, each with the byte it begins at.
 
-    Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it is not there any more.
+    Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it no longer exists.
     """
     rest = b""
     for chunk in _chunks(client, url, offset):
@@ -101,7 +101,7 @@ def _to_skip(response: urllib3.BaseHTTPResponse, offset: int) -> int:
     if status >= 300:
         raise IntegrationError.of(
             ErrorType.OPERATION_FAILED,
-            f"the bulk operation's file is not there any more ({status}). Everything is exported anew at the next try",
+            f"the bulk operation's file no longer exists ({status}). Another export follows automatically",
             source=SOURCE,
         )
     raise malformed(f"the bulk operation's file came with status {status} and not from byte {offset} on")

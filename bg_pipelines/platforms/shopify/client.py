@@ -22,7 +22,7 @@ from bg_pipelines.platforms import http
 from bg_pipelines.platforms.http import Timeouts, Transport, vendor_time
 from bg_pipelines.platforms.shopify.failures import SOURCE, classify_errors, classify_status, malformed
 
-# A worker waits out a throttle this long in one call, then gives the store back for later.
+# A worker waits out a throttle this long in one call, then releases the store for later.
 THROTTLE_WAIT_SECONDS = 120.0
 RENEW_TOKEN_BEFORE = timedelta(minutes=30)
 
@@ -37,7 +37,7 @@ class StaticToken(NamedTuple):
 
 
 class ClientCredentials(NamedTuple):
-    """A newer custom app's id and secret, from which 24-hour tokens are made, with the last one if there is one."""
+    """A newer custom app's id and secret, from which 24-hour tokens are made, with the last one, if any."""
 
     client_id: str
     client_secret: str
@@ -165,7 +165,7 @@ class ShopifyClient:
                 self.sleep(seconds)
 
     def _pace(self, document: str) -> None:
-        """Wait until the bucket holds what this document cost last time, rather than be refused."""
+        """Wait until the bucket holds what this document cost last time, to avoid a refusal."""
         if self._budget is not None:
             seconds = self._budget.wait_seconds(self._costs.get(document, 0.0), self.clock())
             if seconds > 0:

@@ -1,4 +1,4 @@
-"""What a refusal of Shopify's means: a status other than 200, and the `errors` of an answer with 200.
+"""Classification of Shopify's errors: a status other than 200, and the `errors` of an answer with 200.
 
 https://shopify.dev/docs/api/usage/response-codes, https://shopify.dev/docs/api/usage/limits (THROTTLED, MAX_COST_EXCEEDED)
 """
@@ -14,7 +14,7 @@ from bg_pipelines.platforms.http import retry_after
 
 SOURCE = "shopify"
 DEFAULT_WAIT_SECONDS = 2.0
-"""After a 429 that does not say for how long, or oddly."""
+"""After a 429 without a usable delay."""
 
 
 def classify_status(status: int, headers: Mapping[str, str], details: dict[str, Any]) -> IntegrationError:
@@ -24,7 +24,7 @@ def classify_status(status: int, headers: Mapping[str, str], details: dict[str, 
         details = {**details, "retry_after_seconds": seconds}
         return _of(ErrorType.THROTTLED, f"Shopify asks to wait {seconds:.0f} s (429)", details)
     if status >= 500:
-        return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({status}); it is tried again", details)
+        return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({status}); retried automatically", details)
     if 300 <= status < 400:
         try:
             host = urlsplit(headers.get("Location", "")).hostname or "another address"
@@ -41,7 +41,7 @@ def classify_status(status: int, headers: Mapping[str, str], details: dict[str, 
 
 
 _STATUSES: dict[int, tuple[ErrorType, str]] = {
-    408: (ErrorType.TIMEOUT, "Shopify gave up waiting for the request (408); it is tried again"),
+    408: (ErrorType.TIMEOUT, "Shopify gave up waiting for the request (408); retried automatically"),
     401: (
         ErrorType.CREDENTIALS,
         "Shopify does not accept the access token (401): it was revoked or mistyped. "
@@ -98,7 +98,7 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
     if code == "SHOP_INACTIVE":
         return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)
     if code in ("INTERNAL_SERVER_ERROR", "TIMEOUT"):
-        return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({code}); it is tried again", details)
+        return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({code}); retried automatically", details)
     return _of(ErrorType.QUERY_REJECTED, f"Shopify rejects the query: {text}", details)
 
 
@@ -116,7 +116,7 @@ def _throttle_seconds(extensions: Any) -> tuple[float, bool]:
 
 def malformed(message: str, details: dict[str, Any] | None = None) -> IntegrationError:
     """An answer without what was asked for."""
-    return _of(ErrorType.MALFORMED_RESPONSE, f"{message}; it is tried again", details or {})
+    return _of(ErrorType.MALFORMED_RESPONSE, f"{message}; retried automatically", details or {})
 
 
 def _of(kind: ErrorType, message: str, details: dict[str, Any]) -> IntegrationError:

@@ -1,4 +1,4 @@
-"""Shopify's connections, page by page, and their nodes sorted into records, those gone, and those that make no sense."""
+"""Shopify's connections, page by page, and their nodes sorted into records, deleted ones and rejects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bg_pipelines.records import Page, Part, Record, Reject
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 
 Node = dict[str, Any]
-# What a converter raises for a node that makes no sense.
+# What a converter raises for an invalid node.
 _NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
 
 
@@ -142,7 +142,7 @@ class Rows(NamedTuple):
 
 
 class Converted:
-    """Nodes of an answer, sorted into records, those gone, and those that make no sense; `data` is the answer's."""
+    """Nodes of an answer, sorted into records, deleted ones and rejects; `data` is the answer's."""
 
     def __init__(self, data: Node | None = None) -> None:
         self.data = data or {}
@@ -169,7 +169,7 @@ class Converted:
     def add_parts(
         self, table: str, whole: Node, nodes: Iterable[Any], convert: Callable[[Node, Node], Part]
     ) -> None:
-        """Parts of a row, each by itself: one that makes no sense leaves the row and the others as they are."""
+        """Parts of a row, each separately: an invalid one does not affect the row and the others."""
         append = self.parts.setdefault(table, []).append
         for node in nodes:
             try:

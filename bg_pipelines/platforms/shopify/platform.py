@@ -1,4 +1,4 @@
-"""Shopify as a platform: the documents it is asked with, and its answers as records.
+"""Shopify as a platform: its GraphQL documents, and its answers as records.
 
 Every connection is read in pages of 250 by id, to the end. With ids as the order a row that changes while the
 pages are read keeps its place, so that none is passed over; `updated_at` narrows an incremental pass. Products

@@ -1,9 +1,9 @@
-"""Shopify's customers and orders: the fields that are asked for, and the answers as records.
+"""Shopify's customers and orders: the requested fields, and the answers as records.
 
 A node is what one JSON object of an answer holds, be it of a page or a line of a bulk operation's file; what is
 nested in it as a connection (addresses, lines) is given beside it, because a file has it on lines of its own. The
-converters raise KeyError, TypeError, AttributeError or ValueError for a node that makes no sense. They run once for
-every row of a store, so they are flat and copy nothing.
+converters raise KeyError, TypeError, AttributeError or ValueError for an invalid node. They run once for every row of
+a store, so they are flat and copy nothing.
 
 Fields: https://shopify.dev/docs/api/admin-graphql/2026-07/objects/Customer, .../Order, .../LineItem, .../Refund.
 """

@@ -232,7 +232,7 @@ class Stock:
                 break
         if {_IN_PROGRESS, _KEY_OF_NO_USE}.intersection(codes):
             does = "is still at work on" if _IN_PROGRESS in codes else "fails at"
-            message = f"Shopify {does} stock corrections; they are tried again"
+            message = f"Shopify {does} stock corrections; retried automatically"
             raise IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE)
         return faults
 

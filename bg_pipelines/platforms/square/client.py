@@ -25,7 +25,7 @@ from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_a
 BASE_URL = "https://connect.squareup.com"
 VERSION = "2026-09-16"
 """Of the API: what a request and its answer look like."""
-# A worker waits out a rate limit this long in one call, then gives the store back for later.
+# A worker waits out a rate limit this long in one call, then releases the store for later.
 THROTTLE_WAIT_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 1.0
 SOURCE = "square"
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 class SquareClient:
-    """Calls one merchant's API, whom the token tells.
+    """Calls the API of one merchant, identified by the token.
 
     `base_url` is Square's own where it is None. `sleep` waits, in seconds, and may raise to stop; `clock` is in seconds
     and only ever compared with itself. Raises IntegrationError, classified, and nothing else (but what `sleep` raises).
@@ -144,7 +144,7 @@ class SquareClient:
 
 
 def classify(status: int, headers: Mapping[str, str], errors: Any) -> IntegrationError:
-    """A refusal, by its HTTP status and the `errors` of its body, as what it means for us.
+    """Classification of an error, by its HTTP status and the `errors` of its body.
 
     Of an error's parts only `code` and `field` are kept: `detail` may quote what was sent.
     """
@@ -159,20 +159,20 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
         details |= {} if seconds is None else {"retry_after_seconds": seconds}
         return _of(ErrorType.THROTTLED, f"Square asks to be called less often{wait} ({said})", details)
     if status >= 500 or code in ("INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "GATEWAY_TIMEOUT"):
-        return _of(ErrorType.SERVER_ERROR, f"Square is failing ({said}); it is tried again", details)
+        return _of(ErrorType.SERVER_ERROR, f"Square is failing ({said}); retried automatically", details)
     if status == 401:
         return _of(ErrorType.CREDENTIALS, _UNAUTHORISED.format(said=said), details)
     if status == 403:
         return _of(ErrorType.SCOPES, _FORBIDDEN.format(said=said), details)
     if status == 408:
-        message = "Square gave up waiting for the request (408); it is tried again"
+        message = "Square gave up waiting for the request (408); retried automatically"
         return _of(ErrorType.TIMEOUT, message, details)
     if 300 <= status < 400:
         message = f"Square's API has moved from this address ({status}): give the store its new --api-url"
         return _of(ErrorType.CONFIGURATION, message, details)
     at = f" at {field}" if field else ""
     error = _of(ErrorType.QUERY_REJECTED, f"Square refuses the request ({said}{at})", details)
-    # A cursor does not last; the pages are read anew.
+    # A cursor expires; the pages are read again.
     error.recoverable = code == "INVALID_CURSOR"
     return error
 
@@ -191,7 +191,7 @@ def time_text(moment: datetime) -> str:
 
 def malformed(message: str) -> IntegrationError:
     """An answer without what was asked for."""
-    return _of(ErrorType.MALFORMED_RESPONSE, f"{message}; it is tried again", {})
+    return _of(ErrorType.MALFORMED_RESPONSE, f"{message}; retried automatically", {})
 
 
 def _path(place: tuple[str, ...]) -> str:

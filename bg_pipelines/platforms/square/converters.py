@@ -1,6 +1,6 @@
-"""Square's rows as records, one function each; what cannot be one raises, and is then a reject with that reason.
+"""Square's rows as records, one function each; an invalid row raises, and becomes a reject with that reason.
 
-A row whose state says that it is not there (a deleted catalogue object, a draft) is given as its id alone. Square
+A row whose state says that it does not exist (a deleted catalogue object, a draft) is returned as its id alone. Square
 leaves out what is null. Money is a whole number of its currency's smallest unit; a quantity is a decimal text.
 """
 
@@ -61,7 +61,7 @@ class Sale(NamedTuple):
 
 
 Converted = Record | Sale | str
-"""What becomes of a row: a record, an order with its parts, or the id of what is not there any more."""
+"""A converted row: a record, an order with its parts, or the id of a deleted row."""
 
 
 def decimal_text(amount: int, currency: str) -> str:
@@ -85,7 +85,7 @@ def profile(merchant: Node, location: Node) -> StoreProfile:
 
 
 def location(row: Node) -> Location:
-    """Square does not tell when a location was changed, nor whether it sends what was ordered online."""
+    """Square has no change time of locations, and no word on whether one fulfils online orders."""
     external_id, created_at = _key(row, "created_at")
     address = row.get("address") or {}
     return Location(

@@ -1,4 +1,4 @@
-"""Square as a platform: what it is asked, and its pages.
+"""Square as a platform: its requests, and its answers as pages.
 
 Every list is read page by page, behind the cursor of the page before. Customers and orders come in the order in which
 they were made, or last changed, so that a row which changes meanwhile is not passed over. Counts of stock come newest
@@ -72,7 +72,7 @@ class SquarePlatform:
     editable = frozenset(EDITABLE)
 
     def __init__(self, client: SquareClient, sizes: PageSizes = PAGE_SIZES, *, name: str = "") -> None:
-        """`name` spreads the stores' looks for late orders over the hours."""
+        """`name` spreads the stores' reads of late orders over time."""
         self._client = client
         self._sizes = sizes
         self._phase = zlib.crc32(name.encode()) % LATE_ORDERS_EVERY.total_seconds()
@@ -113,7 +113,7 @@ class SquarePlatform:
         return self._objects(resource, since, resume)
 
     def _locations(self, only: Sequence[str] | None = None) -> Page:
-        """All of them: they are few, and Square does not tell when they were changed."""
+        """All of them: they are few, and Square has no change time of them."""
         answer, rows = self._location_rows()
         if only is not None:
             rows = [row for row in rows if isinstance(row, dict) and row.get("id") in only]
@@ -383,7 +383,7 @@ def _page(
     resume: str | None = None,
     source_count: int | None = None,
 ) -> Page:
-    """Rows of an answer, sorted into records with their parts, those gone, and those that make no sense."""
+    """Rows of an answer, sorted into records with their parts, deleted ones and rejects."""
     made: list[Record] = []
     lines: list[OrderLine] = []
     refunds: list[Refund] = []

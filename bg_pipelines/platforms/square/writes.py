@@ -1,4 +1,4 @@
-"""What we write to Square: customers' profiles and stock corrections.
+"""Writes to Square: customers' profiles and stock corrections.
 
 Square says in a code and a field what it does not take. Its sentences quote what was given, so they are left out.
 """
@@ -47,8 +47,8 @@ def update_customer(
 ) -> UpdateOutcome:
     """Only over the version just read, so that nobody else's edit is undone. A null takes a value away.
 
-    Where somebody else was quicker, it is written over the new version only if none of these values is another now:
-    whose edit counts then is decided anew by the next run. `page` makes the page of an answer that has the customer.
+    If somebody else was faster, it is written over the new version only if none of these values has changed; otherwise
+    the next run decides again whose edit counts. `page` makes the page of an answer that has the customer.
     """
     wanted = {EDITABLE[column]: value for column, value in values.items()}
     before: dict[str, Any] | None = None
@@ -79,7 +79,7 @@ def update_customer(
 
 
 def _edited_elsewhere() -> IntegrationError:
-    message = "this customer is being edited elsewhere; it is tried again"
+    message = "this customer is being edited elsewhere; retried automatically"
     return IntegrationError.of(ErrorType.SERVER_ERROR, message, source=SOURCE)
 
 
@@ -88,10 +88,10 @@ def correct_stock(
 ) -> list[CorrectionOutcome]:
     """Square has no compare-and-swap: the counts are read, and the differences are written as adjustments.
 
-    Adjustments and no counts by hand, for who sells a piece between our reading and our writing has then sold it: a
+    Adjustments instead of physical counts: a piece that is sold between our reading and our writing stays sold; a
     count would put it back on the shelf. What was too much is WASTE, as what is lost or broken is; a sale it was not.
-    Each carries its correction's key as its reference, by which one that was written before is found again, whatever the
-    count is by now and whichever corrections it was written with.
+    Each carries its correction's key as its reference, by which one that was written before is found again, whatever
+    the count is by now and whichever corrections it was written with.
     """
     outcomes: list[CorrectionOutcome] = []
     for batch in batches(corrections, a_call):

@@ -1,7 +1,7 @@
-"""Rows as they are held and as the source has them, side by side as DataFrames of the same types, field by field.
+"""Comparison of stored rows with the source's, field by field, as DataFrames of the same types.
 
-A record's values are as the vendor writes them; the table's columns say what they are. Both sides are brought to
-those types, so that "9.50" is 9.5 and two spellings of one moment are one.
+A record's values are as the vendor writes them. Both sides are converted to the types of the table's columns, so that
+"9.50" equals 9.5 and two spellings of one time are equal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sample of an audit: rows from random places of a table, found by its key, however many there are."""
+"""The sample of an audit: rows from random places of a table, found by its key, whatever its size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from psycopg import sql
 
 PLACES = 12
 LISTED = 5_000
-"""So many ids are listed in a moment, and a sample of them is as random as can be."""
+"""So many ids are listed quickly, and sampled exactly."""
 NEIGHBOURS = 5
-"""So many rows are taken from each random place: more would be more alike, fewer cost more looks into the index."""
+"""Rows from each random place: more would be more alike, fewer cost more index lookups."""
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 

@@ -1,7 +1,7 @@
 """The state of a store's audit, kept as JSON in its unit's cursor.
 
-short     by table: since when the source has had more rows than are held
-audited   of the audit under way, the tables that are done: a try that fails later goes on behind them
+short     by table: since when the source has had more rows than are stored
+audited   of the current audit, the tables that are done: a later attempt continues after them
 alarming  whether any of these had drift
 """
 

@@ -1,8 +1,8 @@
-"""Drift audit: a sample of a store's rows is asked for by id, compared field by field, repaired and reported.
+"""Drift audit: a sample of a store's rows is requested by id, compared field by field, repaired and reported.
 
-Every pass proves that what it read is what is held (`sync/proof.py`). The audit is for what no pass would notice: a row
-that was changed here by other hands, one that a pass never listed, a field that came out otherwise. Half of a sample
-are rows that changed at the source lately, half are taken from anywhere among those that are held.
+Every full pass proves that what it read is what is stored (`sync/proof.py`). The audit is for what no pass would
+notice: a row that another program changed here, one that a pass never listed, a field that was converted wrongly. Half
+of a sample are rows that changed at the source recently, half are drawn from all stored rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bg_pipelines.sync.state import CursorState
 
 AUDITED = tuple(resource for resource in Resource if resource not in (Resource.STORE, Resource.AUDIT))
 LOOK_AGAIN = timedelta(hours=1)
-"""How soon a store is audited again that had drift, or of which nothing was synced yet."""
+"""How soon a store is audited again that had drift, or has nothing synced yet."""
 
 
 class StoreAudit:
@@ -34,7 +34,7 @@ class StoreAudit:
     def run(self) -> None:
         """Raises IntegrationError, classified, where the platform or the database fails.
 
-        The next try goes on with the table that failed, so only what does not come further counts as a failure again.
+        The next attempt continues with the table that failed; attempts without progress count as repeated failures.
         """
         with self.context.database.transaction() as connection:
             cursor = connection.cursor(row_factory=dict_row)
@@ -53,7 +53,7 @@ class StoreAudit:
             self.state = TableAudit(self.context, resource, state, row["last_succeeded_at"], self.state).run()
         if not synced:
             self.context.say(f"{self.context.store_name}: not audited, nothing of it was ever synced")
-        # Else it is looked at again soon: after its first syncs, or to see whether the fault is over.
+        # Otherwise it is audited again soon: after its first syncs, or to see whether the drift is gone.
         is_well = synced and not self.state.alarming and not self.state.short
         every = AUDIT_EVERY if is_well else LOOK_AGAIN
         with self.context.database.transaction() as connection:

@@ -1,8 +1,7 @@
 """The audit of one table of a store: a sample is compared with the source field by field, repaired and reported.
 
-What is merely not synced yet is `lag` and no drift: it changed at the source since the time from which the next pass
-reads on, or another pass wrote it while the audit asked. Where the source does not tell when a row was changed, it may
-have been since: that is for the next pass, which reads all of those, to put right.
+What is merely not synced yet is `lag` and no drift: it changed within the next pass's lookback, or another pass wrote
+it during the audit. Rows without a change time at the source may have changed too; the next pass reads all of those.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ class TableAudit:
         return whole
 
     def _rejected(self, connection: psycopg.Connection[Any], ids: list[str]) -> dict[str, set[str]]:
-        """Rows and parts that could not be loaded: that they differ is known, and is an incident of its own."""
+        """Rows and parts that could not be loaded: they have an incident of their own."""
         rejected: dict[str, set[str]] = {table: set() for table in self.tables}
         for table, external_id in connection.execute(
             "SELECT resource, external_id FROM rejected_rows WHERE store_id = %s AND (resource = ANY(%s) "
@@ -128,7 +127,7 @@ class TableAudit:
     # Counts
 
     def _short(self, source_count: int | None) -> tuple[int, datetime | None]:
-        """How many rows the source has that are not held, where that has outlasted a pass; and since when it has more.
+        """How many rows the source has that are not stored, if that has outlasted a pass; and since when.
 
         Rows that came since the time from which the next pass reads are that pass's. Fewer rows there than here is what
         every pass looks for itself.
@@ -164,11 +163,11 @@ class TableAudit:
             return len(ids) - int(cursor.fetchone() or 0)
 
     def _mend_short(self, connection: psycopg.Connection[Any], short: int) -> None:
-        """Rows that no pass has brought: everything is read again, at once."""
+        """Rows that no pass has delivered: a full pass is due at once."""
         self.found.short = short
         connection.execute(
             "UPDATE sync_states SET last_full_at = NULL, next_due_at = least(next_due_at, clock_timestamp()) "
-            # What is parked goes on waiting for a person.
+            # What is parked stays parked.
             "WHERE store_id = %s AND resource = %s AND next_due_at IS NOT NULL",
             (self.store_id, self.resource.value),
         )
@@ -207,7 +206,7 @@ class TableAudit:
         return counts
 
     def _judge(self, comparison: Comparison, held: Side, source: Side, answer: Page) -> dict[str, str]:
-        """What has drifted, by id, and how; the others are equal or merely late. Counted in `found`."""
+        """What has drifted, by id, and how; the others are equal or lag. Counted in `found`."""
         found = self.found
         drift: dict[str, str] = {}
         moved = {external_id for external_id, at in held.synced.items() if at > self.seen_at}

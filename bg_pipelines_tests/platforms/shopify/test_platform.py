@@ -480,7 +480,7 @@ def test_pages_that_lead_nowhere_are_malformed(
     shop.faults.append(Fault(kind, operation=operation, after=1))
     error = failure_of(lambda: read(platform, resource))
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
-    assert "it is tried again" in error.message
+    assert "retried automatically" in error.message
     assert len(shop.requests) < 100
 
 

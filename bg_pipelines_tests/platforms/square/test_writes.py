@@ -134,7 +134,7 @@ def test_an_edit_over_a_version_that_has_moved_is_made_over_the_new_one(
     [
         ({"company_name": "Theirs"}, "applied", "ours"),
         ({"note": "ours"}, "applied", "ours"),
-        ({"note": "staff, just now"}, "tried again", "staff, just now"),
+        ({"note": "staff, just now"}, "retried automatically", "staff, just now"),
     ],
 )
 def test_an_edit_that_staff_were_quicker_than_is_made_only_over_other_fields(

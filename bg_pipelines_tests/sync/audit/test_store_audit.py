@@ -278,7 +278,7 @@ def test_rows_that_no_pass_has_brought_make_everything_be_read_again(
     assert (found.short, found.drifted) == (1, 0)
     [incident] = query(database, "SELECT error_type, needs_attention, message FROM incidents")
     assert (incident["error_type"], incident["needs_attention"]) == ("drift", False)
-    assert "1 more are there than here" in incident["message"]
+    assert "1 more at the source than here" in incident["message"]
     assert sync(resources=(Resource.PRODUCTS,)).resources[Resource.PRODUCTS].counts.inserted == 1
     assert is_clean(audit())
     assert query(database, "SELECT status FROM incidents") == [{"status": "resolved"}]
