@@ -99,6 +99,7 @@ def held(
     listed_since: datetime | None = None,
     cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
+    crc32_since: int = CRC32_SINCE,
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
@@ -118,6 +119,7 @@ def held(
             only=_only("external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
         ),
+        crc32_since,
     )
 
 
@@ -131,6 +133,7 @@ def held_parts(
     listed_since: datetime | None = None,
     cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
+    crc32_since: int = CRC32_SINCE,
 ) -> Sum:
     """Of the parts that stand in a table and belong to a row of `whole` that could be loaded; `only`: to one of these."""
     created: sql.Composable = sql.SQL("")
@@ -153,6 +156,7 @@ def held_parts(
             loadable=_loadable(table, store_id, "external_id"),
             whole_loadable=_loadable(whole, store_id, "order_external_id"),
         ),
+        crc32_since,
     )
 
 
@@ -182,8 +186,8 @@ def _loadable(table: str, store_id: int, column: str) -> sql.Composed:
     ).format(column=sql.Identifier("t", column), store=sql.Literal(store_id), table=sql.Literal(table))
 
 
-def _of_query(connection: psycopg.Connection[Any], texts: sql.Composed) -> Sum:
-    if connection.info.server_version >= CRC32_SINCE:
+def _of_query(connection: psycopg.Connection[Any], texts: sql.Composed, crc32_since: int) -> Sum:
+    if connection.info.server_version >= crc32_since:
         summed = sql.SQL(
             "SELECT count(*) FILTER (WHERE NOT volatile), "
             "coalesce(sum(crc32(convert_to(text, 'UTF8'))) FILTER (WHERE NOT volatile), 0)::bigint, "

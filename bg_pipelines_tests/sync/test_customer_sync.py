@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -284,7 +285,7 @@ def test_a_full_pass_whose_rows_are_not_those_that_are_held_fails_and_the_next_o
 
 
 def test_the_sum_of_what_is_held_is_the_same_computed_by_postgresql_and_here(
-    run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
+    run_script: Script, database: Database
 ) -> None:
     orders = [
         order(1)._replace(external_id="Größe 🛍", source_updated_at="2026-01-01T00:00:00.120Z"),
@@ -296,16 +297,15 @@ def test_the_sum_of_what_is_held_is_the_same_computed_by_postgresql_and_here(
     [store] = query(database, "SELECT id FROM stores")
     since = datetime(2025, 1, 1, tzinfo=UTC)
     for newest in (proof.CRC32_SINCE, 10**9):
-        monkeypatch.setattr(proof, "CRC32_SINCE", newest)
+        held = partial(proof.held, crc32_since=newest)
+        held_parts = partial(proof.held_parts, crc32_since=newest)
         with database.transaction() as connection:
-            assert proof.held(connection, "orders", store["id"]) == proof.of_records(orders)
-            assert proof.held(connection, "orders", store["id"], created_since=since) == proof.of_records(
-                orders
-            )
+            assert held(connection, "orders", store["id"]) == proof.of_records(orders)
+            assert held(connection, "orders", store["id"], created_since=since) == proof.of_records(orders)
             later = since + timedelta(days=999)
-            assert proof.held(connection, "orders", store["id"], created_since=later) == Sum(0, 0)
+            assert held(connection, "orders", store["id"], created_since=later) == Sum(0, 0)
             lines = [line(o, 1) for o in orders]
-            assert proof.held_parts(connection, "order_lines", store["id"], "orders") == proof.of_parts(lines)
-            assert proof.held_parts(
+            assert held_parts(connection, "order_lines", store["id"], "orders") == proof.of_parts(lines)
+            assert held_parts(
                 connection, "order_lines", store["id"], "orders", created_since=since
             ) == proof.of_parts(lines)

@@ -17,7 +17,13 @@ _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def random_ids(
-    connection: psycopg.Connection[Any], table: str, store_id: int, wanted: int, rng: random.Random
+    connection: psycopg.Connection[Any],
+    table: str,
+    store_id: int,
+    wanted: int,
+    rng: random.Random,
+    *,
+    listed: int = LISTED,
 ) -> list[str]:
     """Ids of up to `wanted` rows of a store, from random places of the table's key: all of them, if they are no more.
 
@@ -26,7 +32,7 @@ def random_ids(
     """
     if wanted <= 0:
         return []
-    listed = max(wanted, LISTED)
+    listed = max(wanted, listed)
     statement = sql.SQL("SELECT external_id FROM {} WHERE store_id = %s ORDER BY external_id LIMIT %s")
     first = [
         row[0] for row in connection.execute(statement.format(sql.Identifier(table)), (store_id, listed + 1))

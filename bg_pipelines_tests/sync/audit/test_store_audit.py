@@ -24,7 +24,6 @@ from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines.sync.audit import sample as audit_sample
 from bg_pipelines.sync.audit.sample import AROUND, made_up_id, random_ids
 from bg_pipelines.sync.summary import ResourceAudit
 from bg_pipelines.work import store_units
@@ -495,9 +494,8 @@ def test_a_sample_of_a_large_table_is_taken_by_its_key(database: Database) -> No
 
 @pytest.mark.parametrize("listed", [5_000, 50])
 def test_over_time_every_row_has_its_turn_also_where_ids_have_several_parts(
-    database: Database, monkeypatch: pytest.MonkeyPatch, listed: int
+    database: Database, listed: int
 ) -> None:
-    monkeypatch.setattr(audit_sample, "LISTED", listed)
     query(
         database,
         "INSERT INTO inventory_levels (store_id, external_id, source_updated_at, inventory_item_external_id, "
@@ -508,7 +506,9 @@ def test_over_time_every_row_has_its_turn_also_where_ids_have_several_parts(
     drawn: Counter[str] = Counter()
     with database.transaction() as connection:
         for seed in range(150):
-            drawn.update(random_ids(connection, "inventory_levels", 1, 50, random.Random(seed)))
+            drawn.update(
+                random_ids(connection, "inventory_levels", 1, 50, random.Random(seed), listed=listed)
+            )
     assert len(drawn) > 800, "of 900"
     by_place = Counter(external_id.partition("?")[0] for external_id in drawn.elements())
     assert min(by_place.values()) > max(by_place.values()) / 4
