@@ -236,11 +236,10 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
         "(SELECT * FROM unnest(%s::bigint[], %s::text[])) ORDER BY store_id, resource FOR NO KEY UPDATE",
         (stores, resources),
     ).fetchall()
-    # A pass of a claimed unit is left to its run; an unfinished one may be past these rows already. What is parked
-    # under another incident stays parked.
+    # An unfinished pass may be past these rows already: one that begins from now on is wanted. What is parked under
+    # another incident stays parked.
     connection.execute(
-        "UPDATE sync_states SET last_full_at = NULL, "
-        "cursor = CASE WHEN lease_expires_at > clock_timestamp() THEN cursor ELSE cursor - 'pass' END, "
+        "UPDATE sync_states SET last_full_at = NULL, full_pass_wanted_at = clock_timestamp(), "
         "next_due_at = CASE WHEN next_due_at IS NOT NULL THEN least(next_due_at, clock_timestamp()) END "
         "WHERE (store_id, resource) IN (SELECT * FROM unnest(%s::bigint[], %s::text[]))",
         (stores, resources),

@@ -6,10 +6,12 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
@@ -24,6 +26,7 @@ from bg_pipelines.records import Resource
 from bg_pipelines.retries import POLICIES, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary
+from bg_pipelines.sync.state import CursorState, PassState
 from bg_pipelines.work import circuits, store_units
 from bg_pipelines_tests.support import CATALOGUE, PROJECT, as_store
 
@@ -420,21 +423,26 @@ def test_rows_mended_at_the_source_load_at_the_full_pass_that_a_retry_asks_for(
     assert query(database, "SELECT count(*) FROM rejected_rows") == [{"count": 0}]
 
 
-def test_a_retry_of_rejected_rows_begins_an_unfinished_pass_again_unless_a_run_is_at_it(
-    database: Database, rejected: tuple[Shop, str]
+@pytest.mark.parametrize("full", [True, False])
+def test_a_retry_of_rejected_rows_begins_an_unfinished_pass_again(
+    database: Database, rejected: tuple[Shop, str], sync: Sync, full: bool
 ) -> None:
-    shop, _ = rejected
+    """It may be past these rows already. Its page would be refused, were it asked for."""
     number = only(database).id
-    half = 'UPDATE sync_states SET cursor = cursor || \'{"pass": {"full": false}}\''
-    query(
-        database, half + ", lease_owner = 'a run', lease_expires_at = clock_timestamp() + interval '1 minute'"
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    half = PassState(
+        full=full, began_at=since, vendor_began_at=since, resume="a page that is no more", read=9
     )
-    retry(database, [number], by="jane")
-    row = rows_of(database, shop)["products"]
-    assert ("pass" in row["cursor"], row["last_full_at"]) == (True, None)
-    query(database, "UPDATE sync_states SET lease_owner = NULL, lease_expires_at = NULL")
-    retry(database, [number], by="jane")
-    assert set(rows_of(database, shop)["products"]["cursor"]) == set(row["cursor"]) - {"pass"}
+    unfinished = CursorState(since=since, current=half).dump()
+    query(
+        database,
+        "UPDATE sync_states SET cursor = %s WHERE resource = 'products'",
+        Jsonb(unfinished),
+    )
+    assert retry(database, [number], by="jane") == (1, 1, [])
+    assert sync(resources=(Resource.PRODUCTS,), run_id="again").failures == []
+    passes = "SELECT full_pass FROM sync_attempts WHERE run_id = 'again'"
+    assert query(database, passes) == [{"full_pass": True}]
 
 
 def test_a_retry_of_rejected_rows_starts_nothing_that_waits_for_a_person(
