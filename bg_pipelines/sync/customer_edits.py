@@ -25,7 +25,7 @@ from bg_pipelines.customers.changes import Change, same
 from bg_pipelines.database.models import CustomerChange
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
-from bg_pipelines.incidents.fingerprints import RejectedEdits, StoreUnit
+from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedEdits, StoreUnit
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Strategy
@@ -260,17 +260,8 @@ class CustomerEdits:
 
     def _park(self, edits: Sequence[Edit], error: IntegrationError) -> None:
         """Park the edits, all of a store's under one incident per error type."""
-        fault = Fault(
-            StoreUnit(self.claim.store_id, UNIT, error.error_type),
-            subject=f"store {self.store_name}",
-            error=error,
-            needs_attention=True,
-            job=self.context.job,
-            platform=self.claim.platform,
-            store_id=self.claim.store_id,
-            resources=[Resource.CUSTOMERS.value],
-            payload=f"customer_changes of store {self.claim.store_id}",
-        )
+        unit = StoreUnit(self.claim.store_id, UNIT, error.error_type)
+        fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
         with self.database.transaction() as connection:
             for change in (change for edit in edits for change in edit.changes):
                 fail(
@@ -322,8 +313,13 @@ class CustomerEdits:
             recoverable=False,
             source=self.claim.platform,
         )
-        fault = Fault(
-            RejectedEdits(self.claim.store_id),
+        rejected = RejectedEdits(self.claim.store_id)
+        fault = self._fault(rejected, error, payload=f"customer_changes {change.id}")
+        report_fault(connection, fault, occurrence=f"change {change.id}")
+
+    def _fault(self, fingerprint: Fingerprint, error: IntegrationError, *, payload: str) -> Fault:
+        return Fault(
+            fingerprint,
             subject=f"store {self.store_name}",
             error=error,
             needs_attention=True,
@@ -331,9 +327,8 @@ class CustomerEdits:
             platform=self.claim.platform,
             store_id=self.claim.store_id,
             resources=[Resource.CUSTOMERS.value],
-            payload=f"customer_changes {change.id}",
+            payload=payload,
         )
-        report_fault(connection, fault, occurrence=f"change {change.id}")
 
     def _report(self, change: Change, status: str, message: str) -> None:
         self._reports.append(
