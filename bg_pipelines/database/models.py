@@ -534,7 +534,10 @@ class Cart(Synced, Base):
         ),
         # Whose an anonymous cart is shows in its e-mail or phone alone.
         sa.Index(
-            "ix_carts_email", "store_id", sa.text("lower(email)"), postgresql_where=sa.text("email IS NOT NULL")
+            "ix_carts_email",
+            "store_id",
+            sa.text("lower(email)"),
+            postgresql_where=sa.text("email IS NOT NULL"),
         ),
         sa.Index("ix_carts_phone", "store_id", "phone", postgresql_where=sa.text("phone IS NOT NULL")),
         sa.CheckConstraint("total <> 'NaN'", name="total"),
