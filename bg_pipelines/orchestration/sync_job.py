@@ -21,8 +21,7 @@ from bg_pipelines.orchestration.failures import TIER_TAG, as_dagster_failures, e
 from bg_pipelines.orchestration.reports import report
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.ticks import retries_sensor, tier_schedules
-from bg_pipelines.queues import JOB_RESOURCES, JOBS, TIERS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import JOB_UNITS, JOBS, TIERS, Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
@@ -94,7 +93,7 @@ def sync_job(
 
     `then` has what is left of `max_minutes`, and `then_seconds` at least.
     """
-    resources = JOB_RESOURCES[name]
+    units = JOB_UNITS[name]
 
     def sync(
         context: dg.OpExecutionContext,
@@ -103,7 +102,7 @@ def sync_job(
         platforms: PlatformsResource,
     ) -> None:
         with as_dagster_failures(context):
-            report(context, _run(context, config, database, platforms, resources))
+            report(context, _run(context, config, database, platforms, units))
         if then is None:
             _tell(context, config, database)
 
@@ -133,7 +132,7 @@ def sync_job(
             )(after)
             then_op(synced)
 
-    return SyncJob(job, tier_schedules(job, op, resources), [retries_sensor(job, resources)])
+    return SyncJob(job, tier_schedules(job, op, units), [retries_sensor(job, units)])
 
 
 def _run(
@@ -141,7 +140,7 @@ def _run(
     config: SyncConfig,
     database: DatabaseResource,
     platforms: PlatformsResource,
-    resources: tuple[Resource, ...],
+    units: tuple[Unit, ...],
 ) -> Summary:
     """Run one sync. Raises only if the job itself could not work.
 
@@ -159,7 +158,7 @@ def _run(
     return SyncRun(
         database.database,
         database.cipher,
-        SyncRequest(resources, job=context.job_name, **given),
+        SyncRequest(units, job=context.job_name, **given),
         run_id=context.run_id,
         connect=platforms.connect,
         log=context.log.info,

@@ -19,7 +19,7 @@ from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedCounts, StoreUnit
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
 from bg_pipelines.work.queue import Connection, Queue
@@ -54,7 +54,6 @@ class CorrectionClaim(NamedTuple):
 
 
 QUEUE = Queue(InventoryCorrection, CorrectionClaim)
-UNIT = QUEUE.table
 # Of one item at one location an earlier correction goes first, unless it is parked: each was counted upon the last.
 _NEXT = """
     t.store_id = %(store)s AND NOT EXISTS (SELECT FROM inventory_corrections e
@@ -157,14 +156,14 @@ class StockCorrections:
 
     def _fault(self, error: IntegrationError, fingerprint: Fingerprint | None = None) -> Fault:
         return Fault(
-            fingerprint or StoreUnit(self.claim.store_id, UNIT, error.error_type),
+            fingerprint or StoreUnit(self.claim.store_id, QUEUE.table, error.error_type),
             subject=f"store {self.context.store_name}",
             error=error,
             needs_attention=True,
             job=self.context.job,
             platform=self.claim.platform,
             store_id=self.claim.store_id,
-            resources=[Resource.INVENTORY_LEVELS.value],
+            units=[Unit.INVENTORY_LEVELS.value],
             payload=f"inventory_corrections of store {self.claim.store_id}",
         )
 

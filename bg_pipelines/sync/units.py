@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bg_pipelines.customers import changes
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.customer_edits import CustomerEdits
 from bg_pipelines.sync.stock_corrections import StockCorrections, make_due
 from bg_pipelines.sync.store_profile import sync_profile
 from bg_pipelines.sync.table_sync import TableSync
 
-Unit = Callable[[Context], None]
+Process = Callable[[Context], None]
 """Processes its claim and settles it as done; raises what `context` lists where it ends otherwise."""
 
 
@@ -49,13 +49,13 @@ def _audit(context: Context) -> None:
     StoreAudit(context).run()
 
 
-UNITS: Mapping[str, Unit] = {
-    Resource.STORE: sync_profile,
-    Resource.LOCATIONS: _table,
-    Resource.PRODUCTS: _table,
-    Resource.PRODUCT_VARIANTS: _table,
-    Resource.INVENTORY_LEVELS: _inventory_levels,
-    Resource.CUSTOMERS: _customers,
-    Resource.ORDERS: _table,
-    Resource.AUDIT: _audit,
+UNITS: Mapping[Unit, Process] = {
+    Unit.STORE: sync_profile,
+    Unit.LOCATIONS: _table,
+    Unit.PRODUCTS: _table,
+    Unit.PRODUCT_VARIANTS: _table,
+    Unit.INVENTORY_LEVELS: _inventory_levels,
+    Unit.CUSTOMERS: _customers,
+    Unit.ORDERS: _table,
+    Unit.AUDIT: _audit,
 }
