@@ -17,7 +17,13 @@ from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
-from bg_pipelines.orchestration.failures import TIER_TAG, as_dagster_failures, error_of, report_op_failure
+from bg_pipelines.orchestration.failures import (
+    DATABASE_DELAY_SECONDS,
+    TIER_TAG,
+    as_dagster_failures,
+    error_of,
+    report_op_failure,
+)
 from bg_pipelines.orchestration.reports import report
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.ticks import retries_sensor, tier_schedules
@@ -88,10 +94,12 @@ def sync_job(
     config: type[SyncConfig] = SyncConfig,
     then: Then | None = None,
     then_seconds: float = THEN_SECONDS,
+    database_delay_seconds: float = DATABASE_DELAY_SECONDS,
 ) -> SyncJob:
     """The job of this name in `queues`, with an op named `op`, and one for `then`, named and described as that is.
 
-    `then` has what is left of `max_minutes`, and `then_seconds` at least.
+    `then` has what is left of `max_minutes`, and `then_seconds` at least. `database_delay_seconds`: see
+    `failures.DATABASE_RETRIES`.
     """
     units = JOB_UNITS[name]
 
@@ -101,7 +109,7 @@ def sync_job(
         database: DatabaseResource,
         platforms: PlatformsResource,
     ) -> None:
-        with as_dagster_failures(context):
+        with as_dagster_failures(context, database_delay_seconds=database_delay_seconds):
             report(context, _run(context, config, database, platforms, units))
         if then is None:
             _tell(context, config, database)
@@ -110,7 +118,7 @@ def sync_job(
         assert then is not None
         ops = cast("Mapping[str, Any]", context.run_config).get("ops", {})
         given = config(**ops.get(op, {}).get("config", {}))
-        with as_dagster_failures(context):
+        with as_dagster_failures(context, database_delay_seconds=database_delay_seconds):
             record = RunRecord(database.database, context.run_id, context.job_name)
             with pulse(record) as elapsed:
                 end = time.monotonic() + max(given.max_minutes * 60 - elapsed.total_seconds(), then_seconds)
