@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from bg_pipelines.customers import changes
-from bg_pipelines.customers.changes import Change, same
-from bg_pipelines.database.models import CustomerChange
+from bg_pipelines.customers.changes import QUEUE, Change, same
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedEdits, StoreUnit
@@ -34,14 +33,13 @@ from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.work import store_units
-from bg_pipelines.work.queue import DUE, Queue, clock
+from bg_pipelines.work.queue import DUE, clock
 
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its edits. After a crash they are free before that unit is."""
 UNREADABLE_PAUSE = timedelta(minutes=4)
 """How long an edit is postponed if its customer cannot be read: until the store's next visit, whatever its tier."""
 
-QUEUE = Queue(CustomerChange, Change)
 _NEXT = f"""
     t.store_id = %(store)s AND t.customer_external_id IN (SELECT t.customer_external_id FROM customer_changes t
         WHERE t.store_id = %(store)s AND t.status = 'pending' AND {DUE}

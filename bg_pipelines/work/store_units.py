@@ -218,6 +218,26 @@ def make_due(
     ).rowcount
 
 
+def make_carrier_due(
+    connection: Connection, queue: Queue[Any], stores: Collection[int], *, failing: bool = False
+) -> None:
+    """Make the unit that carries a queue's work due now, of each of these stores where some of that work is due.
+
+    A unit that is parked keeps its due time; so does one that is failing, unless `failing`. Called when work was added
+    or started again, and by a visit that ends: its own due time would hide what was added while it was running.
+    """
+    if queue.carrier is None or not stores:
+        return
+    connection.execute(
+        "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE (store_id, resource) IN ("  # noqa: S608
+        "SELECT y.store_id, y.resource FROM sync_states y WHERE y.store_id = ANY(%(stores)s) AND y.resource = %(unit)s "
+        "AND y.next_due_at IS NOT NULL AND (y.attempts = 0 OR %(failing)s) AND EXISTS ("
+        f"SELECT FROM {queue.table} t WHERE t.store_id = y.store_id AND {queue.open} AND t.next_due_at <= clock_timestamp()) "
+        "ORDER BY y.store_id FOR NO KEY UPDATE)",
+        {"stores": list(stores), "unit": queue.carrier, "failing": failing},
+    )
+
+
 def set_backfill(
     connection: Connection,
     units: Sequence[str],

@@ -14,9 +14,10 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.queues import TIERS
+from bg_pipelines.queues import TIERS, Unit
 from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import all_queues
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.store_units import Claim
 
@@ -266,6 +267,29 @@ def test_made_due_rows_are_due_now_in_the_order_they_were(connection: Connection
     assert store_units.make_due(connection, UNITS, None) == 6
     now = database_clock(connection)
     assert (untouched, UNITS[1]) in rows_of(claim(connection, now=now, due_before=now))
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_unit_that_carries_a_queue_s_work_is_due_where_some_of_that_work_is(
+    connection: Connection, failing: bool
+) -> None:
+    now, later = database_clock(connection), NOON + timedelta(days=9999)
+    well, failed, parked, without, not_asked = stores = add_stores(connection, 5, due=later)
+    connection.execute("UPDATE sync_states SET attempts = 1 WHERE store_id = %s", (failed,))
+    connection.execute("UPDATE sync_states SET next_due_at = NULL WHERE store_id = %s", (parked,))
+    for store, due in ((well, now), (failed, now), (parked, now), (without, later), (not_asked, now)):
+        connection.execute(
+            "INSERT INTO inventory_corrections (store_id, inventory_item_external_id, location_external_id, "
+            "change_from_quantity, quantity, next_due_at) VALUES (%s, 'i', 'l', 1, 2, %s)",
+            (store, due),
+        )
+    [corrections] = [queue for queue in all_queues() if queue.carrier is Unit.INVENTORY_LEVELS]
+    store_units.make_carrier_due(connection, corrections, stores[:-1], failing=failing)
+    due_now = connection.execute(
+        "SELECT store_id, resource FROM sync_states WHERE next_due_at <= clock_timestamp()"
+    )
+    expected = {well, failed} if failing else {well}
+    assert set(due_now) == {(store, "inventory_levels") for store in expected}
 
 
 def test_what_is_due_is_counted_in_stores_that_nobody_is_at_work_on(connection: Connection) -> None:
