@@ -49,8 +49,11 @@ def _retry_policies(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     return value
 
 
+_ADDRESS = r"https?://[^\s/@?#]+(/[^\s@?#]*)?"
+
+
 def _api_url(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+    if not re.fullmatch(_ADDRESS, value):
         raise ValueError("must be an address like https://api.twilio.com, without a user or a query")
     return value.rstrip("/")
 
@@ -100,6 +103,13 @@ Urls = Annotated[
 ]
 
 
+Secrets = Annotated[
+    tuple[SecretStr, ...],
+    NoDecode,
+    _listed(",", r"[!-~]+", "a secret: it has a space or a character that none has"),
+]
+
+
 class Settings(BaseSettings):
     """The environment, typed. An empty variable counts as unset."""
 
@@ -124,6 +134,16 @@ class Settings(BaseSettings):
         dict[str, dict[str, Any]], NoDecode, BeforeValidator(_from_json), AfterValidator(_retry_policies)
     ] = Field(default={}, description="changes to the policies of bg_pipelines.retries, as JSON")
     shopify_api_version: Annotated[str, AfterValidator(_api_version)] = SHOPIFY_API_VERSION
+    shopify_webhook_secret: Secrets = Field(
+        default=(),
+        description="signs webhooks of every Shopify app that stores do not hold the secret of; several while one is rotated",
+    )
+    square_webhook_key: Secrets = Field(
+        default=(), description="signs webhooks of Square subscriptions that were not made by us"
+    )
+    public_url: Annotated[
+        str | None, _shaped(_ADDRESS, "must be an address like https://hooks.example.com")
+    ] = Field(default=None, description="where vendors reach `bg-pipelines serve-webhooks`")
     alert_phones: Phones = Field(default=(), description="who gets alerts by SMS, through Twilio")
     alert_urls: Urls = Field(default=(), description="other alert targets: apprise URLs, which hold secrets")
     twilio_account_sid: Annotated[

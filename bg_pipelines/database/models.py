@@ -66,6 +66,9 @@ class Store(Base):
     )
     credentials: Mapped[bytes] = mapped_column(comment="encrypted JSON, see database/secrets.py")
     paused_at: Mapped[datetime | None]
+    uninstalled_at: Mapped[datetime | None] = mapped_column(
+        comment="when the shop removed the app: paused, its credentials dropped"
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     # What the platform says of it:
     external_id: Mapped[str | None]
@@ -514,6 +517,168 @@ class InventoryCorrection(Claimed, Base):
     settled_at: Mapped[datetime | None]
 
 
+class Cart(Synced, Base):
+    """A cart of a store: from webhooks, which are the only source of it, or written by the application itself.
+
+    Personal: never in a log, a run's config or an error.
+    """
+
+    __tablename__ = "carts"
+    __table_args__ = (
+        sa.Index(None, "store_id", "customer_external_id"),
+        sa.Index(
+            "ix_carts_checkout",
+            "store_id",
+            "checkout_external_id",
+            postgresql_where=sa.text("checkout_external_id IS NOT NULL"),
+        ),
+        sa.CheckConstraint("total <> 'NaN'", name="total"),
+    )
+
+    customer_external_id: Mapped[str | None] = mapped_column(comment="null: anonymous")
+    checkout_external_id: Mapped[str | None] = mapped_column(comment="the token of the checkout it went into")
+    order_external_id: Mapped[str | None] = mapped_column(comment="the order it became")
+    currency: Mapped[str | None]
+    total: Mapped[Decimal | None]
+    email: Mapped[str | None]
+    phone: Mapped[str | None] = mapped_column(comment="E.164")
+    completed_at: Mapped[datetime | None] = mapped_column(comment="when its checkout was completed")
+    source_created_at: Mapped[datetime]
+
+
+class CartItem(Synced, Base):
+    """A line of a cart; `source_updated_at` is the cart's."""
+
+    __tablename__ = "cart_items"
+    __table_args__ = (
+        sa.Index(None, "store_id", "cart_external_id"),
+        sa.CheckConstraint("unit_price <> 'NaN' AND total <> 'NaN'", name="amounts"),
+        sa.CheckConstraint("quantity <> 'NaN'", name="quantity"),
+    )
+
+    cart_external_id: Mapped[str]
+    product_external_id: Mapped[str | None]
+    variant_external_id: Mapped[str | None]
+    title: Mapped[str]
+    sku: Mapped[str | None]
+    quantity: Mapped[Decimal] = mapped_column(Quantity)
+    unit_price: Mapped[Decimal | None]
+    total: Mapped[Decimal | None]
+    currency: Mapped[str | None]
+
+
+class WebhookSubscription(Synced, Base):
+    """A subscription of ours at a store's platform, as it was when it was last looked at (`synced_at`).
+
+    `deleted_at`: it was found missing there, or removed by us.
+    """
+
+    __tablename__ = "webhook_subscriptions"
+
+    topics: Mapped[list[str]] = mapped_column(comment="as the platform's deliveries name them")
+    uri: Mapped[str]
+    include_fields: Mapped[list[str] | None] = mapped_column(comment="null: whole payloads")
+    filter: Mapped[str | None]
+    signature_key: Mapped[bytes | None] = mapped_column(
+        comment="encrypted: what signs its deliveries, where that is its own"
+    )
+
+
+class WebhookEvent(Claimed, Base):
+    """The inbox: a delivery that was received. Stored before its sender is answered, handled by `handle_webhooks`.
+
+    `pending` -> `handled` | `passed_on` (to the next pass of its table, which finds the change by itself) | `ignored`
+    (`reason` says why). `not_understood`: kept for a day, never handled. One that changes or deletes a row holds its
+    id and no personal data; `payload` is only kept where it is the sole source, or a command.
+    """
+
+    __tablename__ = "webhook_events"
+    label = "t.topic || ' ' || t.id"
+    __table_args__ = (
+        *_claimed(),
+        sa.CheckConstraint(
+            "status IN ('pending', 'handled', 'passed_on', 'ignored', 'not_understood')", name="status"
+        ),
+        # The vendor's key for duplicates; without a store (an unknown one) its deliveries are told apart as well.
+        sa.UniqueConstraint("store_id", "topic", "webhook_id", postgresql_nulls_not_distinct=True),
+        sa.Index(
+            "ix_webhook_events_pending",
+            "store_id",
+            "next_due_at",
+            "id",
+            postgresql_where=sa.text("status = 'pending'"),
+        ),
+        sa.Index("ix_webhook_events_due", "next_due_at", postgresql_where=sa.text("status = 'pending'")),
+        sa.Index(None, "store_id", "resource", "object_id"),
+        sa.Index(None, "received_at"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int | None] = mapped_column(
+        sa.BigInteger, comment="null: its sender names no store of ours"
+    )
+    source: Mapped[str] = mapped_column(comment="shopify, square or twilio")
+    topic: Mapped[str]
+    webhook_id: Mapped[str] = mapped_column(
+        comment="the sender's id of the delivery, the same when it is repeated; #2 for its second row"
+    )
+    event_id: Mapped[str | None] = mapped_column(comment="the sender's id of what happened, where it has one")
+    resource: Mapped[str | None] = mapped_column(comment="what it is about: a table")
+    object_id: Mapped[str | None] = mapped_column(comment="which row: its external_id")
+    source_updated_at: Mapped[datetime | None] = mapped_column(comment="the row's, as the payload has it")
+    triggered_at: Mapped[datetime | None] = mapped_column(comment="when the sender says that it happened")
+    received_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    payload: Mapped[bytes | None] = mapped_column(comment="encrypted: it may hold personal data")
+    status: Mapped[str] = mapped_column(server_default="pending")
+    reason: Mapped[str | None] = mapped_column(comment="why it was not handled; without personal data")
+    settled_at: Mapped[datetime | None]
+
+
+class WebhookCoverage(Base):
+    """Of the rows of a store's table that changed within an hour: how many events told of, and how many only a pass
+    found."""
+
+    __tablename__ = "webhook_coverage"
+
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"), primary_key=True)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True, comment="its beginning, UTC")
+    told: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    untold: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+
+
+class DataRequest(Base):
+    """What a store's platform asks for by law: an export of a customer's data, or that it is erased; kept as proof.
+
+    Without personal data: the customer is named by their id at the platform.
+    """
+
+    __tablename__ = "data_requests"
+    __table_args__ = (
+        sa.CheckConstraint("kind IN ('export', 'erase_customer', 'erase_store')", name="kind"),
+        sa.CheckConstraint("status IN ('open', 'done')", name="status"),
+        sa.Index(None, "status", "due_at"),
+        sa.Index(None, "store_id", "customer_external_id"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    kind: Mapped[str]
+    customer_external_id: Mapped[str | None]
+    external_id: Mapped[str | None] = mapped_column(
+        comment="the platform's id of the request, where it has one"
+    )
+    received_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    due_at: Mapped[datetime] = mapped_column(comment="by when the law wants it done")
+    status: Mapped[str] = mapped_column(server_default="open")
+    done_at: Mapped[datetime | None]
+    done_by: Mapped[str | None]
+    result: Mapped[dict[str, Any]] = mapped_column(
+        server_default="{}", comment="rows by table that were exported or erased"
+    )
+    file: Mapped[str | None] = mapped_column(comment="where the export lies")
+
+
 class SyncState(Claimed, Base):
     """A unit of a store's work, `resource` by name (`queues.Unit`): when it is due, which claim has it, and where its
     last pass ended."""
@@ -531,6 +696,9 @@ class SyncState(Claimed, Base):
         comment="when a person asked for a full pass; null once one that began later has succeeded"
     )
     backfill: Mapped[str | None] = mapped_column(comment="how that person wants it read: bulk or pages")
+    hinted_at: Mapped[datetime | None] = mapped_column(
+        comment="when webhook events were left to the next pass; null once one that was claimed later has succeeded"
+    )
     proof: Mapped[dict[str, Any] | None] = mapped_column(
         comment="of the last full pass: counts and checksums, of what was read and of what is held"
     )

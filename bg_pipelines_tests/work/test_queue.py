@@ -39,6 +39,8 @@ MAKERS = {
     f"SELECT {_STORE}, 'i' || n, 'l', 1, 2, due FROM rows",
     "alert_deliveries": "INSERT INTO alert_deliveries (alert_id, target, next_due_at) "
     "SELECT (SELECT min(id) FROM alerts), 'sms:' || n, due FROM rows",
+    "webhook_events": "INSERT INTO webhook_events (store_id, source, topic, webhook_id, next_due_at) "
+    f"SELECT {_STORE}, 'shopify', 'orders/updated', 'w' || n, due FROM rows",
 }
 """Rows of each queue, from `rows (n, due)`."""
 

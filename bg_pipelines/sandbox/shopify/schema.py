@@ -16,11 +16,20 @@ from graphql import (
     validate,
 )
 
-from bg_pipelines.sandbox.shopify import account, bulk, catalogue, customers, inventory, nodes, orders
+from bg_pipelines.sandbox.shopify import (
+    account,
+    bulk,
+    catalogue,
+    customers,
+    inventory,
+    nodes,
+    orders,
+    webhooks,
+)
 from bg_pipelines.sandbox.shopify.connections import edges
 
-PARTS = (account, bulk, catalogue, customers, inventory, nodes, orders)
-SDL = ("schema", "customers", "orders", "bulk")
+PARTS = (account, bulk, catalogue, customers, inventory, nodes, orders, webhooks)
+SDL = ("schema", "customers", "orders", "bulk", "webhooks")
 
 
 def sdl() -> str:

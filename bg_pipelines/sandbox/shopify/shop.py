@@ -20,6 +20,7 @@ from bg_pipelines.sandbox.shopify.cost import MAX_QUERY_COST, Bucket
 from bg_pipelines.sandbox.shopify.ledger import Ledger
 from bg_pipelines.sandbox.shopify.sales_seed import SalesSeed
 from bg_pipelines.sandbox.shopify.seed import make_store
+from bg_pipelines.sandbox.shopify.subscriptions import Subscriptions
 
 BUDGET = 2000.0
 RESTORE_PER_SECOND = 100.0
@@ -69,6 +70,7 @@ class Shop:
         self.idempotent: dict[str, tuple[bytes, Node, float]] = {}
         self.applied = 0
         self.bulk = BulkOperations(self.lock)
+        self.subscriptions = Subscriptions(index, clock)
         self.base_url = ""
 
     @property
