@@ -47,8 +47,8 @@ KINDS: dict[str, str] = {
 # They apply when a bulk operation is started, and the last one when its file is fetched.
 BULK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("bulk_"))
 # They apply to deliveries of webhooks; `operation` is a part of the topic. All that match are applied.
-WEBHOOK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("webhook_"))
-REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS - WEBHOOK_KINDS
+WEBHOOK_KINDS = tuple(kind for kind in KINDS if kind.startswith("webhook_"))
+REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS - {*WEBHOOK_KINDS}
 # Requests that other faults only touch when their `operation` says so.
 QUIET = frozenset({"access_token", "bulk_file"})
 STATUSES = {

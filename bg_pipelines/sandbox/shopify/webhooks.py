@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from graphql import GraphQLResolveInfo
 
+from bg_pipelines.sandbox.deliveries import LOOPBACK
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.shopify.catalogue import count, search
 from bg_pipelines.sandbox.shopify.connections import connect
@@ -16,7 +17,6 @@ from bg_pipelines.sandbox.shopify.search import every
 from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sandbox.shopify.subscriptions import required_scope, topic_name
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 LONGEST_ADDRESS_BYTES = 65_535
 LONGEST_NAME = 50
 NAME = re.compile(r"[A-Za-z0-9_-]*")
