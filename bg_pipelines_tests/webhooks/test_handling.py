@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -11,18 +11,25 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
+from bg_pipelines.platforms import StoreAccess
+from bg_pipelines.platforms.shopify.bulk import ExportLimits
+from bg_pipelines.platforms.shopify.pages import PageSizes
 from bg_pipelines.queues import Unit
+from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.handling import EVENTS_AT_ONCE
 from bg_pipelines.webhooks.hints import BY_ID_AT_MOST
 from bg_pipelines.work.runner import Warmth
+from bg_pipelines_tests.dagster_runs import execute, metadata
 from bg_pipelines_tests.support import (
     CATALOGUE,
+    PATIENCE,
     SALES,
     assert_equal_to_source,
     assert_sales_equal_to_source,
+    connect_by,
     query,
     wait_for,
 )
@@ -519,3 +526,108 @@ def test_events_that_another_run_has_claimed_meanwhile_are_settled_by_it(
     query(database, "UPDATE webhook_events SET lease_expires_at = now() - %s", timedelta(seconds=1))
     handle()
     equal(database, sandbox)
+
+
+# Beside passes
+
+
+class Interrupted:
+    """A platform during whose passes something happens: after each page `act` is called."""
+
+    def __init__(self, platform: Any, act: Callable[[Unit, int], None]) -> None:
+        self._platform = platform
+        self._act = act
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._platform, name)
+
+    def pages(self, resource: Resource, **options: Any) -> Iterator[Page]:
+        for number, page in enumerate(self._platform.pages(resource, **options)):
+            yield page
+            self._act(Unit(resource.value), number)
+
+
+@pytest.mark.parametrize("bulk", ["pages", "bulk"])
+def test_events_during_a_full_pass_leave_its_proof_right(
+    shop: Shop,
+    sandbox: Sandbox,
+    database: Database,
+    about: Callable[..., None],
+    handle: Handle,
+    sync: Sync,
+    bulk: str,
+) -> None:
+    """Rows change and go behind the pass and ahead of it, and what told of them is loaded while it is under way."""
+    fresh = [edit(shop, "add_order") for _ in range(4)]
+    for order in fresh:
+        about("orders/create", order)
+    handle()
+    connect = connect_by(
+        shopify={"sizes": PageSizes(rows=5, locations=2, levels=4), "exports": ExportLimits(page_rows=5)}
+    )
+    orders = shop.export(["orders"])["orders"]
+    products = shop.export(["products"])["products"]
+    customers = [edit(shop, "add_customer") for _ in range(3)]
+
+    def act(unit: Unit, number: int) -> None:
+        if number != 1:
+            return
+        if unit is Unit.ORDERS:
+            for order in (orders[0], orders[-1], fresh[0], fresh[-1]):
+                about("orders/updated", edit(shop, "update_order", id=order["id"], fields={"note": "gift"}))
+            about("orders/create", edit(shop, "add_order"))
+        elif unit is Unit.CUSTOMERS:
+            for customer in customers:
+                about(
+                    "customers/create",
+                    edit(shop, "update_customer", id=customer["id"], fields={"note": "new"}),
+                )
+            handle()
+            edit(shop, "delete_customer", id=customers[0]["id"])
+            about("customers/delete", customers[0])
+        elif unit in (Unit.PRODUCTS, Unit.PRODUCT_VARIANTS):
+            place = 0 if unit is Unit.PRODUCTS else 1
+            for product in (products[place], products[-1 - place]):
+                edit(shop, "delete_product", id=product["id"])
+                about("products/delete", product)
+            changed = edit(shop, "update_product", id=products[3]["id"], fields={"title": "new"})
+            about("products/update", changed)
+        elif unit is Unit.INVENTORY_LEVELS:
+            level = level_of(shop)
+            about("inventory_levels/update", edit(shop, "set_quantity", **ends(level), quantity=99))
+        handle()
+
+    def interrupted(access: StoreAccess, sleep: Any) -> Any:
+        return Interrupted(connect(access, sleep), act)
+
+    summary = sync(
+        units=EVERYTHING, force=True, connect=interrupted, run_id="full", load_rows=5, backfill=bulk
+    )
+    assert (summary.failures, {done.synced for done in summary.units.values()}) == ([], {1})
+    assert outcomes(database).keys() == {"handled"}
+    proofs = query(database, "SELECT resource, proof FROM sync_states WHERE proof IS NOT NULL")
+    assert {row["resource"] for row in proofs} == {
+        unit.value for unit in EVERYTHING if unit is not Unit.STORE
+    }
+    assert sync(units=EVERYTHING, run_id="next").failures == []
+    equal(database, sandbox)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_job_shows_what_it_did(shop: Shop, database: Database, about: Callable[..., None]) -> None:
+    about("orders/create", edit(shop, "add_order"))
+    about("orders/delete", {"id": "gid://shopify/Order/1"})
+    result = execute("handle_webhooks")
+    assert result.success
+    shown = metadata(result)
+    assert {name: shown[name] for name in ("events_handled", "stores", "asks", "rows_asked")} == {
+        "events_handled": 2,
+        "stores": 1,
+        "asks": 1,
+        "rows_asked": 1,
+    }
+    assert 0 < shown["seconds_to_row_p50"] < PATIENCE
+    [table] = [
+        e.materialization.asset_key.to_user_string() for e in result.all_events if e.is_step_materialization
+    ]
+    assert table == "orders"
