@@ -77,10 +77,10 @@ class Fault:
     """One thing to do wrong.
 
     `after` matching requests pass first, then it is applied `times` times (None: for ever). `operation` is a part of
-    the operation's name or text; the token endpoint is only touched when it says "access_token", the file of a
-    bulk operation when it says "bulk_file". `field` is a
-    name or a dotted path ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is
-    spoiled in every answer that holds it with its id.
+    the operation's name or text, or of a webhook's topic; the token endpoint is only touched when it says
+    "access_token", the file of a bulk operation when it says "bulk_file". `field` is a name or a dotted path
+    ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is spoiled in every answer that
+    holds it with its id.
     """
 
     kind: str

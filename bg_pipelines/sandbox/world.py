@@ -64,15 +64,7 @@ class World:
         people = shares(shops, customers)
         for index, share in enumerate(shares(shops, variants)):
             orders = round(people[index] * orders_per_customer)
-            shop = Shop(
-                index,
-                share,
-                seed,
-                self.clock,
-                customers=people[index],
-                orders=orders,
-                courier=self.courier,
-            )
+            shop = Shop(index, share, seed, self.clock, self.courier, customers=people[index], orders=orders)
             shop.outbox.hour_seconds = webhook_hour
             shop.search_lag_seconds = search_lag
             self.shops[shop.domain] = shop

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import orjson
 
-from bg_pipelines.sandbox.deliveries import LOOPBACK
+from bg_pipelines.sandbox.deliveries import is_allowed, split_address
 from bg_pipelines.sandbox.rows import Node, shown
 from bg_pipelines.sandbox.square import shapes
 from bg_pipelines.sandbox.square.call import Call
@@ -110,16 +108,6 @@ def check(given: Node) -> None:
                 field="subscription.event_types",
             )
     url = given.get("notification_url")
-    if url is not None and not is_address(url):
+    parts = None if url is None else split_address(url)
+    if url is not None and (parts is None or not is_allowed(parts)):
         raise RefusalError("INVALID_VALUE", "URL is not valid.", field="subscription.notification_url")
-
-
-def is_address(url: str) -> bool:
-    """Whether something can be sent there; plain http is allowed to this machine, where the sandbox lives."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return bool(parts.hostname) and (
-        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-    )
