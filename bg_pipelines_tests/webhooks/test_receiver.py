@@ -268,7 +268,8 @@ def test_a_time_that_no_calendar_has_is_left_out(vendors: Vendors, inside: Insid
 
 
 def test_what_comes_under_another_content_type_is_as_good(vendors: Vendors, inside: Inside) -> None:
-    assert vendors.shopify(**{"Content-Type": "text/html; charset=ebcdic"}).status_code == 200
+    changes: dict[str, Any] = {"Content-Type": "text/html; charset=ebcdic"}
+    assert vendors.shopify(**changes).status_code == 200
 
 
 @pytest.mark.parametrize("webhook_id", ["", "x" * 201, "a b", "ÿ"])
@@ -547,10 +548,8 @@ ANY_BODY = st.one_of(
 def test_no_request_to_shopifys_path_is_an_error_of_ours(
     vendors: Vendors, headers: dict[str, str], body: bytes, topic: str, is_signed: bool
 ) -> None:
-    secret = SECRET if is_signed else "wrong"
-    answer = vendors.shopify(
-        body, topic, secret=secret, **{n: v.encode("latin-1") for n, v in headers.items()}
-    )
+    changes: dict[str, Any] = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = vendors.shopify(body, topic, secret=SECRET if is_signed else "wrong", **changes)
     assert answer.status_code in ((200, 400) if is_signed else (401,)), answer.text
 
 

@@ -463,7 +463,7 @@ def test_a_delivery_can_be_lost_or_sent_twice(
 
 def test_deliveries_can_come_late_and_in_any_order(sandbox: Sandbox, shop: Shop, listener: Listener) -> None:
     subscribe(shop, listener, "shop/update", "products/update")
-    shop.faults.append(Fault("webhook_late", operation="shop/", seconds=0.15))
+    shop.faults.append(Fault("webhook_late", operation="shop/", seconds=0.5))
     edit(shop, "update_shop", fields={"name": "Other"})
     edit(shop, "update_product", id=first(shop.store.products), fields={"title": "Other"})
     settle(sandbox)
