@@ -78,8 +78,8 @@ def _check(
     )
     if strange or not _OWN[topic] <= set(payload) or "shop_domain" not in payload:
         raise _bad_data(f"{topic}: its payload is not that of this topic; nothing was done")
-    row = connection.execute("SELECT domain FROM stores WHERE id = %s", (store_id,)).fetchone()
-    if row is None or payload["shop_domain"] != row[0]:
+    row = connection.execute("SELECT lower(domain) FROM stores WHERE id = %s", (store_id,)).fetchone()
+    if row is None or str(payload["shop_domain"]).strip().lower() != row[0]:
         raise _bad_data(
             f"{topic}: its payload is of another shop than {row[0] if row else 'any'}; nothing was done"
         )

@@ -137,6 +137,8 @@ def plant_store(database: Database, cipher: Cipher, store: int, mark: str) -> No
             if "t.store_id" not in (answer.of_store or "") or table == "sync_states":
                 continue
             given = {"store_id": store, **texts(table, mark), **KINDS.get(table, {})}
+            if table == "person_decisions":
+                given["other_store_id"] = store
             for column in ("payload", "signature_key"):
                 if column in Base.metadata.tables[table].columns:
                     given[column] = cipher.encrypt({"text": mark})
@@ -150,7 +152,7 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "webhook_events": {"status": "handled"},
     "customer_changes": {"status": "recorded"},
     "inventory_corrections": {"status": "applied"},
-    "person_decisions": {"kind": "apart", "other_store_id": 1},
+    "person_decisions": {"kind": "apart"},
 }
 """Columns that take one of a few words."""
 

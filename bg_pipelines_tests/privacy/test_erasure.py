@@ -22,6 +22,7 @@ from bg_pipelines.privacy.commands import carry_out
 from bg_pipelines.privacy.erasure import erase_customer, erase_store
 from bg_pipelines.privacy.export import export_customer
 from bg_pipelines.privacy.tables import ANSWERS
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import Customer, Order, Page, Refund, Reject, Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
@@ -256,7 +257,7 @@ def test_an_erased_customer_of_a_shop_stays_so_through_full_passes_proofs_audits
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=10, customers=12)
     [name] = add_shops(sandbox)
-    sync(resources=SALES)
+    sync(units=SALES)
     [one] = query(
         database,
         "SELECT c.store_id, c.external_id, c.email, c.phone FROM customers c JOIN orders o "
@@ -264,7 +265,7 @@ def test_an_erased_customer_of_a_shop_stays_so_through_full_passes_proofs_audits
     )
     erase_customer(database, cipher, tmp_path, one["store_id"], one["external_id"], by="jane")
     assert find(database, one["email"].lower(), one["phone"][1:]) == []
-    for options in ({"resources": SALES}, {"resources": (Resource.AUDIT,)}):
+    for options in ({"units": SALES}, {"units": (Unit.AUDIT,)}):
         assert sync(force=True, stores=(name,), **options).failures == []
         assert find(database, one["email"].lower(), one["phone"][1:]) == []
     assert query(database, "SELECT * FROM audits WHERE different + missing + ahead + gone > 0") == []
@@ -345,7 +346,7 @@ def test_a_shop_that_comes_back_begins_anew(
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=10, customers=12)
     [name] = add_shops(sandbox)
-    sync(resources=SALES)
+    sync(units=SALES)
     [one] = query(database, "SELECT store_id, external_id FROM customers WHERE email IS NOT NULL LIMIT 1")
     erase_customer(database, cipher, tmp_path, one["store_id"], one["external_id"], by="jane")
     with pytest.raises(IntegrationError, match="is at work, so nothing of it was erased"):
@@ -353,10 +354,10 @@ def test_a_shop_that_comes_back_begins_anew(
     assert query(database, "SELECT count(*) > 0 AS held FROM orders") == [{"held": True}]
     query(database, "UPDATE stores SET paused_at = now()")
     erase_store(database, cipher, tmp_path, one["store_id"], by="jane")
-    assert sync(resources=SALES).done == 0
+    assert sync(units=SALES).done == 0
     add_shops(sandbox)
     assert [(row.name, row.state) for row in list_stores(database)] == [(name, "new")]
-    assert sync(resources=SALES).failures == []
+    assert sync(units=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
     [back] = query(database, "SELECT email FROM customers WHERE external_id = %s", one["external_id"])
     assert back == {"email": None}, "who was erased stays so"
