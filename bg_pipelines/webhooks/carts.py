@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from bg_pipelines.database.load import Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import Reject
 from bg_pipelines.sync.rejects import keep_rejects
 from bg_pipelines.webhooks.events import Event
@@ -96,7 +97,9 @@ class _Cart:
         """Whether it says more than what is held; one that was cleaned away comes back with a later one only."""
         if self.held is None:
             return True
-        last: datetime | None = self.held["checkout_updated_at" if document.is_checkout else "cart_updated_at"]
+        last: datetime | None = self.held[
+            "checkout_updated_at" if document.is_checkout else "cart_updated_at"
+        ]
         if last is None or document.at > last:
             return True
         return document.at == last and self.held["deleted_at"] is None
@@ -138,6 +141,8 @@ def apply_documents(
 
     Of several deliveries of a cart only the newest of each kind counts.
     """
+    # Before anything of the store is locked.
+    tombstones = standing(connection, store_id)
     newest: dict[tuple[str, bool], Document] = {}
     for document in sorted(documents, key=lambda document: (document.at, document.event.id)):
         newest[document.event.object_id or "", document.is_checkout] = document
@@ -161,13 +166,14 @@ def apply_documents(
         connection,
         CARTS,
         store_id,
-        [cart.record() for cart in changed.values()],
+        tombstones.strip_rows(CARTS, [cart.record() for cart in changed.values()]),
         seen_at=seen_at,
         reject=refused.append,
     )
     # With their items: a cart that is not there has none.
     rejects += [reject._replace(payload=changed.pop(str(reject.external_id)).kept_as()) for reject in refused]
     counts[ITEMS] += _load_items(connection, cipher, store_id, list(changed.values()), seen_at)
+    rejects = [tombstones.strip_reject(CARTS, reject) for reject in rejects]
     keep_rejects(connection, cipher, CARTS, store_id, rejects)
     return counts
 

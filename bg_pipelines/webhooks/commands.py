@@ -10,6 +10,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.privacy import commands as privacy
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync.stores import Store
 from bg_pipelines.webhooks.events import HANDLED, IGNORED
@@ -65,7 +66,15 @@ def _fetch_exports(order: Order) -> Done:
     return Done(HANDLED, None if due else "nothing waited for it")
 
 
+def _obey_the_law(order: Order) -> Done:
+    request = privacy.carry_out(
+        order.database, order.store.id, order.topic, order.payload, cipher=order.cipher, home=order.home
+    )
+    return Done(HANDLED, f"request {request}")
+
+
 COMMANDS: Mapping[tuple[str, str], Command] = {
+    **{("shopify", topic): _obey_the_law for topic in privacy.TOPICS},
     ("shopify", "shop/update"): _read_profile,
     ("shopify", "bulk_operations/finish"): _fetch_exports,
 }

@@ -303,6 +303,7 @@ class StoreBatch:
             raise error
         if error.error_type is ErrorType.LEASE_LOST:
             self.run_.say(f"{self.store.name}: {error.message}")
+            self.release()
             return
         self._fail(left, error)
 
