@@ -7,6 +7,7 @@
     RejectedEdits   the platform refuses edits of a store's customers
     RejectedCounts  the platform refuses corrections of a store's stock
     Drift           an audit found that a store's table differs from its source
+    UntoldChanges   much of what changes at a store, or at all of a platform, no webhook tells of
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
     AlertTarget     an alert target cannot be reached
@@ -103,6 +104,17 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class UntoldChanges:
+    """`key` says whose, as in the table `circuits`: a store's, or those of all stores of a platform."""
+
+    kind: ClassVar[str] = "untold"
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.key}"
+
+
+@dataclass(frozen=True)
 class Job:
     kind: ClassVar[str] = "job"
     job: str
@@ -168,6 +180,7 @@ Fingerprint = (
     | RejectedEdits
     | RejectedCounts
     | Drift
+    | UntoldChanges
     | Job
     | Installation
     | AlertTarget
@@ -200,6 +213,8 @@ def _parse(text: str) -> Fingerprint:
             return RejectedCounts(int(store))
         case ["drift", store, table]:
             return Drift(int(store), table)
+        case ["untold", scope, name]:
+            return UntoldChanges(f"{scope}:{name}")
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release

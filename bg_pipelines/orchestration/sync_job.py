@@ -32,6 +32,7 @@ from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.summary import BACKFILLS
+from bg_pipelines.webhooks.healing import Healing
 from bg_pipelines.work.pulse import RunRecord, pulse
 from bg_pipelines.work.queue import all_queues
 
@@ -171,6 +172,7 @@ def _run(
         connect=platforms.connect,
         log=context.log.info,
         policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
+        coverage=Healing(context.job_name),
     ).run()
 
 

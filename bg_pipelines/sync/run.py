@@ -22,6 +22,7 @@ from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
+from bg_pipelines.sync.context import Coverage, NoCoverage
 from bg_pipelines.sync.stores import Connect
 from bg_pipelines.sync.summary import (
     ChangeReport,
@@ -47,7 +48,7 @@ class SyncRun:
     """One run: claims until nothing is left that was due when it began. Used once.
 
     `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `clock` counts
-    seconds; `policies` and `rng` decide about retries. Raises IntegrationError only if the run itself cannot work (the
+    seconds; `policies` and `rng` decide about retries; `coverage` is told what passes find. Raises IntegrationError only if the run itself cannot work (the
     database, the key, an unknown store): a store that fails is in the summary.
     """
 
@@ -67,6 +68,7 @@ class SyncRun:
         clock: Callable[[], float] = time.monotonic,
         policies: Policies | None = None,
         rng: random.Random | None = None,
+        coverage: Coverage | None = None,
     ) -> None:
         self.database = database
         self.cipher = cipher
@@ -78,6 +80,7 @@ class SyncRun:
         self.clock = clock
         self.policies = policies or Policies()
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
+        self.coverage = coverage or NoCoverage()
         self.summary = Summary(units={unit: UnitSummary() for unit in request.units})
         self.runner: Runner[Batch] = Runner(
             database,
