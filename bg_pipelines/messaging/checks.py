@@ -10,7 +10,7 @@ is refused; each with a reason that names nobody.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ class Rules:
     daily_messages: int = 3
     daily_segments: int = 2_000
     double_opt_in: bool = False
-    templates: Mapping[str, str] = TEMPLATES
+    templates: Mapping[str, str] = field(default_factory=lambda: TEMPLATES)
 
 
 class Send(NamedTuple):
@@ -167,7 +167,7 @@ def decide(claim: TextClaim, facts: Facts, rules: Rules, segments_left: int) -> 
         if refused := _refused_for_its_object(facts):
             return refused
     try:
-        text = _text(claim, facts, rules)
+        text = text_of(claim, facts, rules)
     except IntegrationError as error:
         return Refuse(error.message)
     stopped = [name for name in facts.stopped if not _prefix_of(name)]
@@ -264,7 +264,7 @@ def _prefix_of(fingerprint: str) -> str | None:
     return prefix if prefix != fingerprint else None
 
 
-def _text(claim: TextClaim, facts: Facts, rules: Rules) -> Text:
+def text_of(claim: TextClaim, facts: Facts, rules: Rules) -> Text:
     """The message as it is sent: as it was at its first call, if it had one."""
     if claim.body is not None:
         return Text(claim.body, templates.segments(claim.body), "")
