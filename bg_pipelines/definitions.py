@@ -6,7 +6,7 @@ import warnings
 
 import dagster as dg
 
-from bg_pipelines.jobs import customer_sync, drift_audit, inventory_sync, store_sync
+from bg_pipelines.jobs import customer_sync, drift_audit, handle_webhooks, inventory_sync, store_sync
 from bg_pipelines.orchestration.assets import TABLES
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
@@ -20,6 +20,7 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        handle_webhooks.handle_webhooks,
     ],
     schedules=[
         *store_sync.schedules,
@@ -32,6 +33,7 @@ defs = dg.Definitions(
         *inventory_sync.sensors,
         *customer_sync.sensors,
         *drift_audit.sensors,
+        *handle_webhooks.sensors,
         run_failures,
         deliver_alerts,
     ],

@@ -8,6 +8,7 @@ import dagster as dg
 
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync import Summary
+from bg_pipelines.webhooks.handling import HandlingSummary
 
 ASSET_KEYS = {
     Unit.STORE: dg.AssetKey("stores"),
@@ -104,6 +105,28 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         ),
     }
     return metadata
+
+
+def report_handling(context: dg.OpExecutionContext, summary: HandlingSummary) -> None:
+    """Show the outcome of a run that drained the inbox."""
+    for table, counts in summary.rows.items():
+        values = {key: dg.MetadataValue.int(value) for key, value in vars(counts).items()}
+        context.log_event(dg.AssetMaterialization(table, metadata=values))
+    metadata: dict[str, dg.MetadataValue] = {
+        f"events_{status}": dg.MetadataValue.int(number) for status, number in sorted(summary.events.items())
+    }
+    metadata |= {
+        "stores": dg.MetadataValue.int(summary.stores),
+        "rows_asked": dg.MetadataValue.int(summary.asked),
+        "asks": dg.MetadataValue.int(summary.asks),
+        "rows_changed": dg.MetadataValue.int(summary.changed),
+        "rows_rejected": dg.MetadataValue.int(sum(counts.rejected for counts in summary.rows.values())),
+        "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
+    }
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        if (seconds := summary.seconds_to_row(share)) is not None:
+            metadata[f"seconds_to_row_{name}"] = dg.MetadataValue.float(round(seconds, 3))
+    context.add_output_metadata(metadata)
 
 
 def _table(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:

@@ -7,7 +7,8 @@ and of ticks that were missed only the last is made up for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +21,15 @@ from bg_pipelines.orchestration.failures import TIER_TAG, error_of
 from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.queues import JOBS, TIERS, Unit
 from bg_pipelines.settings import load_settings
+from bg_pipelines.webhooks import events
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
 
 RETRIES = "retries"
+INBOX = "inbox"
 RETRIES_SECONDS = 30
+INBOX_SECONDS = 5
 ALIVE = LEASE
 """A run without a heartbeat for one lease has lost its claims and no longer blocks the next run."""
 
@@ -69,6 +73,44 @@ def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDef
         return _look(context.instance, job, units, tier=None, tick=tick)
 
     return sensor
+
+
+def inbox_sensor(job: dg.JobDefinition, config: Mapping[str, Any]) -> dg.SensorDefinition:
+    """Starts the job for webhook events that are due, unless one is at work on them."""
+
+    @dg.sensor(
+        name=f"{job.name}_{INBOX}",
+        job=job,
+        minimum_interval_seconds=INBOX_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts {job.name} for webhook events that are due.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        tick = f"{job.name}_{INBOX} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+        with _reported(job.name, tick, INBOX):
+            with kept_database(load_settings()).transaction() as connection:
+                if not events.is_due(connection):
+                    return dg.SkipReason("no webhook event is due")
+                busy = at_work(context.instance, connection, job.name, INBOX)
+            if busy:
+                return dg.SkipReason(busy)
+            tags = {**JOBS[job.name].tags(job.name), TIER_TAG: INBOX}
+            return dg.RunRequest(run_config=config, tags=tags)
+
+    return sensor
+
+
+@contextmanager
+def _reported(job: str, tick: str, label: str) -> Iterator[None]:
+    """What keeps a tick from looking is reported: no run would tell of it."""
+    try:
+        yield
+    except IntegrationError as error:
+        alerts.report_failure(job, error, run_id=tick, tier=label)
+        raise error from None
+    except Exception as error:  # Dagster's storage is away, or a bug
+        alerts.report_failure(job, error_of(error), run_id=tick, tier=label)
+        raise
 
 
 def _look(
@@ -128,4 +170,4 @@ def at_work(
 
 
 def _named(label: str) -> str:
-    return RETRIES if label == RETRIES else f"tier {label}"
+    return f"tier {label}" if label.isdecimal() else label

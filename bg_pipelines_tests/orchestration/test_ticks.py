@@ -20,9 +20,10 @@ from bg_pipelines.orchestration.failures import DELIVER_SECONDS
 from bg_pipelines.orchestration.launcher import WatchedRunLauncher
 from bg_pipelines.orchestration.run_health import DEAD_AFTER_SECONDS
 from bg_pipelines.orchestration.sync_job import THEN_SECONDS, SyncConfig
-from bg_pipelines.orchestration.ticks import RETRIES, RETRIES_SECONDS
+from bg_pipelines.orchestration.ticks import INBOX, INBOX_SECONDS, RETRIES, RETRIES_SECONDS
 from bg_pipelines.queues import (
     DEFAULT,
+    JOB_UNITS,
     JOBS,
     MAX_CONCURRENT_RUNS,
     QUEUES,
@@ -109,7 +110,8 @@ def test_every_schedule_and_sensor_runs_as_the_table_says() -> None:
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     sensors = {s.name: s.minimum_interval_seconds for s in repository.sensor_defs}
     assert sensors == {
-        **{f"{name}_{RETRIES}": RETRIES_SECONDS for name in JOBS},
+        **{f"{name}_{RETRIES}": RETRIES_SECONDS for name in JOB_UNITS},
+        f"handle_webhooks_{INBOX}": INBOX_SECONDS,
         "run_failures": DELIVER_SECONDS,
         "deliver_alerts": DELIVER_SECONDS,
     }
@@ -186,7 +188,9 @@ def test_with_10_000_stores_and_none_due_a_tick_is_one_query_by_index_and_no_run
     database: Database, instance: dg.DagsterInstance, tick: Tick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_fleet(database, 10_000)
-    names = [s.name for s in defs.get_repository_def().schedule_defs] + [f"{name}_{RETRIES}" for name in JOBS]
+    names = [s.name for s in defs.get_repository_def().schedule_defs] + [
+        f"{name}_{RETRIES}" for name in JOB_UNITS
+    ]
     tick(names[0])  # which opens the database, once a process
     for name in names:
         with statements(monkeypatch) as sent:
@@ -234,6 +238,31 @@ def test_the_sensor_starts_what_failed_and_what_is_new_but_not_what_a_tick_takes
     assert tick("inventory_sync_retries") == "no retry is due"
     query(database, "UPDATE sync_states SET retry_strategy = NULL, last_succeeded_at = NULL")
     assert isinstance(tick("store_sync_retries"), dg.RunRequest)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_inbox_is_drained_by_one_run_that_stays_warm(
+    database: Database, instance: dg.DagsterInstance, tick: Tick
+) -> None:
+    sensor = f"handle_webhooks_{INBOX}"
+    assert tick(sensor) == "no webhook event is due"
+    add_fleet(database, 2)
+    put = (
+        "INSERT INTO webhook_events (store_id, source, topic, webhook_id, status, lease_owner, lease_expires_at) "
+        "SELECT id, %s, 'orders/updated', id::text, %s, %s, now() + interval '1 minute' FROM stores"
+    )
+    query(database, put, "shopify", "handled", None)
+    query(database, put.replace("id::text", "'claimed' || id"), "shopify", "pending", "run/1")
+    query(database, put.replace("id::text", "'text' || id"), "twilio", "pending", None)
+    assert tick(sensor) == "no webhook event is due"
+    query(database, "UPDATE webhook_events SET lease_expires_at = now()")
+    request = tick(sensor)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config == {"ops": {"handle_events": {"config": {"warm_seconds": 60.0}}}}
+    assert request.tags["tier"] == INBOX
+    job = defs.resolve_job_def("handle_webhooks")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"tier": INBOX}).run_id
+    assert str(tick(sensor)).startswith(f"run {run} of inbox is running since ")
 
 
 def start_run(instance: dg.DagsterInstance, tier: str, status: dg.DagsterRunStatus) -> str:

@@ -1,0 +1,94 @@
+"""Handle Webhooks: drain the inbox (docs/webhooks.md): fetch and load what events told of, apply carts, obey commands.
+
+    dagster job execute -m bg_pipelines.definitions -j handle_webhooks
+
+Without config it handles what is due and ends. The sensor starts it as soon as something is, and has it stay warm for a
+minute after the last event. What an interruption costs: nothing; an event is settled with what it caused, or still due.
+"""
+
+# No `from __future__ import annotations`: Dagster reads those of an op as they are.
+import time
+from collections.abc import Callable
+
+import dagster as dg
+from pydantic import Field
+
+from bg_pipelines.orchestration.failures import as_dagster_failures, report_op_failure
+from bg_pipelines.orchestration.reports import report_handling
+from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.orchestration.sync_job import take_over, tell
+from bg_pipelines.orchestration.ticks import inbox_sensor
+from bg_pipelines.queues import JOBS
+from bg_pipelines.retries import Policies
+from bg_pipelines.settings import load_settings
+from bg_pipelines.webhooks.handling import JOB, LOOK_SECONDS, HandlingRequest, HandlingRun
+from bg_pipelines.work.runner import Warmth
+
+WARM_SECONDS = 60.0
+WANTED_SECONDS = 5.0
+"""How often an idle run looks whether another waits for its place in the queue."""
+
+
+class HandlingConfig(dg.Config):
+    """Run config. With none, the run handles what is due and ends."""
+
+    max_workers: int = Field(default=8, ge=1, le=64, description="how many stores to work on at once")
+    max_minutes: float = Field(default=15, gt=0, le=25, description="what is left by then is the next run's")
+    warm_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=3600,
+        description="how long to stay after the last event, for the next; it ends sooner if another run is queued",
+    )
+
+
+@dg.op(description="Events of the inbox, store by store.", out=dg.Out(dg.Nothing))
+def handle_events(
+    context: dg.OpExecutionContext,
+    config: HandlingConfig,
+    database: DatabaseResource,
+    platforms: PlatformsResource,
+) -> None:
+    with as_dagster_failures(context):
+        take_over(context, database)
+        summary = HandlingRun(
+            database.database,
+            database.cipher,
+            HandlingRequest(config.max_workers, config.max_minutes, config.warm_seconds, context.job_name),
+            run_id=context.run_id,
+            connect=platforms.connect,
+            log=context.log.info,
+            warmth=Warmth(config.warm_seconds, LOOK_SECONDS, _wanted(context.instance)),
+            policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
+        ).run()
+        report_handling(context, summary)
+    tell(context, database, None)
+
+
+def _wanted(instance: dg.DagsterInstance) -> Callable[[], bool]:
+    """Whether another run is queued, looked up every few seconds."""
+    looked_at = time.monotonic()
+
+    def is_wanted() -> bool:
+        nonlocal looked_at
+        if time.monotonic() - looked_at < WANTED_SECONDS:
+            return False
+        looked_at = time.monotonic()
+        return instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) > 0
+
+    return is_wanted
+
+
+@dg.job(
+    name=JOB,
+    description="What webhook events tell of, fetched and loaded within seconds.",
+    tags=JOBS[JOB].tags(JOB),
+    hooks={report_op_failure},
+)
+def handle_webhooks() -> None:
+    handle_events()
+
+
+sensors = [
+    inbox_sensor(handle_webhooks, {"ops": {"handle_events": {"config": {"warm_seconds": WARM_SECONDS}}}})
+]
