@@ -17,6 +17,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import TextReplies, TextsUnclear
 from bg_pipelines.messaging import checks, consent
+from bg_pipelines.messaging.answers import AnswerRules
 from bg_pipelines.messaging.checks import Hold, Refuse, Rules
 from bg_pipelines.messaging.numbers import read_number
 from bg_pipelines.messaging.outbox import NewText, TextClaim, put
@@ -96,6 +97,10 @@ def rules_of(settings: Settings) -> Rules:
         double_opt_in=settings.text_double_opt_in,
         templates=load_templates(settings.text_templates),
     )
+
+
+def answer_rules_of(settings: Settings) -> AnswerRules:
+    return AnswerRules(settings.text_stop_scope, settings.text_languages, frozenset(settings.text_countries))
 
 
 def share(

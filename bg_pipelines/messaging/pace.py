@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from bg_pipelines.settings import Settings
+
 BY_KIND = {"long code": 1.0, "toll-free": 3.0, "short code": 100.0, "name": 10.0, "messaging service": 10.0}
 """Segments a second of each kind of sender, as far as the kind alone tells; registered senders may have more."""
 _TOLL_FREE = re.compile(r"\+1(800|833|844|855|866|877|888)")
@@ -25,6 +27,12 @@ def kind_of(sender: str | None) -> str:
     if sender.startswith("+"):
         return "long code"
     return "short code" if sender.isdigit() else "name"
+
+
+def of_settings(settings: Settings) -> Pace:
+    """The rate of the settings, or what the sender's kind is good for."""
+    sender = None if settings.twilio_messaging_service_sid else settings.twilio_from
+    return Pace(settings.text_segments_a_second or BY_KIND[kind_of(sender)])
 
 
 class Pace:

@@ -34,9 +34,8 @@ from bg_pipelines.messaging.checks import Hold, Refuse, Rules, Send
 from bg_pipelines.messaging.outbox import JOB, QUEUE, SENDABLE, UNREAD, TextClaim
 from bg_pipelines.messaging.pace import Pace
 from bg_pipelines.retries import Decision, Policies, Strategy, decide
-from bg_pipelines.work.pulse import RunRecord
 from bg_pipelines.work.queue import clock as database_clock
-from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, Log, Runner
+from bg_pipelines.work.runner import COLD, LEASE, PROGRESS_SECONDS, Log, Runner, Warmth
 
 Connection = psycopg.Connection[Any]
 
@@ -45,6 +44,8 @@ UNCLEAR_WAIT = timedelta(seconds=60)
 20 seconds for the call itself)."""
 CALL_WITHIN_SECONDS = 10.0
 LOOK_AROUND_SECONDS = 30.0
+LOOK_SECONDS = 0.25
+"""How often a warm run looks into the outbox: half of this is what a message waits on average."""
 ACCOUNT_ERRORS = frozenset({ErrorType.CREDENTIALS, ErrorType.PAYMENT_REQUIRED, ErrorType.CONFIGURATION})
 """Faults of the account or its sender: every other message would meet them as well."""
 BY_CODE_ERRORS = frozenset({ErrorType.SCOPES, ErrorType.QUERY_REJECTED})
@@ -105,8 +106,8 @@ class Sending:
         call_within_seconds: float = CALL_WITHIN_SECONDS,
         lease: timedelta = LEASE,
         progress_seconds: float = PROGRESS_SECONDS,
+        warmth: Warmth = COLD,
         clock: Callable[[], float] = time.monotonic,
-        **runner: Any,
     ) -> None:
         self.database = database
         self.sender = sender
@@ -138,15 +139,16 @@ class Sending:
             log=log,
             lease=lease,
             progress_seconds=progress_seconds,
+            warmth=warmth,
             clock=clock,
-            **runner,
         )
+        self._told = ""
 
     def run(self) -> Sent:
         """Send what is due. Raises IntegrationError only where the run itself could not work."""
         began = self.clock()
         with self.database.transaction() as connection:
-            RunRecord(self.database, self.runner.run_id, JOB).begin(connection)
+            self.runner.record.begin(connection)
             due_before = database_clock(connection)
         self.runner.run(due_before, began)
         self.sent.seconds = self.clock() - began
@@ -188,7 +190,10 @@ class Sending:
             QUEUE.release(connection, owners)
 
     def progress(self, seconds: float) -> str:
-        return f"{self.sent} after {seconds:.0f} s"
+        if str(self.sent) == self._told:
+            return ""
+        self._told = str(self.sent)
+        return f"{self._told} after {seconds:.0f} s"
 
     def counts(self) -> tuple[int, int]:
         with self.sent.lock:
