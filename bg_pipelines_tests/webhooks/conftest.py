@@ -52,13 +52,13 @@ def settings(url: str, **changes: Any) -> Settings:
 
 
 @contextmanager
-def receiving(settings: Settings, **options: Any) -> Iterator[Vendors]:
-    """A receiver on a port of its own, as a worker serves it."""
+def receiving(settings: Settings, *, port: int = 0, **options: Any) -> Iterator[Vendors]:
+    """A receiver on this port, or any, as a worker serves it."""
     assert settings.database_url
     database = Database(settings.database_url.get_secret_value())
     of_app = {name: options.pop(name) for name in ("clock", "kept_an_hour") if name in options}
     server = uvicorn.Server(configuration(make_app(settings, database, **of_app), **options))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         wait_for(lambda: server.started or not thread.is_alive())

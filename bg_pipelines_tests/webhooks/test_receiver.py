@@ -323,21 +323,25 @@ def test_a_delivery_of_square_about_several_rows_is_as_many_rows(vendors: Vendor
     assert inside.count() == 3
 
 
-def test_a_merchants_own_subscriptions_keys_sign_for_it_and_for_no_other(
-    vendors: Vendors, inside: Inside, own_database: Database, cipher: Cipher
+def test_the_key_of_a_subscription_signs_for_every_merchant_of_its_application(
+    inside: Inside, own_database: Database, cipher: Cipher
 ) -> None:
+    kiosk = NewStore("kiosk", "square", "kiosk", token="t")
+    save_stores(own_database, cipher, [kiosk])
     with own_database.transaction() as connection:
+        connection.execute("UPDATE stores SET external_id = 'MLKIOSK' WHERE name = 'kiosk'")
         connection.execute(
             "INSERT INTO webhook_subscriptions (store_id, external_id, source_updated_at, topics, uri, signature_key) "
             "SELECT id, 'wbhk_1', now(), '{}', 'https://x', %s FROM stores WHERE name = 'till'",
-            (cipher.encrypt("its-own-key"),),
+            (cipher.encrypt("key-of-the-application"),),
         )
     url = own_database.engine.url.render_as_string(hide_password=False)
-    with receiving(settings(url)) as receiver:
-        assert receiver.square(body_of(square_event()), "its-own-key").status_code == 200
-        other = square_event(merchant_id="SOMEBODY_ELSE")
-        assert receiver.square(body_of(other), "its-own-key").status_code == 401
-        assert receiver.square(body_of(other)).status_code == 400
+    with receiving(settings(url)) as vendors:
+        for merchant, status in ((MERCHANT, 200), ("MLKIOSK", 200), ("MLNOBODY", 400)):
+            event = square_event(merchant_id=merchant)
+            assert vendors.square(body_of(event), "key-of-the-application").status_code == status
+        assert vendors.square(body_of(square_event()), "no-key").status_code == 401
+    assert inside.rows()[3]["domain"] == "kiosk"
     assert inside.rows()[-1]["reason"] == "its merchant is no store of ours"
 
 
@@ -584,13 +588,10 @@ def test_health_and_metrics_say_what_is_going_on(own_database: Database, inside:
     with receiving(settings(url)) as vendors:
         answer = vendors.get("/healthz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-        for changes in (
-            {"webhook_id": "w1"},
-            {"webhook_id": "w1"},
-            {"secret": "wrong"},
-            {"topic": "made/up"},
-        ):
-            vendors.shopify(**changes)
+        for _ in range(2):
+            vendors.shopify(webhook_id="w1")
+        vendors.shopify(secret="wrong")
+        vendors.shopify(topic="made/up")
         found = metrics(vendors)
     received = "bg_pipelines_webhooks_received_total"
     assert found[f'{received}{{outcome="stored",source="shopify",topic="products/update"}}'] == 2
