@@ -833,6 +833,7 @@ class TextReply(Base):
     __table_args__ = (
         sa.CheckConstraint("reading IN ('stop', 'start', 'help', 'yes', 'refusal', 'other')", name="reading"),
         sa.Index("ix_text_replies_open", "id", postgresql_where=sa.text("settled_at IS NULL")),
+        sa.Index(None, "message_id"),
         sa.Index(None, "phone"),
     )
 

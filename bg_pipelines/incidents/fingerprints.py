@@ -10,14 +10,11 @@
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
     AlertTarget     an alert target cannot be reached
-<<<<<<< HEAD
     TextsStopped    no text messages are sent, or none to a prefix: the account, a spike of opt-outs or of spending
     TextsRefused    Twilio refuses text messages with a code that says nothing of their recipients
     TextsUnclear    text messages of which nobody knows whether they were sent
     TextReplies     replies to text messages wait for a person
-=======
     DataRequest     a customer's data was asked for, or its erasure, and a person has to do something
->>>>>>> main
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -147,7 +144,6 @@ class AlertTarget:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
 class TextsStopped:
     """`cause` is account-CODE, stop, filtered, or prefix-DIGITS: that prefix alone is stopped."""
 
@@ -183,7 +179,9 @@ class TextReplies:
 
     def __str__(self) -> str:
         return self.kind
-=======
+
+
+@dataclass(frozen=True)
 class DataRequest:
     """`request_id` is that of `data_requests`."""
 
@@ -192,7 +190,6 @@ class DataRequest:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.request_id}"
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -216,14 +213,11 @@ Fingerprint = (
     | Job
     | Installation
     | AlertTarget
-<<<<<<< HEAD
     | TextsStopped
     | TextsRefused
     | TextsUnclear
     | TextReplies
-=======
     | DataRequest
->>>>>>> main
     | Unknown
 )
 
@@ -258,7 +252,6 @@ def _parse(text: str) -> Fingerprint:
             return Installation(part, ":".join(detail))
         case ["target", *target]:
             return AlertTarget(":".join(target))
-<<<<<<< HEAD
         case ["texts_stopped", cause]:
             return TextsStopped(cause)
         case ["texts_refused", code]:
@@ -267,10 +260,8 @@ def _parse(text: str) -> Fingerprint:
             return TextsUnclear()
         case ["text_replies"]:
             return TextReplies()
-=======
         case ["request", request]:
             return DataRequest(int(request))
->>>>>>> main
     return Unknown(text)
 
 

@@ -99,7 +99,6 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "Nothing of the batch was kept; `bg-pipelines incidents retry N` reads it again. "
         "If it comes back, report it with what `bg-pipelines incidents show N` says."
     ),
-<<<<<<< HEAD
     ErrorType.OUTCOME_UNKNOWN: (
         "`bg-pipelines incidents show N` lists the text messages: look for each in Twilio's console, then "
         "`bg-pipelines texts settle ID --as sent`, `again` or `dropped`."
@@ -111,11 +110,10 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.REPLY_WAITING: (
         "`bg-pipelines texts replies` shows what people wrote: answer or do what they ask, then "
         "`bg-pipelines texts replies --done ID`. The last one closes this."
-=======
+    ),
     ErrorType.DATA_REQUEST: (
         "`bg-pipelines customers requests` has the file and the deadline: send it to the store's owner, then say so with "
         "`bg-pipelines customers requests done` and the request's number. That closes this."
->>>>>>> main
     ),
     ErrorType.CONFIGURATION: (
         "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "

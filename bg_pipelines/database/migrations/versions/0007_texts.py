@@ -481,6 +481,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("settled_at IS NULL"),
     )
+    op.create_index(op.f("ix_text_replies_message_id"), "text_replies", ["message_id"], unique=False)
     op.create_index(op.f("ix_text_replies_phone"), "text_replies", ["phone"], unique=False)
     op.execute(CONSENT)
     op.execute(ALERTS)
@@ -489,6 +490,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute(NO_ALERTS)
     op.execute(NO_CONSENT)
+    op.drop_index(op.f("ix_text_replies_message_id"), table_name="text_replies")
     op.drop_index(op.f("ix_text_replies_phone"), table_name="text_replies")
     op.drop_index(
         "ix_text_replies_open", table_name="text_replies", postgresql_where=sa.text("settled_at IS NULL")
