@@ -27,6 +27,7 @@
      +-- query_too_costly           the query exceeds the vendor's cost limit even with the smallest page
      +-- bad_data                   the source sent, or a person requested, something invalid
      +-- count_mismatch             rows read and rows accounted for differ: nothing of the batch was kept
+     +-- data_request               a customer's data was asked for by law: a person sends it, in time
      +-- configuration              a setting, key, address or migration is missing or wrong
      +-- unknown                    none of these
 
@@ -66,6 +67,7 @@ class ErrorType(StrEnum):
     QUERY_TOO_COSTLY = "query_too_costly"
     BAD_DATA = "bad_data"
     COUNT_MISMATCH = "count_mismatch"
+    DATA_REQUEST = "data_request"
     CONFIGURATION = "configuration"
     UNKNOWN = "unknown"
 
@@ -105,6 +107,7 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.QUERY_TOO_COSTLY: ErrorDefaults(Severity.HIGH, False),
     ErrorType.BAD_DATA: ErrorDefaults(Severity.MEDIUM, False),
     ErrorType.COUNT_MISMATCH: ErrorDefaults(Severity.CRITICAL, False),
+    ErrorType.DATA_REQUEST: ErrorDefaults(Severity.LOW, False),
     ErrorType.CONFIGURATION: ErrorDefaults(Severity.HIGH, False),
     ErrorType.UNKNOWN: ErrorDefaults(Severity.MEDIUM, True),
 }

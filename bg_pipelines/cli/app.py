@@ -18,7 +18,7 @@ TOPICS = {
     "stores": "Stores that are synced.",
     "incidents": "What failed, and what to do about it (docs/on-call.md).",
     "stock": "Stock corrections and their outcomes (docs/jobs.md).",
-    "customers": "A store's customers and edits of their profiles (docs/jobs.md).",
+    "customers": "A store's customers, edits of their profiles (docs/jobs.md), export and erasure (docs/privacy.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }
 

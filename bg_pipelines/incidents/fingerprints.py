@@ -10,6 +10,7 @@
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
     AlertTarget     an alert target cannot be reached
+    DataRequest     a customer's data was asked for, or its erasure, and a person has to do something
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -139,6 +140,17 @@ class AlertTarget:
 
 
 @dataclass(frozen=True)
+class DataRequest:
+    """`request_id` is that of `data_requests`."""
+
+    kind: ClassVar[str] = "request"
+    request_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.request_id}"
+
+
+@dataclass(frozen=True)
 class Unknown:
     """A text without a type in this release: a later one wrote it."""
 
@@ -159,6 +171,7 @@ Fingerprint = (
     | Job
     | Installation
     | AlertTarget
+    | DataRequest
     | Unknown
 )
 
@@ -193,6 +206,8 @@ def _parse(text: str) -> Fingerprint:
             return Installation(part, ":".join(detail))
         case ["target", *target]:
             return AlertTarget(":".join(target))
+        case ["request", request]:
+            return DataRequest(int(request))
     return Unknown(text)
 
 

@@ -99,6 +99,10 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "Nothing of the batch was kept; `bg-pipelines incidents retry N` reads it again. "
         "If it comes back, report it with what `bg-pipelines incidents show N` says."
     ),
+    ErrorType.DATA_REQUEST: (
+        "`bg-pipelines customers requests` has the file and the deadline: send it to the store's owner, then say so with "
+        "`bg-pipelines customers requests done` and the request's number. That closes this."
+    ),
     ErrorType.CONFIGURATION: (
         "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "
         "What no job could work without is over with the next run; what was parked, with `bg-pipelines incidents retry N`."

@@ -51,15 +51,17 @@ def handle_events(
 ) -> None:
     with as_dagster_failures(context):
         take_over(context, database)
+        settings = load_settings()
         summary = HandlingRun(
             database.database,
             database.cipher,
             HandlingRequest(config.max_workers, config.max_minutes, config.warm_seconds, context.job_name),
             run_id=context.run_id,
+            home=settings.home,
             connect=platforms.connect,
             log=context.log.info,
             warmth=Warmth(config.warm_seconds, LOOK_SECONDS, _wanted(context.instance)),
-            policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
+            policies=Policies(settings.retry_policies, jobs=tuple(JOBS)),
         ).run()
         report_handling(context, summary)
     tell(context, database, None)

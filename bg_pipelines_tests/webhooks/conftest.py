@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -196,7 +197,7 @@ Tell = Callable[..., None]
 
 
 @pytest.fixture
-def handle(database: Database, cipher: Cipher, connect_stores: Connect) -> Handle:
+def handle(database: Database, cipher: Cipher, connect_stores: Connect, tmp_path: Path) -> Handle:
     """Drain the inbox once: `handle(max_workers=1)`."""
     runs = itertools.count(1)
 
@@ -211,6 +212,7 @@ def handle(database: Database, cipher: Cipher, connect_stores: Connect) -> Handl
             cipher,
             HandlingRequest(**request),
             run_id=f"handling-{next(runs)}",
+            home=tmp_path,
             connect=connect or connect_stores,
             log=log or (lambda _: None),
             rng=random.Random(1),
