@@ -554,6 +554,11 @@ class Cart(Synced, Base):
     phone: Mapped[str | None] = mapped_column(comment="E.164")
     completed_at: Mapped[datetime | None] = mapped_column(comment="when its checkout was completed")
     source_created_at: Mapped[datetime]
+    # A cart and its checkout are told of apart, each in its own order; `source_updated_at` is the later of both.
+    cart_updated_at: Mapped[datetime | None] = mapped_column(
+        comment="when what it holds last changed; null: only its checkout is known"
+    )
+    checkout_updated_at: Mapped[datetime | None] = mapped_column(comment="when its checkout last changed")
 
 
 class CartItem(Synced, Base):

@@ -54,6 +54,7 @@ def handle_events(
             database.cipher,
             HandlingRequest(config.max_workers, config.max_minutes, config.warm_seconds, context.job_name),
             run_id=context.run_id,
+            home=settings.home,
             connect=platforms.connect,
             log=context.log.info,
             warmth=Warmth(config.warm_seconds, LOOK_SECONDS, another_waits(context.instance)),

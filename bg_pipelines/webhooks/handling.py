@@ -1,6 +1,6 @@
 """The run that drains the inbox: which stores' events are claimed, and the summary of what became of them.
 
-    summary = HandlingRun(database, cipher, HandlingRequest(), run_id="…", connect=connect, log=print).run()
+    summary = HandlingRun(database, cipher, HandlingRequest(), run_id="…", home=home, connect=connect, log=print).run()
 
 A batch is the due events of one store, so that what one ask of its platform answers is settled together. Stores take
 turns: one with ten thousand events waiting has one worker, and of two that wait the one that was served the longest ago
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
@@ -110,7 +111,7 @@ TWILIO = 0
 class HandlingRun:
     """One run. Used once.
 
-    `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `is_wanted` tells whether
+    `home` is where exports for data requests are written; `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `is_wanted` tells whether
     another run waits for this one's place; `clock` counts seconds; `policies` and `rng` decide about retries. Raises
     IntegrationError only if the run itself cannot work: what failed of a store is settled in its events.
     """
@@ -122,6 +123,7 @@ class HandlingRun:
         request: HandlingRequest,
         *,
         run_id: str,
+        home: Path,
         connect: Connect,
         log: Log,
         warmth: Warmth | None = None,
@@ -137,6 +139,7 @@ class HandlingRun:
         self.cipher = cipher
         self.request = request
         self.run_id = run_id
+        self.home = home
         self.job = request.job
         self.connect = connect
         self.clock = clock
