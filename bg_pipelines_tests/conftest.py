@@ -196,7 +196,7 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
         options = {
             key: request.pop(key)
             for key in (
-                *("lease", "progress_seconds", "turn_seconds", "policies", "rng"),
+                *("lease", "progress_seconds", "turn_seconds", "policies", "rng", "coverage"),
                 *(field.name for field in dataclasses.fields(Limits)),
             )
             if key in request

@@ -128,8 +128,7 @@ class Healing:
         own, all_ = UntoldChanges(f"store:{store.id}"), UntoldChanges(f"platform:{store.platform}")
         # What was untold before it was last well is over.
         [since] = connection.execute(
-            "SELECT coalesce(max(resolved_at), '-infinity') FROM incidents WHERE fingerprint = ANY(%s) "
-            "AND resolved_at > %s",
+            "SELECT max(resolved_at) FROM incidents WHERE fingerprint = ANY(%s) AND resolved_at > %s",
             ([str(own), str(all_)], now - WINDOW),
         ).fetchone() or (None,)
         told, untold = _counts(connection, store.id, resource, now - WINDOW, since)

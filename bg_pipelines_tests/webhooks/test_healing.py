@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,8 +19,23 @@ from bg_pipelines_tests.support import CATALOGUE, SALES, query
 from bg_pipelines_tests.webhooks.conftest import Handle, Tell
 
 Sync = Callable[..., Summary]
+Read = Callable[..., Summary]
 ORDERS = (Unit.ORDERS,)
 HEALING = Healing("customer_sync", factor=4)
+
+
+@pytest.fixture
+def read(sync: Sync, shop: Shop) -> Read:
+    """A pass over the shop's orders, or other units, that counts."""
+    runs = itertools.count(1)
+
+    def run(units: tuple[Unit, ...] = ORDERS, **options: Any) -> Summary:
+        stores = (shop.domain.split(".")[0],)
+        summary = sync(units=units, coverage=HEALING, stores=stores, run_id=f"pass-{next(runs)}", **options)
+        assert summary.failures == []
+        return summary
+
+    return run
 
 
 class Late:
@@ -83,7 +99,7 @@ def tell_of(tell: Tell, shop: Shop, orders: list[dict[str, Any]]) -> None:
 
 
 def test_rows_are_told_by_events_or_found_by_passes(
-    shop: Shop, database: Database, sync: Sync, tell: Tell, handle: Handle
+    shop: Shop, database: Database, read: Read, tell: Tell, handle: Handle
 ) -> None:
     tell_of(tell, shop, sell(shop, 3))
     handle()
@@ -93,40 +109,40 @@ def test_rows_are_told_by_events_or_found_by_passes(
     [variant] = shop.export(["product_variants"])["product_variants"][:1]
     edit(shop, "update_variant", id=variant["id"], fields={"price": "3.00"})
     tell(shop.domain.split(".")[0], "products/update", {"admin_graphql_api_id": variant["product"]["id"]})
-    assert sync(units=(*CATALOGUE, *SALES), coverage=HEALING, run_id="pass").failures == []
+    read((*CATALOGUE, *SALES))
     found = coverage(database)
     assert found["orders"] == (5, 4)
     assert (found["products"], found["product_variants"]) == ((1, 0), (1, 0)), (
         "a variant is told by its product"
     )
     assert "customers" not in found, "it is not subscribed to"
-    assert sync(units=ORDERS, coverage=HEALING, run_id="again").failures == []
+    read()
     sell(shop, 1)
-    assert sync(units=ORDERS, coverage=HEALING, force=True, run_id="full").failures == []
+    read(force=True)
     assert coverage(database)["orders"] == (5, 4), "full passes count nothing"
 
 
 def test_what_changed_before_the_subscription_or_a_moment_ago_does_not_count(
-    shop: Shop, late: Late, database: Database, sync: Sync
+    shop: Shop, late: Late, database: Database, read: Read
 ) -> None:
     query(database, "UPDATE webhook_subscriptions SET source_updated_at = now()")
     sell(shop, 3)
-    sync(units=ORDERS, coverage=HEALING, run_id="before")
+    read()
     query(database, "UPDATE webhook_subscriptions SET source_updated_at = '2026-01-01'")
     late.minutes = 0
     sell(shop, 3)
-    assert sync(units=ORDERS, coverage=HEALING, stores=(shop.domain.split(".")[0],)).changed > 0
+    assert read().changed > 0
     assert coverage(database) == {}
 
 
 def test_silent_webhooks_are_an_incident_of_the_platform_until_they_tell_again(
-    shop: Shop, database: Database, sync: Sync, tell: Tell, handle: Handle
+    shop: Shop, database: Database, read: Read, tell: Tell, handle: Handle
 ) -> None:
     sell(shop, FEW - 1)
-    sync(units=ORDERS, coverage=HEALING, run_id="few")
+    read()
     assert incidents(database) == []
     sell(shop, 1)
-    sync(units=ORDERS, coverage=HEALING, run_id="enough")
+    read()
     [incident] = incidents(database)
     assert (incident["fingerprint"], incident["error_type"]) == ("untold:platform:shopify", "events_missed")
     assert "no store's deliveries come" in incident["message"]
@@ -138,13 +154,13 @@ def test_silent_webhooks_are_an_incident_of_the_platform_until_they_tell_again(
     handle()
     assert incidents(database) == []
     sell(shop, 1)
-    sync(units=ORDERS, coverage=HEALING, run_id="one more")
+    read()
     assert incidents(database) == [], "what was untold before is over"
 
 
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_where_other_stores_are_told_it_is_the_stores_and_says_whether_its_subscription_was_gone(
-    shop: Shop, database: Database, sync: Sync, tell: Tell, is_gone: bool
+    shop: Shop, database: Database, read: Read, tell: Tell, is_gone: bool
 ) -> None:
     tell(shop.domain.split(".")[0], "locations/update", {"id": 1})  # received of late
     if is_gone:
@@ -154,7 +170,7 @@ def test_where_other_stores_are_told_it_is_the_stores_and_says_whether_its_subsc
             "SELECT store_id, '2', source_updated_at, topics, uri, now() FROM webhook_subscriptions",
         )
     sell(shop, FEW)
-    sync(units=ORDERS, coverage=HEALING, run_id="pass")
+    read()
     [incident] = incidents(database)
     assert incident["fingerprint"].startswith("untold:store:")
     assert ("its subscription was gone at" in incident["message"]) is is_gone
@@ -162,10 +178,10 @@ def test_where_other_stores_are_told_it_is_the_stores_and_says_whether_its_subsc
 
 
 def test_a_table_whose_changes_are_all_told_may_be_read_less_often(
-    shop: Shop, database: Database, sync: Sync, tell: Tell, handle: Handle
+    shop: Shop, database: Database, read: Read, tell: Tell, handle: Handle
 ) -> None:
     def interval() -> timedelta:
-        sync(units=ORDERS, coverage=HEALING, stores=(shop.domain.split(".")[0],), run_id="pass")
+        read()
         [row] = query(
             database,
             "SELECT next_due_at - last_succeeded_at AS due FROM sync_states WHERE resource = 'orders'",
