@@ -54,7 +54,7 @@ ACCOUNT = "pgserver"  # runs the server where we are root
 FIRST_SETTINGS = ("max_connections=200", "shared_buffers=128MB", "timezone=UTC", "log_timezone=UTC")
 
 # An error of a statement reaches whoever sent it; in the log it would quote values, which may be personal.
-QUIET = "log_min_messages=log"
+QUIET = "--log_min_messages=log"
 
 _held: dict[Path, int] = {}
 _guard = threading.Lock()
@@ -78,7 +78,7 @@ class EmbeddedServer:
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         # The port names the socket's file; said here, lest somebody's PGPORT name another.
         place = f"postgres:@:5432/{quote(database, safe='')}?host={self.socket_directory}"
-        return f"{scheme}://{place}&options={quote(f'-c {QUIET}')}"
+        return f"{scheme}://{place}&options={quote(QUIET)}"
 
     def create_database(self, name: str) -> None:
         """Create the database unless it is there."""

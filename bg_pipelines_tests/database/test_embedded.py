@@ -136,7 +136,7 @@ def test_the_first_use_creates_a_server_that_answers(home: Path) -> None:
     server = embedded.ensure(home)
     server.create_database("shop")
     server.create_database("shop")
-    options = "options=-c%20log_min_messages%3Dlog"
+    options = "options=--log_min_messages%3Dlog"
     assert (
         server.url("shop")
         == f"postgresql+psycopg://postgres:@:5432/shop?host={server.socket_directory}&{options}"
