@@ -72,10 +72,10 @@ class Tombstones:
             page,
             records=self.strip_rows(table, page.records),
             parts=parts,
-            rejects=[self._strip_reject(table, reject, bool(erased)) for reject in page.rejects],
+            rejects=[self.strip_reject(table, reject, bool(erased)) for reject in page.rejects],
         )
 
-    def _strip_reject(self, table: str, reject: Reject, others_erased: bool) -> Reject:
+    def strip_reject(self, table: str, reject: Reject, others_erased: bool = False) -> Reject:
         """What could not be converted is of no known shape: it goes as a whole if it names who was erased.
 
         Of a part it is not known whose it is.

@@ -171,10 +171,10 @@ def load(
 ) -> dict[Resource, Counts]:
     """The answer into its tables, as a pass does; returns what became of the rows. `seen_at` is when it was asked for."""
     counts: dict[Resource, Counts] = {}
-    if answer.cut:
-        store_units.hint(connection, [(store_id, Unit.PRODUCT_VARIANTS)])
     for resource, page in answer.pages:
         loaded = Loader(store_id, resource, cipher).load(connection, [page], seen_at=seen_at)
         counts.setdefault(resource, Counts())
         counts[resource] += loaded.counts
+    if answer.cut:
+        store_units.hint(connection, [(store_id, Unit.PRODUCT_VARIANTS)])
     return counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psycopg
@@ -18,12 +19,14 @@ from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.failing import fail_together
 from bg_pipelines.incidents.fingerprints import StoreUnit
 from bg_pipelines.incidents.reporting import Fault
+from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.rejects import report_rejects
 from bg_pipelines.sync.stores import Store, read_store
+from bg_pipelines.webhooks import carts, commands, hints
 from bg_pipelines.webhooks import events as inbox
-from bg_pipelines.webhooks import hints
+from bg_pipelines.webhooks.commands import Order
 from bg_pipelines.webhooks.events import HANDLED, IGNORED, NOT_UNDERSTOOD, PASSED_ON, QUEUE, Event
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
 from bg_pipelines.webhooks.topics import Kind
@@ -59,6 +62,7 @@ class Run(Protocol):
 
     database: Database
     cipher: Cipher
+    home: Path
     run_id: str
     job: str
     policies: Policies
@@ -90,6 +94,13 @@ class StoreBatch:
         self._read_store()
         if unknown := by_kind.get(None):
             self._settle(unknown, NOT_UNDERSTOOD, "its topic is not one of this program's")
+        if documents := by_kind.get(Kind.DOCUMENT):
+            self._guarded(documents, self._apply)
+        for command in by_kind.get(Kind.COMMAND, []):
+            self.run_.check_stopped()
+            self._guarded([command], self._carry_out)
+        if Kind.COMMAND in by_kind:
+            self._read_store()
         told = sorted(
             by_kind.get(Kind.CHANGED, []) + by_kind.get(Kind.DELETED, []), key=lambda event: event.id
         )
@@ -106,6 +117,65 @@ class StoreBatch:
             return store, new, {unit for unit, _, is_parked in units if is_parked}, clock(connection)
 
         self.store, self.new, self.parked, self.seen_at = self._transact(act)
+
+    # Documents and commands
+
+    def _apply(self, left: list[Event]) -> None:
+        """Apply carts and checkouts. A paused store's as well: nothing else would ever bring them."""
+        if self.store.is_deleted or self.store.is_uninstalled:
+            self._settle(left, IGNORED, "its store is no longer synced")
+            return
+        documents: list[carts.Document] = []
+        for event in list(left):
+            try:
+                documents.append(carts.Document(event, self._payload(event)))
+            except IntegrationError as error:
+                self._retry([event], error)  # alone: of another key, perhaps
+                left.remove(event)
+        if not documents:
+            return
+
+        def act(connection: Connection) -> tuple[dict[str, Counts], list[float]]:
+            had_rejects = carts.has_rejects(connection, self.store_id)
+            counts = carts.apply_documents(connection, self.run_.cipher, self.store_id, documents)
+            if had_rejects or any(count.rejected for count in counts.values()):
+                self._report_rejects(connection, carts.TABLES)
+            return counts, inbox.settle(connection, left, HANDLED)
+
+        counts, ages = self._transact(act)
+        for table, count in counts.items():
+            self.run_.note_rows(table, count)
+        self._note_handled(left, ages)
+
+    def _carry_out(self, left: list[Event]) -> None:
+        [event] = left
+        order = Order(
+            event.topic,
+            self._payload(event),
+            self.store,
+            self.run_.database,
+            self.run_.cipher,
+            self.run_.home,
+            self._with_platform,
+        )
+        done = commands.carry_out(event.source, order)
+        if done is None:
+            self._settle(left, NOT_UNDERSTOOD, "no command of this program's")
+        elif done.status == HANDLED:
+            ages = self._transact(lambda connection: inbox.settle(connection, left, HANDLED, done.reason))
+            self._note_handled(left, ages)
+        else:
+            self._settle(left, done.status, done.reason)
+
+    def _with_platform(self, call: Callable[[Platform], T]) -> T:
+        row, platform = self.run_.platforms.take(self.store)
+        try:
+            return call(platform)
+        finally:
+            self.run_.platforms.give_back(row, platform)
+
+    def _payload(self, event: Event) -> Any:
+        return self.run_.cipher.decrypt(event.payload or b"")
 
     # Hints
 
@@ -164,17 +234,17 @@ class StoreBatch:
             _take_out(left, split.passed_on)
         if not split.asked:
             return
-        row, platform = self.run_.platforms.take(self.store)
-        try:
-            answers = hints.ask(platform, self._transact, self.store_id, resource, list(split.asked))
-            for ids, answer in answers:
-                self.run_.note_asked(len(ids))
-                done = [event for object_id in ids for event in split.asked[object_id]]
-                self._load(answer, done)
-                _take_out(left, done)
-                self.run_.check_stopped()
-        finally:
-            self.run_.platforms.give_back(row, platform)
+        self._with_platform(lambda platform: self._ask(platform, resource, split.asked, left))
+
+    def _ask(
+        self, platform: Platform, resource: Resource, asked: dict[str, list[Event]], left: list[Event]
+    ) -> None:
+        for ids, answer in hints.ask(platform, self._transact, self.store_id, resource, list(asked)):
+            self.run_.note_asked(len(ids))
+            done = [event for object_id in ids for event in asked[object_id]]
+            self._load(answer, done)
+            _take_out(left, done)
+            self.run_.check_stopped()
 
     def _load(self, answer: hints.Answer, done: list[Event]) -> None:
         def act(connection: Connection) -> tuple[dict[Resource, Counts], list[float]]:
@@ -233,6 +303,7 @@ class StoreBatch:
             raise error
         if error.error_type is ErrorType.LEASE_LOST:
             self.run_.say(f"{self.store.name}: {error.message}")
+            self.release()
             return
         self._fail(left, error)
 
@@ -249,8 +320,11 @@ class StoreBatch:
             if left:
                 self._pass_on(Resource(resource), left, error.error_type)
             events = waits
-        if not events:
-            return
+        if events:
+            self._retry(events, error)
+
+    def _retry(self, events: list[Event], error: IntegrationError) -> None:
+        """Retried as the policy of the error says, or parked under one incident for all of them."""
         fault = Fault(
             StoreUnit(self.store_id, QUEUE.table, error.error_type),
             subject=f"store {self.store.name}",

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -167,10 +168,15 @@ def add_stores(database: Database, cipher: Cipher) -> None:
 
 
 @pytest.fixture(scope="module")
-def vendors(own_database: Database) -> Iterator[Vendors]:
-    """Of one receiver for a file of tests; each begins with an empty inbox if it asks for `inside`."""
+def url(own_database: Database) -> str:
+    """The database of a file of tests, with these stores."""
     add_stores(own_database, Cipher(KEY))
-    url = own_database.engine.url.render_as_string(hide_password=False)
+    return own_database.engine.url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def vendors(url: str) -> Iterator[Vendors]:
+    """Of one receiver for a file of tests; each begins with an empty inbox if it asks for `inside`."""
     with receiving(settings(url), kept_an_hour=10**6) as vendors:
         yield vendors
 
@@ -191,7 +197,7 @@ Tell = Callable[..., None]
 
 
 @pytest.fixture
-def handle(database: Database, cipher: Cipher, connect_stores: Connect) -> Handle:
+def handle(database: Database, cipher: Cipher, connect_stores: Connect, tmp_path: Path) -> Handle:
     """Drain the inbox once: `handle(max_workers=1)`."""
     runs = itertools.count(1)
 
@@ -206,6 +212,7 @@ def handle(database: Database, cipher: Cipher, connect_stores: Connect) -> Handl
             cipher,
             HandlingRequest(**request),
             run_id=f"handling-{next(runs)}",
+            home=tmp_path,
             connect=connect or connect_stores,
             log=log or (lambda _: None),
             rng=random.Random(1),
