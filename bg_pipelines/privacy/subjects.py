@@ -139,7 +139,11 @@ def find_subject(
     for row in connection.execute(
         "SELECT email, phone, phone_given FROM customers WHERE store_id = %(store)s AND external_id = %(customer)s "
         "UNION SELECT email, phone, NULL FROM orders WHERE store_id = %(store)s AND customer_external_id = %(customer)s "
-        "UNION SELECT email, phone, NULL FROM carts WHERE store_id = %(store)s AND customer_external_id = %(customer)s",
+        "UNION SELECT email, phone, NULL FROM carts WHERE store_id = %(store)s AND customer_external_id = %(customer)s "
+        "UNION SELECT NULL, phone, NULL FROM text_messages "
+        "WHERE store_id = %(store)s AND customer_external_id = %(customer)s "
+        "UNION SELECT NULL, phone, NULL FROM text_subscriptions "
+        "WHERE store_id = %(store)s AND customer_external_id = %(customer)s",
         {"store": store_id, "customer": customer},
     ):
         emails.add(row[0])

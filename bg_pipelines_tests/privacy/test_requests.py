@@ -56,7 +56,7 @@ def test_a_data_request_is_a_private_file_of_all_that_is_held_and_of_nobody_else
     held = json.loads(path.read_text())
     tables = {name for name, answer in ANSWERS.items() if answer.of_customer}
     assert set(held) == {"store", "customer", "made_at", *tables}
-    assert {name: len(held[name]) for name in tables} == {
+    rows = {
         "customers": 1,
         "orders": 3,
         "order_lines": 3,
@@ -68,7 +68,11 @@ def test_a_data_request_is_a_private_file_of_all_that_is_held_and_of_nobody_else
         "webhook_events": 5,
         "person_customers": 1,
         "data_requests": 1,
+        "text_messages": 2,
+        "text_subscriptions": 2,
+        "text_replies": 1,
     }
+    assert {name: len(held[name]) for name in tables} == {**dict.fromkeys(tables, 0), **rows}
     assert held["store"] == {
         "name": "harbor",
         "platform": "shopify",
