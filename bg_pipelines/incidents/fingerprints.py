@@ -1,15 +1,17 @@
 """Fingerprints: what makes two failures the same fault, and so one incident.
 
-    StoreUnit       a unit of a store, or the whole store, fails with one type of error
-    Platform        the same in many stores of a platform: one cause, such as a rotated app secret
-    Circuit         a circuit breaker of a store or a platform is open
-    RejectedRows    rows of a store's table could not be loaded
-    RejectedEdits   the platform refuses edits of a store's customers
-    RejectedCounts  the platform refuses corrections of a store's stock
-    Drift           an audit found that a store's table differs from its source
-    Job             runs of a job fail with one type of error
-    Installation    the database or the settings are wrong: every job is affected
-    AlertTarget     an alert target cannot be reached
+    StoreUnit             a unit of a store, or the whole store, fails with one type of error
+    Platform              the same in many stores of a platform: one cause, such as a rotated app secret
+    Circuit               a circuit breaker of a store or a platform is open
+    RejectedRows          rows of a store's table could not be loaded
+    RejectedEdits         the platform refuses edits of a store's customers
+    RejectedCounts        the platform refuses corrections of a store's stock
+    Drift                 an audit found that a store's table differs from its source
+    MissingSubscriptions  webhook subscriptions of a store disappeared at its platform
+    RefusedSubscriptions  the platform refuses webhook subscriptions of a store
+    Job                   runs of a job fail with one type of error
+    Installation          the database or the settings are wrong: every job is affected
+    AlertTarget           an alert target cannot be reached
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -102,6 +104,24 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class MissingSubscriptions:
+    kind: ClassVar[str] = "missing-subscriptions"
+    store_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}"
+
+
+@dataclass(frozen=True)
+class RefusedSubscriptions:
+    kind: ClassVar[str] = "refused-subscriptions"
+    store_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.store_id}"
+
+
+@dataclass(frozen=True)
 class Job:
     kind: ClassVar[str] = "job"
     job: str
@@ -156,6 +176,8 @@ Fingerprint = (
     | RejectedEdits
     | RejectedCounts
     | Drift
+    | MissingSubscriptions
+    | RefusedSubscriptions
     | Job
     | Installation
     | AlertTarget
@@ -187,6 +209,10 @@ def _parse(text: str) -> Fingerprint:
             return RejectedCounts(int(store))
         case ["drift", store, table]:
             return Drift(int(store), table)
+        case ["missing-subscriptions", store]:
+            return MissingSubscriptions(int(store))
+        case ["refused-subscriptions", store]:
+            return RefusedSubscriptions(int(store))
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release

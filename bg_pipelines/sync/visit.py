@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from bg_pipelines.sync.settling import (
     Waiting,
     Yielded,
 )
-from bg_pipelines.sync.units import UNITS
+from bg_pipelines.sync.units import Process
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.runner import Stopped
 from bg_pipelines.work.store_units import Claim
@@ -45,6 +45,7 @@ class Run(Protocol):
     policies: Policies
     rng: random.Random
     request: summary.SyncRequest
+    processes: Mapping[Unit, Process]
     connect: Callable[[StoreAccess, Callable[[float], object]], Platform]
 
     @property
@@ -156,7 +157,7 @@ class Visit:
         tries = None
         try:
             context.platform = self._connect()
-            UNITS[context.unit](context)
+            self.run_.processes[context.unit](context)
             return Done(), None
         except TurnOver:
             return Yielded(), None

@@ -1,0 +1,387 @@
+"""A store's webhook subscriptions, kept as `topics` declares them: the work of the unit `webhooks`.
+
+What is declared is compared with what the platform has, and only what differs is called: made, updated or removed. Ours
+are those that deliver to our address, and those we know and that still deliver where we last saw them; all others are
+another app's or another installation's, and never touched. A subscription that was there and is gone is made again; what
+its events would have told is read by the next pass of the tables concerned, which is due at once.
+
+What an interruption costs: nothing. A subscription that was made before a crash is found by the next attempt, which makes
+no second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.rows import class_row
+
+from bg_pipelines.database.load import Counts
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import MissingSubscriptions, RefusedSubscriptions
+from bg_pipelines.incidents.reporting import Fault
+from bg_pipelines.platforms.protocol import Subscription, Wanted, Webhooks
+from bg_pipelines.queues import Unit, next_hour
+from bg_pipelines.sync.context import Context
+from bg_pipelines.webhooks.topics import TOPICS
+from bg_pipelines.wording import counted
+from bg_pipelines.work import attempts, store_units
+from bg_pipelines.work.queue import clock
+
+Connection = psycopg.Connection[Any]
+
+WELL_AFTER = timedelta(hours=6)
+"""An incident of missing subscriptions is over when none has been missing for so long: Shopify removes one whose
+deliveries have failed for four hours, so one that is removed again and again stays one incident."""
+TOPICS_NAMED = 5
+_OF_ONE = (ErrorType.SCOPES, ErrorType.QUERY_REJECTED)
+"""Faults of one subscription, that say nothing of the others."""
+
+
+class KnownSubscription(NamedTuple):
+    """A row of `webhook_subscriptions`; the key is encrypted."""
+
+    external_id: str
+    topics: list[str]
+    uri: str
+    signature_key: bytes | None
+
+
+class Refusal(NamedTuple):
+    """A subscription that the platform refuses, and why."""
+
+    topics: tuple[str, ...]
+    error: IntegrationError
+
+
+def address(public_url: str, platform: str) -> str:
+    """Where deliveries of a platform go: the receiver's path for it, behind BG_PUBLIC_URL."""
+    return f"{public_url.rstrip('/')}/webhooks/{platform}"
+
+
+def declared(platform: str, uri: str, *, each_topic: bool) -> list[Wanted]:
+    """The subscriptions that a store of this platform should have."""
+    topics = [topic for topic in TOPICS.get(platform, {}).values() if topic.by_api]
+    if each_topic:
+        return [Wanted((topic.name,), uri, topic.fields, topic.filter) for topic in topics]
+    return [Wanted(tuple(topic.name for topic in topics), uri)] if topics else []
+
+
+def keep_subscriptions(context: Context, public_url: str, *, by_hand: Collection[str] = ()) -> None:
+    """Keep the subscriptions of one store. Of platforms in `by_hand` a person may have made them.
+
+    Raises IntegrationError, classified, where the platform or the database fails; what one topic is refused for is an
+    incident of its own, and the others are kept.
+    """
+    webhooks = context.platform.webhooks
+    platform = context.claim.platform
+    if webhooks is not None:
+        try:
+            Keeping(context, webhooks, address(public_url, platform)).run()
+        except IntegrationError as error:
+            # The token may not manage subscriptions, but there is the key of one that was made by hand.
+            if error.error_type is not ErrorType.SCOPES or platform not in by_hand:
+                raise
+        else:
+            return
+    with context.database.transaction() as connection:
+        _complete(connection, context, Counts(), {})
+
+
+class Keeping:
+    """One look at the subscriptions of a store. Used once."""
+
+    def __init__(self, context: Context, webhooks: Webhooks, uri: str) -> None:
+        self.context = context
+        self.webhooks = webhooks
+        self.uri = uri
+        self.store_id = context.claim.store_id
+        self.wanted = declared(context.claim.platform, uri, each_topic=webhooks.each_topic)
+        self.kept: list[Subscription] = []
+        self.removed: list[str] = []
+        self.refused: list[Refusal] = []
+        self.counts = Counts()
+        self.missing_at: str | None = context.claim.cursor.get("missing_at")
+        """When subscriptions were found missing last; the incident of it may be open."""
+
+    def run(self) -> None:
+        found = self.webhooks.subscriptions()
+        with self.context.database.transaction() as connection:
+            known = known_subscriptions(connection, self.store_id)
+        ours = [one for one in found if self._is_ours(one, known)]
+        self._report_missing(known, ours)
+        left = list(ours)
+        for wanted in self.wanted:
+            self.context.check_stopped()
+            there = _best(wanted, left)
+            if there is not None:
+                left.remove(there)
+            self._keep(wanted, there)
+        for stray in left:
+            self.context.check_stopped()
+            self.webhooks.unsubscribe(stray.external_id)
+            self.removed.append(stray.external_id)
+            self.counts.deleted += 1
+        self.counts.read = len(ours)
+        self._settle({row.external_id: row for row in known})
+
+    def _is_ours(self, one: Subscription, known: Iterable[KnownSubscription]) -> bool:
+        if same_address(one.uri, self.uri):
+            return True
+        # Of another address, but where we last saw it: BG_PUBLIC_URL has changed. What somebody else has turned to their
+        # address since, such as a copy of this installation, is theirs.
+        return any(row.external_id == one.external_id and row.uri == one.uri for row in known)
+
+    def _keep(self, wanted: Wanted, there: Subscription | None) -> None:
+        """Have this subscription, out of the one that is there, if one is."""
+        if there is not None and _is_as(there, wanted):
+            self.kept.append(there)
+            self.counts.unchanged += 1
+            return
+        try:
+            updated = None if there is None else self.webhooks.update(there.external_id, wanted)
+            self.kept.append(updated or self.webhooks.subscribe(wanted))
+        except IntegrationError as error:
+            if error.error_type not in _OF_ONE or not self.webhooks.each_topic:
+                raise
+            self.refused.append(Refusal(wanted.topics, error))
+            if there is not None:
+                self.kept.append(there)
+                self.counts.unchanged += 1
+            return
+        if updated is None:
+            self.counts.inserted += 1
+        else:
+            self.counts.updated += 1
+
+    # What is missing
+
+    def _report_missing(self, known: Sequence[KnownSubscription], ours: Sequence[Subscription]) -> None:
+        """What we had and the platform has no more, or has switched off: reported, and what it would have told is read.
+
+        Before anything is made again: an attempt that is interrupted after that would not see it any more.
+        """
+        alive = {one.external_id for one in ours}
+        gone = [row for row in known if row.external_id not in alive]
+        working = {topic for one in ours if one.delivers for topic in one.topics}
+        knew = {topic for row in known for topic in row.topics}
+        missing = [
+            topic
+            for wanted in self.wanted
+            for topic in wanted.topics
+            if topic in knew and topic not in working
+        ]
+        if not gone and not missing:
+            return
+        with self.context.database.transaction() as connection:
+            _mark_removed(connection, self.store_id, [row.external_id for row in gone])
+            if missing:
+                self.missing_at = clock(connection).isoformat()
+                reporting.report_fault(connection, self._missing_fault(missing), occurrence=self.missing_at)
+                units = units_of(self.context.claim.platform, missing)
+                store_units.hint(connection, [(self.store_id, unit) for unit in units])
+            store_units.save(connection, self.context.claim, self._cursor())
+        if missing:
+            self.context.say(
+                f"{self.context.store_name}: {counted(len(missing), 'webhook subscription')} disappeared and "
+                f"{'is' if len(missing) == 1 else 'are'} made again ({_named(missing)})"
+            )
+
+    def _missing_fault(self, missing: Sequence[str]) -> Fault:
+        error = IntegrationError.of(
+            ErrorType.EVENTS_MISSED,
+            f"{counted(len(missing), 'webhook subscription')} disappeared at {self.context.claim.platform} "
+            f"({_named(missing)}). They are made again, and what changed meanwhile is read. Find out whether the receiver "
+            "is reached: `bg-pipelines check`",
+            source=self.context.claim.platform,
+            details={"topics": list(missing)},
+        )
+        return self._fault(MissingSubscriptions(self.store_id), error, needs_attention=False)
+
+    # What is kept of it
+
+    def _settle(self, known: dict[str, KnownSubscription]) -> None:
+        keys = self._signature_keys(known)
+        with self.context.database.transaction() as connection:
+            _keep_rows(connection, self.store_id, self.kept, keys)
+            _mark_removed(connection, self.store_id, self.removed)
+            self._report_refused(connection)
+            self._clear_missing(connection)
+            _complete(connection, self.context, self.counts, self._cursor())
+        self.context.note_rows(1, self.counts)
+
+    def _signature_keys(self, known: dict[str, KnownSubscription]) -> dict[str, bytes]:
+        """The key of each subscription, encrypted: asked for where the platform's list does not have it, for a person
+        may have changed it there."""
+        if not self.webhooks.own_keys:
+            return {}
+        keys = {}
+        for one in self.kept:
+            held = known.get(one.external_id)
+            key = one.signature_key or self.webhooks.signature_key(one.external_id)
+            if key is None:
+                continue
+            stored = None if held is None else held.signature_key
+            same = (
+                stored is not None
+                and self.context.cipher.can_decrypt(stored)
+                and (self.context.cipher.decrypt(stored) == key)
+            )
+            keys[one.external_id] = (
+                stored if same and stored is not None else self.context.cipher.encrypt(key)
+            )
+        return keys
+
+    def _report_refused(self, connection: Connection) -> None:
+        fingerprint = RefusedSubscriptions(self.store_id)
+        if not self.refused:
+            reporting.clear(connection, [fingerprint], "the platform takes every subscription")
+            return
+        topics = [topic for refusal in self.refused for topic in refusal.topics]
+        # A missing scope is named before what nobody can change at the shop.
+        first = min(self.refused, key=lambda refusal: _OF_ONE.index(refusal.error.error_type)).error
+        error = IntegrationError(
+            f"No webhooks of {_named(topics)}: {first.message}",
+            error_type=first.error_type,
+            severity="medium",
+            recoverable=False,
+            source=first.source,
+            details={"topics": {topic: one.error.message for one in self.refused for topic in one.topics}},
+        )
+        fault = self._fault(fingerprint, error, needs_attention=True)
+        # The same again at the next hour is no repeat.
+        reporting.report_fault(connection, fault, occurrence=" ".join(topics))
+
+    def _clear_missing(self, connection: Connection) -> None:
+        """End the incident of missing subscriptions once none has been missing for long enough."""
+        if self.missing_at is None:
+            return
+        if clock(connection) - datetime.fromisoformat(self.missing_at) >= WELL_AFTER:
+            over = [MissingSubscriptions(self.store_id)]
+            reporting.clear(connection, over, "no subscription has been missing since")
+            self.missing_at = None
+
+    def _cursor(self) -> dict[str, Any]:
+        return {} if self.missing_at is None else {"missing_at": self.missing_at}
+
+    def _fault(
+        self,
+        fingerprint: MissingSubscriptions | RefusedSubscriptions,
+        error: IntegrationError,
+        *,
+        needs_attention: bool,
+    ) -> Fault:
+        return Fault(
+            fingerprint,
+            subject=f"store {self.context.store_name}",
+            error=error,
+            needs_attention=needs_attention,
+            job=self.context.job,
+            platform=self.context.claim.platform,
+            store_id=self.store_id,
+            units=[Unit.WEBHOOKS.value],
+            payload=f"webhook_subscriptions of store {self.store_id}",
+        )
+
+
+def known_subscriptions(connection: Connection, store_id: int) -> list[KnownSubscription]:
+    """Those that the store had when it was last looked at."""
+    with connection.cursor(row_factory=class_row(KnownSubscription)) as cursor:
+        cursor.execute(
+            "SELECT external_id, topics, uri, signature_key FROM webhook_subscriptions "
+            "WHERE store_id = %s AND deleted_at IS NULL ORDER BY external_id",
+            (store_id,),
+        )
+        return cursor.fetchall()
+
+
+def units_of(platform: str, topics: Iterable[str]) -> list[Unit]:
+    """The units whose passes find what events of these topics tell of; none for carts, which only events tell of."""
+    tables = {TOPICS[platform][topic].table for topic in topics}
+    if "products" in tables:
+        tables.add("product_variants")
+    return [unit for unit in Unit if unit.resource is not None and unit.value in tables]
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two addresses are one, however their host and their port are written."""
+    try:
+        return _parts(one) == _parts(other)
+    except ValueError:
+        return False
+
+
+def _parts(uri: str) -> tuple[str, str | None, int | None, str, str]:
+    parts = urlsplit(uri)
+    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.query
+
+
+def _best(wanted: Wanted, left: Sequence[Subscription]) -> Subscription | None:
+    """The subscription that comes nearest, of those with the same topics, or (where one has all of them) of any."""
+    candidates = [one for one in left if len(wanted.topics) > 1 or one.topics == wanted.topics]
+    return max(
+        candidates,
+        key=lambda one: (_is_as(one, wanted), same_address(one.uri, wanted.uri), one.delivers),
+        default=None,
+    )
+
+
+def _is_as(there: Subscription, wanted: Wanted) -> bool:
+    return (
+        there.delivers
+        and same_address(there.uri, wanted.uri)
+        and set(there.topics) == set(wanted.topics)
+        and set(there.include_fields or ()) == set(wanted.include_fields or ())
+        and (there.filter or None) == (wanted.filter or None)
+    )
+
+
+def _named(topics: Sequence[str]) -> str:
+    more = len(topics) - TOPICS_NAMED
+    return ", ".join(topics[:TOPICS_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _keep_rows(
+    connection: Connection, store_id: int, kept: Sequence[Subscription], keys: dict[str, bytes]
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO webhook_subscriptions AS t (store_id, external_id, source_updated_at, synced_at, topics, uri, "
+            "include_fields, filter, signature_key) VALUES (%s, %s, %s, clock_timestamp(), %s, %s, %s, %s, %s) "
+            "ON CONFLICT (store_id, external_id) DO UPDATE SET source_updated_at = excluded.source_updated_at, "
+            "synced_at = excluded.synced_at, deleted_at = NULL, topics = excluded.topics, uri = excluded.uri, "
+            "include_fields = excluded.include_fields, filter = excluded.filter, "
+            "signature_key = coalesce(excluded.signature_key, t.signature_key)",
+            [
+                (
+                    store_id,
+                    one.external_id,
+                    one.source_updated_at,
+                    list(one.topics),
+                    one.uri,
+                    None if one.include_fields is None else list(one.include_fields),
+                    one.filter,
+                    keys.get(one.external_id),
+                )
+                for one in kept
+            ],
+        )
+
+
+def _mark_removed(connection: Connection, store_id: int, external_ids: Sequence[str]) -> None:
+    connection.execute(
+        "UPDATE webhook_subscriptions SET deleted_at = clock_timestamp(), synced_at = clock_timestamp() "
+        "WHERE store_id = %s AND external_id = ANY(%s) AND deleted_at IS NULL",
+        (store_id, list(external_ids)),
+    )
+
+
+def _complete(connection: Connection, context: Context, counts: Counts, cursor: dict[str, Any]) -> None:
+    attempts.count(connection, context.attempt, 1, counts)
+    claimed_at = context.claim.claimed_at
+    context.complete(connection, cursor, next_due_at=next_hour(claimed_at), full_pass_since=claimed_at)
