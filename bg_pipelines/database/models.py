@@ -78,7 +78,9 @@ class Store(Base):
     plan: Mapped[str | None]
     source_updated_at: Mapped[datetime | None]
     synced_at: Mapped[datetime | None]
-    deleted_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None] = mapped_column(
+        comment="when all of it was erased: this row alone is left, and nothing runs for it"
+    )
 
 
 class Synced:
@@ -532,6 +534,14 @@ class Cart(Synced, Base):
             "checkout_external_id",
             postgresql_where=sa.text("checkout_external_id IS NOT NULL"),
         ),
+        # Whose an anonymous cart is shows in its e-mail or phone alone.
+        sa.Index(
+            "ix_carts_email",
+            "store_id",
+            sa.text("lower(email)"),
+            postgresql_where=sa.text("email IS NOT NULL"),
+        ),
+        sa.Index("ix_carts_phone", "store_id", "phone", postgresql_where=sa.text("phone IS NOT NULL")),
         sa.CheckConstraint("total <> 'NaN'", name="total"),
     )
 
@@ -650,7 +660,8 @@ class WebhookCoverage(Base):
 class DataRequest(Base):
     """What a store's platform asks for by law: an export of a customer's data, or that it is erased; kept as proof.
 
-    Without personal data: the customer is named by their id at the platform.
+    Without personal data: the customer is named by their id at the platform. What else they are recognised by is kept,
+    encrypted, until the request is done.
     """
 
     __tablename__ = "data_requests"
@@ -676,7 +687,24 @@ class DataRequest(Base):
     result: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}", comment="rows by table that were exported or erased"
     )
-    file: Mapped[str | None] = mapped_column(comment="where the export lies")
+    file: Mapped[str | None] = mapped_column(comment="where the export lies: machine:path")
+    subject: Mapped[bytes | None] = mapped_column(
+        comment="encrypted: by what the customer is recognised; null once it is done"
+    )
+
+
+class ErasedRow(Base):
+    """A row whose personal data was erased here: whatever is loaded of it later is loaded without. Ids alone.
+
+    Of a customer their orders and carts are covered with them.
+    """
+
+    __tablename__ = "erased_rows"
+
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"), primary_key=True)
+    resource: Mapped[str] = mapped_column(primary_key=True, comment="its table")
+    external_id: Mapped[str] = mapped_column(primary_key=True)
+    erased_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
 class SyncState(Claimed, Base):

@@ -50,6 +50,13 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     parser.add_argument(
         "--search-lag", type=float, default=0.0, help="seconds by which updated_at searches lag"
     )
+    parser.add_argument(
+        "--webhook-hour",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="how long an hour takes between the tries of a webhook's delivery (default: 1)",
+    )
     parser.add_argument("--scenario", help=f"play scripted troubles: {', '.join(SCENARIOS)}")
     parser.add_argument(
         "--speed", type=float, default=1.0, help="how many times as quickly as it is written it plays"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
@@ -50,6 +51,8 @@ class Admin:
                 "GET": lambda: [request.to_json() for request in self.world.requests(domain)],
                 "DELETE": lambda: self.forget(domain),
             }
+        elif place == ["deliveries"]:
+            handlers = {"GET": lambda: self.deliveries(incoming.query.get("wait"))}
         elif place == ["clock"]:
             handlers = {"GET": self.clock, "POST": lambda: self.shift_clock(content(incoming))}
         elif len(place) == 3 and place[0] == "shops":
@@ -88,6 +91,8 @@ class Admin:
                 return {"POST": lambda: change_some(shop, content(incoming))}
             case "edits":
                 return {"POST": lambda: edit_in_order(shop, content(incoming))}
+            case "deliveries":
+                return log_handlers(shop, shop.deliveries)
         return {}
 
     def of_merchants(self, merchant: Merchant | None, place: list[str], incoming: Incoming) -> Handlers:
@@ -151,6 +156,13 @@ class Admin:
         self.world.forget_requests(domain)
         return {"deleted": True}
 
+    def deliveries(self, wait: str | None) -> Any:
+        """How many webhooks are still to be delivered, after waiting so many seconds at most for none."""
+        if wait is not None and not re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", wait):
+            raise RejectedError("wait", "must be a number of seconds below 1000")
+        settled = self.world.deliveries_settled(float(wait or 0))
+        return {"pending": self.world.courier.pending, "settled": settled}
+
     def clock(self) -> Any:
         return {"now": self.world.clock.stamp(), "offset_seconds": self.world.clock.offset_seconds}
 
@@ -171,7 +183,7 @@ def content(incoming: Incoming) -> Any:
         raise RejectedError("body", f"is not JSON ({error})") from None
 
 
-def log_handlers(place: Merchant | TwilioAccount | Hook, log: deque[Any]) -> Handlers:
+def log_handlers(place: Shop | Merchant | TwilioAccount | Hook, log: deque[Any]) -> Handlers:
     def listed() -> Any:
         with place.lock:
             return [entry.to_json() for entry in log]

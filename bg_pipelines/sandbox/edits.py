@@ -20,7 +20,10 @@ def edit(place: Shop | Merchant | TwilioAccount, name: str, /, **fields: Any) ->
     """Do one edit: `edit(shop, "set_search_lag", seconds=30)`. docs/sandbox.md lists them."""
     with place.lock:
         if isinstance(place, Shop):
-            return apply_edit(shop_edits.EDITS, place, name, fields)
+            try:
+                return apply_edit(shop_edits.EDITS, place, name, fields)
+            finally:
+                place.notifier.flush()
         if isinstance(place, Merchant):
             return apply_edit(merchant_edits.EDITS, place, name, fields)
         return apply_edit(account_edits.EDITS, place, name, fields)

@@ -39,10 +39,16 @@ KINDS: dict[str, str] = {
     "bulk_slow": "the bulk operation takes `seconds` longer, by the sandbox's clock",
     "bulk_short_file": "the file of the bulk operation lacks its last `value` lines (default: 1), its counts do not tell",
     "bulk_expired_url": "the file of the bulk operation is not there any more: 400 with XML",
+    "webhook_lost": "a delivery is never sent",
+    "webhook_twice": "a delivery is sent twice, with the same ids",
+    "webhook_late": "a delivery is sent `seconds` late",
+    "webhook_shuffled": "a delivery is sent at a random moment within `seconds`, so that the order is lost",
 }
 # They apply when a bulk operation is started, and the last one when its file is fetched.
 BULK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("bulk_"))
-REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS
+# They apply to deliveries of webhooks; `operation` is a part of the topic. All that match are applied.
+WEBHOOK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("webhook_"))
+REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS - WEBHOOK_KINDS
 # Requests that other faults only touch when their `operation` says so.
 QUIET = frozenset({"access_token", "bulk_file"})
 STATUSES = {

@@ -20,6 +20,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bg_pipelines.sandbox.admin import Admin
+from bg_pipelines.sandbox.deliveries import HOUR_SECONDS
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
 from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.hooks import Receiver
@@ -220,6 +221,7 @@ class Sandbox:
 
     def start(self) -> None:
         self.started = True
+        self.world.courier.start()
         serving = threading.Thread(
             target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, name="sandbox", daemon=True
         )
@@ -248,6 +250,7 @@ class Sandbox:
         return playing
 
     def stop(self) -> None:
+        self.world.courier.stop()
         if self.started:
             self.server.stop()
         else:
@@ -269,6 +272,7 @@ def serve(
     merchants: int = 0,
     square_variants: int = 1000,
     square_customers: int = 1000,
+    webhook_hour: float = HOUR_SECONDS,
 ) -> int:
     """Serve until SIGINT or SIGTERM; the answer is the exit code. A scenario says how many shops and variants."""
     script = None
@@ -298,6 +302,7 @@ def serve(
             merchants=merchants,
             square_variants=square_variants,
             square_customers=square_customers,
+            webhook_hour=webhook_hour,
         )
         content = f"{len(world.shops)} shops" + (f", {merchants} merchants" if merchants else "")
         with Sandbox(world, port=port, change_every=change_every) as sandbox:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.deliveries import HOUR_SECONDS, Courier
 from bg_pipelines.sandbox.edits import change
 from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.hooks import Hooks
@@ -25,6 +26,7 @@ class World:
     with `orders_per_customer` on average. The `square_` numbers are totals over all merchants (`square_orders`: three a
     customer); a merchant's rows are made when somebody first asks for them. `clock` gives seconds since 1970 and is
     what the rows' times, the budgets and the tokens go by. Two worlds of the same seed, size and clock are equal.
+    `webhook_hour` is how many seconds an hour takes between the tries of a webhook's delivery.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class World:
         square_variants: int = 1000,
         square_customers: int = 1000,
         square_orders: int | None = None,
+        webhook_hour: float = HOUR_SECONDS,
     ) -> None:
         if shops < 1:
             raise RejectedError("shops", "must be 1 or more")
@@ -51,14 +54,26 @@ class World:
             raise RejectedError("customers", "must be 0 or more")
         if not 0 <= orders_per_customer <= MOST_ORDERS_PER_CUSTOMER:
             raise RejectedError("orders_per_customer", f"must be from 0 to {MOST_ORDERS_PER_CUSTOMER}")
+        if not webhook_hour >= 0:
+            raise RejectedError("webhook_hour", "must be 0 or more")
         self.clock = Clock(clock)
+        self.courier = Courier(self.clock)
         self.twilio = TwilioAccount(seed, self.clock)
         self.hooks = Hooks(self.clock)
         self.shops: dict[str, Shop] = {}
         people = shares(shops, customers)
         for index, share in enumerate(shares(shops, variants)):
             orders = round(people[index] * orders_per_customer)
-            shop = Shop(index, share, seed, self.clock, customers=people[index], orders=orders)
+            shop = Shop(
+                index,
+                share,
+                seed,
+                self.clock,
+                customers=people[index],
+                orders=orders,
+                courier=self.courier,
+            )
+            shop.outbox.hour_seconds = webhook_hour
             shop.search_lag_seconds = search_lag
             self.shops[shop.domain] = shop
         self.square_merchants = Merchants(
@@ -87,6 +102,13 @@ class World:
         for shop in self.shops.values():
             if domain in {None, shop.domain}:
                 shop.requests.clear()
+
+    def deliveries_settled(self, timeout: float) -> bool:
+        """Wait until every webhook was delivered or given up, retries and late ones included; False if it takes longer."""
+        for shop in self.shops.values():
+            with shop.lock:
+                shop.notifier.flush()
+        return self.courier.settled(timeout)
 
     def change_one(self) -> None:
         """One random edit in the shop or at the merchant whose turn it is."""

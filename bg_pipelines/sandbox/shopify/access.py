@@ -62,10 +62,15 @@ class Access:
         self.scopes = list(SCOPES)
         self.client_id = f"sandbox-client-{digest(seed, domain, 'id')}"
         self.client_secret = f"sandbox-secret-{digest(seed, domain, 'secret')}"
+        # The secret before the last rotation, and until when it still signs webhooks.
+        self.old_client_secret: str | None = None
+        self._old_until = 0.0
+        self.installed = True
         self.token = f"sandbox-token-{digest(seed, domain, 'token')}"
         self._domain = domain
         self._seed = seed
         self._granted = 0
+        self._rotated = 0
         self._valid_until: dict[str, float] = {self.token: float("inf")}
 
     def allows(self, token: str | None) -> bool:
@@ -98,7 +103,24 @@ class Access:
                 return found
         return None
 
+    def rotate_secret(self, secret: str | None, seconds: float) -> None:
+        """Webhooks are signed with the old secret for so many seconds more; a None makes a new one up."""
+        self._rotated += 1
+        made = f"sandbox-secret-{digest(self._seed, self._domain, 'secret', self._rotated)}"
+        self.old_client_secret, self.client_secret = self.client_secret, secret or made
+        self._old_until = self.clock.seconds() + seconds
+
+    def signing_secret(self) -> str:
+        old = self.old_client_secret
+        return old if old is not None and self.clock.seconds() < self._old_until else self.client_secret
+
+    def uninstall(self) -> None:
+        """The app is gone: every token is void and none is granted until `set_token` installs it again."""
+        self.expire_all()
+        self.installed = False
+
     def set_token(self, token: str) -> None:
+        self.installed = True
         self._valid_until.pop(self.token, None)
         self.token = token
         self._valid_until[token] = float("inf")
@@ -115,6 +137,8 @@ class Access:
             return 400, refusal("unsupported_grant_type", "The grant type is not supported.")
         if form.get("client_id") != self.client_id or form.get("client_secret") != self.client_secret:
             return 400, refusal("invalid_client", "Client authentication failed.")
+        if not self.installed:
+            return 400, refusal("app_not_installed", "The app is not installed on this shop.")
         self._granted += 1
         token = f"sandbox-token-{digest(self._seed, self._domain, 'grant', self._granted)}"
         self._valid_until[token] = self.clock.seconds() + TOKEN_SECONDS

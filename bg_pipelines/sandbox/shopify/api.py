@@ -125,6 +125,7 @@ class Shopify:
                     shop, call, first_match(shop.faults, call.name, call.text, REQUEST_KINDS)
                 )
                 answer.headers["X-Request-Id"] = call.request_id
+                shop.notifier.flush()
             self.log(shop, call.name if call else "", answer, fault, call)
         return answer
 

@@ -50,6 +50,7 @@ def run_query(_root: object, info: GraphQLResolveInfo, **args: Any) -> Node:
     operation = shop.bulk.start(shop.ledger.number("BulkOperation"), args["query"], now, fault)
     if shop.access.denied_names(query.root, query.names):
         operation.error_code, operation.worked_at = "ACCESS_DENIED", now
+        tell_end(shop, operation)
     else:
         work = threading.Thread(
             target=run,
@@ -81,7 +82,16 @@ def run(schema: GraphQLSchema, shop: Shop, operation: BulkOperation, query: Bulk
             if failed:
                 operation.error_code = operation.error_code or "INTERNAL_SERVER_ERROR"
             operation.worked_at = shop.clock.seconds()
+            tell_end(shop, operation)
             shop.bulk.changed.notify_all()
+
+
+def tell_end(shop: Shop, operation: BulkOperation) -> None:
+    """Tell the subscriptions to bulk_operations/finish, when the operation's time is over."""
+    ended_at = operation.ended_at()
+    assert ended_at is not None  # It has worked.
+    shop.notifier.tell("bulk_operations/finish", operation.to_node(ended_at, shop.api_url))
+    shop.notifier.flush(max(0.0, ended_at - shop.clock.seconds()))
 
 
 def cancel(_root: object, info: GraphQLResolveInfo, **args: Any) -> Node:

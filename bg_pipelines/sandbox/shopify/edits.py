@@ -16,9 +16,9 @@ from bg_pipelines.sandbox.fields import (
     texts,
 )
 from bg_pipelines.sandbox.rows import Node, shown
-from bg_pipelines.sandbox.shopify import sales_edits
+from bg_pipelines.sandbox.shopify import sales_edits, webhook_edits
 from bg_pipelines.sandbox.shopify.money import decimals_of
-from bg_pipelines.sandbox.shopify.seed import add_variant_with_stock, product_fields
+from bg_pipelines.sandbox.shopify.seed import add_variant_with_stock, place_address, product_fields
 from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sandbox.shopify.store import PRODUCT_FIELDS, QUANTITY_NAMES, VARIANT_FIELDS
 from bg_pipelines.sandbox.shopify.views import show_level, show_variant
@@ -89,6 +89,64 @@ def rename_location(shop: Shop, fields: Node) -> Node:
     return shown(location)
 
 
+def add_location(shop: Shop, fields: Node) -> Node:
+    """Where nothing is stocked yet."""
+    beside = next(one for one in shop.store.locations if one["isActive"])["address"]
+    address = place_address(shop.random, beside["city"], beside["countryCode"], beside["provinceCode"])
+    return shown(shop.store.add_location(text(fields, "name"), address, at=shop.clock.stamp()))
+
+
+def activate_location(shop: Shop, fields: Node) -> Node:
+    location = shop.store.locations.named(fields)
+    if location["isActive"]:
+        raise RejectedError("id", "it is active")
+    shop.store.activate_location(location)
+    return shown(location)
+
+
+def deactivate_location(shop: Shop, fields: Node) -> Node:
+    location = shop.store.locations.named(fields)
+    active = [one for one in shop.store.locations if one["isActive"]]
+    if location not in active or len(active) == 1:
+        raise RejectedError(
+            "id", "it is the last active location" if location in active else "it is not active"
+        )
+    shop.store.deactivate_location(location)
+    return shown(location)
+
+
+def delete_location(shop: Shop, fields: Node) -> Node:
+    location = shop.store.locations.named(fields)
+    if location["isActive"]:
+        # At the vendor too.
+        raise RejectedError("id", "an active location cannot be deleted; deactivate it first")
+    shop.store.delete_location(location)
+    return {"id": location["id"]}
+
+
+def connect_level(shop: Shop, fields: Node) -> Node:
+    """Stock an item at a location where it is not stocked, or not any more."""
+    item = shop.store.items.named(fields, "inventory_item_id")
+    location = shop.store.locations.named(fields, "location_id")
+    available = count(fields, "available", 0)
+    if not location["isActive"]:
+        raise RejectedError("location_id", "it is not active")
+    level = shop.store.level(item["id"], location["id"])
+    if level is None:
+        quantities = {"available": available, "on_hand": available}
+        level = shop.store.add_level(item, location, quantities, at=shop.clock.stamp())
+    elif level["isActive"]:
+        raise RejectedError("location_id", "the item is stocked there")
+    else:
+        shop.store.connect_level(level, available)
+    return show_level(level)
+
+
+def update_shop(shop: Shop, fields: Node) -> Node:
+    shop.store.update_shop(changes(fields, {"name": TEXT}))
+    return shown(shop.store.shop)
+
+
 def set_token(shop: Shop, fields: Node) -> Node:
     token = text(fields, "token")
     shop.access.set_token(token)
@@ -131,6 +189,12 @@ EDITS: Edits[Shop] = {
     "delete_product": (delete_product, ("id",)),
     "delete_variant": (delete_variant, ("id",)),
     "rename_location": (rename_location, ("id", "name")),
+    "add_location": (add_location, ("name",)),
+    "activate_location": (activate_location, ("id",)),
+    "deactivate_location": (deactivate_location, ("id",)),
+    "delete_location": (delete_location, ("id",)),
+    "connect_level": (connect_level, (*LEVEL, "available")),
+    "update_shop": (update_shop, ("fields",)),
     "set_token": (set_token, ("token",)),
     "expire_tokens": (expire_tokens, ()),
     "set_scopes": (set_scopes, ("scopes",)),
@@ -138,6 +202,7 @@ EDITS: Edits[Shop] = {
     "set_search_lag": (set_search_lag, ("seconds",)),
     "set_bulk_seconds": (set_bulk_seconds, ("seconds",)),
     **sales_edits.EDITS,
+    **webhook_edits.EDITS,
 }
 
 

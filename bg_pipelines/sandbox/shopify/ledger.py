@@ -8,19 +8,23 @@ An order that is placed, cancelled or refunded makes its customer newer, as at t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.shopify.money import Money
-from bg_pipelines.sandbox.shopify.store import Store, gid
+from bg_pipelines.sandbox.shopify.store import Store, gid, tell_nobody
 from bg_pipelines.sandbox.shopify.table import Table
 
 KINDS = ("Customer", "MailingAddress", "Order", "LineItem", "Refund", "RefundLineItem", "BulkOperation")
 NUMBERS_PER_KIND = 200_000_000
 STEP = 32
 FIRST_ORDER = 1001
+CONSENT_TOPICS = {
+    "defaultEmailAddress": "customers_email_marketing_consent/update",
+    "defaultPhoneNumber": "customers_marketing_consent/update",
+}
 PAID = frozenset({"PAID", "PARTIALLY_PAID", "PARTIALLY_REFUNDED", "REFUNDED"})
 CUSTOMER_NULLABLE = (
     "firstName",
@@ -78,7 +82,7 @@ class Refunded(NamedTuple):
 
 
 class Ledger:
-    """The customers and orders of one shop. `first_number` is where their ids start."""
+    """The customers and orders of one shop. `first_number` is where their ids start; `tell` is as the store's."""
 
     def __init__(self, store: Store, clock: Clock, first_number: int) -> None:
         self.store = store
@@ -86,6 +90,7 @@ class Ledger:
         self.money = Money(store.shop["currencyCode"])
         self.customers = Table()
         self.orders = Table()
+        self.tell: Callable[[str, Node], None] = tell_nobody
         self._first_number = first_number
         self._made: dict[str, int] = defaultdict(int)
 
@@ -118,6 +123,7 @@ class Ledger:
         }
         self._write_customer(row, fields, at)
         self.customers.put(row)
+        self.tell("customers/create", row)
         return row
 
     def add_address(self, customer: Node, fields: Node) -> Node:
@@ -152,10 +158,12 @@ class Ledger:
         """Change what a customer agreed to; `kind` is defaultEmailAddress or defaultPhoneNumber."""
         if customer.get(kind) is not None:
             customer[kind] = customer[kind] | consent
+            self.tell(CONSENT_TOPICS[kind], customer)
             self._touch_customer(customer, self.clock.stamp())
 
     def delete_customer(self, customer: Node) -> None:
         self.customers.remove(customer["id"])
+        self.tell("customers/delete", customer)
 
     def redact_customer(self, customer: Node) -> None:
         """Take away all that says who it was; the id and the orders stay."""
@@ -183,7 +191,7 @@ class Ledger:
             if customer.get(name) is not None:
                 into.setdefault(name, customer[name])
         into["displayName"] = display_name(into)
-        self.customers.remove(customer["id"])
+        self.delete_customer(customer)
         self.recount(into)
         self._touch_customer(into, at)
 
@@ -199,6 +207,7 @@ class Ledger:
     def _touch_customer(self, customer: Node, at: str) -> None:
         customer["updatedAt"] = max(at, customer["updatedAt"])
         self.customers.touched()
+        self.tell("customers/update", customer)
 
     # Orders
 
@@ -242,6 +251,7 @@ class Ledger:
             **{name: value for name, value in fields.items() if value is not None},
         }
         self.orders.put(row)
+        self.tell("orders/create", row)
         customer = row.get("customer")
         if customer is not None:
             customer["_orders"].append(row)
@@ -259,6 +269,16 @@ class Ledger:
         if "displayFinancialStatus" in fields and order.get("customer") is not None:
             self.recount(order["customer"])
         self._touch_order(order, at or self.clock.stamp())
+
+    def delete_order(self, order: Node) -> None:
+        self.orders.remove(order["id"])
+        self.tell("orders/delete", order)
+        customer = order.get("customer")
+        if customer is not None:
+            customer["_orders"] = [one for one in customer["_orders"] if one is not order]
+            customer.pop("lastOrder", None)
+            self.recount(customer)
+            self._touch_customer(customer, self.clock.stamp())
 
     def cancel_order(self, order: Node, reason: str, *, at: str | None = None, recount: bool = True) -> None:
         """Cancel it and give back what was paid."""
@@ -329,6 +349,7 @@ class Ledger:
     def _touch_order(self, order: Node, at: str) -> None:
         order["updatedAt"] = max(at, order["updatedAt"])
         self.orders.touched()
+        self.tell("orders/updated", order)
 
 
 def set_contact(row: Node, kind: str, name: str, value: Any) -> None:

@@ -31,7 +31,11 @@ def change_at_random(shop: Shop, count: int) -> list[Made]:
     edits = (*CATALOGUE_EDITS, *(SALES_EDITS if shop.has_sales else ()))
     kinds = [edit for edit, _ in edits]
     weights = [weight for _, weight in edits]
-    return [shop.random.choices(kinds, weights)[0](shop, shop.random) for _ in range(count)]
+    changes = []
+    for _ in range(count):
+        changes.append(shop.random.choices(kinds, weights)[0](shop, shop.random))
+        shop.notifier.flush()
+    return changes
 
 
 def pick(table: Table, random: Random) -> Node | None:

@@ -102,6 +102,12 @@ def update_order(shop: Shop, fields: Node) -> Node:
     return show_order(shop.ledger, row)
 
 
+def delete_order(shop: Shop, fields: Node) -> Node:
+    row = shop.ledger.orders.named(fields)
+    shop.ledger.delete_order(row)
+    return {"id": row["id"]}
+
+
 def cancel_order(shop: Shop, fields: Node) -> Node:
     row = shop.ledger.orders.named(fields)
     reason = fields.get("reason", "CUSTOMER")
@@ -146,6 +152,7 @@ EDITS: Edits[Shop] = {
     "merge_customers": (merge_customers, ("id", "into")),
     "add_order": (add_order, ("customer_id", "lines", "fields")),
     "update_order": (update_order, ("id", "fields")),
+    "delete_order": (delete_order, ("id",)),
     "cancel_order": (cancel_order, ("id", "reason")),
     "refund_order": (refund_order, ("id", "lines")),
 }

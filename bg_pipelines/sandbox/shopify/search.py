@@ -19,7 +19,7 @@ from bg_pipelines.sandbox.rows import Node
 Matches = Callable[[Node], bool]
 
 TOKEN = re.compile(
-    r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<term>-?(?:\w+:(?:[<>]=?)?)?(?:"[^"]*"|'[^']*'|[^\s()]+)))"""
+    r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<term>-?(?:[\w.]+:(?:[<>]=?)?)?(?:"[^"]*"|'[^']*'|[^\s()]+)))"""
 )
 TERM = re.compile(r"""(?P<field>\w+):(?P<comparator>[<>]=?)?(?P<value>.*)""", re.DOTALL)
 COMPARATORS: dict[str, Callable[[Any, Any], bool]] = {

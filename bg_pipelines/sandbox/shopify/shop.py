@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.deliveries import Courier, Delivery, Outbox
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.rows import Node
@@ -18,6 +19,8 @@ from bg_pipelines.sandbox.shopify.access import Access
 from bg_pipelines.sandbox.shopify.bulk_operations import BulkOperations
 from bg_pipelines.sandbox.shopify.cost import MAX_QUERY_COST, Bucket
 from bg_pipelines.sandbox.shopify.ledger import Ledger
+from bg_pipelines.sandbox.shopify.notifier import Notifier
+from bg_pipelines.sandbox.shopify.rest import Rest
 from bg_pipelines.sandbox.shopify.sales_seed import SalesSeed
 from bg_pipelines.sandbox.shopify.seed import make_store
 from bg_pipelines.sandbox.shopify.subscriptions import Subscriptions
@@ -48,7 +51,15 @@ class Shop:
     """Everything that happens to a shop holds its `lock`, so that a mutation is applied whole or not at all."""
 
     def __init__(
-        self, index: int, variants: int, seed: int, clock: Clock, *, customers: int = 0, orders: int = 0
+        self,
+        index: int,
+        variants: int,
+        seed: int,
+        clock: Clock,
+        *,
+        customers: int = 0,
+        orders: int = 0,
+        courier: Courier | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.clock = clock
@@ -71,6 +82,11 @@ class Shop:
         self.applied = 0
         self.bulk = BulkOperations(self.lock)
         self.subscriptions = Subscriptions(index, clock)
+        self.outbox = Outbox(courier or Courier(clock), self.faults, dice(seed, "deliveries", index))
+        rest = Rest(self.store, lambda: self.ledger)
+        self.notifier = Notifier(rest, self.access, self.subscriptions, self.outbox, clock, self.lock)
+        self.store.tell = self.notifier.tell
+        self.data_requests = 0
         self.base_url = ""
 
     @property
@@ -78,13 +94,21 @@ class Shop:
         """The customers and orders. They are made when they are first asked for: some 12,000 rows a second."""
         if self._ledger is None:
             with self.lock:
-                self._ledger = self._ledger or self.sales_seed.make()
+                if self._ledger is None:
+                    made = self.sales_seed.make()
+                    made.tell = self.notifier.tell
+                    self._ledger = made
         return self._ledger
 
     @property
     def has_sales(self) -> bool:
         """Whether the shop was made with any customers or orders."""
         return bool(self.sales_seed.customers or self.sales_seed.orders)
+
+    @property
+    def deliveries(self) -> deque[Delivery]:
+        """What was sent of webhooks, oldest first: the last 20,000."""
+        return self.outbox.sent
 
     @property
     def token(self) -> str:
@@ -117,6 +141,8 @@ class Shop:
             "token": self.token,
             "client_id": self.access.client_id,
             "client_secret": self.access.client_secret,
+            "old_client_secret": self.access.old_client_secret,
+            "subscriptions": len(self.subscriptions.table),
             "api_url": self.api_url,
             "products": len(self.store.products),
             "variants": len(self.store.variants),

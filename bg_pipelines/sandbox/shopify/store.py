@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 
 from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.rows import Node
@@ -24,8 +25,15 @@ def gid(kind: str, number: int) -> str:
     return f"gid://shopify/{kind}/{number}"
 
 
+def tell_nobody(_topic: str, _row: Node) -> None:
+    """As long as nobody wants to know what changes."""
+
+
 class Store:
-    """The tables of one shop. `first_number` is where its ids start: the vendor's ids are larger than 32 bits."""
+    """The tables of one shop. `first_number` is where its ids start: the vendor's ids are larger than 32 bits.
+
+    `tell` is called with each change: the topic of the vendor's webhook for it, and the row.
+    """
 
     def __init__(self, shop: Node, clock: Clock, first_number: int) -> None:
         self.shop = shop
@@ -37,6 +45,7 @@ class Store:
         self.locations = Table()
         self.levels_at: dict[str, Table] = {}
         self.adjustments = 0
+        self.tell: Callable[[str, Node], None] = tell_nobody
         self._first_number = first_number
         self._made: dict[str, int] = defaultdict(int)
 
@@ -63,12 +72,42 @@ class Store:
         }
         self.locations.put(row)
         self.levels_at[row["id"]] = Table()
+        self.tell("locations/create", row)
         return row
+
+    def update_shop(self, fields: Node) -> None:
+        self.shop.update(fields, updatedAt=self.clock.stamp())
+        self.tell("shop/update", self.shop)
 
     def rename_location(self, location: Node, name: str) -> None:
         location["name"] = name
+        self._touch_location(location)
+
+    def activate_location(self, location: Node) -> None:
+        location.update(isActive=True)
+        self._touch_location(location)
+        self.tell("locations/activate", location)
+
+    def deactivate_location(self, location: Node) -> None:
+        """Close it: nothing is stocked there any more."""
+        for level in self.levels_at[location["id"]]:
+            if level["isActive"]:
+                self.deactivate_level(level)
+        location.update(isActive=False, fulfillsOnlineOrders=False)
+        self._touch_location(location)
+        self.tell("locations/deactivate", location)
+
+    def delete_location(self, location: Node) -> None:
+        for level in self.levels_at.pop(location["id"]):
+            self.levels.remove(level["id"])
+            level["item"]["_levels"].remove(level["id"])
+        self.locations.remove(location["id"])
+        self.tell("locations/delete", location)
+
+    def _touch_location(self, location: Node) -> None:
         location["updatedAt"] = self.clock.stamp()
         self.locations.touched()
+        self.tell("locations/update", location)
 
     def add_product(self, fields: Node, *, at: str) -> Node:
         number = self.number("Product")
@@ -88,6 +127,7 @@ class Store:
             **{name: value for name, value in fields.items() if name in PRODUCT_FIELDS},
         }
         self.products.put(row)
+        self.tell("products/create", row)
         return row
 
     def add_variant(self, product: Node, fields: Node, *, at: str) -> Node:
@@ -121,6 +161,7 @@ class Store:
         product["_variants"].put(row)
         self.items.put(item)
         self.variants.put(row)
+        self.tell("products/update", product)
         return row
 
     def add_level(
@@ -143,7 +184,14 @@ class Store:
         item["_levels"].put(row)
         if active:
             item["_variant"]["inventoryQuantity"] += row["_quantities"]["available"]
+            self.tell("inventory_levels/connect", row)
         return row
+
+    def connect_level(self, level: Node, available: int) -> None:
+        """Stock an item again where it was stocked before."""
+        level["isActive"] = True
+        self.set_quantity(level, "available", available)
+        self.tell("inventory_levels/connect", level)
 
     def level(self, item_id: str, location_id: str) -> Node | None:
         item, location = self.items.get(item_id), self.locations.get(location_id)
@@ -163,12 +211,14 @@ class Store:
             level["item"]["_variant"]["inventoryQuantity"] += delta
             self.variants.touched()
         self.touch_level(level)
+        self.tell("inventory_levels/update", level)
         return delta
 
     def deactivate_level(self, level: Node) -> None:
         if level["isActive"]:
             level["item"]["_variant"]["inventoryQuantity"] -= level["_quantities"]["available"]
             self.variants.touched()
+            self.tell("inventory_levels/disconnect", level)
         level["isActive"] = False
         level["_quantities"] = dict.fromkeys(QUANTITY_NAMES, 0)
         self.touch_level(level)
@@ -197,6 +247,7 @@ class Store:
     def touch_product(self, product: Node) -> None:
         product["updatedAt"] = self.clock.stamp()
         self.products.touched()
+        self.tell("products/update", product)
 
     def delete_variant(self, variant: Node) -> None:
         self._drop_variant(variant)
@@ -207,11 +258,14 @@ class Store:
         for variant in product["_variants"]:
             self._drop_variant(variant)
         self.products.remove(product["id"])
+        self.tell("products/delete", product)
 
     def _drop_variant(self, variant: Node) -> None:
         item = variant["inventoryItem"]
         for level in item["_levels"]:
             self.levels.remove(level["id"])
             self.levels_at[level["location"]["id"]].remove(level["id"])
+            if level["isActive"]:
+                self.tell("inventory_levels/disconnect", level)
         self.items.remove(item["id"])
         self.variants.remove(variant["id"])

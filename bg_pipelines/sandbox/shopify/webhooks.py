@@ -114,6 +114,11 @@ def refusals(shop: Shop, wanted: Node) -> list[Node]:
     key = [wanted.get(name, defaults.get(name)) for name in same]
     if any([row[name] for name in same] == key for row in others):
         errors.append(user_error("Address for this topic has already been taken", "callbackUrl"))
+    if wanted.get("format") == "XML":
+        # The vendor says so of some topics; the sandbox writes no XML at all.
+        errors.append(
+            user_error("Format 'xml' is invalid for this webhook topic. Allowed formats: json", "format")
+        )
     name = wanted.get("name")
     if name is not None:
         errors += [user_error(message, "name") for message in name_problems(name, others)]

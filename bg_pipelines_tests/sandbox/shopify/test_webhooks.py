@@ -97,6 +97,7 @@ def test_each_shop_has_its_own(client: Client) -> None:
             "callbackUrl",
             "Address cannot be a Shopify or an internal domain",
         ),
+        ({"format": "XML"}, "format", "Format 'xml' is invalid for this webhook topic"),
         ({"filter": "active"}, None, "The specified filter is invalid"),
         ({"name": "two words", "filter": "id:1"}, "name", "Name name field can only contain"),
         ({"name": "Taken", "filter": "id:1"}, "name", "Name already exists, no duplicate allowed"),

@@ -78,6 +78,20 @@ def upgrade() -> None:
         ["store_id", "customer_external_id"],
         unique=False,
     )
+    op.create_index(
+        "ix_carts_email",
+        "carts",
+        ["store_id", sa.literal_column("lower(email)")],
+        unique=False,
+        postgresql_where=sa.text("email IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_carts_phone",
+        "carts",
+        ["store_id", "phone"],
+        unique=False,
+        postgresql_where=sa.text("phone IS NOT NULL"),
+    )
     op.create_table(
         "webhook_subscriptions",
         sa.Column("store_id", sa.BigInteger(), nullable=False),
@@ -130,7 +144,13 @@ def upgrade() -> None:
             nullable=False,
             comment="rows by table that were exported or erased",
         ),
-        sa.Column("file", sa.Text(), nullable=True, comment="where the export lies"),
+        sa.Column("file", sa.Text(), nullable=True, comment="where the export lies: machine:path"),
+        sa.Column(
+            "subject",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="encrypted: by what the customer is recognised; null once it is done",
+        ),
         sa.CheckConstraint(
             "kind IN ('export', 'erase_customer', 'erase_store')", name=op.f("ck_data_requests_kind")
         ),
@@ -146,6 +166,15 @@ def upgrade() -> None:
         "data_requests",
         ["store_id", "customer_external_id"],
         unique=False,
+    )
+    op.create_table(
+        "erased_rows",
+        sa.Column("store_id", sa.BigInteger(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False, comment="its table"),
+        sa.Column("external_id", sa.Text(), nullable=False),
+        sa.Column("erased_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["store_id"], ["stores.id"], name=op.f("fk_erased_rows_store_id_stores")),
+        sa.PrimaryKeyConstraint("store_id", "resource", "external_id", name=op.f("pk_erased_rows")),
     )
     op.create_table(
         "webhook_coverage",
@@ -290,11 +319,17 @@ def upgrade() -> None:
             comment="when webhook events were left to the next pass; null once one that was claimed later has succeeded",
         ),
     )
+    op.alter_column(
+        "stores",
+        "deleted_at",
+        comment="when all of it was erased: this row alone is left, and nothing runs for it",
+    )
     op.execute("INSERT INTO sync_states (store_id, resource) SELECT id, 'webhooks' FROM stores")
 
 
 def downgrade() -> None:
     op.execute("DELETE FROM sync_states WHERE resource = 'webhooks'")
+    op.alter_column("stores", "deleted_at", comment=None)
     op.drop_column("sync_states", "hinted_at")
     op.drop_column("stores", "uninstalled_at")
     op.drop_index(op.f("ix_webhook_events_store_id_resource_object_id"), table_name="webhook_events")
@@ -314,11 +349,14 @@ def downgrade() -> None:
     )
     op.drop_table("webhook_events")
     op.drop_table("webhook_coverage")
+    op.drop_table("erased_rows")
     op.drop_index(op.f("ix_data_requests_store_id_customer_external_id"), table_name="data_requests")
     op.drop_index(op.f("ix_data_requests_status_due_at"), table_name="data_requests")
     op.drop_table("data_requests")
     op.drop_table("webhook_subscriptions")
     op.drop_index(op.f("ix_carts_store_id_customer_external_id"), table_name="carts")
+    op.drop_index("ix_carts_phone", table_name="carts", postgresql_where=sa.text("phone IS NOT NULL"))
+    op.drop_index("ix_carts_email", table_name="carts", postgresql_where=sa.text("email IS NOT NULL"))
     op.drop_index(
         "ix_carts_checkout", table_name="carts", postgresql_where=sa.text("checkout_external_id IS NOT NULL")
     )
