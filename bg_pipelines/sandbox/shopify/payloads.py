@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bg_pipelines.sandbox.rows import Node
-from bg_pipelines.sandbox.shopify import sales_payloads
+from bg_pipelines.sandbox.shopify import basket_payloads, sales_payloads
 from bg_pipelines.sandbox.shopify.rest import Rest, number_of, number_of_gid
 
 MOST_VARIANTS = 100
@@ -195,6 +195,7 @@ def only_id(_rest: Rest, row: Node) -> Node:
 
 PAYLOADS: dict[str, Callable[[Rest, Node], Node]] = {
     **sales_payloads.PAYLOADS,
+    **basket_payloads.PAYLOADS,
     "orders/delete": only_id,
     "products/create": product,
     "products/update": product,

@@ -15,8 +15,10 @@ from bg_pipelines.sandbox.fields import (
     changes,
     count,
     is_whole,
+    text,
 )
 from bg_pipelines.sandbox.rows import Node
+from bg_pipelines.sandbox.shopify.baskets import BasketLine, line_of, show_basket
 from bg_pipelines.sandbox.shopify.ledger import Ledger
 from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sandbox.shopify.views import order_lines, show_customer, show_order
@@ -48,6 +50,13 @@ ORDER_FIELDS: Kinds = {
     "closedAt": TEXT_OR_NULL,
     "displayFinancialStatus": ("AUTHORIZED", "EXPIRED", "PAID", "PARTIALLY_PAID", "PENDING", "VOIDED"),
     "displayFulfillmentStatus": ("FULFILLED", "ON_HOLD", "PARTIALLY_FULFILLED", "UNFULFILLED"),
+}
+CART_FIELDS: Kinds = {"note": TEXT_OR_NULL}
+CHECKOUT_FIELDS: Kinds = {
+    "email": TEXT_OR_NULL,
+    "phone": TEXT_OR_NULL,
+    "note": TEXT_OR_NULL,
+    "completed": YES_OR_NO,
 }
 
 
@@ -144,6 +153,62 @@ def pieces(ledger: Ledger, order: Node, left: dict[int, int], given: Any) -> dic
     return wanted
 
 
+# Carts and checkouts
+
+
+def put_cart(shop: Shop, fields: Node) -> Node:
+    token = text(fields, "token") if "token" in fields else shop.baskets.new_token("cart")
+    given = changes(fields, CART_FIELDS) if "fields" in fields else {}
+    lines = basket_lines(shop, fields, known=token in shop.baskets.carts)
+    return show_basket(shop.baskets.put_cart(token, lines, given))
+
+
+def put_checkout(shop: Shop, fields: Node) -> Node:
+    """Of a cart, of a customer, of both or of nobody."""
+    token = text(fields, "token") if "token" in fields else shop.baskets.new_token("checkout")
+    known = token in shop.baskets.checkouts
+    given = dict(changes(fields, CHECKOUT_FIELDS)) if "fields" in fields else {}
+    lines = basket_lines(shop, fields, known=known or "cart_token" in fields)
+    if "cart_token" in fields:
+        cart = shop.baskets.carts.named(fields, "cart_token")
+        given["cartToken"] = cart["id"]
+        lines = cart["_lines"] if lines is None and not known else lines
+    if fields.get("customer_id") is not None:
+        customer = shop.ledger.customers.named(fields, "customer_id")
+        given["customer"] = customer
+        email, phone = customer.get("defaultEmailAddress"), customer.get("defaultPhoneNumber")
+        given.setdefault("email", email and email["emailAddress"])
+        given.setdefault("phone", phone and phone["phoneNumber"])
+    if "completed" in given:
+        given["completedAt"] = shop.clock.stamp() if given.pop("completed") else None
+    return show_basket(shop.baskets.put_checkout(token, lines, given))
+
+
+def delete_checkout(shop: Shop, fields: Node) -> Node:
+    row = shop.baskets.checkouts.named(fields, "token")
+    shop.baskets.delete_checkout(row)
+    return {"token": row["id"]}
+
+
+def basket_lines(shop: Shop, fields: Node, *, known: bool) -> list[BasketLine] | None:
+    """What was given: quantities by variant; else one piece of some variant, or nothing new where there is something."""
+    given, currency = fields.get("lines"), shop.store.shop["currencyCode"]
+    if given is None:
+        variants = shop.store.variants.ordered("ID")[1]
+        return None if known else [line_of(shop.random.choice(variants), 1, currency)] if variants else []
+    if not isinstance(given, dict):
+        raise RejectedError("lines", "must be a JSON object of quantities by the variant's id")
+    lines = []
+    for variant_id, quantity in given.items():
+        variant = shop.store.variants.get(variant_id)
+        if variant is None or not is_whole(quantity) or not quantity:
+            raise RejectedError(
+                "lines", f"{variant_id!r} is no variant of this shop, or {quantity!r} no quantity"
+            )
+        lines.append(line_of(variant, quantity, currency))
+    return lines
+
+
 EDITS: Edits[Shop] = {
     "add_customer": (add_customer, ("fields",)),
     "update_customer": (update_customer, ("id", "fields")),
@@ -155,4 +220,7 @@ EDITS: Edits[Shop] = {
     "delete_order": (delete_order, ("id",)),
     "cancel_order": (cancel_order, ("id", "reason")),
     "refund_order": (refund_order, ("id", "lines")),
+    "put_cart": (put_cart, ("token", "lines", "fields")),
+    "put_checkout": (put_checkout, ("token", "cart_token", "customer_id", "lines", "fields")),
+    "delete_checkout": (delete_checkout, ("token",)),
 }

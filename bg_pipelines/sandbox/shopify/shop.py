@@ -16,6 +16,7 @@ from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.seed import dice, tier_of
 from bg_pipelines.sandbox.shopify import views
 from bg_pipelines.sandbox.shopify.access import Access
+from bg_pipelines.sandbox.shopify.baskets import Baskets, show_basket
 from bg_pipelines.sandbox.shopify.bulk_operations import BulkOperations
 from bg_pipelines.sandbox.shopify.cost import MAX_QUERY_COST, Bucket
 from bg_pipelines.sandbox.shopify.ledger import Ledger
@@ -85,7 +86,8 @@ class Shop:
         self.outbox = Outbox(courier or Courier(clock), self.faults, dice(seed, "deliveries", index))
         rest = Rest(self.store, lambda: self.ledger)
         self.notifier = Notifier(rest, self.access, self.subscriptions, self.outbox, clock, self.lock)
-        self.store.tell = self.notifier.tell
+        self.baskets = Baskets(index, self.domain, clock)
+        self.store.tell = self.baskets.tell = self.notifier.tell
         self.data_requests = 0
         self.base_url = ""
 
@@ -126,6 +128,8 @@ class Shop:
                 **views.catalogue_tables(self.store),
                 "customers": lambda: views.show_customers(self.ledger),
                 "orders": lambda: views.show_orders(self.ledger),
+                "carts": lambda: [show_basket(row) for row in self.baskets.carts.ordered("ID")[1]],
+                "checkouts": lambda: [show_basket(row) for row in self.baskets.checkouts.ordered("ID")[1]],
             }
             for name in only or ():
                 if name not in tables:

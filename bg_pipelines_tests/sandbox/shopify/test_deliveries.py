@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, change, edit
+from bg_pipelines.sandbox import Fault, RejectedError, Sandbox, Shop, World, change, edit
 from bg_pipelines.sandbox.deliveries import THREADS
 from bg_pipelines.sandbox.shopify.payloads import PAYLOADS
 from bg_pipelines_tests.sandbox.conftest import Client
@@ -141,6 +141,16 @@ def customer_agreed(shop: Shop) -> str:
     return str(row["id"])
 
 
+def bought(shop: Shop) -> str:
+    variant, other = list(shop.store.variants)[:2]
+    cart = edit(shop, "put_cart", lines={variant["id"]: 2}, fields={"note": "wrapped"})
+    edit(shop, "put_cart", token=cart["token"], lines={variant["id"]: 2, other["id"]: 1})
+    checkout = edit(shop, "put_checkout", cart_token=cart["token"], customer_id=first(shop.ledger.customers))
+    edit(shop, "put_checkout", token=checkout["token"], fields={"completed": True})
+    edit(shop, "delete_checkout", token=checkout["token"])
+    return str(checkout["token"])
+
+
 def product_edited(shop: Shop) -> str:
     made = edit(shop, "add_product", variants=3)
     edit(shop, "update_variant", id=made["variants"][0]["id"], fields={"price": "9.00"})
@@ -185,6 +195,11 @@ def product_edited(shop: Shop) -> str:
             },
         ),
         (product_edited, ("products",), {"products/create": 1, "products/update": 2, "products/delete": 1}),
+        (
+            bought,
+            ("carts", "checkouts"),
+            {f"checkouts/{action}": 1 for action in ("create", "update", "delete")},
+        ),
     ],
 )
 def test_each_edit_is_told_once_by_the_topics_of_a_real_shop(
@@ -215,6 +230,34 @@ def test_an_order_makes_its_customer_newer_and_both_are_told(
     }
 
 
+def test_a_cart_is_told_with_what_lies_in_it_and_a_checkout_with_whose_it_is(
+    sandbox: Sandbox, shop: Shop, listener: Listener
+) -> None:
+    subscribe(shop, listener, "carts/update", "checkouts/create")
+    variant = next(iter(shop.store.variants))
+    edit(shop, "update_variant", id=variant["id"], fields={"price": "12.50"})
+    cart = edit(shop, "put_cart")
+    edit(shop, "put_cart", token=cart["token"], lines={variant["id"]: 3})
+    customer = next(one for one in shop.ledger.customers if one.get("defaultEmailAddress"))
+    checkout = edit(shop, "put_checkout", cart_token=cart["token"], customer_id=customer["id"])
+    settle(sandbox)
+    told = {one.headers["x-shopify-topic"]: one.content for one in listener.received}
+    (line,) = told["carts/update"]["line_items"]
+    assert (line["variant_id"], line["quantity"]) == (int(variant["id"].rpartition("/")[2]), 3)
+    assert (line["price"], line["line_price"]) == ("12.50", "37.50")
+    assert told["carts/update"]["updated_at"] == "2026-11-18T11:06:40.000Z"
+    given = told["checkouts/create"]
+    assert (given["token"], given["cart_token"]) == (checkout["token"], cart["token"])
+    assert given["email"] == customer["defaultEmailAddress"]["emailAddress"]
+    assert (given["total_price"], given["completed_at"]) == ("37.50", None)
+    export = shop.export(["carts", "checkouts"])
+    assert export["carts"][0]["lines"] == [{"variantId": variant["id"], "quantity": 3, "price": "12.50"}]
+    assert export["checkouts"][0]["customer"] == {"id": customer["id"]}
+    for wrong in ({"nobody": 1}, {variant["id"]: 0}, 5):
+        with pytest.raises(RejectedError, match="lines"):
+            edit(shop, "put_cart", lines=wrong)
+
+
 def test_what_the_api_and_chance_change_is_told_too(client: Client, shop: Shop, listener: Listener) -> None:
     subscribe(shop, listener, *PAYLOADS)
     customer = first(shop.ledger.customers)
@@ -239,6 +282,7 @@ def test_every_payload_has_the_fields_of_shopifys_samples(
         order_bought_and_deleted,
         customer_agreed,
         product_edited,
+        bought,
     ]
     for act in acts:
         act(shop)
