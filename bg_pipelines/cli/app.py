@@ -19,6 +19,7 @@ TOPICS = {
     "incidents": "What failed, and what to do about it (docs/on-call.md).",
     "stock": "Stock corrections and their outcomes (docs/jobs.md).",
     "customers": "A store's customers and edits of their profiles (docs/jobs.md).",
+    "webhooks": "What platforms tell of changes (docs/webhooks.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }
 

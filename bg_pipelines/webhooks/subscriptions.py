@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.rows import class_row
@@ -27,7 +26,7 @@ from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.platforms.protocol import Subscription, Wanted, Webhooks
 from bg_pipelines.queues import Unit, next_hour
 from bg_pipelines.sync.context import Context
-from bg_pipelines.webhooks.topics import TOPICS
+from bg_pipelines.webhooks.declared import address, declared, same_address, units_of
 from bg_pipelines.wording import counted
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock
@@ -56,19 +55,6 @@ class Refusal(NamedTuple):
 
     topics: tuple[str, ...]
     error: IntegrationError
-
-
-def address(public_url: str, platform: str) -> str:
-    """Where deliveries of a platform go: the receiver's path for it, behind BG_PUBLIC_URL."""
-    return f"{public_url.rstrip('/')}/webhooks/{platform}"
-
-
-def declared(platform: str, uri: str, *, each_topic: bool) -> list[Wanted]:
-    """The subscriptions that a store of this platform should have."""
-    topics = [topic for topic in TOPICS.get(platform, {}).values() if topic.by_api]
-    if each_topic:
-        return [Wanted((topic.name,), uri, topic.fields, topic.filter) for topic in topics]
-    return [Wanted(tuple(topic.name for topic in topics), uri)] if topics else []
 
 
 def keep_subscriptions(context: Context, public_url: str, *, by_hand: Collection[str] = ()) -> None:
@@ -109,15 +95,15 @@ class Keeping:
         """When subscriptions were found missing last; the incident of it may be open."""
 
     def run(self) -> None:
-        found = self.webhooks.subscriptions()
         with self.context.database.transaction() as connection:
             known = known_subscriptions(connection, self.store_id)
+        found = self.webhooks.subscriptions()
         ours = [one for one in found if self._is_ours(one, known)]
         self._report_missing(known, ours)
         left = list(ours)
         for wanted in self.wanted:
             self.context.check_stopped()
-            there = _best(wanted, left)
+            there = self._best(wanted, left)
             if there is not None:
                 left.remove(there)
             self._keep(wanted, there)
@@ -136,9 +122,32 @@ class Keeping:
         # address since, such as a copy of this installation, is theirs.
         return any(row.external_id == one.external_id and row.uri == one.uri for row in known)
 
+    def _best(self, wanted: Wanted, left: Sequence[Subscription]) -> Subscription | None:
+        """The subscription that comes nearest, of those with the same topic, or (where one has all topics) of any."""
+
+        def nearness(one: Subscription) -> tuple[bool, ...]:
+            # Of the same topic Shopify takes no second one with the same address and filter: the one that has them is
+            # changed.
+            same_key = same_address(one.uri, wanted.uri) and one.filter == wanted.filter
+            return self._is_as(one, wanted), same_key, one.delivers
+
+        candidates = (one for one in left if not self.webhooks.each_topic or one.topics == wanted.topics)
+        return max(candidates, key=nearness, default=None)
+
+    def _is_as(self, there: Subscription, wanted: Wanted) -> bool:
+        # Where a subscription has a key of its own, what it signs has the address as it is written there.
+        same = there.uri == wanted.uri if self.webhooks.own_keys else same_address(there.uri, wanted.uri)
+        return (
+            same
+            and there.delivers
+            and there.filter == wanted.filter
+            and set(there.topics) == set(wanted.topics)
+            and set(there.include_fields or ()) == set(wanted.include_fields or ())
+        )
+
     def _keep(self, wanted: Wanted, there: Subscription | None) -> None:
         """Have this subscription, out of the one that is there, if one is."""
-        if there is not None and _is_as(there, wanted):
+        if there is not None and self._is_as(there, wanted):
             self.kept.append(there)
             self.counts.unchanged += 1
             return
@@ -297,48 +306,6 @@ def known_subscriptions(connection: Connection, store_id: int) -> list[KnownSubs
             (store_id,),
         )
         return cursor.fetchall()
-
-
-def units_of(platform: str, topics: Iterable[str]) -> list[Unit]:
-    """The units whose passes find what events of these topics tell of; none for carts, which only events tell of."""
-    tables = {TOPICS[platform][topic].table for topic in topics}
-    if "products" in tables:
-        tables.add("product_variants")
-    return [unit for unit in Unit if unit.resource is not None and unit.value in tables]
-
-
-def same_address(one: str, other: str) -> bool:
-    """Whether two addresses are one, however their host and their port are written."""
-    try:
-        return _parts(one) == _parts(other)
-    except ValueError:
-        return False
-
-
-def _parts(uri: str) -> tuple[str, str | None, int | None, str, str]:
-    parts = urlsplit(uri)
-    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    return parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.query
-
-
-def _best(wanted: Wanted, left: Sequence[Subscription]) -> Subscription | None:
-    """The subscription that comes nearest, of those with the same topics, or (where one has all of them) of any."""
-    candidates = [one for one in left if len(wanted.topics) > 1 or one.topics == wanted.topics]
-    return max(
-        candidates,
-        key=lambda one: (_is_as(one, wanted), same_address(one.uri, wanted.uri), one.delivers),
-        default=None,
-    )
-
-
-def _is_as(there: Subscription, wanted: Wanted) -> bool:
-    return (
-        there.delivers
-        and same_address(there.uri, wanted.uri)
-        and set(there.topics) == set(wanted.topics)
-        and set(there.include_fields or ()) == set(wanted.include_fields or ())
-        and (there.filter or None) == (wanted.filter or None)
-    )
 
 
 def _named(topics: Sequence[str]) -> str:
