@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.rows import class_row
 
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -26,7 +25,9 @@ from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.platforms.protocol import Subscription, Wanted, Webhooks
 from bg_pipelines.queues import Unit, next_hour
 from bg_pipelines.sync.context import Context
+from bg_pipelines.webhooks import subscription_rows
 from bg_pipelines.webhooks.declared import address, declared, same_address, units_of
+from bg_pipelines.webhooks.subscription_rows import KnownSubscription
 from bg_pipelines.wording import counted
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock
@@ -39,15 +40,6 @@ deliveries have failed for four hours, so one that is removed again and again st
 TOPICS_NAMED = 5
 _OF_ONE = (ErrorType.SCOPES, ErrorType.QUERY_REJECTED)
 """Faults of one subscription, that say nothing of the others."""
-
-
-class KnownSubscription(NamedTuple):
-    """A row of `webhook_subscriptions`; the key is encrypted."""
-
-    external_id: str
-    topics: list[str]
-    uri: str
-    signature_key: bytes | None
 
 
 class Refusal(NamedTuple):
@@ -96,7 +88,7 @@ class Keeping:
 
     def run(self) -> None:
         with self.context.database.transaction() as connection:
-            known = known_subscriptions(connection, self.store_id)
+            known = subscription_rows.read(connection, self.store_id)
         found = self.webhooks.subscriptions()
         ours = [one for one in found if self._is_ours(one, known)]
         self._report_missing(known, ours)
@@ -187,7 +179,7 @@ class Keeping:
         if not gone and not missing:
             return
         with self.context.database.transaction() as connection:
-            _mark_removed(connection, self.store_id, [row.external_id for row in gone])
+            subscription_rows.mark_removed(connection, self.store_id, [row.external_id for row in gone])
             if missing:
                 self.missing_at = clock(connection).isoformat()
                 reporting.report_fault(connection, self._missing_fault(missing), occurrence=self.missing_at)
@@ -214,35 +206,33 @@ class Keeping:
     # What is kept of it
 
     def _settle(self, known: dict[str, KnownSubscription]) -> None:
-        keys = self._signature_keys(known)
+        keys = self._new_keys(known)
+        changed = [
+            one
+            for one in self.kept
+            if one.external_id in keys or not (one.external_id in known and known[one.external_id].is_as(one))
+        ]
         with self.context.database.transaction() as connection:
-            _keep_rows(connection, self.store_id, self.kept, keys)
-            _mark_removed(connection, self.store_id, self.removed)
+            subscription_rows.write(connection, self.store_id, changed, keys)
+            subscription_rows.mark_removed(connection, self.store_id, self.removed)
             self._report_refused(connection)
             self._clear_missing(connection)
             _complete(connection, self.context, self.counts, self._cursor())
         self.context.note_rows(1, self.counts)
 
-    def _signature_keys(self, known: dict[str, KnownSubscription]) -> dict[str, bytes]:
-        """The key of each subscription, encrypted: asked for where the platform's list does not have it, for a person
-        may have changed it there."""
+    def _new_keys(self, known: dict[str, KnownSubscription]) -> dict[str, bytes]:
+        """Keys that are not kept yet, encrypted. Asked for where the platform's list does not have them, each time: a
+        person may have changed one there."""
         if not self.webhooks.own_keys:
             return {}
-        keys = {}
+        cipher, keys = self.context.cipher, {}
         for one in self.kept:
-            held = known.get(one.external_id)
             key = one.signature_key or self.webhooks.signature_key(one.external_id)
-            if key is None:
+            row = known.get(one.external_id)
+            stored = None if row is None else row.signature_key
+            if key is None or (stored and cipher.can_decrypt(stored) and cipher.decrypt(stored) == key):
                 continue
-            stored = None if held is None else held.signature_key
-            same = (
-                stored is not None
-                and self.context.cipher.can_decrypt(stored)
-                and (self.context.cipher.decrypt(stored) == key)
-            )
-            keys[one.external_id] = (
-                stored if same and stored is not None else self.context.cipher.encrypt(key)
-            )
+            keys[one.external_id] = cipher.encrypt(key)
         return keys
 
     def _report_refused(self, connection: Connection) -> None:
@@ -297,55 +287,9 @@ class Keeping:
         )
 
 
-def known_subscriptions(connection: Connection, store_id: int) -> list[KnownSubscription]:
-    """Those that the store had when it was last looked at."""
-    with connection.cursor(row_factory=class_row(KnownSubscription)) as cursor:
-        cursor.execute(
-            "SELECT external_id, topics, uri, signature_key FROM webhook_subscriptions "
-            "WHERE store_id = %s AND deleted_at IS NULL ORDER BY external_id",
-            (store_id,),
-        )
-        return cursor.fetchall()
-
-
 def _named(topics: Sequence[str]) -> str:
     more = len(topics) - TOPICS_NAMED
     return ", ".join(topics[:TOPICS_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _keep_rows(
-    connection: Connection, store_id: int, kept: Sequence[Subscription], keys: dict[str, bytes]
-) -> None:
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO webhook_subscriptions AS t (store_id, external_id, source_updated_at, synced_at, topics, uri, "
-            "include_fields, filter, signature_key) VALUES (%s, %s, %s, clock_timestamp(), %s, %s, %s, %s, %s) "
-            "ON CONFLICT (store_id, external_id) DO UPDATE SET source_updated_at = excluded.source_updated_at, "
-            "synced_at = excluded.synced_at, deleted_at = NULL, topics = excluded.topics, uri = excluded.uri, "
-            "include_fields = excluded.include_fields, filter = excluded.filter, "
-            "signature_key = coalesce(excluded.signature_key, t.signature_key)",
-            [
-                (
-                    store_id,
-                    one.external_id,
-                    one.source_updated_at,
-                    list(one.topics),
-                    one.uri,
-                    None if one.include_fields is None else list(one.include_fields),
-                    one.filter,
-                    keys.get(one.external_id),
-                )
-                for one in kept
-            ],
-        )
-
-
-def _mark_removed(connection: Connection, store_id: int, external_ids: Sequence[str]) -> None:
-    connection.execute(
-        "UPDATE webhook_subscriptions SET deleted_at = clock_timestamp(), synced_at = clock_timestamp() "
-        "WHERE store_id = %s AND external_id = ANY(%s) AND deleted_at IS NULL",
-        (store_id, list(external_ids)),
-    )
 
 
 def _complete(connection: Connection, context: Context, counts: Counts, cursor: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def there(shop: Shop) -> list[tuple[str, str]]:
 def held(database: Database) -> list[dict[str, Any]]:
     return query(
         database,
-        "SELECT external_id, topics, uri, include_fields, filter, signature_key FROM webhook_subscriptions "
+        "SELECT external_id, topics, uri, include_fields, filter, signature_key, xmin::text AS version FROM webhook_subscriptions "
         "WHERE deleted_at IS NULL ORDER BY topics, external_id",
     )
 
