@@ -26,6 +26,7 @@ from typing import ClassVar
 from bg_pipelines.errors import ErrorType
 
 _WHOLE_STORE = "unreachable"
+_MANY = "many"
 
 
 @dataclass(frozen=True)
@@ -105,20 +106,26 @@ class Drift:
 
 @dataclass(frozen=True)
 class MissingSubscriptions:
+    """`store_id` is None where many stores of the platform have it."""
+
     kind: ClassVar[str] = "missing-subscriptions"
-    store_id: int
+    platform: str
+    store_id: int | None
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.store_id}"
+        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
 
 
 @dataclass(frozen=True)
 class RefusedSubscriptions:
+    """As `MissingSubscriptions`."""
+
     kind: ClassVar[str] = "refused-subscriptions"
-    store_id: int
+    platform: str
+    store_id: int | None
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.store_id}"
+        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
 
 
 @dataclass(frozen=True)
@@ -185,6 +192,10 @@ Fingerprint = (
 )
 
 
+OfStoreOrMany = MissingSubscriptions | RefusedSubscriptions
+"""Faults of a store that park nothing, and of which many stores of a platform make one."""
+
+
 def parse(text: str) -> Fingerprint:
     """The fingerprint that `text` is; `str()` of it is `text` again."""
     try:
@@ -209,10 +220,10 @@ def _parse(text: str) -> Fingerprint:
             return RejectedCounts(int(store))
         case ["drift", store, table]:
             return Drift(int(store), table)
-        case ["missing-subscriptions", store]:
-            return MissingSubscriptions(int(store))
-        case ["refused-subscriptions", store]:
-            return RefusedSubscriptions(int(store))
+        case ["missing-subscriptions", platform, store]:
+            return MissingSubscriptions(platform, None if store == _MANY else int(store))
+        case ["refused-subscriptions", platform, store]:
+            return RefusedSubscriptions(platform, None if store == _MANY else int(store))
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release

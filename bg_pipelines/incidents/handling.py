@@ -231,8 +231,9 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
                 of.setdefault((store_id, table), set()).add(incident.id)
             case Drift(store_id):
                 of.setdefault((store_id, Unit.AUDIT.value), set()).add(incident.id)
-            case RefusedSubscriptions(store_id):
-                of.setdefault((store_id, Unit.WEBHOOKS.value), set()).add(incident.id)
+            case RefusedSubscriptions(platform, store_id):
+                for one in [store_id] if store_id else _stores_of(connection, platform):
+                    of.setdefault((one, Unit.WEBHOOKS.value), set()).add(incident.id)
     stores, units = [store for store, _ in of], [unit for _, unit in of]
     found = connection.execute(
         "SELECT store_id, resource FROM sync_states WHERE (store_id, resource) IN "
@@ -248,6 +249,16 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
         (stores, units),
     )
     return {incident for row in found for incident in of[row]}
+
+
+def _stores_of(connection: Connection, platform: str) -> list[int]:
+    return [
+        store_id
+        for (store_id,) in connection.execute(
+            "SELECT id FROM stores WHERE platform = %s AND paused_at IS NULL AND deleted_at IS NULL",
+            (platform,),
+        )
+    ]
 
 
 def _why_nothing(incident: _Held) -> str:

@@ -31,7 +31,7 @@ from bg_pipelines.queues import JOB_UNITS, JOBS, TIERS, Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines.sync.summary import BACKFILLS
+from bg_pipelines.sync.summary import BACKFILLS, UnitSummary
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import RunRecord, pulse
@@ -202,7 +202,7 @@ def _pass_over(
     with database.database.transaction() as connection:
         store_units.pass_over(connection, units, config.tiers)
     context.log.info(f"Nothing to do: {reason}.")
-    return Summary(idle=reason)
+    return Summary(idle=reason, units={unit: UnitSummary() for unit in units})
 
 
 def _wrong(name: str, why: str) -> IntegrationError:

@@ -12,41 +12,22 @@ no second one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.fingerprints import MissingSubscriptions, RefusedSubscriptions
-from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.platforms.protocol import Subscription, Wanted, Webhooks
-from bg_pipelines.queues import Unit, next_hour
+from bg_pipelines.queues import next_hour
 from bg_pipelines.sync.context import Context
-from bg_pipelines.webhooks import subscription_rows
+from bg_pipelines.webhooks import subscription_faults, subscription_rows
 from bg_pipelines.webhooks.declared import address, declared, same_address, units_of
+from bg_pipelines.webhooks.subscription_faults import OF_ONE_TOPIC, Refusal
 from bg_pipelines.webhooks.subscription_rows import KnownSubscription
-from bg_pipelines.wording import counted
 from bg_pipelines.work import attempts, store_units
-from bg_pipelines.work.queue import clock
 
 Connection = psycopg.Connection[Any]
-
-WELL_AFTER = timedelta(hours=6)
-"""An incident of missing subscriptions is over when none has been missing for so long: Shopify removes one whose
-deliveries have failed for four hours, so one that is removed again and again stays one incident."""
-TOPICS_NAMED = 5
-_OF_ONE = (ErrorType.SCOPES, ErrorType.QUERY_REJECTED)
-"""Faults of one subscription, that say nothing of the others."""
-
-
-class Refusal(NamedTuple):
-    """A subscription that the platform refuses, and why."""
-
-    topics: tuple[str, ...]
-    error: IntegrationError
 
 
 def keep_subscriptions(context: Context, public_url: str, *, by_hand: Collection[str] = ()) -> None:
@@ -67,7 +48,7 @@ def keep_subscriptions(context: Context, public_url: str, *, by_hand: Collection
         else:
             return
     with context.database.transaction() as connection:
-        _complete(connection, context, Counts(), {})
+        _complete(connection, context, Counts())
 
 
 class Keeping:
@@ -83,8 +64,6 @@ class Keeping:
         self.removed: list[str] = []
         self.refused: list[Refusal] = []
         self.counts = Counts()
-        self.missing_at: str | None = context.claim.cursor.get("missing_at")
-        """When subscriptions were found missing last; the incident of it may be open."""
 
     def run(self) -> None:
         with self.context.database.transaction() as connection:
@@ -147,7 +126,7 @@ class Keeping:
             updated = None if there is None else self.webhooks.update(there.external_id, wanted)
             self.kept.append(updated or self.webhooks.subscribe(wanted))
         except IntegrationError as error:
-            if error.error_type not in _OF_ONE or not self.webhooks.each_topic:
+            if error.error_type not in OF_ONE_TOPIC or not self.webhooks.each_topic:
                 raise
             self.refused.append(Refusal(wanted.topics, error))
             if there is not None:
@@ -181,27 +160,14 @@ class Keeping:
         with self.context.database.transaction() as connection:
             subscription_rows.mark_removed(connection, self.store_id, [row.external_id for row in gone])
             if missing:
-                self.missing_at = clock(connection).isoformat()
-                reporting.report_fault(connection, self._missing_fault(missing), occurrence=self.missing_at)
+                subscription_faults.report_missing(connection, self.context, missing)
                 units = units_of(self.context.claim.platform, missing)
                 store_units.hint(connection, [(self.store_id, unit) for unit in units])
-            store_units.save(connection, self.context.claim, self._cursor())
+            # Raises where another worker has the claim by now.
+            store_units.save(connection, self.context.claim, {})
         if missing:
-            self.context.say(
-                f"{self.context.store_name}: {counted(len(missing), 'webhook subscription')} disappeared and "
-                f"{'is' if len(missing) == 1 else 'are'} made again ({_named(missing)})"
-            )
-
-    def _missing_fault(self, missing: Sequence[str]) -> Fault:
-        error = IntegrationError.of(
-            ErrorType.EVENTS_MISSED,
-            f"{counted(len(missing), 'webhook subscription')} disappeared at {self.context.claim.platform} "
-            f"({_named(missing)}). They are made again, and what changed meanwhile is read. Find out whether the receiver "
-            "is reached: `bg-pipelines check`",
-            source=self.context.claim.platform,
-            details={"topics": list(missing)},
-        )
-        return self._fault(MissingSubscriptions(self.store_id), error, needs_attention=False)
+            said = subscription_faults.disappeared(missing)
+            self.context.say(f"{self.context.store_name}: {said}")
 
     # What is kept of it
 
@@ -215,9 +181,9 @@ class Keeping:
         with self.context.database.transaction() as connection:
             subscription_rows.write(connection, self.store_id, changed, keys)
             subscription_rows.mark_removed(connection, self.store_id, self.removed)
-            self._report_refused(connection)
-            self._clear_missing(connection)
-            _complete(connection, self.context, self.counts, self._cursor())
+            subscription_faults.report_refused(connection, self.context, self.refused)
+            subscription_faults.clear_missing(connection, self.context)
+            _complete(connection, self.context, self.counts)
         self.context.note_rows(1, self.counts)
 
     def _new_keys(self, known: dict[str, KnownSubscription]) -> dict[str, bytes]:
@@ -235,64 +201,8 @@ class Keeping:
             keys[one.external_id] = cipher.encrypt(key)
         return keys
 
-    def _report_refused(self, connection: Connection) -> None:
-        fingerprint = RefusedSubscriptions(self.store_id)
-        if not self.refused:
-            reporting.clear(connection, [fingerprint], "the platform takes every subscription")
-            return
-        topics = [topic for refusal in self.refused for topic in refusal.topics]
-        # A missing scope is named before what nobody can change at the shop.
-        first = min(self.refused, key=lambda refusal: _OF_ONE.index(refusal.error.error_type)).error
-        error = IntegrationError(
-            f"No webhooks of {_named(topics)}: {first.message}",
-            error_type=first.error_type,
-            severity="medium",
-            recoverable=False,
-            source=first.source,
-            details={"topics": {topic: one.error.message for one in self.refused for topic in one.topics}},
-        )
-        fault = self._fault(fingerprint, error, needs_attention=True)
-        # The same again at the next hour is no repeat.
-        reporting.report_fault(connection, fault, occurrence=" ".join(topics))
 
-    def _clear_missing(self, connection: Connection) -> None:
-        """End the incident of missing subscriptions once none has been missing for long enough."""
-        if self.missing_at is None:
-            return
-        if clock(connection) - datetime.fromisoformat(self.missing_at) >= WELL_AFTER:
-            over = [MissingSubscriptions(self.store_id)]
-            reporting.clear(connection, over, "no subscription has been missing since")
-            self.missing_at = None
-
-    def _cursor(self) -> dict[str, Any]:
-        return {} if self.missing_at is None else {"missing_at": self.missing_at}
-
-    def _fault(
-        self,
-        fingerprint: MissingSubscriptions | RefusedSubscriptions,
-        error: IntegrationError,
-        *,
-        needs_attention: bool,
-    ) -> Fault:
-        return Fault(
-            fingerprint,
-            subject=f"store {self.context.store_name}",
-            error=error,
-            needs_attention=needs_attention,
-            job=self.context.job,
-            platform=self.context.claim.platform,
-            store_id=self.store_id,
-            units=[Unit.WEBHOOKS.value],
-            payload=f"webhook_subscriptions of store {self.store_id}",
-        )
-
-
-def _named(topics: Sequence[str]) -> str:
-    more = len(topics) - TOPICS_NAMED
-    return ", ".join(topics[:TOPICS_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _complete(connection: Connection, context: Context, counts: Counts, cursor: dict[str, Any]) -> None:
+def _complete(connection: Connection, context: Context, counts: Counts) -> None:
     attempts.count(connection, context.attempt, 1, counts)
     claimed_at = context.claim.claimed_at
-    context.complete(connection, cursor, next_due_at=next_hour(claimed_at), full_pass_since=claimed_at)
+    context.complete(connection, {}, next_due_at=next_hour(claimed_at), full_pass_since=claimed_at)
