@@ -29,6 +29,11 @@ BY_API = {topic.name for topic in TOPICS["shopify"].values() if topic.by_api}
 
 
 @pytest.fixture
+def database_url(emptied_database_url: str) -> str:
+    return emptied_database_url
+
+
+@pytest.fixture
 def sandbox(make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[str]]) -> Sandbox:
     sandbox = make_sandbox(shops=1, variants=3)
     add_shops(sandbox)
