@@ -6,7 +6,15 @@ import warnings
 
 import dagster as dg
 
-from bg_pipelines.jobs import create_shopify_webhook, customer_sync, drift_audit, inventory_sync, store_sync
+from bg_pipelines.jobs import (
+    create_shopify_webhook,
+    customer_sync,
+    drift_audit,
+    handle_webhooks,
+    inventory_sync,
+    share_product_text_message,
+    store_sync,
+)
 from bg_pipelines.orchestration.assets import TABLES
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
@@ -21,6 +29,8 @@ defs = dg.Definitions(
         customer_sync.customer_sync,
         drift_audit.drift_audit,
         create_shopify_webhook.create_shopify_webhook,
+        handle_webhooks.handle_webhooks,
+        share_product_text_message.share_product_text_message,
     ],
     schedules=[
         *store_sync.schedules,
@@ -35,6 +45,8 @@ defs = dg.Definitions(
         *customer_sync.sensors,
         *drift_audit.sensors,
         *create_shopify_webhook.sensors,
+        *handle_webhooks.sensors,
+        *share_product_text_message.sensors,
         run_failures,
         deliver_alerts,
     ],

@@ -12,6 +12,11 @@
     Job                   runs of a job fail with one type of error
     Installation          the database or the settings are wrong: every job is affected
     AlertTarget           an alert target cannot be reached
+    TextsStopped          no text messages are sent, or none to a prefix: the account, a spike of opt-outs or of spending
+    TextsRefused          Twilio refuses text messages with a code that says nothing of their recipients
+    TextsUnclear          text messages of which nobody knows whether they were sent
+    TextReplies           replies to text messages wait for a person
+    DataRequest           a customer's data was asked for, or its erasure, and a person has to do something
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -108,7 +113,7 @@ class Drift:
 class MissingSubscriptions:
     """`store_id` is None where many stores of the platform have it."""
 
-    kind: ClassVar[str] = "missing-subscriptions"
+    kind: ClassVar[str] = "missing_subscriptions"
     platform: str
     store_id: int | None
 
@@ -120,7 +125,7 @@ class MissingSubscriptions:
 class RefusedSubscriptions:
     """As `MissingSubscriptions`."""
 
-    kind: ClassVar[str] = "refused-subscriptions"
+    kind: ClassVar[str] = "refused_subscriptions"
     platform: str
     store_id: int | None
 
@@ -166,6 +171,55 @@ class AlertTarget:
 
 
 @dataclass(frozen=True)
+class TextsStopped:
+    """`cause` is account-CODE, stop, filtered, or prefix-DIGITS: that prefix alone is stopped."""
+
+    kind: ClassVar[str] = "texts_stopped"
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.cause}"
+
+
+@dataclass(frozen=True)
+class TextsRefused:
+    """`code` is Twilio's, or the HTTP status."""
+
+    kind: ClassVar[str] = "texts_refused"
+    code: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.code}"
+
+
+@dataclass(frozen=True)
+class TextsUnclear:
+    kind: ClassVar[str] = "texts_unclear"
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class TextReplies:
+    kind: ClassVar[str] = "text_replies"
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """`request_id` is that of `data_requests`."""
+
+    kind: ClassVar[str] = "request"
+    request_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.request_id}"
+
+
+@dataclass(frozen=True)
 class Unknown:
     """A text without a type in this release: a later one wrote it."""
 
@@ -188,6 +242,11 @@ Fingerprint = (
     | Job
     | Installation
     | AlertTarget
+    | TextsStopped
+    | TextsRefused
+    | TextsUnclear
+    | TextReplies
+    | DataRequest
     | Unknown
 )
 
@@ -220,9 +279,9 @@ def _parse(text: str) -> Fingerprint:
             return RejectedCounts(int(store))
         case ["drift", store, table]:
             return Drift(int(store), table)
-        case ["missing-subscriptions", platform, store]:
+        case ["missing_subscriptions", platform, store]:
             return MissingSubscriptions(platform, None if store == _MANY else int(store))
-        case ["refused-subscriptions", platform, store]:
+        case ["refused_subscriptions", platform, store]:
             return RefusedSubscriptions(platform, None if store == _MANY else int(store))
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
@@ -230,6 +289,16 @@ def _parse(text: str) -> Fingerprint:
             return Installation(part, ":".join(detail))
         case ["target", *target]:
             return AlertTarget(":".join(target))
+        case ["texts_stopped", cause]:
+            return TextsStopped(cause)
+        case ["texts_refused", code]:
+            return TextsRefused(int(code))
+        case ["texts_unclear"]:
+            return TextsUnclear()
+        case ["text_replies"]:
+            return TextReplies()
+        case ["request", request]:
+            return DataRequest(int(request))
     return Unknown(text)
 
 

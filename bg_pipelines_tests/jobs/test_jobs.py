@@ -31,7 +31,7 @@ from bg_pipelines.orchestration.failures import (
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.sync_job import IsOver, Then, sync_job
 from bg_pipelines.people import matching as people
-from bg_pipelines.queues import JOBS
+from bg_pipelines.queues import JOB_UNITS, JOBS
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute, metadata
@@ -58,7 +58,7 @@ def test_with_no_config_the_jobs_do_all_that_is_due(
     monkeypatch.setenv("BG_PUBLIC_URL", "https://hooks.example.com")
     sandbox = make_sandbox(shops=3, variants=60)
     add_shops(sandbox)
-    for job in JOBS:
+    for job in JOB_UNITS:
         result = execute(job)
         assert result.success
         assert metadata(result)["stores"] == 3
@@ -397,6 +397,8 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
         "customer_sync": {*common, "backfill"},
         "drift_audit": {*common, "sample"},
         "create_shopify_webhook": common,
+        "handle_webhooks": {"max_workers", "max_minutes", "warm_seconds"},
+        "share_product_text_message": {"batch_size", "max_workers", "max_minutes", "warm_seconds"},
     }
 
 

@@ -191,7 +191,7 @@ def test_what_was_deleted_behind_our_back_is_back_reported_once_and_its_tables_a
         shop.subscriptions.remove(row)
     keep(stores=names, log=said.append)
     assert there(shop) == AS_DECLARED
-    assert incidents(database) == [("missing-subscriptions", "events_missed", "medium", False)]
+    assert incidents(database) == [("missing_subscriptions", "events_missed", "medium", False)]
     [incident] = query(database, "SELECT * FROM incidents")
     assert incident["message"].startswith(
         "3 webhook subscriptions disappeared (orders/create, orders/updated, products/up"
@@ -233,7 +233,7 @@ def test_a_missing_one_is_reported_although_making_it_again_fails(
     shop.subscriptions.clear()
     shop.faults.append(Fault("server_error", operation="Subscribe"))
     assert len(keep(stores=names).failures) == 1
-    assert incidents(database) == [("missing-subscriptions", "events_missed", "medium", False)]
+    assert incidents(database) == [("missing_subscriptions", "events_missed", "medium", False)]
     shop.faults.clear()
     keep(stores=names)
     assert there(shop) == AS_DECLARED
@@ -249,7 +249,7 @@ def test_a_topic_without_its_scope_is_an_incident_and_the_others_are_made(
     assert (summary.complete, summary.failures) == (1, [])
     refused = {topic for topic in BY_API if topic.startswith("locations/")}
     assert there(shop) == [(topic, URI) for topic in sorted(BY_API - refused)]
-    assert incidents(database) == [("refused-subscriptions", "scopes", "medium", True)]
+    assert incidents(database) == [("refused_subscriptions", "scopes", "medium", True)]
     [incident] = query(database, "SELECT * FROM incidents")
     assert "read_locations" in incident["message"]
     assert set(incident["details"]["topics"]) == refused
@@ -309,7 +309,7 @@ def test_what_a_copy_of_this_installation_took_over_is_left_to_it_and_made_anew(
     keep(stores=names)
     assert calls(sandbox) == {"WebhookSubscriptions": 1, "Subscribe": len(BY_API)}
     assert there(shop) == sorted(AS_DECLARED + [(topic, copys) for topic in BY_API])
-    assert [kind for kind, *_ in incidents(database)] == ["missing-subscriptions"]
+    assert [kind for kind, *_ in incidents(database)] == ["missing_subscriptions"]
     keep(stores=names)
     assert calls(sandbox) == {"WebhookSubscriptions": 1}
 
