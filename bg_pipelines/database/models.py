@@ -600,7 +600,7 @@ class CartItem(Synced, Base):
 
 
 class WebhookSubscription(Synced, Base):
-    """A subscription of ours at a store's platform, as it was when it was last looked at (`synced_at`).
+    """A subscription of ours at a store's platform, as it was when it was last looked at (the unit `webhooks`).
 
     `deleted_at`: it was found missing there, or removed by us.
     """
