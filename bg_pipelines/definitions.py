@@ -7,6 +7,7 @@ import warnings
 import dagster as dg
 
 from bg_pipelines.jobs import (
+    create_shopify_webhook,
     customer_sync,
     drift_audit,
     handle_webhooks,
@@ -27,6 +28,7 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        create_shopify_webhook.create_shopify_webhook,
         handle_webhooks.handle_webhooks,
         share_product_text_message.share_product_text_message,
     ],
@@ -35,12 +37,14 @@ defs = dg.Definitions(
         *inventory_sync.schedules,
         *customer_sync.schedules,
         *drift_audit.schedules,
+        *create_shopify_webhook.schedules,
     ],
     sensors=[
         *store_sync.sensors,
         *inventory_sync.sensors,
         *customer_sync.sensors,
         *drift_audit.sensors,
+        *create_shopify_webhook.sensors,
         *handle_webhooks.sensors,
         *share_product_text_message.sensors,
         run_failures,

@@ -125,7 +125,7 @@ class Healing:
 
     def _judge(self, connection: Connection, store: StoreRef, resource: Resource) -> None:
         now = clock(connection)
-        own, all_ = UntoldChanges(f"store:{store.id}"), UntoldChanges(f"platform:{store.platform}")
+        own, all_ = UntoldChanges(store.platform, store.id), UntoldChanges(store.platform, None)
         # What was untold before it was last well is over.
         [since] = connection.execute(
             "SELECT max(resolved_at) FROM incidents WHERE fingerprint = ANY(%s) AND resolved_at > %s",
@@ -196,7 +196,7 @@ def add(connection: Connection, store_id: int, resource: Resource, *, told: int 
 
 def clear_if_well(connection: Connection, store_id: int, platform: str) -> None:
     """Events of a store come: what was untold of it, or of its platform, is over if none was for a while."""
-    of = [UntoldChanges(f"store:{store_id}"), UntoldChanges(f"platform:{platform}")]
+    of = [UntoldChanges(platform, store_id), UntoldChanges(platform, None)]
     over = connection.execute(
         "SELECT FROM incidents WHERE status = 'open' AND fingerprint = ANY(%s) AND last_seen_at < clock_timestamp() - %s",
         ([str(one) for one in of], WELL_AFTER),

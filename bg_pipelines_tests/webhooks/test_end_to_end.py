@@ -20,7 +20,6 @@ from bg_pipelines_tests.support import (
     SALES,
     assert_equal_to_source,
     assert_sales_equal_to_source,
-    query,
 )
 from bg_pipelines_tests.webhooks.conftest import Handle, outcomes, receiving, settings
 

@@ -144,7 +144,7 @@ def test_silent_webhooks_are_an_incident_of_the_platform_until_they_tell_again(
     sell(shop, 1)
     read()
     [incident] = incidents(database)
-    assert (incident["fingerprint"], incident["error_type"]) == ("untold:platform:shopify", "events_missed")
+    assert (incident["fingerprint"], incident["error_type"]) == ("untold:shopify:many", "events_missed")
     assert "no store's deliveries come" in incident["message"]
     tell_of(tell, shop, sell(shop, 1))
     handle()
@@ -172,7 +172,7 @@ def test_where_other_stores_are_told_it_is_the_stores_and_says_whether_its_subsc
     sell(shop, FEW)
     read()
     [incident] = incidents(database)
-    assert incident["fingerprint"].startswith("untold:store:")
+    assert incident["fingerprint"].startswith("untold:shopify:")
     assert ("its subscription was gone at" in incident["message"]) is is_gone
     assert ("while other stores' deliveries come" in incident["message"]) is not is_gone
 
