@@ -52,35 +52,50 @@ class Receiver:
         self.sender = sender
         self.turns: list[Sent] = []
         self.taken = 0
-        self.processor_us: list[float] = []
-        """Of both workers a delivery, in each turn; PostgreSQL's is beside it."""
+        self.processor_us: list[list[float]] = []
+        """In each turn, a delivery: of the workers, and of PostgreSQL."""
 
     def take(self, database: Database, size: Size, rate: float | None = None) -> Sent:
         """One turn: as many as can be, or at a rate. Raises RuntimeError unless every answer was 200 and is a row."""
         with database.transaction() as connection:
             connection.execute("TRUNCATE webhook_events")
             connection.execute("CHECKPOINT")
-        used = self._processor_seconds()
+        server = _server(database)
+        before = (_processor_seconds(self.workers), _processor_seconds(server))
         sent = self.sender.send(rate, seconds=size.seconds, connections=CONNECTIONS)
-        used = self._processor_seconds() - used
+        after = (_processor_seconds(self.workers), _processor_seconds(server))
         with database.transaction() as connection:
             [(rows,)] = connection.execute("SELECT count(*) FROM webhook_events").fetchall()
         if sent.refused or rows < sent.answered:
             raise RuntimeError(f"{sent.refused} refused; {sent.answered} answered, {rows} stored")
         self.taken += rows
-        self.processor_us.append(used / rows * 1e6)
+        self.processor_us.append([(b - a) / rows * 1e6 for a, b in zip(before, after, strict=True)])
         return sent
 
     @property
     def a_second(self) -> float:
         return statistics.median(turn.a_second for turn in self.turns)
 
-    def _processor_seconds(self) -> float:
-        return sum(processor_seconds(worker.pid) for worker in self.workers)
+    def processor(self) -> dict[str, int]:
+        each = zip(("workers", "postgresql"), zip(*self.processor_us, strict=True), strict=True)
+        return {name: round(statistics.median(spent)) for name, spent in each}
 
     def memory_mb(self) -> float:
         """Of the larger worker, in MB of 10^6 bytes."""
         return max(worker.memory_info().rss for worker in self.workers) / 1e6
+
+
+def _server(database: Database) -> list[psutil.Process]:
+    """PostgreSQL's processes."""
+    with database.transaction() as connection:
+        [(backend,)] = connection.execute("SELECT pg_backend_pid()").fetchall()
+    postmaster = psutil.Process(backend).parent()
+    assert postmaster
+    return [postmaster, *postmaster.children()]
+
+
+def _processor_seconds(processes: list[psutil.Process]) -> float:
+    return sum(processor_seconds(process.pid) for process in processes)
 
 
 def run(console: Console, *, small: bool) -> dict[str, Any]:
@@ -111,8 +126,8 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
         "plain_a_second": spread([turn.a_second for turn in plain.turns], 0),
         "p99_ms": spread([turn.p99_ms for turn in ours.turns], 1),
         "plain_p99_ms": spread([turn.p99_ms for turn in plain.turns], 1),
-        "processor_us_a_delivery": round(statistics.median(ours.processor_us)),
-        "plain_processor_us_a_delivery": round(statistics.median(plain.processor_us)),
+        "processor_us_a_delivery": ours.processor(),
+        "plain_processor_us_a_delivery": plain.processor(),
         "worker_rss_mb": round(memory, 1),
         "worker_rss_growth_mb": round(memory - memory_before, 1),
         "deliveries": ours.taken,
@@ -189,11 +204,11 @@ def _show(console: Console, size: Size, figures: dict[str, Any]) -> None:
     table.add_row(
         "p99 at half of it, ms", f"{figures['p99_ms_at_half']:.1f}", f"{figures['plain_p99_ms_at_half']:.1f}"
     )
-    table.add_row(
-        "processor time of the workers a delivery, µs",
-        str(figures["processor_us_a_delivery"]),
-        str(figures["plain_processor_us_a_delivery"]),
-    )
+    for name in ("workers", "postgresql"):
+        table.add_row(
+            f"processor time a delivery, {name}, µs",
+            *(str(figures[f"{whose}processor_us_a_delivery"][name]) for whose in ("", "plain_")),
+        )
     console.print(table)
     console.print(
         f"{figures['throughput_ratio_to_plain']} times the plain receiver ({size.rounds} rounds of {size.seconds:g} s each); "

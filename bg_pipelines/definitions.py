@@ -6,7 +6,15 @@ import warnings
 
 import dagster as dg
 
-from bg_pipelines.jobs import customer_sync, drift_audit, handle_webhooks, inventory_sync, store_sync
+from bg_pipelines.jobs import (
+    create_shopify_webhook,
+    customer_sync,
+    drift_audit,
+    handle_webhooks,
+    inventory_sync,
+    share_product_text_message,
+    store_sync,
+)
 from bg_pipelines.orchestration.assets import TABLES
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
@@ -20,20 +28,25 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        create_shopify_webhook.create_shopify_webhook,
         handle_webhooks.handle_webhooks,
+        share_product_text_message.share_product_text_message,
     ],
     schedules=[
         *store_sync.schedules,
         *inventory_sync.schedules,
         *customer_sync.schedules,
         *drift_audit.schedules,
+        *create_shopify_webhook.schedules,
     ],
     sensors=[
         *store_sync.sensors,
         *inventory_sync.sensors,
         *customer_sync.sensors,
         *drift_audit.sensors,
+        *create_shopify_webhook.sensors,
         *handle_webhooks.sensors,
+        *share_product_text_message.sensors,
         run_failures,
         deliver_alerts,
     ],

@@ -11,13 +11,16 @@
      +-- database                   our PostgreSQL is unavailable or refused the work
      +-- lease_lost                 another worker has claimed this row and settles it
      +-- operation_failed           the vendor's operation for us failed: another is started
-     +-- run_died                   a run's process was killed, or its machine restarted; the run is retried
-     automatically |
+     +-- run_died                   a run's process was killed, or its machine restarted; it is retried automatically
+     |
      |  time-dependent: succeeds once somebody else has finished something
      +-- shop_locked                the platform has locked the shop for now
-     +-- operation_running          the vendor's operation has not finished yet |
-     |  found by an audit, which repairs what it can
-     +-- drift                      stored rows differed from the source although they had been synced |
+     +-- operation_running          the vendor's operation has not finished yet
+     |
+     |  found by a job that repairs what it can
+     +-- drift                      stored rows differed from the source although they had been synced
+     +-- events_missed              webhook events were not delivered: what they told of is read by a pass instead
+     |
      |  requires attention: the same call never succeeds unchanged
      +-- credentials                the token or secret is wrong, revoked or expired
      +-- scopes                     the token may not read or write this
@@ -27,6 +30,9 @@
      +-- query_too_costly           the query exceeds the vendor's cost limit even with the smallest page
      +-- bad_data                   the source sent, or a person requested, something invalid
      +-- count_mismatch             rows read and rows accounted for differ: nothing of the batch was kept
+     +-- outcome_unknown            whether a call was executed cannot be known: it is never repeated blindly
+     +-- sending_paused             sending text messages was stopped, lest more harm be done
+     +-- reply_waiting              somebody answered a text message, in words of their own
      +-- data_request               a customer's data was asked for by law: a person sends it, in time
      +-- configuration              a setting, key, address or migration is missing or wrong
      +-- unknown                    none of these
@@ -59,6 +65,7 @@ class ErrorType(StrEnum):
     SHOP_LOCKED = "shop_locked"
     OPERATION_RUNNING = "operation_running"
     DRIFT = "drift"
+    EVENTS_MISSED = "events_missed"
     CREDENTIALS = "credentials"
     SCOPES = "scopes"
     PAYMENT_REQUIRED = "payment_required"
@@ -67,6 +74,9 @@ class ErrorType(StrEnum):
     QUERY_TOO_COSTLY = "query_too_costly"
     BAD_DATA = "bad_data"
     COUNT_MISMATCH = "count_mismatch"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    SENDING_PAUSED = "sending_paused"
+    REPLY_WAITING = "reply_waiting"
     DATA_REQUEST = "data_request"
     CONFIGURATION = "configuration"
     UNKNOWN = "unknown"
@@ -99,6 +109,7 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.SHOP_LOCKED: ErrorDefaults(Severity.HIGH, True),
     ErrorType.OPERATION_RUNNING: ErrorDefaults(Severity.LOW, True),
     ErrorType.DRIFT: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.EVENTS_MISSED: ErrorDefaults(Severity.MEDIUM, True),
     ErrorType.CREDENTIALS: ErrorDefaults(Severity.HIGH, False),
     ErrorType.SCOPES: ErrorDefaults(Severity.HIGH, False),
     ErrorType.PAYMENT_REQUIRED: ErrorDefaults(Severity.HIGH, False),
@@ -107,6 +118,9 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.QUERY_TOO_COSTLY: ErrorDefaults(Severity.HIGH, False),
     ErrorType.BAD_DATA: ErrorDefaults(Severity.MEDIUM, False),
     ErrorType.COUNT_MISMATCH: ErrorDefaults(Severity.CRITICAL, False),
+    ErrorType.OUTCOME_UNKNOWN: ErrorDefaults(Severity.MEDIUM, False),
+    ErrorType.SENDING_PAUSED: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.REPLY_WAITING: ErrorDefaults(Severity.LOW, False),
     ErrorType.DATA_REQUEST: ErrorDefaults(Severity.LOW, False),
     ErrorType.CONFIGURATION: ErrorDefaults(Severity.HIGH, False),
     ErrorType.UNKNOWN: ErrorDefaults(Severity.MEDIUM, True),

@@ -80,6 +80,7 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.COUNT_MISMATCH: _backoff(60, 3600, 3),
     ErrorType.QUERY_REJECTED: _backoff(30, 600, 3),
     ErrorType.DRIFT: _backoff(60, 3600, 3),
+    ErrorType.EVENTS_MISSED: _backoff(60, 3600, 3),
     ErrorType.SHOP_LOCKED: _scheduled(1800, 48),
     # A bulk operation of a large shop takes minutes to hours.
     ErrorType.OPERATION_RUNNING: _scheduled(60, 1440),
@@ -91,6 +92,9 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.SHOP_GONE: _MANUAL,
     ErrorType.QUERY_TOO_COSTLY: _MANUAL,
     ErrorType.BAD_DATA: _MANUAL,
+    ErrorType.OUTCOME_UNKNOWN: _MANUAL,
+    ErrorType.SENDING_PAUSED: _MANUAL,
+    ErrorType.REPLY_WAITING: _MANUAL,
     ErrorType.DATA_REQUEST: _MANUAL,
 }
 """The policy of each error type, for every job without one of its own."""

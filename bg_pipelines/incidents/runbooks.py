@@ -66,6 +66,11 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "What could be repaired matches the source again: look in `bg-pipelines incidents show N` for the columns, and "
         "for who else writes to these tables. `bg-pipelines audit STORE` audits it again now, and closes it if no drift is found."
     ),
+    ErrorType.EVENTS_MISSED: (
+        "Nothing was lost but carts: what the events told of is read by the next pass. Find out why they did not come: "
+        "`bg-pipelines check` tells whether the receiver is reached at `BG_PUBLIC_URL`, and a platform removes a "
+        "subscription whose deliveries fail for hours. It closes when all has been well for six hours."
+    ),
     ErrorType.CREDENTIALS: (
         "Make a new token in the shop's admin and give it with "
         "`bg-pipelines stores add STORE --domain DOMAIN --token -` (an app with a client id: "
@@ -98,6 +103,18 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.COUNT_MISMATCH: (
         "Nothing of the batch was kept; `bg-pipelines incidents retry N` reads it again. "
         "If it comes back, report it with what `bg-pipelines incidents show N` says."
+    ),
+    ErrorType.OUTCOME_UNKNOWN: (
+        "`bg-pipelines incidents show N` lists the text messages: look for each in Twilio's console, then "
+        "`bg-pipelines texts settle ID --as sent`, `again` or `dropped`."
+    ),
+    ErrorType.SENDING_PAUSED: (
+        "The message says why sending stopped: look at `bg-pipelines texts list` and in Twilio's console, and end what "
+        "causes it. Then `bg-pipelines incidents resolve N --note ended` goes on sending."
+    ),
+    ErrorType.REPLY_WAITING: (
+        "`bg-pipelines texts replies` shows what people wrote: answer or do what they ask, then "
+        "`bg-pipelines texts replies --done ID`. The last one closes this."
     ),
     ErrorType.DATA_REQUEST: (
         "`bg-pipelines customers requests` has the file and the deadline: send it to the store's owner, then say so with "

@@ -7,26 +7,23 @@ minute after the last event. What an interruption costs: nothing; an event is se
 """
 
 # No `from __future__ import annotations`: Dagster reads those of an op as they are.
-import time
-from collections.abc import Callable
-
 import dagster as dg
 from pydantic import Field
 
+from bg_pipelines.messaging.desk import answer_rules_of
 from bg_pipelines.orchestration.failures import as_dagster_failures, report_op_failure
 from bg_pipelines.orchestration.reports import report_handling
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.sync_job import take_over, tell
-from bg_pipelines.orchestration.ticks import inbox_sensor
+from bg_pipelines.orchestration.ticks import INBOX, another_waits, work_sensor
 from bg_pipelines.queues import JOBS
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
+from bg_pipelines.webhooks.events import is_due
 from bg_pipelines.webhooks.handling import JOB, LOOK_SECONDS, HandlingRequest, HandlingRun
 from bg_pipelines.work.runner import Warmth
 
 WARM_SECONDS = 60.0
-WANTED_SECONDS = 5.0
-"""How often an idle run looks whether another waits for its place in the queue."""
 
 
 class HandlingConfig(dg.Config):
@@ -50,8 +47,8 @@ def handle_events(
     platforms: PlatformsResource,
 ) -> None:
     with as_dagster_failures(context):
-        take_over(context, database)
         settings = load_settings()
+        take_over(context, database)
         summary = HandlingRun(
             database.database,
             database.cipher,
@@ -60,25 +57,12 @@ def handle_events(
             home=settings.home,
             connect=platforms.connect,
             log=context.log.info,
-            warmth=Warmth(config.warm_seconds, LOOK_SECONDS, _wanted(context.instance)),
+            warmth=Warmth(config.warm_seconds, LOOK_SECONDS, another_waits(context.instance)),
             policies=Policies(settings.retry_policies, jobs=tuple(JOBS)),
+            texts=answer_rules_of(settings),
         ).run()
         report_handling(context, summary)
     tell(context, database, None)
-
-
-def _wanted(instance: dg.DagsterInstance) -> Callable[[], bool]:
-    """Whether another run is queued, looked up every few seconds."""
-    looked_at = time.monotonic()
-
-    def is_wanted() -> bool:
-        nonlocal looked_at
-        if time.monotonic() - looked_at < WANTED_SECONDS:
-            return False
-        looked_at = time.monotonic()
-        return instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) > 0
-
-    return is_wanted
 
 
 @dg.job(
@@ -92,5 +76,11 @@ def handle_webhooks() -> None:
 
 
 sensors = [
-    inbox_sensor(handle_webhooks, {"ops": {"handle_events": {"config": {"warm_seconds": WARM_SECONDS}}}})
+    work_sensor(
+        handle_webhooks,
+        INBOX,
+        is_due,
+        "webhook events",
+        {"ops": {"handle_events": {"config": {"warm_seconds": WARM_SECONDS}}}},
+    )
 ]

@@ -9,6 +9,7 @@ worker's successor. The workers end with this process, however it ends.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -64,8 +65,8 @@ def serve(
         database.require_migrated()
         _require_secrets(settings, database)
         sockets = [stack.enter_context(one) for one in _listen(host, port, workers)]
-        os.environ[SHARED_FOLDER] = stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-webhooks-"))
-        team = [_Worker(one) for one in sockets]
+        counts = stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-webhooks-"))
+        team = [_Worker(one, counts) for one in sockets]
         try:
             for worker in team:
                 worker.start()
@@ -87,10 +88,11 @@ def serve(
 
 
 class _Worker:
-    """A worker process and, when it dies, its successors on the same socket."""
+    """A worker process and, when it dies, its successors on the same socket. All of them count in one folder."""
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, counts: str) -> None:
         self._listening = listening
+        self._counts = counts
         self._process: Popen[Any] | None = None
         self._held = ExitStack()
         self._started_at = 0.0
@@ -100,7 +102,8 @@ class _Worker:
         descriptor = self._listening.fileno()
         command = [sys.executable, "-m", "bg_pipelines.machine.serving", str(descriptor)]
         self._started_at = time.monotonic()
-        self._process = self._held.enter_context(child(command, pass_fds=[descriptor]))
+        environment = {**os.environ, SHARED_FOLDER: self._counts}
+        self._process = self._held.enter_context(child(command, pass_fds=[descriptor], env=environment))
 
     def look_after(self) -> None:
         """Replace it if it has died. Raises IntegrationError if none of several lived for long."""
@@ -126,7 +129,7 @@ class _Worker:
     def _end(self) -> None:
         assert self._process is not None
         self._held.close()
-        forget_process(self._process.pid)
+        forget_process(self._process.pid, self._counts)
 
 
 def _require_secrets(settings: Settings, database: Database) -> None:
@@ -192,7 +195,12 @@ def run_worker(listening: socket.socket) -> None:
     app = make_app(settings, open_database(settings))
     # Not earlier: what migrates the embedded database tells of every step.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    uvicorn.Server(configuration(app)).run([listening])
+    server = uvicorn.Server(configuration(app))
+    server.config.load()
+    # What is there from the start stays: to look through it for garbage would make everybody wait now and then.
+    gc.collect()
+    gc.freeze()
+    server.run([listening])
 
 
 def configuration(app: Starlette, *, request_seconds: float = REQUEST_SECONDS) -> uvicorn.Config:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
+from bg_pipelines.messaging.sending import Sent
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.handling import HandlingSummary
@@ -13,6 +14,7 @@ from bg_pipelines.webhooks.handling import HandlingSummary
 ASSET_KEYS = {
     Unit.STORE: dg.AssetKey("stores"),
     **{unit: dg.AssetKey(unit.resource.value) for unit in Unit if unit.resource is not None},
+    Unit.WEBHOOKS: dg.AssetKey("webhook_subscriptions"),
 }
 """The table that a unit fills, as Dagster's asset; an audit fills none."""
 
@@ -36,6 +38,8 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         "stores": dg.MetadataValue.int(summary.done),
         "stores_failed": dg.MetadataValue.int(summary.done - summary.complete),
     }
+    if summary.idle is not None:
+        metadata["idle"] = dg.MetadataValue.text(summary.idle)
     if summary.failures:
         metadata["failed"] = _table(
             {
@@ -126,6 +130,23 @@ def report_handling(context: dg.OpExecutionContext, summary: HandlingSummary) ->
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         if (seconds := summary.seconds_to_row(share)) is not None:
             metadata[f"seconds_to_row_{name}"] = dg.MetadataValue.float(round(seconds, 3))
+    context.add_output_metadata(metadata)
+
+
+def report_sent(context: dg.OpExecutionContext, sent: Sent) -> None:
+    """Show the outcome of a run that sent text messages; nobody's number is in it."""
+    metadata: dict[str, dg.MetadataValue] = {
+        f"messages_{outcome}": dg.MetadataValue.int(number)
+        for outcome, number in sorted(sent.outcomes.items())
+    }
+    metadata |= {
+        "segments": dg.MetadataValue.int(sent.segments),
+        "seconds": dg.MetadataValue.float(round(sent.seconds, 2)),
+    }
+    if sent.reasons:
+        metadata["reasons"] = _table(
+            {"reason": reason, "messages": number} for reason, number in sent.reasons.most_common()
+        )
     context.add_output_metadata(metadata)
 
 

@@ -7,9 +7,10 @@ and of ticks that were missed only the last is made up for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -20,8 +21,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.orchestration.failures import TIER_TAG, error_of
 from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.queues import JOBS, TIERS, Unit
-from bg_pipelines.settings import load_settings
-from bg_pipelines.webhooks import events
+from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
@@ -29,19 +29,36 @@ from bg_pipelines.work.runner import LEASE
 RETRIES = "retries"
 INBOX = "inbox"
 RETRIES_SECONDS = 30
-INBOX_SECONDS = 5
+OUTBOX = "outbox"
+WORK_SECONDS = 5
+"""How often is looked for work that is due at any moment."""
+AFTER_FAILURE = timedelta(minutes=1)
+WANTED_SECONDS = 5.0
+"""How often an idle run looks whether another waits for its place in the queue."""
 ALIVE = LEASE
 """A run without a heartbeat for one lease has lost its claims and no longer blocks the next run."""
+
+Idle = Callable[[Settings], str | None]
+"""Says why a job has nothing to do for any store, as the settings are; None: it has."""
+
+
+def never_idle(_: Settings) -> str | None:
+    return None
+
 
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
-def tier_schedules(job: dg.JobDefinition, op: str, units: Sequence[Unit]) -> list[dg.ScheduleDefinition]:
+def tier_schedules(
+    job: dg.JobDefinition, op: str, units: Sequence[Unit], idle: Idle = never_idle
+) -> list[dg.ScheduleDefinition]:
     """One schedule for each tier of the job, as the table in `queues` says. `op` is the one that is told the tier."""
-    return [_tier_schedule(job, op, units, tier) for tier in TIERS]
+    return [_tier_schedule(job, op, units, tier, idle) for tier in TIERS]
 
 
-def _tier_schedule(job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: int) -> dg.ScheduleDefinition:
+def _tier_schedule(
+    job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: int, idle: Idle
+) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{job.name}_tier_{tier}",
         job=job,
@@ -53,13 +70,15 @@ def _tier_schedule(job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: 
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_tier_{tier} {context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
         config = {"ops": {op: {"config": {"tiers": [tier]}}}}
-        return _look(context.instance, job, units, tier=tier, tick=tick, config=config)
+        return _look(context.instance, job, units, idle, tier=tier, tick=tick, config=config)
 
     return schedule
 
 
-def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDefinition:
-    """Starts the job for what is due off its tier's ticks: what failed before, and what is new."""
+def retries_sensor(
+    job: dg.JobDefinition, units: Sequence[Unit], idle: Idle = never_idle
+) -> dg.SensorDefinition:
+    """Starts the job for what is due off its tier's ticks: what failed before, what is new, what was hinted at."""
 
     @dg.sensor(
         name=f"{job.name}_{RETRIES}",
@@ -70,34 +89,66 @@ def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDef
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_{RETRIES} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
-        return _look(context.instance, job, units, tier=None, tick=tick)
+        return _look(context.instance, job, units, idle, tier=None, tick=tick)
 
     return sensor
 
 
-def inbox_sensor(job: dg.JobDefinition, config: Mapping[str, Any]) -> dg.SensorDefinition:
-    """Starts the job for webhook events that are due, unless one is at work on them."""
+def work_sensor(
+    job: dg.JobDefinition,
+    label: str,
+    is_due: Callable[[psycopg.Connection[Any]], bool],
+    what: str,
+    config: Mapping[str, Any],
+) -> dg.SensorDefinition:
+    """Starts the job for work that is due at any moment (`what`, in plain words), unless one is at work on it.
+
+    After a run that failed the next one waits: what keeps one from working keeps the next from it as well.
+    """
 
     @dg.sensor(
-        name=f"{job.name}_{INBOX}",
+        name=f"{job.name}_{label}",
         job=job,
-        minimum_interval_seconds=INBOX_SECONDS,
+        minimum_interval_seconds=WORK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Starts {job.name} for webhook events that are due.",
+        description=f"Starts {job.name} for {what} that are due.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        tick = f"{job.name}_{INBOX} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
-        with _reported(job.name, tick, INBOX):
+        tick = f"{job.name}_{label} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+        with _reported(job.name, tick, label):
             with kept_database(load_settings()).transaction() as connection:
-                if not events.is_due(connection):
-                    return dg.SkipReason("no webhook event is due")
-                busy = at_work(context.instance, connection, job.name, INBOX)
-            if busy:
+                if not is_due(connection):
+                    return dg.SkipReason(f"no {what} are due")
+                busy = at_work(context.instance, connection, job.name, label)
+            if busy := busy or _has_just_failed(context.instance, job.name, label):
                 return dg.SkipReason(busy)
-            tags = {**JOBS[job.name].tags(job.name), TIER_TAG: INBOX}
+            tags = {**JOBS[job.name].tags(job.name), TIER_TAG: label}
             return dg.RunRequest(run_config=config, tags=tags)
 
     return sensor
+
+
+def _has_just_failed(instance: dg.DagsterInstance, job: str, label: str) -> str | None:
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={TIER_TAG: label}), limit=1)
+    for record in records:
+        since = datetime.now(UTC) - record.update_timestamp.replace(tzinfo=UTC)
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE and since < AFTER_FAILURE:
+            return f"run {record.dagster_run.run_id} has just failed; the next one starts a minute after it"
+    return None
+
+
+def another_waits(instance: dg.DagsterInstance) -> Callable[[], bool]:
+    """Whether another run is queued for the place of an idle one, looked up every few seconds."""
+    looked_at = time.monotonic()
+
+    def is_wanted() -> bool:
+        nonlocal looked_at
+        if time.monotonic() - looked_at < WANTED_SECONDS:
+            return False
+        looked_at = time.monotonic()
+        return instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) > 0
+
+    return is_wanted
 
 
 @contextmanager
@@ -117,6 +168,7 @@ def _look(
     instance: dg.DagsterInstance,
     job: dg.JobDefinition,
     units: Sequence[Unit],
+    idle: Idle,
     *,
     tier: int | None,
     tick: str,
@@ -133,6 +185,9 @@ def _look(
                 due = store_units.is_due(connection, units, tiers=[tier])
             if not due:
                 return dg.SkipReason("no retry is due" if tier is None else f"no store of tier {tier} is due")
+            if reason := idle(settings):
+                store_units.pass_over(connection, units, tuple(TIERS) if tier is None else (tier,))
+                return dg.SkipReason(reason)
             busy = at_work(instance, connection, job.name, label)
     except IntegrationError as error:
         alerts.report_failure(job.name, error, run_id=tick, tier=label)

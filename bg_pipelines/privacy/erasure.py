@@ -45,9 +45,19 @@ WHY = "the customer was erased"
 _ALSO = {
     "customer_changes": "erased_at = coalesce(t.erased_at, now()), settled_at = CASE WHEN t.status = 'pending' THEN now() "
     "ELSE t.settled_at END, status = CASE WHEN t.status = 'pending' THEN 'rejected' ELSE t.status END",
+    "text_messages": "reason = CASE WHEN t.status = 'pending' THEN %(why)s ELSE t.reason END, "
+    "status = CASE WHEN t.status = 'pending' THEN 'refused' ELSE t.status END, next_due_at = NULL, lease_owner = NULL, "
+    "lease_expires_at = NULL, incident_id = NULL",
+    "text_subscriptions": "ended_at = coalesce(t.ended_at, now())",
+    "text_replies": "settled_at = coalesce(t.settled_at, now()), settled_by = coalesce(t.settled_by, %(why)s)",
 }
 """What else is set in rows that are emptied."""
-_ALSO_LEFT = {"customer_changes": "OR t.erased_at IS NULL OR t.status = 'pending'"}
+_ALSO_LEFT = {
+    "customer_changes": "OR t.erased_at IS NULL OR t.status = 'pending'",
+    "text_messages": "OR t.status = 'pending'",
+    "text_subscriptions": "OR t.ended_at IS NULL",
+    "text_replies": "OR t.settled_at IS NULL",
+}
 """Rows that are not done although nothing is in them."""
 _EMPTY_PAYLOAD = {
     "rejected_rows": "payload = ''",
@@ -57,7 +67,9 @@ _EMPTY_PAYLOAD = {
 }
 _HAS_PAYLOAD = {
     "rejected_rows": "t.payload <> ''",
-    "webhook_events": "t.payload IS NOT NULL AND NOT (t.status = 'pending' AND t.topic = ANY(%(commands)s))",
+    # What is being carried out; and a text message that came may be a STOP.
+    "webhook_events": "t.payload IS NOT NULL "
+    "AND NOT (t.status = 'pending' AND (t.topic = ANY(%(commands)s) OR t.source = 'twilio'))",
 }
 
 

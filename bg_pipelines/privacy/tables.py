@@ -43,12 +43,15 @@ class Answer(NamedTuple):
 
 _CUSTOMER = f"{OF_STORE} AND t.external_id = %(customer)s"
 _CHANGES = f"{OF_STORE} AND t.customer_external_id = %(customer)s"
-_ORDERS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.external_id = ANY(%(orders)s))"
 # One that is known to be somebody else's is theirs, whatever phone they share.
-_CARTS = (
-    f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR (t.customer_external_id IS NULL "
-    "AND (lower(t.email) = ANY(%(emails)s) OR t.phone = ANY(%(phones)s))))"
+_ANONYMOUS = (
+    "(t.customer_external_id IS NULL AND lower(t.email) = ANY(%(emails)s)) "
+    "OR (t.customer_external_id IS NULL AND t.phone = ANY(%(phones)s))"
 )
+_ORDERS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.external_id = ANY(%(orders)s) OR {_ANONYMOUS})"
+_CARTS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR {_ANONYMOUS})"
+
+_NUMBERS = "t.phone = ANY(%(phones)s)"
 
 
 def _part_of(column: str, table: str, condition: str) -> str:
@@ -70,7 +73,7 @@ ANSWERS: Mapping[str, Answer] = {
         "payloads of carts, of requests like these, and of what was not understood; encrypted",
         of_customer=f"({OF_STORE} OR t.store_id IS NULL)",
         searched="payload",
-        otherwise="A pending one is ignored",
+        otherwise="A pending one is ignored; a text message that came, maybe a STOP, is left until it is handled",
         kept=("source", "topic", "webhook_id", "event_id", "resource", "object_id", "status", "reason"),
         # The request itself is settled by whoever carries it out.
         of_store=f"{OF_STORE} AND NOT (t.status = 'pending' AND t.topic = 'shop/redact')",
@@ -80,6 +83,48 @@ ANSWERS: Mapping[str, Answer] = {
         of_customer=OF_STORE,
         searched="payload",
         kept=("resource", "reason"),
+    ),
+    "text_replies": Answer(
+        "what somebody answered to a text message",
+        of_customer=f"{_NUMBERS} AND (t.message_id IS NULL OR EXISTS (SELECT FROM text_messages m WHERE m.id = t.message_id "
+        "AND m.store_id = %(store)s))",
+        emptied={"phone": "", "body": None},
+        otherwise="One that waits for a person waits no more",
+        kept=("sid", "reading", "settled_by"),
+        of_store="t.message_id IN (SELECT m.id FROM text_messages m WHERE m.store_id = %(store)s)",
+    ),
+    "text_messages": Answer(
+        "text messages: to which number, and what they say",
+        of_customer=f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.customer_external_id IS NULL AND {_NUMBERS})",
+        emptied={"customer_external_id": None, "phone": "", "link": None, "fields": "{}", "body": None},
+        otherwise="Pending ones are refused",
+        kept=(
+            "idempotency_key", "kind", "template", "requested_by", "created_by", "reference", "status", "reason", "sid",
+        ),
+    ),
+    "text_subscriptions": Answer(
+        "which number wants to be told of what",
+        of_customer=f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.customer_external_id IS NULL AND {_NUMBERS})",
+        emptied={"customer_external_id": None, "phone": ""},
+        otherwise="Open ones end",
+        kept=("alert", "created_by"),
+    ),
+    "sms_consents": Answer(
+        "who consented to text messages or revoked it, with what words; exported, and kept: it is the evidence that "
+        "messages were sent with consent, and by law a revocation counts for years",
+        of_customer=_NUMBERS,
+        otherwise="Nothing: kept as evidence",
+        kept=("phone", "kind", "event", "source", "channel", "wording", "evidence", "recorded_by"),
+        of_store=None,
+        stays="kept as evidence",
+    ),
+    "sms_opt_outs": Answer(
+        "numbers that get no text messages; exported, and kept so that they get none",
+        of_customer=_NUMBERS,
+        otherwise="Nothing: kept so that they stay opted out",
+        kept=("phone", "kind", "how"),
+        of_store=None,
+        stays="kept, so that who opted out stays so",
     ),
     "inventory_corrections": Answer(NO_CUSTOMER),
     "audits": Answer("nothing: ids, and in which columns rows differed"),

@@ -29,7 +29,7 @@ Connection = psycopg.Connection[Any]
 
 HANDLED, PASSED_ON, IGNORED, NOT_UNDERSTOOD = "handled", "passed_on", "ignored", "not_understood"
 SOURCES = tuple(TOPICS)
-"""Whose events are handled here; text messages have a job of their own."""
+"""Whose events are a store's; Twilio's are of none, see `text_batch`."""
 
 
 class Event(NamedTuple):
@@ -106,8 +106,9 @@ def waiting_stores(
 def is_due(connection: Connection) -> bool:
     """Whether a run would find something: one query, by index."""
     row = connection.execute(
-        "SELECT EXISTS (SELECT FROM webhook_events t WHERE t.status = 'pending' AND t.source = ANY(%(sources)s) "  # noqa: S608
-        f"AND t.store_id IS NOT NULL AND t.next_due_at <= {NOW} AND {UNCLAIMED})",
+        "SELECT EXISTS (SELECT FROM webhook_events t WHERE t.status = 'pending' "  # noqa: S608
+        "AND (t.source = ANY(%(sources)s) AND t.store_id IS NOT NULL OR t.source = 'twilio' AND t.store_id IS NULL) "
+        f"AND t.next_due_at <= {NOW} AND {UNCLAIMED})",
         {"sources": list(SOURCES), "now": None},
     ).fetchone()
     return bool(row and row[0])

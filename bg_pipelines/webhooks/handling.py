@@ -28,13 +28,16 @@ from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.messaging.answers import AnswerRules
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.stores import Connect, Store, connect_store
 from bg_pipelines.webhooks import events as inbox
+from bg_pipelines.webhooks import text_batch
 from bg_pipelines.webhooks.events import QUEUE, Event
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
 from bg_pipelines.webhooks.store_batch import StoreBatch
+from bg_pipelines.webhooks.text_batch import TextEvent
 from bg_pipelines.wording import counted
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, Log, Runner, Warmth
@@ -93,9 +96,16 @@ class HandlingSummary:
 
 
 class Batch(NamedTuple):
+    """Events of one store, or (TWILIO, `texts`) what Twilio told."""
+
     store_id: int
     platform: str
     events: list[Event]
+    texts: Sequence[TextEvent] = ()
+
+
+TWILIO = 0
+"""The number of no store: under it what Twilio tells is at work."""
 
 
 class HandlingRun:
@@ -123,6 +133,7 @@ class HandlingRun:
         policies: Policies | None = None,
         rng: random.Random | None = None,
         events_at_once: int = EVENTS_AT_ONCE,
+        texts: AnswerRules | None = None,
     ) -> None:
         self.database = database
         self.cipher = cipher
@@ -135,6 +146,7 @@ class HandlingRun:
         self.policies = policies or Policies()
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
         self.events_at_once = events_at_once
+        self.texts = texts or AnswerRules()
         self.summary = HandlingSummary()
         self.platforms = KeptPlatforms(self._connect)
         self.runner: Runner[Batch] = Runner(
@@ -192,6 +204,17 @@ class HandlingRun:
             at_work = list(self._at_work)
         batches: list[Batch] = []
         with self.database.transaction() as connection:
+            if TWILIO not in at_work and text_batch.SOURCE not in crowded:
+                # First: a STOP may be among them.
+                texts = text_batch.claim(
+                    connection,
+                    owner=owner,
+                    limit=self.events_at_once,
+                    lease=self.runner.lease,
+                    due_before=due_before,
+                )
+                if texts:
+                    batches.append(Batch(TWILIO, text_batch.SOURCE, [], texts))
             waiting = inbox.waiting_stores(
                 connection, due_before=due_before, not_stores=at_work, not_platforms=crowded
             )
@@ -211,14 +234,18 @@ class HandlingRun:
         with self._lock:
             for batch in batches:
                 self._at_work.add(batch.store_id)
-                self._turn += 1
-                self._turns[batch.store_id] = self._turn
+                if batch.store_id != TWILIO:
+                    self._turn += 1
+                    self._turns[batch.store_id] = self._turn
         return batches
 
     def group(self, batch: Batch) -> str:
         return batch.platform
 
     def work_on(self, batch: Batch) -> None:
+        if batch.texts:
+            self._take_texts(batch.texts)
+            return
         work = StoreBatch(self, batch.store_id, batch.events)
         failed = True
         try:
@@ -234,6 +261,23 @@ class HandlingRun:
                 self._at_work.discard(batch.store_id)
                 self.summary.batches += 1
                 self.summary.batches_failed += failed
+
+    def _take_texts(self, texts: Sequence[TextEvent]) -> None:
+        try:
+            text_batch.handle(
+                self.database,
+                self.cipher,
+                self.texts,
+                texts,
+                job=self.job,
+                policies=self.policies,
+                rng=self.rng,
+                note=lambda status, age: self.note_settled(status, 1, [age] if age else []),
+            )
+        finally:
+            with self._lock:
+                self._at_work.discard(TWILIO)
+                self.summary.batches += 1
 
     def renew(self, connection: psycopg.Connection[Any], owners: Sequence[str], lease: timedelta) -> None:
         QUEUE.renew(connection, owners, lease)

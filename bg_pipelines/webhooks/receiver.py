@@ -149,10 +149,8 @@ class Receiver:
         return Response(await self._metrics.text(), media_type=METRICS_TYPE)
 
     async def _take(self, taken: _Taken, read: Read, stored: Response = EMPTY) -> Response:
-        began = time.perf_counter()
         try:
             await self._read_body(taken)
-            began = time.perf_counter()
             async with asyncio.timeout(ANSWER_SECONDS):
                 outcome, answer = await self._store(taken, read), stored
         except _RefusedError as refused:
@@ -166,7 +164,7 @@ class Receiver:
             outcome, answer = "failed", _refusal(500, "")
         finally:
             self._bodies_bytes -= taken.held_bytes
-        self._metrics.note_answer(taken.source, taken.topic, outcome, time.perf_counter() - began)
+        self._metrics.note_answer(taken.source, taken.topic, outcome)
         return answer
 
     async def _read_body(self, taken: _Taken) -> None:

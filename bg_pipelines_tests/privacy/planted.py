@@ -85,6 +85,17 @@ def plant(database: Database, cipher: Cipher, store: int, who: Person) -> None:
             field="email",
             from_value=json.dumps(f"old.{who.email}"),
         )
+        for number, customer in enumerate((who.id, None)):
+            key = f"{store} {who.number} {number}"
+            about = {"kind": "product_share", "template": "product_share", "idempotency_key": key}
+            put("text_messages", customer_external_id=customer, phone=who.phone, **about)
+            object_ = {"alert": "back_in_stock", "variant_external_id": str(number)}
+            put("text_subscriptions", customer_external_id=customer, phone=who.phone, **object_)
+        [message] = connection.execute(
+            "SELECT max(id) FROM text_messages WHERE store_id = %s AND phone = %s", (store, who.phone)
+        ).fetchone() or (None,)
+        reply = {"sid": f"SM {store} {who.number}", "reading": "other", "message_id": message}
+        insert(connection, "text_replies", {"phone": who.phone, "body": mark, **reply})
         rejects: dict[tuple[str, str], Any] = {
             ("customers", who.id): {"firstName": mark},
             ("orders", linked): {"note": mark},
@@ -153,6 +164,8 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "customer_changes": {"status": "recorded"},
     "inventory_corrections": {"status": "applied"},
     "person_decisions": {"kind": "apart"},
+    "text_messages": {"kind": "product_share", "status": "sent"},
+    "text_subscriptions": {"alert": "order_ready", "variant_external_id": None},
 }
 """Columns that take one of a few words."""
 

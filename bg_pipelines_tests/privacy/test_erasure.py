@@ -166,7 +166,7 @@ def test_who_never_had_an_id_is_found_by_e_mail_and_by_the_orders_that_are_named
     [named] = query(database, "SELECT email, note FROM orders WHERE external_id = %s", ZARA.orders[2])
     assert named == {"email": None, "note": None}
     left = query(database, "SELECT external_id FROM carts WHERE coalesce(email, phone) IS NOT NULL")
-    assert [row["external_id"] for row in left] == [f"{ZARA.number} by phone"]
+    assert [row["external_id"] for row in left] == [f"{ZARA.number} by phone"], "a phone was not given"
 
 
 # Nothing comes back

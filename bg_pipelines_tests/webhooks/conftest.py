@@ -168,10 +168,15 @@ def add_stores(database: Database, cipher: Cipher) -> None:
 
 
 @pytest.fixture(scope="module")
-def vendors(own_database: Database) -> Iterator[Vendors]:
-    """Of one receiver for a file of tests; each begins with an empty inbox if it asks for `inside`."""
+def url(own_database: Database) -> str:
+    """The database of a file of tests, with these stores."""
     add_stores(own_database, Cipher(KEY))
-    url = own_database.engine.url.render_as_string(hide_password=False)
+    return own_database.engine.url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def vendors(url: str) -> Iterator[Vendors]:
+    """Of one receiver for a file of tests; each begins with an empty inbox if it asks for `inside`."""
     with receiving(settings(url), kept_an_hour=10**6) as vendors:
         yield vendors
 

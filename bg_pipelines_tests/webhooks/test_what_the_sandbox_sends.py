@@ -28,8 +28,7 @@ def address() -> str:
 
 
 @pytest.fixture
-def vendors(own_database: Database, address: str, inside: Inside) -> Iterator[Vendors]:
-    url = own_database.engine.url.render_as_string(hide_password=False)
+def vendors(url: str, address: str, inside: Inside) -> Iterator[Vendors]:
     port = int(address.rpartition(":")[2])
     with receiving(settings(url, public_url=address), port=port) as vendors:
         yield vendors
