@@ -6,8 +6,9 @@ import warnings
 
 import dagster as dg
 
-from bg_pipelines.jobs import customer_sync, drift_audit, inventory_sync, store_sync
+from bg_pipelines.jobs import clean_active_carts, customer_sync, drift_audit, inventory_sync, store_sync
 from bg_pipelines.orchestration.assets import TABLES
+from bg_pipelines.orchestration.cleaning_job import CLEANED_ASSETS
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 
@@ -20,12 +21,14 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        clean_active_carts.clean_active_carts,
     ],
     schedules=[
         *store_sync.schedules,
         *inventory_sync.schedules,
         *customer_sync.schedules,
         *drift_audit.schedules,
+        *clean_active_carts.schedules,
     ],
     sensors=[
         *store_sync.sensors,
@@ -35,7 +38,7 @@ defs = dg.Definitions(
         run_failures,
         deliver_alerts,
     ],
-    assets=TABLES,
+    assets=[*TABLES, *CLEANED_ASSETS],
     resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
     # A step in a process of its own costs a second and gains nothing: the work is in threads.
     executor=dg.in_process_executor,

@@ -80,6 +80,7 @@ JOBS: dict[str, Job] = {
     "inventory_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
     "customer_sync": Job(DEFAULT, max_concurrent_runs=2, crons=_EVERY_TICK),
     "drift_audit": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
+    "clean_active_carts": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "*/15 * * * *"}),
 }
 
 

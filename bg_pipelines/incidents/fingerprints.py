@@ -10,6 +10,7 @@
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
     AlertTarget     an alert target cannot be reached
+    Cleaning        a task of a cleaning job fails
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -139,6 +140,15 @@ class AlertTarget:
 
 
 @dataclass(frozen=True)
+class Cleaning:
+    kind: ClassVar[str] = "cleaning"
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.task}"
+
+
+@dataclass(frozen=True)
 class Unknown:
     """A text without a type in this release: a later one wrote it."""
 
@@ -159,6 +169,7 @@ Fingerprint = (
     | Job
     | Installation
     | AlertTarget
+    | Cleaning
     | Unknown
 )
 
@@ -191,6 +202,8 @@ def _parse(text: str) -> Fingerprint:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release
             return Installation(part, ":".join(detail))
+        case ["cleaning", task]:
+            return Cleaning(task)
         case ["target", *target]:
             return AlertTarget(":".join(target))
     return Unknown(text)

@@ -1,0 +1,185 @@
+"""Carts: who is abandoned, who expires, and that nobody else is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from bg_pipelines.cleaning import archive
+from bg_pipelines.cleaning.carts import CartKeep, sweep, with_money
+from bg_pipelines.cleaning.jobs import cart_tasks
+from bg_pipelines.cleaning.run import CleaningRun, Summary
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines_tests.support import KEY, query
+
+JOB = "clean_active_carts"
+Clean = Callable[..., Summary]
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def clean(
+    database: Database, *, run_id: str = "run", keep: CartKeep | None = None, **options: Any
+) -> Summary:
+    job_tasks = cart_tasks(keep or CartKeep(), Cipher(KEY))
+    return CleaningRun(database, JOB, job_tasks, run_id=run_id, sleep=lambda _: None, **options).run()
+
+
+def add_cart(
+    database: Database,
+    external_id: str,
+    *,
+    idle: timedelta = timedelta(),
+    items: int = 1,
+    reservations: int = 0,
+    store: int = 1,
+    abandoned: timedelta | None = None,
+    **columns: Any,
+) -> None:
+    columns = {
+        "store_id": store,
+        "external_id": external_id,
+        "source_updated_at": NOW() - idle,
+        "source_created_at": NOW() - idle,
+        **({} if abandoned is None else {"abandoned_at": NOW() - abandoned}),
+        **columns,
+    }
+    with database.transaction() as connection:
+        connection.execute(
+            f"INSERT INTO carts ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})",
+            list(columns.values()),
+        )
+        for number in range(items):
+            connection.execute(
+                "INSERT INTO cart_items (store_id, external_id, source_updated_at, synced_at, cart_external_id, title, quantity)"
+                " VALUES (%s, %s, %s, %s, %s, 'a thing', 1)",
+                (store, f"{external_id}/{number}", NOW() - idle, NOW() - idle, external_id),
+            )
+        for _ in range(reservations):
+            reserve(connection, external_id, store)
+
+
+def reserve(
+    connection: psycopg.Connection[Any], cart: str, store: int = 1, age: timedelta = timedelta()
+) -> None:
+    connection.execute(
+        "INSERT INTO inventory_reservations (store_id, cart_external_id, inventory_item_external_id, location_external_id, "
+        "quantity, created_at) VALUES (%s, %s, 'item', 'place', 2, %s)",
+        (store, cart, NOW() - age),
+    )
+
+
+def NOW() -> datetime:  # noqa: N802
+    return datetime.now(UTC)
+
+
+def ids(database: Database, table: str = "carts", column: str = "external_id") -> list[str]:
+    return sorted(row[column] for row in query(database, f"SELECT {column} FROM {table}"))
+
+
+def test_a_cart_without_activity_is_abandoned_gives_its_stock_back_and_is_recorded_once(
+    database: Database,
+) -> None:
+    query(database, "INSERT INTO inventory_levels (store_id, external_id, source_updated_at, inventory_item_external_id, "
+          "location_external_id, available, on_hand, committed, incoming) VALUES (1, 'l', now(), 'item', 'place', 10, 10, 0, 0)")  # fmt: skip
+    add_cart(database, "idle", idle=3 * HOUR, reservations=1)
+    add_cart(database, "live", idle=HOUR, reservations=1)
+    [stock] = query(database, "SELECT sellable FROM sellable_stock")
+    assert stock["sellable"] == 6
+    summary = clean(database)
+    assert summary.figures["carts.abandoned"] == 1
+    assert [row["cart_external_id"] for row in query(database, "SELECT * FROM inventory_reservations")] == [
+        "live"
+    ]
+    [stock] = query(database, "SELECT sellable FROM sellable_stock")
+    assert stock["sellable"] == 8
+    [event] = query(database, "SELECT * FROM cart_events")
+    assert (event["kind"], event["cart_external_id"]) == ("cart.abandoned", "idle")
+    clean(database)
+    assert len(query(database, "SELECT * FROM cart_events")) == 1
+    # It comes back to life, and is abandoned again.
+    query(database, "UPDATE carts SET source_updated_at = now() WHERE external_id = 'idle'")
+    clean(database)
+    assert len(query(database, "SELECT * FROM cart_events")) == 1
+
+
+def test_carts_expire_by_kind_with_their_items_and_reservations(database: Database) -> None:
+    add_cart(database, "anonymous-old", idle=31 * DAY, items=2, reservations=1)
+    add_cart(database, "anonymous", idle=29 * DAY, abandoned=28 * DAY)
+    add_cart(database, "customer", idle=89 * DAY, customer_external_id="c", abandoned=88 * DAY)
+    add_cart(database, "customer-old", idle=91 * DAY, customer_external_id="c")
+    add_cart(database, "empty-old", idle=7 * HOUR, items=0)
+    add_cart(database, "empty", idle=5 * HOUR, items=0)
+    add_cart(database, "bought-old", idle=31 * DAY, completed_at=NOW() - 31 * DAY)
+    add_cart(database, "bought", idle=31 * DAY, completed_at=NOW() - 29 * DAY)
+    add_cart(database, "deleted-old", deleted_at=NOW() - 8 * DAY)
+    add_cart(database, "deleted", idle=99 * DAY, deleted_at=NOW() - 6 * DAY)
+    for state in ("pending", "authorised", "paid"):
+        add_cart(database, state, idle=999 * DAY, reservations=1, payment_state=state)
+    add_cart(database, "settled-old", idle=31 * DAY, payment_state="settled")
+    with database.transaction() as connection:
+        counted = sweep(connection, "carts", CartKeep(), Cipher(KEY)).count(
+            connection, sweep(connection, "carts", CartKeep(), Cipher(KEY)).axis.span(None, None, 1 << 20)
+        )
+        money, carts = with_money(connection, CartKeep())
+    assert (money, [cart.external_id for cart in carts]) == (3, ["pending", "authorised", "paid"])
+    summary = clean(database)
+    assert ids(database) == sorted(
+        ["anonymous", "customer", "empty", "bought", "deleted", "pending", "authorised", "paid"]
+    )
+    assert set(ids(database, "cart_items", "cart_external_id")) == set(ids(database)) - {"empty"}
+    assert ids(database, "inventory_reservations", "cart_external_id") == ["authorised", "paid", "pending"]
+    figures = summary.figures
+    assert (figures["carts.anonymous"], figures["carts.customer"], figures["carts.empty"]) == (2, 1, 1)
+    assert (figures["carts.bought"], figures["carts.deleted"], figures["carts.rows"]) == (1, 1, 6)
+    assert figures["carts.bytes"] > 0
+    # The dry run had said so, to the row.
+    assert {name: counted[name] for name in counted if ".bytes" not in name} == {
+        name: figures[name] for name in figures if ".bytes" not in name
+    }
+    assert clean(database, run_id="again").rows == 0
+
+
+def test_a_store_may_keep_carts_for_as_long_as_it_says_and_archive_them(database: Database) -> None:
+    query(database, "INSERT INTO cart_rules (store_id, anonymous, archive) VALUES (2, '1 day', '1 year')")
+    for store in (1, 2):
+        add_cart(database, "cart", idle=2 * DAY, items=2, store=store, email="a@example.com", total=7)
+    clean(database)
+    assert [row["store_id"] for row in query(database, "SELECT store_id FROM carts")] == [1]
+    with database.transaction() as connection:
+        [row] = archive.read(connection, Cipher(KEY), "carts")
+    assert (row["kind"], row["total"], len(row["cart_items"])) == ("anonymous", 7, 2)
+    assert "email" not in row
+    [held] = query(
+        database, "SELECT row_count, expires_at > now() + interval '364 days' AS long FROM archived_rows"
+    )
+    assert held == {"row_count": 1, "long": True}
+
+
+def test_what_is_left_behind_goes_and_what_has_a_cart_or_is_young_stays(database: Database) -> None:
+    add_cart(database, "live")
+    add_cart(database, "bought", idle=3 * HOUR, completed_at=NOW() - 3 * HOUR, reservations=1)
+    query(database, "INSERT INTO cart_items (store_id, external_id, source_updated_at, synced_at, cart_external_id, title, quantity) "
+          "VALUES (1, 'old', now(), now() - interval '2 days', 'gone', 't', 1), (1, 'young', now(), now(), 'gone', 't', 1)")  # fmt: skip
+    with database.transaction() as connection:
+        reserve(connection, "gone", age=2 * DAY)
+        reserve(connection, "gone")
+        reserve(connection, "live", age=99 * DAY)
+        for name, expires, seen, cart, customer in (
+            ("expired", -HOUR, -HOUR, None, "c"),
+            ("live", HOUR, -HOUR, "live", None),
+            ("orphan", HOUR, -2 * DAY, "gone", None),
+            ("customer", HOUR, -2 * DAY, "gone", "c"),
+        ):
+            connection.execute(
+                "INSERT INTO sessions (id, store_id, cart_external_id, customer_external_id, seen_at, expires_at) "
+                "VALUES (%s, 1, %s, %s, %s, %s)",
+                (name, cart, customer, NOW() + seen, NOW() + expires),
+            )
+    clean(database)
+    assert ids(database, "cart_items") == ["bought/0", "live/0", "young"]
+    assert ids(database, "inventory_reservations", "cart_external_id") == ["gone", "live"]
+    assert ids(database, "sessions", "id") == ["customer", "live"]
