@@ -29,10 +29,10 @@ from benchmarks.harness.store import add_store, forget, make_due, sync
 from bg_pipelines.database.engine import Database
 from bg_pipelines.platforms.shopify import sales
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
-from bg_pipelines.queues import JOB_RESOURCES
+from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 
-RESOURCES = JOB_RESOURCES["customer_sync"]
+UNITS = JOB_UNITS["customer_sync"]
 TABLES = tuple(sales_limit.TABLES)
 JOB_IMPORTS = ("dagster", "pandas")
 """What the process of a job has in memory beside the sync."""
@@ -140,7 +140,7 @@ class _Bench:
         """Each turn begins with what a full sync left, and the same 1% has changed since."""
         with self.console.status("a full sync to change from"):
             forget(self.database)
-            sync(self.database, RESOURCES, by_pages=True)
+            sync(self.database, UNITS, by_pages=True)
             self._execute(*(f"CREATE TABLE before_{table} AS TABLE {table}" for table in TABLES))
             self._execute("VACUUM ANALYZE")
 
@@ -174,7 +174,7 @@ class _Bench:
 
         def ours() -> None:
             before = (time.process_time(), processor_seconds(self.server.process_id))
-            summary = sync(self.database, RESOURCES, by_pages=not changed)
+            summary = sync(self.database, UNITS, by_pages=not changed)
             after = (time.process_time(), processor_seconds(self.server.process_id))
             for name, a, b in zip(turns.processor, before, after, strict=True):
                 turns.processor[name].append(b - a)
@@ -231,8 +231,8 @@ def _memory(console: Console, database: Database, customers: int) -> dict[str, f
     with console.status(f"memory of a sync of {customers:,} customers"):
         forget(database)
         url = database.engine.url.render_as_string(hide_password=False)
-        resources = ",".join(resource.value for resource in RESOURCES)
-        command = [sys.executable, "-m", "benchmarks.harness.store", url, resources, *JOB_IMPORTS]
+        units = ",".join(UNITS)
+        command = [sys.executable, "-m", "benchmarks.harness.store", url, units, *JOB_IMPORTS]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = orjson.loads(done.stdout)
     return figures

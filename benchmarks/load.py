@@ -34,12 +34,14 @@ from bg_pipelines.platforms.shopify import platform, stock
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import Record, Reject, Resource
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Limits
 from bg_pipelines.work.queue import clock as database_clock
 
 RESOURCES = (Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
+UNITS = (Unit.PRODUCT_VARIANTS, Unit.INVENTORY_LEVELS)
 BLOCK_ROWS = 2_000
 LOAD_ROWS = Limits().load_rows
 
@@ -125,7 +127,7 @@ def _rounds(
     def run_ours() -> None:
         _begin_afresh(database)
         before = (time.process_time(), processor_seconds(server_process))
-        summary = sync(database, RESOURCES)
+        summary = sync(database, UNITS)
         after = (time.process_time(), processor_seconds(server_process))
         for name, a, b in zip(processor, before, after, strict=True):
             processor[name].append(b - a)
@@ -194,10 +196,10 @@ def _digest(database: Database) -> list[Any]:
 
 def _incremental(database: Database, server: page_server.PageServer) -> dict[str, int]:
     _begin_afresh(database)
-    sync(database, RESOURCES)
+    sync(database, UNITS)
     server.requests()
     make_due(database)
-    summary = sync(database, RESOURCES)
+    summary = sync(database, UNITS)
     if summary.changed:
         raise RuntimeError(f"nothing changed at the source, but {summary.changed} rows here")
     counts = server.requests()

@@ -1,4 +1,4 @@
-"""Queue, priority, limits, tiers and cron of every job: one table.
+"""Queue, priority, limits, tiers, cron and units of work of every job: one table.
 
 Run tags and schedules are made from it; a test holds the limits in `dagster.yaml` to it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import NamedTuple
 
 from bg_pipelines.records import Resource
@@ -96,11 +97,32 @@ def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
     return epoch + turns * interval
 
 
-JOB_RESOURCES: dict[str, tuple[Resource, ...]] = {
+class Unit(StrEnum):
+    """The units of a store's work, as `sync_states.resource` names them.
+
+    `STORE` syncs its profile, `AUDIT` is the drift audit; each other one syncs the resource of its name.
+    """
+
+    STORE = "store"
+    LOCATIONS = "locations"
+    PRODUCTS = "products"
+    PRODUCT_VARIANTS = "product_variants"
+    INVENTORY_LEVELS = "inventory_levels"
+    CUSTOMERS = "customers"
+    ORDERS = "orders"
+    AUDIT = "audit"
+
+    @property
+    def resource(self) -> Resource | None:
+        """The resource that it syncs, if it syncs one."""
+        return next((resource for resource in Resource if resource.value == self.value), None)
+
+
+JOB_UNITS: dict[str, tuple[Unit, ...]] = {
     # The profile first: a store that cannot be reached shows in the cheapest call.
-    "store_sync": (Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS),
-    "inventory_sync": (Resource.INVENTORY_LEVELS,),
-    "customer_sync": (Resource.CUSTOMERS, Resource.ORDERS),
-    "drift_audit": (Resource.AUDIT,),
+    "store_sync": (Unit.STORE, Unit.LOCATIONS, Unit.PRODUCTS, Unit.PRODUCT_VARIANTS),
+    "inventory_sync": (Unit.INVENTORY_LEVELS,),
+    "customer_sync": (Unit.CUSTOMERS, Unit.ORDERS),
+    "drift_audit": (Unit.AUDIT,),
 }
-"""What each sync job syncs of a store, in this order."""
+"""The units of a store that each job works on, in this order."""

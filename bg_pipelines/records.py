@@ -16,17 +16,14 @@ from typing import Any, NamedTuple
 
 
 class Resource(StrEnum):
-    """The units of a store's work. `STORE` is its profile, `AUDIT` the drift audit; the others are tables of that
-    name."""
+    """What a platform delivers as rows, each for the table of that name."""
 
-    STORE = "store"
     LOCATIONS = "locations"
     PRODUCTS = "products"
     PRODUCT_VARIANTS = "product_variants"
     INVENTORY_LEVELS = "inventory_levels"
     CUSTOMERS = "customers"
     ORDERS = "orders"
-    AUDIT = "audit"
 
 
 PARTS: dict[Resource, tuple[str, ...]] = {Resource.ORDERS: ("order_lines", "refunds")}

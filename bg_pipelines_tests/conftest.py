@@ -24,7 +24,7 @@ from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import Database, embedded_url
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Sandbox, World
 from bg_pipelines.settings import driver_url
 from bg_pipelines.sync import Limits, Summary, SyncRequest, SyncRun
@@ -183,11 +183,11 @@ def connect_stores() -> Connect:
 
 @pytest.fixture
 def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callable[..., Summary]:
-    """Run one sync: `sync(resources=(Resource.PRODUCTS,), stores=("harbor",), force=True)`."""
+    """Run one sync: `sync(units=(Unit.PRODUCTS,), stores=("harbor",), force=True)`."""
 
     def run(
         *,
-        resources: tuple[Resource, ...] = CATALOGUE,
+        units: tuple[Unit, ...] = CATALOGUE,
         run_id: str = "test-run",
         log: Any = None,
         connect: Connect | None = None,
@@ -204,7 +204,7 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
         return SyncRun(
             database,
             cipher,
-            SyncRequest(resources, **request),
+            SyncRequest(units, **request),
             run_id=run_id,
             connect=connect or connect_stores,
             log=log or (lambda _: None),

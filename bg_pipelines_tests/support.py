@@ -19,7 +19,7 @@ from bg_pipelines.operations.stores import NewStore
 from bg_pipelines.platforms.protocol import Platform, StoreAccess
 from bg_pipelines.platforms.shopify import platform as shopify_platform
 from bg_pipelines.platforms.square import platform as square_platform
-from bg_pipelines.queues import JOB_RESOURCES
+from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.records import Page, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines.sync import Limits
@@ -27,11 +27,11 @@ from bg_pipelines.sync import Limits
 PROJECT = Path(__file__).parent.parent
 START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
 KEY = "0" * 43 + "="
-CATALOGUE = (*JOB_RESOURCES["store_sync"], *JOB_RESOURCES["inventory_sync"])
-SALES = JOB_RESOURCES["customer_sync"]
+CATALOGUE = (*JOB_UNITS["store_sync"], *JOB_UNITS["inventory_sync"])
+SALES = JOB_UNITS["customer_sync"]
 PATIENCE = 120
 """Seconds a test waits for what should happen within a few, on a machine that has much else to do."""
-TABLES = tuple(resource for resource in CATALOGUE if resource is not Resource.STORE)
+TABLES = tuple(unit.resource for unit in CATALOGUE if unit.resource is not None)
 
 
 def query(database: Database, statement: str, *parameters: Any) -> list[dict[str, Any]]:
@@ -230,7 +230,7 @@ def assert_sales_equal_to_source(database: Database, sandbox: Sandbox, *domains:
     """Customers and orders of these shops (all, if none is named), with lines and refunds, are held as the source has them."""
     for domain in domains or tuple(sandbox.world.shops):
         shop = sandbox.world.shops[domain]
-        for resource in SALES:
+        for resource in (Resource.CUSTOMERS, Resource.ORDERS):
             assert loaded_rows(database, domain, resource) == source_rows(shop, resource)
         export = shop.export(["orders"])["orders"]
         lines = {

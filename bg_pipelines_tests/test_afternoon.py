@@ -14,7 +14,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations import status
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.queues import JOB_RESOURCES, TICK, TIERS
+from bg_pipelines.queues import JOB_UNITS, TICK, TIERS
 from bg_pipelines.sandbox import SCENARIOS, Sandbox, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
@@ -57,19 +57,19 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
 
     def is_due(job: str, **what: Any) -> bool:
         with database.transaction() as connection:
-            return store_units.is_due(connection, JOB_RESOURCES[job], **what)
+            return store_units.is_due(connection, JOB_UNITS[job], **what)
 
     def work() -> None:
         """What the daemon does in a minute: the schedules' ticks, the sensors, the messages."""
-        for job, resources in JOB_RESOURCES.items():
+        for job, units in JOB_UNITS.items():
             if (clock.now - begin) % TICK == TICK * 0:
                 for tier in TIERS:
                     if is_due(job, tiers=[tier]):
                         runs["tick"] += 1
-                        sync(resources=resources, job=job, tiers=(tier,), run_id=f"run {runs.total()}")
+                        sync(units=units, job=job, tiers=(tier,), run_id=f"run {runs.total()}")
             if is_due(job, retries=True):
                 runs["retries"] += 1
-                sync(resources=resources, job=job, run_id=f"run {runs.total()}")
+                sync(units=units, job=job, run_id=f"run {runs.total()}")
         alerts.tell(database, settings)
 
     def pass_minutes(minutes: int) -> None:
@@ -133,7 +133,7 @@ def test_an_afternoon_of_troubles_ends_with_every_store_current_and_one_message_
     assert len(world.twilio.messages) == len(world.hooks["ops"].received) == 10
     assert query(database, "SELECT 1 FROM alert_deliveries WHERE status <> 'sent'") == []
     # A handful of runs, however many stores: at most one a tick, tier and job, and those for retries.
-    assert runs["tick"] <= (MINUTES // 5 + 2) * len(TIERS) * len(JOB_RESOURCES)
+    assert runs["tick"] <= (MINUTES // 5 + 2) * len(TIERS) * len(JOB_UNITS)
     assert runs["retries"] < 120
 
 

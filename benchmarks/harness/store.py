@@ -1,6 +1,6 @@
 """The benchmark's store: known to the database, synced by the product's own path with its default settings.
 
-python -m benchmarks.harness.store DATABASE_URL RESOURCES MODULE...
+python -m benchmarks.harness.store DATABASE_URL UNITS MODULE...
 
 The latter is one sync in a process of its own, with figures as JSON; modules are what else that process imports.
 """
@@ -20,7 +20,7 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 
@@ -38,7 +38,7 @@ def add_store(database: Database, api_url: str) -> int:
     return int(row[0])
 
 
-def sync(database: Database, resources: tuple[Resource, ...], *, by_pages: bool = False) -> Summary:
+def sync(database: Database, units: tuple[Unit, ...], *, by_pages: bool = False) -> Summary:
     """Sync what is due, all of it page by page rather than as a file the platform exports, if asked to.
 
     Raises RuntimeError if anything of it failed.
@@ -46,7 +46,7 @@ def sync(database: Database, resources: tuple[Resource, ...], *, by_pages: bool 
     summary = SyncRun(
         database,
         CIPHER,
-        SyncRequest(resources, backfill="pages" if by_pages else "auto"),
+        SyncRequest(units, backfill="pages" if by_pages else "auto"),
         run_id=str(uuid.uuid4()),
         connect=lambda access, sleep: platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep),
         log=lambda _: None,
@@ -71,12 +71,12 @@ def make_due(database: Database) -> None:
 
 
 def main() -> None:
-    url, resources, *modules = sys.argv[1:]
+    url, units, *modules = sys.argv[1:]
     for module in modules:
         importlib.import_module(module)
     imported = peak_rss_mb()
     database = Database(url)
-    summary = sync(database, tuple(map(Resource, resources.split(","))), by_pages=True)
+    summary = sync(database, tuple(map(Unit, units.split(","))), by_pages=True)
     figures: dict[str, Any] = {
         "rows": summary.rows,
         "seconds": summary.seconds,

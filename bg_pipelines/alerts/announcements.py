@@ -120,7 +120,7 @@ def facts_of(incident: Mapping[str, Any]) -> Facts:
         needs_attention=incident["needs_attention"],
         since=incident["opened_at"].astimezone(UTC),
         times=incident["occurrences"],
-        resources=incident["resources"],
+        units=incident["resources"],
         incident_id=incident["id"],
         resolution=incident["resolution"] if by_itself else "a person resolved it",
     )

@@ -57,7 +57,7 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
             **fault._asdict(),
             "fingerprint": fingerprint,
             "error": fault.error.as_dict(),
-            "resources": list(fault.resources),
+            "units": list(fault.units),
             "affected_runs": sorted({*earlier, *fault.affected_runs}),
             "occurrence": occurrence,
         }
@@ -108,6 +108,8 @@ def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
                 continue
             try:
                 occurrence = kept.pop("occurrence")
+                if "resources" in kept:  # in files of an earlier release
+                    kept["units"] = kept.pop("resources")
                 fault = Fault(
                     **{
                         **kept,
@@ -168,7 +170,7 @@ def _facts(fault: Fault, since: datetime) -> Facts:
         message=error.message,
         needs_attention=fault.needs_attention,
         since=since,
-        resources=fault.resources,
+        units=fault.units,
     )
 
 

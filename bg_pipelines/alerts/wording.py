@@ -23,7 +23,7 @@ class Facts(NamedTuple):
     needs_attention: bool
     since: datetime
     times: int = 1
-    resources: Sequence[str] = ()
+    units: Sequence[str] = ()
     incident_id: int | None = None
     resolution: str | None = None
 
@@ -44,7 +44,7 @@ def compose(kind: AlertKind, facts: Facts) -> tuple[str, str]:
     still = ", still" if kind == "escalated" else ""
     title = f"[{mark}] {facts.subject}: {facts.error_type}{still}"
     since = f"{facts.since:%Y-%m-%d %H:%M} UTC"
-    affected = f": {', '.join(facts.resources)}" if facts.resources else ""
+    affected = f": {', '.join(facts.units)}" if facts.units else ""
     number = facts.incident_id
     command = f"bg-pipelines incidents show {number}" if number is not None else "bg-pipelines incidents list"
     if kind == "all_clear":

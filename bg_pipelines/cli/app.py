@@ -89,6 +89,20 @@ def sandbox(context: typer.Context) -> None:
     sys.exit(main(context.args, program="bg-pipelines sandbox"))
 
 
+@app.command(name="serve-webhooks")
+def serve_webhooks(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; a proxy with TLS stands before it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8088,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that receive.")] = 1,
+) -> None:
+    """Receive webhooks of Shopify, Square and Twilio and store them, until Ctrl-C (docs/webhooks.md)."""
+    from bg_pipelines.machine.serving import serve
+
+    serve(console.print, host=host, port=port, workers=workers)
+
+
 @app.command()
 def migrate() -> None:
     """Bring the application's tables to this program's revision; newer tables stay as they are."""

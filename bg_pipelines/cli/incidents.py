@@ -236,13 +236,13 @@ def _incident_page(details: reading.IncidentDetails) -> Table:
 
 
 def _together(facts: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Lines of (what, store, resource): the resources of a store of which the same is to be said share one."""
+    """Lines of (what, store, unit): the units of a store of which the same is to be said share one."""
     lines: dict[tuple[str, str], list[str]] = {}
-    for what, store, resource in facts:
-        lines.setdefault((what, store), []).append(resource)
+    for what, store, unit in facts:
+        lines.setdefault((what, store), []).append(unit)
     return [
-        f"{what}: {' '.join(filter(None, (store, ', '.join(resources))))}"
-        for (what, store), resources in lines.items()
+        f"{what}: {' '.join(filter(None, (store, ', '.join(units))))}"
+        for (what, store), units in lines.items()
     ]
 
 

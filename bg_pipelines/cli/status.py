@@ -176,9 +176,9 @@ def _retry_line(failing: status.FailingStore) -> Text:
     )
 
 
-def _some(resources: list[str]) -> str:
+def _some(units: list[str]) -> str:
     """What a message is about, where that is not the whole store."""
-    return f"{', '.join(resources)}: " if len(resources) in (1, 2) else ""
+    return f"{', '.join(units)}: " if len(units) in (1, 2) else ""
 
 
 def _run_line(run: status.RunStatus, now: datetime) -> Text:

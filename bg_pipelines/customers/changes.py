@@ -14,6 +14,9 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from bg_pipelines.database.models import CustomerChange
+from bg_pipelines.work.queue import Queue
+
 Connection = psycopg.Connection[Any]
 
 
@@ -33,6 +36,8 @@ class Change(NamedTuple):
     owner: str = ""
     attempts: int = 0
 
+
+QUEUE = Queue(CustomerChange, Change)
 
 _PENDING = (
     "SELECT id, customer_external_id, field, from_value, to_value, changed_by, changed_at FROM customer_changes "
@@ -123,21 +128,6 @@ def settle(
         "lease_owner = NULL, lease_expires_at = NULL, incident_id = NULL "
         "WHERE id = %s AND status = 'pending'",
         (status, _json(found), None if reason is None else Jsonb({"reason": reason}), change.id),
-    )
-
-
-def make_due(connection: Connection, store_id: int) -> None:
-    """Make the store's customers due now if an edit waits to be sent.
-
-    What is parked or failing keeps its due time. Called after an edit, and by a visit that ends (its own due time
-    would hide an edit made while it was running).
-    """
-    connection.execute(
-        "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = %(store)s "
-        "AND resource = 'customers' AND next_due_at IS NOT NULL AND attempts = 0 AND EXISTS ("
-        "SELECT FROM customer_changes WHERE store_id = %(store)s AND status = 'pending' "
-        "AND next_due_at <= clock_timestamp())",
-        {"store": store_id},
     )
 
 

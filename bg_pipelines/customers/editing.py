@@ -22,6 +22,7 @@ from bg_pipelines.database.names import find_customer, find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.wording import did_you_mean
+from bg_pipelines.work.store_units import make_carrier_due
 
 STATUSES = ("pending", "applied", "superseded", "rejected", "recorded")
 CONSENTS = ("subscribed", "unsubscribed", "pending")
@@ -175,7 +176,7 @@ def edit(
                     changes.add(connection, store_id, customer_id, field, before, value, by=by.strip())
                 )
         if added:
-            changes.make_due(connection, store_id)
+            make_carrier_due(connection, changes.QUEUE, [store_id])
     return added
 
 

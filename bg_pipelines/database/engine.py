@@ -50,17 +50,24 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         address = _address(url, "psycopg")
+        self._connect_args = {
+            "application_name": "bg-pipelines",
+            "options": f"{address.query.get('options', '')} {_OF_THE_SERVER}".strip(),
+        }
         self.engine = sa.create_engine(
             address,
             pool_size=pool_size,
             max_overflow=pool_size,
             # A restarted server is noticed at check-out, not in the middle of the work.
             pool_pre_ping=True,
-            connect_args={
-                "application_name": "bg-pipelines",
-                "options": f"{address.query.get('options', '')} {_OF_THE_SERVER}".strip(),
-            },
+            connect_args=self._connect_args,
         )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """libpq's parameters, for a connection outside of the pool. The password is one of them: show them nowhere."""
+        _, parameters = self.engine.dialect.create_connect_args(self.engine.url)
+        return {**parameters, **self._connect_args}
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from bg_pipelines.queues import Unit
+
 Timestamp = sa.DateTime(timezone=True)
 Money = sa.Numeric(19, 4)
 Quantity = sa.Numeric(19, 5)
@@ -102,7 +104,7 @@ class Claimed:
     """
 
     label: ClassVar[str]
-    carrier: ClassVar[str | None] = None
+    carrier: ClassVar[Unit | None] = None
     """The unit of its store whose visits work on the row; None: it is claimed by itself."""
 
     next_due_at: Mapped[datetime | None] = mapped_column(
@@ -345,7 +347,7 @@ class CustomerChange(Claimed, Base):
 
     __tablename__ = "customer_changes"
     label = "'edit ' || t.id || ' of ' || t.field"
-    carrier = "customers"
+    carrier = Unit.CUSTOMERS
     __table_args__ = (
         sa.Index(None, "changed_at"),
         *_claimed(),
@@ -505,7 +507,7 @@ class InventoryCorrection(Claimed, Base):
 
     __tablename__ = "inventory_corrections"
     label = "'stock correction ' || t.id"
-    carrier = "inventory_levels"
+    carrier = Unit.INVENTORY_LEVELS
     __table_args__ = (
         sa.Index(None, "created_at"),
         *_claimed(),
@@ -880,8 +882,8 @@ class ErasedRow(Base):
 
 
 class SyncState(Claimed, Base):
-    """A unit of work: a resource of a store. Says when it is due, which claim has it, and where its last pass
-    ended."""
+    """A unit of a store's work, `resource` by name (`queues.Unit`): when it is due, which claim has it, and where its
+    last pass ended."""
 
     __tablename__ = "sync_states"
     label = "t.resource"

@@ -31,7 +31,7 @@ from bg_pipelines.incidents.fingerprints import (
 )
 from bg_pipelines.incidents.reading import SHOWN, bad_data, count_rejects, unknown
 from bg_pipelines.incidents.runbooks import shell_word
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.wording import counted
 from bg_pipelines.work import parked
 from bg_pipelines.work.circuits import OF_A_STORE
@@ -229,12 +229,12 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
             case RejectedRows(store_id, table):
                 of.setdefault((store_id, table), set()).add(incident.id)
             case Drift(store_id):
-                of.setdefault((store_id, Resource.AUDIT.value), set()).add(incident.id)
-    stores, resources = [store for store, _ in of], [resource for _, resource in of]
+                of.setdefault((store_id, Unit.AUDIT.value), set()).add(incident.id)
+    stores, units = [store for store, _ in of], [unit for _, unit in of]
     found = connection.execute(
         "SELECT store_id, resource FROM sync_states WHERE (store_id, resource) IN "
         "(SELECT * FROM unnest(%s::bigint[], %s::text[])) ORDER BY store_id, resource FOR NO KEY UPDATE",
-        (stores, resources),
+        (stores, units),
     ).fetchall()
     # An unfinished pass may be past these rows already: one that begins from now on is wanted. What is parked under
     # another incident stays parked.
@@ -242,7 +242,7 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
         "UPDATE sync_states SET last_full_at = NULL, full_pass_wanted_at = clock_timestamp(), "
         "next_due_at = CASE WHEN next_due_at IS NOT NULL THEN least(next_due_at, clock_timestamp()) END "
         "WHERE (store_id, resource) IN (SELECT * FROM unnest(%s::bigint[], %s::text[]))",
-        (stores, resources),
+        (stores, units),
     )
     return {incident for row in found for incident in of[row]}
 

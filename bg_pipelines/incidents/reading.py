@@ -255,7 +255,7 @@ def count_rejects(connection: Connection, fingerprint: Fingerprint) -> int:
 
 
 def _attempts(connection: Connection, incident: IncidentRow, store_id: int | None) -> list[Attempt]:
-    """The latest of its store and resources; of a platform, those that failed."""
+    """The latest of its store and units; of a platform, those that failed."""
     if store_id is None and incident.platform is None:
         return []
     with connection.cursor(row_factory=class_row(Attempt)) as cursor:
@@ -264,14 +264,14 @@ def _attempts(connection: Connection, incident: IncidentRow, store_id: int | Non
             "a.rows_read, a.rejected, a.error ->> 'error_type' AS error_type, a.error ->> 'message' AS message "
             "FROM sync_attempts a JOIN stores s ON s.id = a.store_id WHERE "
             + (
-                "a.store_id = %(store)s AND (%(resources)s::text[] = '{}' OR a.resource = ANY(%(resources)s)) "
+                "a.store_id = %(store)s AND (%(units)s::text[] = '{}' OR a.resource = ANY(%(units)s)) "
                 if store_id is not None
                 else "s.platform = %(platform)s AND a.status = 'failed' "
             )
             + "ORDER BY a.started_at DESC, a.id DESC LIMIT %(shown)s",
             {
                 "store": store_id,
-                "resources": incident.resources,
+                "units": incident.resources,
                 "platform": incident.platform,
                 "shown": SHOWN,
             },

@@ -58,7 +58,7 @@ class Fault(NamedTuple):
     """A fault, as it is reported.
 
     `fingerprint` is the same for the same fault; `subject` is what is affected, as people call it; `needs_attention`
-    says that it is not retried automatically; `payload` says where the failed work is stored; `affected_runs` are the
+    says that it is not retried automatically; `units` are those of the store that fail; `payload` says where the failed work is stored; `affected_runs` are the
     runs it stopped, as job/tier.
     """
 
@@ -69,7 +69,7 @@ class Fault(NamedTuple):
     job: str | None = None
     platform: str | None = None
     store_id: int | None = None
-    resources: Sequence[str] = ()
+    units: Sequence[str] = ()
     payload: str | None = None
     affected_runs: Sequence[str] = ()
 
@@ -249,7 +249,7 @@ def _write(connection: Connection, fault: Fault, occurrence: str | None, repeat:
     values = {
         **fault._asdict(),
         "fingerprint": str(fault.fingerprint),
-        "resources": list(fault.resources),
+        "units": list(fault.units),
         "affected_runs": list(fault.affected_runs),
         "occurrence": occurrence,
         "repeat": repeat,
@@ -271,7 +271,7 @@ def _write(connection: Connection, fault: Fault, occurrence: str | None, repeat:
         "needs_attention = CASE WHEN status = 'open' THEN needs_attention OR %(needs_attention)s ELSE %(needs_attention)s END, "
         "error_type = %(error_type)s, severity = %(severity)s, source = %(source)s, subject = %(subject)s, "
         "message = %(message)s, details = %(details)s, payload = coalesce(%(payload)s, payload), "
-        "resources = ARRAY(SELECT DISTINCT unnest(resources || %(resources)s::text[]) ORDER BY 1), "
+        "resources = ARRAY(SELECT DISTINCT unnest(resources || %(units)s::text[]) ORDER BY 1), "
         "affected_runs = ARRAY(SELECT DISTINCT unnest(CASE WHEN status = 'open' THEN affected_runs END || %(affected_runs)s::text[]) ORDER BY 1) "
         "WHERE id = (SELECT id FROM incidents WHERE fingerprint = %(fingerprint)s "
         "AND (status = 'open' OR resolved_at > clock_timestamp() - %(reopen_within)s) ORDER BY status = 'open' DESC, id DESC LIMIT 1) "
@@ -283,7 +283,7 @@ def _write(connection: Connection, fault: Fault, occurrence: str | None, repeat:
             "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message, details, "
             "job, platform, store_id, resources, payload, affected_runs, last_occurrence, opened_at, last_seen_at) VALUES "
             "(%(fingerprint)s, %(needs_attention)s, %(error_type)s, %(severity)s, %(source)s, %(subject)s, %(message)s, "
-            "%(details)s, %(job)s, %(platform)s, %(store_id)s, %(resources)s, %(payload)s, %(affected_runs)s, %(occurrence)s, "
+            "%(details)s, %(job)s, %(platform)s, %(store_id)s, %(units)s, %(payload)s, %(affected_runs)s, %(occurrence)s, "
             "clock_timestamp(), clock_timestamp()) RETURNING id",
             values,
         ).fetchone()

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import cipher
-from bg_pipelines.queues import JOB_RESOURCES, JOBS
+from bg_pipelines.queues import JOB_UNITS, JOBS
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
@@ -101,7 +101,7 @@ def audit_store(database: Database, store: str, *, sample: int) -> AuditReport:
     summary = SyncRun(
         database,
         cipher(settings),
-        SyncRequest(JOB_RESOURCES[JOB], job=JOB, stores=(store,), sample=sample, max_workers=1),
+        SyncRequest(JOB_UNITS[JOB], job=JOB, stores=(store,), sample=sample, max_workers=1),
         run_id=f"cli-{uuid.uuid4()}",
         connect=lambda access, sleep: platforms.connect(
             access, api_version=settings.shopify_api_version, sleep=sleep
@@ -123,11 +123,7 @@ def _proofs(database: Database, store: str) -> dict[str, Proof | None]:
             (store,),
         )
         held = {row["resource"]: row["proof"] for row in cursor.fetchall()}
-    return {
-        resource.value: _proof(held[resource.value])
-        for resource in Resource
-        if resource.value in held and resource not in (Resource.STORE, Resource.AUDIT)
-    }
+    return {resource.value: _proof(held[resource.value]) for resource in Resource if resource.value in held}
 
 
 def _proof(kept: dict[str, Any] | None) -> Proof | None:

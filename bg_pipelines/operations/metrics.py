@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES, JOBS, QUEUES, TIERS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import AUDIT_EVERY, JOB_UNITS, JOBS, QUEUES, TIERS, Unit
 from bg_pipelines.work.pulse import DEAD_AFTER
 from bg_pipelines.work.queue import all_queues
 
@@ -171,7 +170,7 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             _STATES,
             now=now,
             intervals=[TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
-            audit=Resource.AUDIT,
+            audit=Unit.AUDIT,
             audit_every=AUDIT_EVERY,
             **_OWN,
         )
@@ -238,13 +237,13 @@ _STATES = """
             AS parked_seconds,
         coalesce(greatest(0, extract(epoch FROM :now - min(y.next_due_at))), 0)::float AS behind_seconds
     FROM sync_states y JOIN stores s ON s.id = y.store_id
-    JOIN unnest(CAST(:resources AS text[]), CAST(:jobs AS text[])) own(resource, job) ON own.resource = y.resource
+    JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = y.resource
     LEFT JOIN incidents i ON i.id = y.incident_id
     CROSS JOIN LATERAL (SELECT coalesce(y.lease_expires_at > :now, false) AS leased) held
     WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
     GROUP BY s.id, own.job"""
 
-# The job of a try is its run's; where that is none of ours, the one that its resource belongs to. Durations are of
+# The job of a try is its run's; where that is none of ours, the one that its unit belongs to. Durations are of
 # attempts that succeeded: a wrong token fails in no time. Stopped ones do not count.
 _TRIES = """
     SELECT store_id, job, queue, success_rate, seconds[1] AS p50_seconds, seconds[2] AS p95_seconds FROM (
@@ -255,7 +254,7 @@ _TRIES = """
             SELECT store_id, resource, run_id, status, extract(epoch FROM finished_at - started_at)::float AS seconds
             FROM sync_attempts WHERE started_at > :since ORDER BY started_at DESC LIMIT :most
         ) t
-        JOIN unnest(CAST(:resources AS text[]), CAST(:jobs AS text[])) own(resource, job) ON own.resource = t.resource
+        JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = t.resource
         LEFT JOIN job_runs r ON r.run_id = t.run_id
         JOIN unnest(CAST(:all_jobs AS text[]), CAST(:queues AS text[])) place(job, queue)
             ON place.job = CASE WHEN r.job = ANY(:all_jobs) THEN r.job ELSE own.job END
@@ -282,7 +281,9 @@ _RUNS = """
         FROM job_runs WHERE started_at > :since
     ) runs GROUP BY job ORDER BY job"""
 
-_INCIDENTS = "SELECT severity, needs_attention, job, store_id, resources FROM incidents WHERE status = 'open'"
+_INCIDENTS = (
+    "SELECT severity, needs_attention, job, store_id, resources AS units FROM incidents WHERE status = 'open'"
+)
 _COUNTS = """
     SELECT 'circuits' AS figure, CASE WHEN platform IS NULL THEN 'store' ELSE 'platform' END AS name, count(*) AS number
         FROM circuits WHERE opened_at IS NOT NULL GROUP BY 1, 2
@@ -313,10 +314,10 @@ _AUDITS = """
         sum(repaired)::bigint AS repaired, sum(lag)::bigint AS lag
     FROM audits WHERE audited_at > :since GROUP BY resource ORDER BY resource"""
 
-# By these a query knows the job of a resource, and the queue of a job.
+# By these a query knows the job of a unit, and the queue of a job.
 _OWN = {
-    "resources": [resource.value for resources in JOB_RESOURCES.values() for resource in resources],
-    "jobs": [job for job, resources in JOB_RESOURCES.items() for _ in resources],
+    "units": [unit.value for units in JOB_UNITS.values() for unit in units],
+    "jobs": [job for job, units in JOB_UNITS.items() for _ in units],
 }
 _PLACES = {"all_jobs": list(JOBS), "queues": [job.queue.name for job in JOBS.values()]}
 
@@ -336,14 +337,14 @@ class _OpenIncident(NamedTuple):
     needs_attention: bool
     job: str | None
     store_id: int | None
-    resources: list[str]
+    units: list[str]
 
     def concerns(self, job: str) -> bool:
-        """Whether it is about this job. One that names neither a job nor resources is about all that sync."""
-        own = JOB_RESOURCES.get(job, ())
-        if not self.job and not self.resources:
+        """Whether it is about this job. One that names neither a job nor units is about all that sync."""
+        own = JOB_UNITS.get(job, ())
+        if not self.job and not self.units:
             return bool(own)
-        return self.job == job or not set(own).isdisjoint(self.resources)
+        return self.job == job or not set(own).isdisjoint(self.units)
 
 
 def _stores(

@@ -19,8 +19,8 @@ from bg_pipelines.work.pulse import DEAD_AFTER
 NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
 
 
-class ResourceStatus(NamedTuple):
-    """One resource over all stores. `minutes_behind` is the longest that any store is overdue."""
+class UnitStatus(NamedTuple):
+    """One unit over all stores. `minutes_behind` is the longest that any store is overdue."""
 
     resource: str
     stores: int
@@ -75,7 +75,7 @@ class RunStatus(NamedTuple):
 
 
 class FailingStore(NamedTuple):
-    """Resources of a store that fail for the same reason. `failures` is since the last success, the most of any.
+    """Units of a store that fail for the same reason. `failures` is since the last success, the most of any.
 
     `next_try_at` is None where the work is parked under the incident.
     """
@@ -107,7 +107,7 @@ class UndeliveredAlerts(NamedTuple):
 class Status(NamedTuple):
     metrics: Metrics
     incidents: list[OpenIncident]
-    resources: list[ResourceStatus]
+    resources: list[UnitStatus]
     circuits: list[OpenCircuit]
     runs: list[RunStatus]
     alerts: list[UndeliveredAlerts]
@@ -159,7 +159,7 @@ def read_status(database: Database, *, window: timedelta = WINDOW) -> Status:
         return Status(
             metrics,
             read(session, OpenIncident, _INCIDENTS),
-            read(session, ResourceStatus, _RESOURCES, now=now),
+            read(session, UnitStatus, _UNITS, now=now),
             read(session, OpenCircuit, _CIRCUITS),
             read(session, RunStatus, _RUNS, since=now - window, alive=now - DEAD_AFTER),
             read(session, UndeliveredAlerts, _ALERTS, since=now - window),
@@ -174,7 +174,7 @@ _INCIDENTS = """
     FROM incidents WHERE status = 'open'
     ORDER BY needs_attention DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""
 
-_RESOURCES = """
+_UNITS = """
     SELECT y.resource, count(*) AS stores,
         count(*) FILTER (WHERE y.attempts = 0 AND y.last_succeeded_at IS NOT NULL AND y.next_due_at > :now) AS current,
         count(*) FILTER (WHERE y.next_due_at <= :now AND coalesce(y.lease_expires_at, '-infinity') <= :now) AS due,

@@ -23,8 +23,9 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data, read_rows
-from bg_pipelines.sync.stock_corrections import make_due
+from bg_pipelines.sync.stock_corrections import QUEUE
 from bg_pipelines.wording import did_you_mean
+from bg_pipelines.work.store_units import make_carrier_due
 
 SOURCE = "stock"
 COLUMNS = ("store", "item", "location", "from", "to", "reason")
@@ -373,7 +374,7 @@ def _insert(connection: Connection, found: Sequence[_Found], by: str) -> list[in
             [one.given.reason for one in found],
         ),
     ).fetchall()
-    make_due(connection, {one.store_id for one in found})
+    make_carrier_due(connection, QUEUE, {one.store_id for one in found})
     return [id_ for (id_,) in rows]
 
 

@@ -24,8 +24,7 @@ from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
 from bg_pipelines.platforms import PLATFORMS
-from bg_pipelines.queues import TICK, TIERS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import TICK, TIERS, Unit
 from bg_pipelines.wording import did_you_mean
 
 DEFAULT_TIER = 2
@@ -137,7 +136,7 @@ class StoreRow(NamedTuple):
 
 
 def list_stores(database: Database) -> list[StoreRow]:
-    """All stores by name, with the oldest of their resources' last successes."""
+    """All stores by name, with the oldest of their units' last successes."""
     query = sa.text(
         "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "
         "CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
@@ -230,7 +229,7 @@ def _same_credentials(cipher: Cipher, stored: bytes, new: NewStore) -> bool:
 
 def _make_due(session: Session, store_id: int) -> None:
     now = sa.func.clock_timestamp()
-    rows = [{"store_id": store_id, "resource": resource.value, "next_due_at": now} for resource in Resource]
+    rows = [{"store_id": store_id, "resource": unit.value, "next_due_at": now} for unit in Unit]
     statement = insert(SyncState).values(rows)
     # least() passes over null: what was parked is due as well, with all its tries.
     session.execute(

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import dagster as dg
 
-from bg_pipelines.orchestration.reports import asset_key
-from bg_pipelines.records import Resource
+from bg_pipelines.orchestration.reports import ASSET_KEYS
+from bg_pipelines.queues import Unit
 
 _PARENTS = {
-    Resource.LOCATIONS: Resource.STORE,
-    Resource.PRODUCTS: Resource.STORE,
-    Resource.PRODUCT_VARIANTS: Resource.PRODUCTS,
-    Resource.INVENTORY_LEVELS: Resource.PRODUCT_VARIANTS,
-    Resource.CUSTOMERS: Resource.STORE,
-    Resource.ORDERS: Resource.CUSTOMERS,
+    Unit.LOCATIONS: Unit.STORE,
+    Unit.PRODUCTS: Unit.STORE,
+    Unit.PRODUCT_VARIANTS: Unit.PRODUCTS,
+    Unit.INVENTORY_LEVELS: Unit.PRODUCT_VARIANTS,
+    Unit.CUSTOMERS: Unit.STORE,
+    Unit.ORDERS: Unit.CUSTOMERS,
 }
 
 TABLES = [
     dg.AssetSpec(
-        asset_key(resource),
-        deps=[asset_key(_PARENTS[resource])] if resource in _PARENTS else [],
+        key,
+        deps=[ASSET_KEYS[_PARENTS[unit]]] if unit in _PARENTS else [],
         group_name="synced",
-        description=f"table {asset_key(resource).to_user_string()}",
+        description=f"table {key.to_user_string()}",
     )
-    for resource in Resource
-    if resource is not Resource.AUDIT
+    for unit, key in ASSET_KEYS.items()
 ] + [
     dg.AssetSpec(
         "people",
-        deps=[asset_key(Resource.CUSTOMERS), asset_key(Resource.ORDERS)],
+        deps=[ASSET_KEYS[Unit.CUSTOMERS], ASSET_KEYS[Unit.ORDERS]],
         group_name="matched",
         description="table people: one person across stores",
     )

@@ -60,7 +60,9 @@ def with_frames(error: BaseException) -> IntegrationError:
 
 
 @contextmanager
-def as_dagster_failures(context: dg.OpExecutionContext) -> Iterator[None]:
+def as_dagster_failures(
+    context: dg.OpExecutionContext, *, database_delay_seconds: float = DATABASE_DELAY_SECONDS
+) -> Iterator[None]:
     """What keeps a job from working at all becomes a `dagster.Failure` with our sentence, and ends the run.
 
     While the database is away the op is retried; see `DATABASE_RETRIES`.
@@ -71,7 +73,7 @@ def as_dagster_failures(context: dg.OpExecutionContext) -> Iterator[None]:
         # Its cause is left out of the log: the sentence says it, and a long traceback would bury it.
         failure = as_failure(error)
         if error.error_type is ErrorType.DATABASE:
-            most = DATABASE_DELAY_SECONDS * 2**context.retry_number
+            most = database_delay_seconds * 2**context.retry_number
             raise dg.RetryRequested(DATABASE_RETRIES, random.uniform(0, most)) from failure  # noqa: S311
         raise failure from None
     except Exception as error:  # noqa: BLE001 (a bug: Dagster would quote its text)

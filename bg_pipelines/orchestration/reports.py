@@ -6,8 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sync import Summary
+
+ASSET_KEYS = {
+    Unit.STORE: dg.AssetKey("stores"),
+    **{unit: dg.AssetKey(unit.resource.value) for unit in Unit if unit.resource is not None},
+}
+"""The table that a unit fills, as Dagster's asset; an audit fills none."""
 
 
 def report(context: dg.OpExecutionContext, summary: Summary) -> None:
@@ -16,16 +22,11 @@ def report(context: dg.OpExecutionContext, summary: Summary) -> None:
         context.log.error(
             f"{summary.done - summary.complete} of {summary.done} stores failed: see `failed` in this run's metadata, or `bg-pipelines status`"
         )
-    for resource, done in summary.resources.items():
-        if resource is not Resource.AUDIT and (done.synced or done.failed):
+    for unit, done in summary.units.items():
+        if unit in ASSET_KEYS and (done.synced or done.failed):
             counts = {key: dg.MetadataValue.int(value) for key, value in vars(done.counts).items()}
-            context.log_event(dg.AssetMaterialization(asset_key(resource), metadata=counts))
+            context.log_event(dg.AssetMaterialization(ASSET_KEYS[unit], metadata=counts))
     context.add_output_metadata(_metadata(summary))
-
-
-def asset_key(resource: Resource) -> dg.AssetKey:
-    """The table a resource is kept in, as Dagster's asset."""
-    return dg.AssetKey("stores" if resource is Resource.STORE else resource.value)
 
 
 def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
@@ -38,7 +39,7 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         metadata["failed"] = _table(
             {
                 "store": failure.store,
-                "resources": ", ".join(failure.resources),
+                "resources": ", ".join(failure.units),
                 "error_type": failure.error.error_type.value,
                 "severity": failure.error.severity.value,
                 "recoverable": failure.error.recoverable,
@@ -84,7 +85,7 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         )
     if summary.changes_applied:
         metadata["profile_edits_applied"] = dg.MetadataValue.int(summary.changes_applied)
-    rejected = sum(done.counts.rejected for done in summary.resources.values())
+    rejected = sum(done.counts.rejected for done in summary.units.values())
     metadata |= {
         "rows_read": dg.MetadataValue.int(summary.rows),
         "rows_changed": dg.MetadataValue.int(summary.changed),
@@ -92,14 +93,14 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
         "resources": _table(
             {
-                "resource": resource.value,
+                "resource": unit.value,
                 "stores": done.synced,
                 "failed": done.failed,
                 "waiting": done.waiting,
                 "pages": done.pages,
                 **vars(done.counts),
             }
-            for resource, done in summary.resources.items()
+            for unit, done in summary.units.items()
         ),
     }
     return metadata

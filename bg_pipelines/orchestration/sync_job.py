@@ -17,12 +17,17 @@ from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
-from bg_pipelines.orchestration.failures import TIER_TAG, as_dagster_failures, error_of, report_op_failure
+from bg_pipelines.orchestration.failures import (
+    DATABASE_DELAY_SECONDS,
+    TIER_TAG,
+    as_dagster_failures,
+    error_of,
+    report_op_failure,
+)
 from bg_pipelines.orchestration.reports import report
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.ticks import retries_sensor, tier_schedules
-from bg_pipelines.queues import JOB_RESOURCES, JOBS, TIERS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import JOB_UNITS, JOBS, TIERS, Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
@@ -89,12 +94,14 @@ def sync_job(
     config: type[SyncConfig] = SyncConfig,
     then: Then | None = None,
     then_seconds: float = THEN_SECONDS,
+    database_delay_seconds: float = DATABASE_DELAY_SECONDS,
 ) -> SyncJob:
     """The job of this name in `queues`, with an op named `op`, and one for `then`, named and described as that is.
 
-    `then` has what is left of `max_minutes`, and `then_seconds` at least.
+    `then` has what is left of `max_minutes`, and `then_seconds` at least. `database_delay_seconds`: see
+    `failures.DATABASE_RETRIES`.
     """
-    resources = JOB_RESOURCES[name]
+    units = JOB_UNITS[name]
 
     def sync(
         context: dg.OpExecutionContext,
@@ -102,8 +109,8 @@ def sync_job(
         database: DatabaseResource,
         platforms: PlatformsResource,
     ) -> None:
-        with as_dagster_failures(context):
-            report(context, _run(context, config, database, platforms, resources))
+        with as_dagster_failures(context, database_delay_seconds=database_delay_seconds):
+            report(context, _run(context, config, database, platforms, units))
         if then is None:
             _tell(context, config, database)
 
@@ -111,7 +118,7 @@ def sync_job(
         assert then is not None
         ops = cast("Mapping[str, Any]", context.run_config).get("ops", {})
         given = config(**ops.get(op, {}).get("config", {}))
-        with as_dagster_failures(context):
+        with as_dagster_failures(context, database_delay_seconds=database_delay_seconds):
             record = RunRecord(database.database, context.run_id, context.job_name)
             with pulse(record) as elapsed:
                 end = time.monotonic() + max(given.max_minutes * 60 - elapsed.total_seconds(), then_seconds)
@@ -133,7 +140,7 @@ def sync_job(
             )(after)
             then_op(synced)
 
-    return SyncJob(job, tier_schedules(job, op, resources), [retries_sensor(job, resources)])
+    return SyncJob(job, tier_schedules(job, op, units), [retries_sensor(job, units)])
 
 
 def _run(
@@ -141,7 +148,7 @@ def _run(
     config: SyncConfig,
     database: DatabaseResource,
     platforms: PlatformsResource,
-    resources: tuple[Resource, ...],
+    units: tuple[Unit, ...],
 ) -> Summary:
     """Run one sync. Raises only if the job itself could not work.
 
@@ -159,7 +166,7 @@ def _run(
     return SyncRun(
         database.database,
         database.cipher,
-        SyncRequest(resources, job=context.job_name, **given),
+        SyncRequest(units, job=context.job_name, **given),
         run_id=context.run_id,
         connect=platforms.connect,
         log=context.log.info,

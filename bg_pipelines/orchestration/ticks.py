@@ -18,8 +18,7 @@ from bg_pipelines import alerts
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.orchestration.failures import TIER_TAG, error_of
 from bg_pipelines.orchestration.resources import kept_database
-from bg_pipelines.queues import JOBS, TIERS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import JOBS, TIERS, Unit
 from bg_pipelines.settings import load_settings
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import since_last_seen
@@ -33,16 +32,12 @@ ALIVE = LEASE
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
-def tier_schedules(
-    job: dg.JobDefinition, op: str, resources: Sequence[Resource]
-) -> list[dg.ScheduleDefinition]:
+def tier_schedules(job: dg.JobDefinition, op: str, units: Sequence[Unit]) -> list[dg.ScheduleDefinition]:
     """One schedule for each tier of the job, as the table in `queues` says. `op` is the one that is told the tier."""
-    return [_tier_schedule(job, op, resources, tier) for tier in TIERS]
+    return [_tier_schedule(job, op, units, tier) for tier in TIERS]
 
 
-def _tier_schedule(
-    job: dg.JobDefinition, op: str, resources: Sequence[Resource], tier: int
-) -> dg.ScheduleDefinition:
+def _tier_schedule(job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: int) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{job.name}_tier_{tier}",
         job=job,
@@ -54,12 +49,12 @@ def _tier_schedule(
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_tier_{tier} {context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
         config = {"ops": {op: {"config": {"tiers": [tier]}}}}
-        return _look(context.instance, job, resources, tier=tier, tick=tick, config=config)
+        return _look(context.instance, job, units, tier=tier, tick=tick, config=config)
 
     return schedule
 
 
-def retries_sensor(job: dg.JobDefinition, resources: Sequence[Resource]) -> dg.SensorDefinition:
+def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDefinition:
     """Starts the job for what is due off its tier's ticks: what failed before, and what is new."""
 
     @dg.sensor(
@@ -71,7 +66,7 @@ def retries_sensor(job: dg.JobDefinition, resources: Sequence[Resource]) -> dg.S
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_{RETRIES} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
-        return _look(context.instance, job, resources, tier=None, tick=tick)
+        return _look(context.instance, job, units, tier=None, tick=tick)
 
     return sensor
 
@@ -79,7 +74,7 @@ def retries_sensor(job: dg.JobDefinition, resources: Sequence[Resource]) -> dg.S
 def _look(
     instance: dg.DagsterInstance,
     job: dg.JobDefinition,
-    resources: Sequence[Resource],
+    units: Sequence[Unit],
     *,
     tier: int | None,
     tick: str,
@@ -91,9 +86,9 @@ def _look(
         settings = load_settings()
         with kept_database(settings).transaction() as connection:
             if tier is None:
-                due = store_units.is_due(connection, resources, retries=True)
+                due = store_units.is_due(connection, units, retries=True)
             else:
-                due = store_units.is_due(connection, resources, tiers=[tier])
+                due = store_units.is_due(connection, units, tiers=[tier])
             if not due:
                 return dg.SkipReason("no retry is due" if tier is None else f"no store of tier {tier} is due")
             busy = at_work(instance, connection, job.name, label)

@@ -103,6 +103,8 @@ class Admin:
                 return {"GET": merchant.export}
             case ["requests"]:
                 return log_handlers(merchant, merchant.requests)
+            case ["deliveries"]:
+                return log_handlers(merchant, merchant.deliveries)
             case ["faults"]:
                 return fault_handlers(merchant, incoming, square.KINDS)
             case ["changes"]:

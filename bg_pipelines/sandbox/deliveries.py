@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.faults import WEBHOOK_KINDS, Fault
@@ -168,7 +168,7 @@ class Courier:
         if not taken:
             delivery.give_up()
         delivery.status = "delivered" if taken else "failed"
-        delivery.body = b""
+        delivery.headers, delivery.body = {}, b""
         with self._all_settled:
             if me in self._threads:
                 self.pending -= 1
@@ -187,15 +187,15 @@ class Courier:
         elif is_stale(connection):
             connection.close()
         extra = delivery.retry_headers(delivery) if delivery.retry_headers and delivery.tries > 1 else {}
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", target, delivery.body, {**delivery.headers, **extra})
             response = connection.getresponse()
             response.read()
         except TimeoutError:
             connection.close()
             return "timeout"
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             connection.close()
             return type(error).__name__
         return response.status
@@ -206,6 +206,22 @@ def open_connection(scheme: str, host: str, port: int | None) -> HTTPConnection:
         context = ssl.create_default_context()
         return HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
     return HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+
+
+def split_address(uri: str) -> SplitResult | None:
+    """The parts of an address; None if it is none."""
+    try:
+        parts = urlsplit(uri)
+        # In pubsub://project:topic the part behind the colon is no port.
+        has_port = parts.scheme not in {"http", "https"} or parts.port != 0
+        return parts if parts.scheme and parts.hostname and has_port else None
+    except ValueError:
+        return None
+
+
+def is_allowed(parts: SplitResult) -> bool:
+    """Whether a vendor posts there: over https, and over plain http to this machine, where the sandbox lives."""
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
 
 def is_stale(connection: HTTPConnection) -> bool:

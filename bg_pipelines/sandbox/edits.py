@@ -19,14 +19,14 @@ from bg_pipelines.sandbox.twilio.account import TwilioAccount
 def edit(place: Shop | Merchant | TwilioAccount, name: str, /, **fields: Any) -> Node:
     """Do one edit: `edit(shop, "set_search_lag", seconds=30)`. docs/sandbox.md lists them."""
     with place.lock:
-        if isinstance(place, Shop):
-            try:
+        if isinstance(place, TwilioAccount):
+            return apply_edit(account_edits.EDITS, place, name, fields)
+        try:
+            if isinstance(place, Shop):
                 return apply_edit(shop_edits.EDITS, place, name, fields)
-            finally:
-                place.notifier.flush()
-        if isinstance(place, Merchant):
             return apply_edit(merchant_edits.EDITS, place, name, fields)
-        return apply_edit(account_edits.EDITS, place, name, fields)
+        finally:
+            place.notifier.flush()
 
 
 def change(place: Shop | Merchant, count: int) -> list[dict[str, str]]:

@@ -47,8 +47,8 @@ KINDS: dict[str, str] = {
 # They apply when a bulk operation is started, and the last one when its file is fetched.
 BULK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("bulk_"))
 # They apply to deliveries of webhooks; `operation` is a part of the topic. All that match are applied.
-WEBHOOK_KINDS = frozenset(kind for kind in KINDS if kind.startswith("webhook_"))
-REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS - WEBHOOK_KINDS
+WEBHOOK_KINDS = tuple(kind for kind in KINDS if kind.startswith("webhook_"))
+REQUEST_KINDS = frozenset(KINDS) - BULK_KINDS - {*WEBHOOK_KINDS}
 # Requests that other faults only touch when their `operation` says so.
 QUIET = frozenset({"access_token", "bulk_file"})
 STATUSES = {
@@ -77,10 +77,10 @@ class Fault:
     """One thing to do wrong.
 
     `after` matching requests pass first, then it is applied `times` times (None: for ever). `operation` is a part of
-    the operation's name or text; the token endpoint is only touched when it says "access_token", the file of a
-    bulk operation when it says "bulk_file". `field` is a
-    name or a dotted path ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is
-    spoiled in every answer that holds it with its id.
+    the operation's name or text, or of a webhook's topic; the token endpoint is only touched when it says
+    "access_token", the file of a bulk operation when it says "bulk_file". `field` is a name or a dotted path
+    ("inventoryItem.sku") inside a node. `id` names the node in place of its `row`: it is spoiled in every answer that
+    holds it with its id.
     """
 
     kind: str

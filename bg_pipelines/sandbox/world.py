@@ -64,15 +64,7 @@ class World:
         people = shares(shops, customers)
         for index, share in enumerate(shares(shops, variants)):
             orders = round(people[index] * orders_per_customer)
-            shop = Shop(
-                index,
-                share,
-                seed,
-                self.clock,
-                customers=people[index],
-                orders=orders,
-                courier=self.courier,
-            )
+            shop = Shop(index, share, seed, self.clock, self.courier, customers=people[index], orders=orders)
             shop.outbox.hour_seconds = webhook_hour
             shop.search_lag_seconds = search_lag
             self.shops[shop.domain] = shop
@@ -83,12 +75,14 @@ class World:
             variants=square_variants,
             customers=square_customers,
             orders=square_orders,
+            courier=self.courier,
         )
         for merchant in self.square_merchants.values():
             merchant.search_lag_seconds = search_lag
+            merchant.outbox.hour_seconds = webhook_hour
         self._numbers = itertools.count(1)
-        places: list[Shop | Merchant] = [*self.shops.values(), *self.square_merchants.values()]
-        self._turn = itertools.cycle(places)
+        self._places: list[Shop | Merchant] = [*self.shops.values(), *self.square_merchants.values()]
+        self._turn = itertools.cycle(self._places)
 
     def next_number(self) -> int:
         return next(self._numbers)
@@ -105,9 +99,9 @@ class World:
 
     def deliveries_settled(self, timeout: float) -> bool:
         """Wait until every webhook was delivered or given up, retries and late ones included; False if it takes longer."""
-        for shop in self.shops.values():
-            with shop.lock:
-                shop.notifier.flush()
+        for place in self._places:
+            with place.lock:
+                place.notifier.flush()
         return self.courier.settled(timeout)
 
     def change_one(self) -> None:

@@ -18,6 +18,7 @@ from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, Limits, ResourceAudit
 from bg_pipelines.work.store_units import Claim
@@ -52,6 +53,7 @@ class Context(Protocol):
     """One unit's claim, and the store, platform and run that it is worked on with."""
 
     claim: Claim
+    unit: Unit
     attempt: int
     store_name: str
     platform: Platform

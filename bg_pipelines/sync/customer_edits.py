@@ -21,27 +21,25 @@ from typing import Any, NamedTuple
 import psycopg
 
 from bg_pipelines.customers import changes
-from bg_pipelines.customers.changes import Change, same
-from bg_pipelines.database.models import CustomerChange
+from bg_pipelines.customers.changes import QUEUE, Change, same
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedEdits, StoreUnit
 from bg_pipelines.incidents.reporting import Fault, report_fault
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.work import store_units
-from bg_pipelines.work.queue import DUE, Queue, clock
+from bg_pipelines.work.queue import DUE, clock
 
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its edits. After a crash they are free before that unit is."""
 UNREADABLE_PAUSE = timedelta(minutes=4)
 """How long an edit is postponed if its customer cannot be read: until the store's next visit, whatever its tier."""
 
-QUEUE = Queue(CustomerChange, Change)
-UNIT = QUEUE.table
 _NEXT = f"""
     t.store_id = %(store)s AND t.customer_external_id IN (SELECT t.customer_external_id FROM customer_changes t
         WHERE t.store_id = %(store)s AND t.status = 'pending' AND {DUE}
@@ -260,7 +258,7 @@ class CustomerEdits:
 
     def _park(self, edits: Sequence[Edit], error: IntegrationError) -> None:
         """Park the edits, all of a store's under one incident per error type."""
-        unit = StoreUnit(self.claim.store_id, UNIT, error.error_type)
+        unit = StoreUnit(self.claim.store_id, QUEUE.table, error.error_type)
         fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
         with self.database.transaction() as connection:
             for change in (change for edit in edits for change in edit.changes):
@@ -326,7 +324,7 @@ class CustomerEdits:
             job=self.context.job,
             platform=self.claim.platform,
             store_id=self.claim.store_id,
-            resources=[Resource.CUSTOMERS.value],
+            units=[Unit.CUSTOMERS.value],
             payload=payload,
         )
 

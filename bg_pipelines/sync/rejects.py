@@ -73,7 +73,7 @@ def report_rejects(
             job=job,
             platform=platform,
             store_id=store_id,
-            resources=[unit],
+            units=[unit],
             payload=f"rejected_rows of store {store_id}, {unit}",
         )
         # A pass that does not read them again is no repeat.

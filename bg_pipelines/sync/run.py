@@ -22,7 +22,7 @@ from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.protocol import Platform
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.summary import (
     ChangeReport,
@@ -30,9 +30,9 @@ from bg_pipelines.sync.summary import (
     Failure,
     Limits,
     ResourceAudit,
-    ResourceSummary,
     Summary,
     SyncRequest,
+    UnitSummary,
 )
 from bg_pipelines.sync.visit import Visit
 from bg_pipelines.work import attempts, store_units
@@ -80,7 +80,7 @@ class SyncRun:
         self.clock = clock
         self.policies = policies or Policies()
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
-        self.summary = Summary(resources={resource: ResourceSummary() for resource in request.resources})
+        self.summary = Summary(units={unit: UnitSummary() for unit in request.units})
         self.runner: Runner[Batch] = Runner(
             database,
             self,
@@ -118,15 +118,13 @@ class SyncRun:
             verify_key(connection, self.cipher)
             if stores is not None or request.force:
                 store_units.make_due(
-                    connection, request.resources, stores, request.tiers, full_pass=request.force
+                    connection, request.units, stores, request.tiers, full_pass=request.force
                 )
             if request.backfill != "auto":
-                store_units.set_backfill(
-                    connection, request.resources, stores, request.tiers, request.backfill
-                )
+                store_units.set_backfill(connection, request.units, stores, request.tiers, request.backfill)
             due_before = database_clock(connection)
             self.summary.total, busy = store_units.count_due(
-                connection, request.resources, due_before, stores, request.tiers
+                connection, request.units, due_before, stores, request.tiers
             )
             platforms = connection.execute("SELECT DISTINCT platform FROM stores").rowcount
             self.runner.record.begin(connection)
@@ -194,7 +192,7 @@ class SyncRun:
         with self.database.transaction() as connection:
             claimed = store_units.claim(
                 connection,
-                request.resources,
+                request.units,
                 owner=owner,
                 limit=request.batch_size,
                 lease=self.runner.lease,
@@ -206,7 +204,7 @@ class SyncRun:
             )
             claimed += store_units.claim_probe(
                 connection,
-                request.resources,
+                request.units,
                 owner=f"{owner}/probe",
                 lease=self.runner.lease,
                 due_before=due_before,
@@ -217,8 +215,8 @@ class SyncRun:
         by_store: dict[int, Batch] = {}
         for claim in claimed:
             by_store.setdefault(claim.store_id, []).append(claim)
-        order = {resource.value: i for i, resource in enumerate(request.resources)}
-        return [sorted(batch, key=lambda claim: order[claim.resource]) for batch in by_store.values()]
+        order = {unit.value: i for i, unit in enumerate(request.units)}
+        return [sorted(batch, key=lambda claim: order[claim.unit]) for batch in by_store.values()]
 
     def group(self, batch: Batch) -> str:
         return batch[0].platform
@@ -281,29 +279,29 @@ class SyncRun:
     def say(self, message: str) -> None:
         self.runner.say(message)
 
-    def note_rows(self, resource: Resource, pages: int, counts: Counts) -> None:
+    def note_rows(self, unit: Unit, pages: int, counts: Counts) -> None:
         with self._lock:
-            self.summary.resources[resource].pages += pages
-            self.summary.resources[resource].counts += counts
+            self.summary.units[unit].pages += pages
+            self.summary.units[unit].counts += counts
 
-    def note_synced(self, resource: Resource) -> None:
+    def note_synced(self, unit: Unit) -> None:
         with self._lock:
-            self.summary.resources[resource].synced += 1
+            self.summary.units[unit].synced += 1
 
-    def note_failed(self, resource: Resource, failure: Failure) -> None:
-        """A failure is logged once, however many of its store's resources it affects."""
+    def note_failed(self, unit: Unit, failure: Failure) -> None:
+        """A failure is logged once, however many of its store's units it affects."""
         with self._lock:
-            self.summary.resources[resource].failed += 1
-            failure.resources.append(resource)
-            if len(failure.resources) > 1:
+            self.summary.units[unit].failed += 1
+            failure.units.append(unit)
+            if len(failure.units) > 1:
                 return
             self.summary.failures.append(failure)
         error = failure.error
-        self.say(f"{failure.store}: {resource} failed ({error.error_type}): {error.message}; {failure.next}")
+        self.say(f"{failure.store}: {unit} failed ({error.error_type}): {error.message}; {failure.next}")
 
-    def note_waiting(self, resource: Resource) -> None:
+    def note_waiting(self, unit: Unit) -> None:
         with self._lock:
-            self.summary.resources[resource].waiting += 1
+            self.summary.units[unit].waiting += 1
 
     def note_store(self, store_id: int, complete: bool) -> None:
         with self._lock:

@@ -204,7 +204,7 @@ class Settling:
                 QUEUE.retry(connection, claim, waits.error, decision, attempts=claim.attempts)
                 attempts.end(connection, attempt, "released", error=waits.error)
                 known.messages.append(
-                    f"{self.store.name}: {claim.resource} waits: {waits.error.message}. "
+                    f"{self.store.name}: {claim.unit} waits: {waits.error.message}. "
                     f"Checked again at {decision.retry_at:%H:%M:%S} UTC"
                 )
             return decision
@@ -287,7 +287,7 @@ class Settling:
             job=self.job,
             policies=self.policies,
         )
-        unit = None if error.error_type in OUT_OF_REACH else claim.resource
+        unit = None if error.error_type in OUT_OF_REACH else claim.unit
         fingerprint: Fingerprint = StoreUnit(self.store.id, unit, error.error_type)
         if error.error_type in OF_A_STORE:  # then its circuit's incident is the same fault
             fingerprint = Circuit(f"store:{self.store.id}")
@@ -299,7 +299,7 @@ class Settling:
             job=self.job,
             platform=self.store.platform,
             store_id=self.store.id,
-            resources=[claim.resource],
+            units=[claim.unit],
             payload=f"sync_attempts {attempt}",
         )
         # A failure counts as repeated once per visit, however many units it affects.

@@ -7,7 +7,6 @@ take is parked under an incident and holds up no other.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -19,10 +18,10 @@ from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedCounts, StoreUnit
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
-from bg_pipelines.work.queue import Connection, Queue
+from bg_pipelines.work.queue import Queue
 
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its corrections. After a crash they are free before that unit is."""
@@ -54,7 +53,6 @@ class CorrectionClaim(NamedTuple):
 
 
 QUEUE = Queue(InventoryCorrection, CorrectionClaim)
-UNIT = QUEUE.table
 # Of one item at one location an earlier correction goes first, unless it is parked: each was counted upon the last.
 _NEXT = """
     t.store_id = %(store)s AND NOT EXISTS (SELECT FROM inventory_corrections e
@@ -157,14 +155,14 @@ class StockCorrections:
 
     def _fault(self, error: IntegrationError, fingerprint: Fingerprint | None = None) -> Fault:
         return Fault(
-            fingerprint or StoreUnit(self.claim.store_id, UNIT, error.error_type),
+            fingerprint or StoreUnit(self.claim.store_id, QUEUE.table, error.error_type),
             subject=f"store {self.context.store_name}",
             error=error,
             needs_attention=True,
             job=self.context.job,
             platform=self.claim.platform,
             store_id=self.claim.store_id,
-            resources=[Resource.INVENTORY_LEVELS.value],
+            units=[Unit.INVENTORY_LEVELS.value],
             payload=f"inventory_corrections of store {self.claim.store_id}",
         )
 
@@ -175,21 +173,6 @@ class StockCorrections:
             f"counted as {claim.change_from_quantity}, the platform has {outcome.found_quantity}; count again"
         )
         return CorrectionReport(self.context.store_name, claim.id, outcome.status, outcome.reason or stale)
-
-
-def make_due(connection: Connection, store_ids: Collection[int]) -> None:
-    """Make the stock of these stores due now where a correction waits to be sent.
-
-    What is parked or failing keeps its due time. Called after adding one, and by a visit that ends (its own due time
-    would hide a correction added while it was running).
-    """
-    connection.execute(
-        "UPDATE sync_states y SET next_due_at = least(next_due_at, clock_timestamp()) WHERE store_id = ANY(%s) "
-        "AND resource = 'inventory_levels' AND next_due_at IS NOT NULL AND attempts = 0 AND EXISTS ("
-        "SELECT FROM inventory_corrections c WHERE c.store_id = y.store_id AND c.status = 'pending' "
-        "AND c.next_due_at <= clock_timestamp())",
-        (list(store_ids),),
-    )
 
 
 def _rejected(claim: CorrectionClaim, outcome: CorrectionOutcome) -> IntegrationError:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.queues import TIERS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import TIERS, Unit
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class SyncRequest:
     looks at.
     """
 
-    resources: tuple[Resource, ...]
+    units: tuple[Unit, ...]
     job: str = "sync"
     stores: tuple[str, ...] = ()
     tiers: tuple[int, ...] = tuple(TIERS)
@@ -58,8 +57,8 @@ class SyncRequest:
 
 
 @dataclass
-class ResourceSummary:
-    """What a run did for one resource, over all stores; `waiting` counts those whose platform is not ready yet."""
+class UnitSummary:
+    """What a run did for one unit, over all stores; `waiting` counts those whose platform is not ready yet."""
 
     synced: int = 0
     failed: int = 0
@@ -73,7 +72,7 @@ class Failure:
     """Units of a store that could not be synced for one reason; `next` says what happens to them."""
 
     store: str
-    resources: list[str]
+    units: list[str]
     error: IntegrationError
     next: str = ""
 
@@ -166,7 +165,7 @@ class Summary:
     done: int = 0
     complete: int = 0
     given_back: int = 0
-    resources: dict[Resource, ResourceSummary] = field(default_factory=dict)
+    units: dict[Unit, UnitSummary] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     audits: list[ResourceAudit] = field(default_factory=list)
     corrections_applied: int = 0
@@ -177,9 +176,9 @@ class Summary:
 
     @property
     def rows(self) -> int:
-        return sum(summary.counts.read for summary in self.resources.values())
+        return sum(summary.counts.read for summary in self.units.values())
 
     @property
     def changed(self) -> int:
         """Rows inserted, updated or marked deleted."""
-        return sum(s.counts.inserted + s.counts.updated + s.counts.deleted for s in self.resources.values())
+        return sum(s.counts.inserted + s.counts.updated + s.counts.deleted for s in self.units.values())

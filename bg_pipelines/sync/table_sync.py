@@ -17,7 +17,7 @@ from psycopg.rows import scalar_row
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
-from bg_pipelines.records import PARTS, Page, Resource
+from bg_pipelines.records import PARTS, Page
 from bg_pipelines.sync.completeness import Completeness, count_held
 from bg_pipelines.sync.context import Context, NotReady, TurnOver
 from bg_pipelines.sync.deletions import mark_not_listed_deleted, mark_orphans_deleted
@@ -51,7 +51,8 @@ class TableSync:
         self.claim = context.claim
         self.database = context.database
         self.platform = context.platform
-        self.resource = Resource(context.claim.resource)
+        assert context.unit.resource is not None
+        self.resource = context.unit.resource
         self.table = self.resource.value
         self.then = then
         self.state = CursorState.parse(context.claim.cursor)

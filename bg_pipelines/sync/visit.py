@@ -16,7 +16,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError, unexpected
 from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.protocol import Platform
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync import summary
 from bg_pipelines.sync.context import NotReady, StoreRef, TurnOver
@@ -59,10 +59,10 @@ class Run(Protocol):
     def clock(self) -> float: ...
     def look_again(self) -> None: ...
     def say(self, message: str) -> None: ...
-    def note_rows(self, resource: Resource, pages: int, counts: Counts) -> None: ...
-    def note_synced(self, resource: Resource) -> None: ...
-    def note_waiting(self, resource: Resource) -> None: ...
-    def note_failed(self, resource: Resource, failure: summary.Failure) -> None: ...
+    def note_rows(self, unit: Unit, pages: int, counts: Counts) -> None: ...
+    def note_synced(self, unit: Unit) -> None: ...
+    def note_waiting(self, unit: Unit) -> None: ...
+    def note_failed(self, unit: Unit, failure: summary.Failure) -> None: ...
     def note_correction(self, left: summary.CorrectionReport | None) -> None: ...
     def note_change(self, left: summary.ChangeReport | None) -> None: ...
     def note_audit(self, found: summary.ResourceAudit) -> None: ...
@@ -119,7 +119,7 @@ class Visit:
             for number, claim in enumerate(self.claims):
                 self.run_.check_stopped()
                 with self.database.transaction() as connection:
-                    attempt = attempts.begin(connection, self.run_.run_id, claim.store_id, claim.resource)
+                    attempt = attempts.begin(connection, self.run_.run_id, claim.store_id, claim.unit)
                 context = UnitContext(self, claim, attempt)
                 outcome, error = self._work_on(context, failure)
                 if isinstance(outcome, Yielded):
@@ -127,19 +127,18 @@ class Visit:
                     if done or answered:
                         self.settling.note_success(done)
                     return
-                unit = Resource(claim.resource)
                 if isinstance(outcome, Done):
-                    done.append(claim.resource)
-                    self.run_.note_synced(unit)
+                    done.append(claim.unit)
+                    self.run_.note_synced(context.unit)
                 elif isinstance(outcome, Waiting) or error is None:
                     answered = True
                     if isinstance(outcome, Waiting):
-                        self.run_.note_waiting(unit)
+                        self.run_.note_waiting(context.unit)
                 else:
                     if failure is None or failure.error is not error:
                         failure = summary.Failure(self.store.name, [], error)
                     failure.next = str(outcome)
-                    self.run_.note_failed(unit, failure)
+                    self.run_.note_failed(context.unit, failure)
             if done or answered:
                 self.settling.note_success(done)
         finally:
@@ -157,7 +156,7 @@ class Visit:
         tries = None
         try:
             context.platform = self._connect()
-            UNITS[claim.resource](context)
+            UNITS[context.unit](context)
             return Done(), None
         except TurnOver:
             return Yielded(), None
@@ -237,7 +236,7 @@ class UnitContext:
         self.visit = visit
         self.claim = claim
         self.attempt = attempt
-        self.unit = Resource(claim.resource)
+        self.unit = Unit(claim.unit)
         self.store_name = visit.store.name
         self.database = visit.database
         self.cipher = run.cipher

@@ -147,11 +147,11 @@ EVENTS: Mapping[tuple[str, str], str] = {
 
 
 def subjects(platform: str, topic: Topic, payload: Mapping[str, Any]) -> Iterator[Subject]:
-    """The rows that a payload is about, mostly one; none for a command.
+    """The rows that a payload is about, mostly one; none for a command, and for a checkout that no cart went into.
 
     Raises ValueError, naming the field and no value, where they cannot be told.
     """
-    if topic.kind is Kind.COMMAND:
+    if topic.kind is Kind.COMMAND or (topic.id_field == "cart_token" and not payload.get("cart_token")):
         return
     if platform == "square":
         yield from _of_square(topic, payload)

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from bg_pipelines.work.queue import Queue, all_queues
+from bg_pipelines.work.store_units import make_carrier_due
 
 Connection = psycopg.Connection[Any]
 
@@ -143,14 +144,7 @@ def start_again(
             f"RETURNING t.incident_id, {_store_of(queue)}",
             (reason, list(incident_ids)),
         ).fetchall()
-        if queue.carrier is not None and free:
-            connection.execute(
-                "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE (store_id, resource) IN ("
-                "SELECT store_id, resource FROM sync_states WHERE store_id = ANY(%s) AND resource = %s "
-                # A unit that is parked itself stays parked.
-                "AND next_due_at IS NOT NULL ORDER BY store_id FOR NO KEY UPDATE)",
-                (list({store_id for _, store_id in free}), queue.carrier),
-            )
+        make_carrier_due(connection, queue, {store_id for _, store_id in free}, failing=True)
         if release:
             connection.execute(
                 f"UPDATE {queue.table} SET incident_id = NULL WHERE incident_id = ANY(%s)",  # noqa: S608

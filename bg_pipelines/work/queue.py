@@ -54,8 +54,8 @@ class Queue(Generic[C]):
     """The claimed rows of one table.
 
     `row` is what a claim is returned as: a class whose fields are columns of the table `t`, or of `columns`, which has
-    the SQL of those that are not. `joins` are tables that a claim's condition and order may use; what of them `columns`
-    needs is listed in `joined` and is then found in `picked`.
+    the SQL of those that are not, or have another name. `joins` are tables that a claim's condition and order may use;
+    what of them `columns` needs is listed in `joined` and is then found in `picked`.
     """
 
     def __init__(
@@ -75,9 +75,13 @@ class Queue(Generic[C]):
         self.open = "t.status = 'pending'" if "status" in model.__table__.columns else "true"  # type: ignore[attr-defined]
         """Which rows are work at all: a table may keep what is done beside what is to be done."""
         self.row = row
-        names = list(row.__annotations__)
         own = {"owner": "t.lease_owner", "claimed_at": NOW, **(columns or {})}
-        returning = ", ".join(f"{own.get(name, f't.{name}')} AS {name}" for name in names)
+        sources = {name: own.get(name, f"t.{name}") for name in row.__annotations__}
+        returning = ", ".join(f"{source} AS {name}" for name, source in sources.items())
+        self._key_fields = {
+            column: name for column in self.key for name, source in sources.items() if source == f"t.{column}"
+        }
+        """The row's field of each column of the key."""
         keys = ", ".join(f"t.{name}" for name in self.key)
         same = " AND ".join(f"t.{name} = picked.{name}" for name in self.key)
         # MATERIALIZED: picked once, whatever plan the join gets, so the limit is kept.
@@ -143,14 +147,18 @@ class Queue(Generic[C]):
         Raises IntegrationError (lease_lost) if somebody else has claimed the row meanwhile: then nothing of this
         transaction may be kept.
         """
-        key = {f"key_{name}": getattr(claim, name) for name in self.key}
-        mine = " AND ".join(f"{name} = %(key_{name})s" for name in self.key)
+        key = {column: getattr(claim, field) for column, field in self._key_fields.items()}
+        mine = " AND ".join(f"{column} = %(key_{column})s" for column in self.key)
         updated = connection.execute(
             f"UPDATE {self.table} SET {assignments} WHERE {mine} AND lease_owner = %(key_owner)s",  # noqa: S608
-            {**(parameters or {}), **key, "key_owner": claim.owner},
+            {
+                **(parameters or {}),
+                **{f"key_{column}": value for column, value in key.items()},
+                "key_owner": claim.owner,
+            },
         ).rowcount
         if updated != 1:
-            named = ", ".join(f"{name} {getattr(claim, name)}" for name in self.key)
+            named = ", ".join(f"{column} {value}" for column, value in key.items())
             raise IntegrationError.of(
                 ErrorType.LEASE_LOST,
                 f"{self.table} ({named}) was claimed by another worker, because this one had no heartbeat for a whole "

@@ -1,6 +1,6 @@
-"""Units of a store's work: a resource of a store is a row of `sync_states`, claimed and settled by `work.queue`.
+"""Units of a store's work: each is a row of `sync_states`, claimed and settled by `work.queue`.
 
-A row says when its (store, resource) is due, which claim has it and until when. A claim takes all due units of a store
+A row says when its (store, unit) is due, which claim has it and until when. A claim takes all due units of a store
 together. What an open circuit covers (`circuits`) is claimed only as a probe.
 """
 
@@ -23,14 +23,14 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claimed unit: a resource of a store, with the cursor of its last pass.
+    """One claimed unit of a store, with the cursor of its last pass.
 
     `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how.
     """
 
     store_id: int
     platform: str
-    resource: str
+    unit: str
     interval: timedelta
     owner: str
     claimed_at: datetime
@@ -48,13 +48,14 @@ QUEUE = Queue(
     joins="JOIN stores ON stores.id = t.store_id",
     joined="stores.platform, stores.tier, stores.interval_minutes",
     columns={
+        "unit": "t.resource",
         "platform": "picked.platform",
         "interval": f"coalesce(make_interval(mins => picked.interval_minutes), (ARRAY[{_INTERVALS}])[picked.tier])",
     },
 )
 
 _AMONG = """
-    t.resource = ANY(%(resources)s) AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
+    t.resource = ANY(%(units)s) AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
     AND (%(stores)s::bigint[] IS NULL OR t.store_id = ANY(%(stores)s)) AND NOT t.store_id = ANY(%(not_stores)s)
     AND stores.tier = ANY(%(tiers)s)"""
 _CLOSED = """
@@ -69,7 +70,7 @@ _CLOSED_OR_PROBED = """
 
 def claim(
     connection: Connection,
-    resources: Sequence[str],
+    units: Sequence[str],
     *,
     owner: str,
     limit: int,
@@ -96,7 +97,7 @@ def claim(
             lease=lease,
             among=f"{_AMONG}{_CLOSED} AND NOT stores.platform = ANY(%(not_platforms)s)",
             order="t.next_due_at, t.store_id",
-            parameters={**_among(resources, stores, tiers, not_stores), "not_platforms": list(not_platforms)},
+            parameters={**_among(units, stores, tiers, not_stores), "not_platforms": list(not_platforms)},
             due_before=due_before,
             now=now,
         )
@@ -108,7 +109,7 @@ def claim(
         if wanted > 0:
             claimed += pick(wanted if one is tiers else min(share, wanted), one, stores)
     if claimed:
-        claimed += pick(len(claimed) * len(resources), tiers, {one.store_id for one in claimed})
+        claimed += pick(len(claimed) * len(units), tiers, {one.store_id for one in claimed})
     return claimed
 
 
@@ -122,7 +123,7 @@ _PROBE = f"""
 
 def claim_probe(
     connection: Connection,
-    resources: Sequence[str],
+    units: Sequence[str],
     *,
     owner: str,
     lease: timedelta,
@@ -135,31 +136,31 @@ def claim_probe(
 
     One that has not failed goes first: what is wrong with a single store says little of its platform.
     """
-    among = _among(resources, stores, tiers, not_stores)
+    among = _among(units, stores, tiers, not_stores)
     row = connection.execute(_PROBE, {**among, "due_before": due_before, "now": None}).fetchone()
     if row is None:
         return []
-    store_id, resource, circuit = row
+    store_id, unit, circuit = row
     # Until then nobody else probes it; should this worker be killed, somebody does.
     connection.execute(
         "UPDATE circuits SET probe_at = clock_timestamp() + %s, probe_owner = %s WHERE key = %s",
         (lease, owner, circuit),
     )
-    among |= {"stores": [store_id], "resources": [resource]}
+    among |= {"stores": [store_id], "units": [unit]}
     return QUEUE.claim(
         connection, owner=owner, limit=1, lease=lease, among=_AMONG, parameters=among, due_before=due_before
     )
 
 
 def _among(
-    resources: Sequence[str],
+    units: Sequence[str],
     stores: Collection[int] | None,
     tiers: Sequence[int],
     not_stores: Collection[int] = (),
 ) -> dict[str, Any]:
     """The parameters of `_AMONG`."""
     return {
-        "resources": list(resources),
+        "units": list(units),
         "stores": None if stores is None else list(stores),
         "tiers": list(tiers),
         "not_stores": list(not_stores),
@@ -168,12 +169,12 @@ def _among(
 
 def is_due(
     connection: Connection,
-    resources: Sequence[str],
+    units: Sequence[str],
     *,
     tiers: Sequence[int] = tuple(TIERS),
     retries: bool = False,
 ) -> bool:
-    """Whether a run of these resources would find work: one query, by index, however many stores there are.
+    """Whether a run of these units would find work: one query, by index, however many stores there are.
 
     With `retries` only work that is due outside of its tier's ticks counts: what failed before and what is new.
     """
@@ -181,14 +182,14 @@ def is_due(
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM sync_states t JOIN stores ON stores.id = t.store_id "  # noqa: S608
         f"WHERE {DUE} AND {_AMONG} {off_tick} {_CLOSED_OR_PROBED})",
-        {**_among(resources, None, tiers), "due_before": None, "now": None},
+        {**_among(units, None, tiers), "due_before": None, "now": None},
     ).fetchone()
     return bool(row and row[0])
 
 
 def make_due(
     connection: Connection,
-    resources: Sequence[str],
+    units: Sequence[str],
     stores: Collection[int] | None,
     tiers: Sequence[int] = tuple(TIERS),
     *,
@@ -209,7 +210,7 @@ def make_due(
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
         (
             full_pass,
-            list(resources),
+            list(units),
             list(tiers),
             None if stores is None else list(stores),
             list(stores or ()),
@@ -217,9 +218,29 @@ def make_due(
     ).rowcount
 
 
+def make_carrier_due(
+    connection: Connection, queue: Queue[Any], stores: Collection[int], *, failing: bool = False
+) -> None:
+    """Make the unit that carries a queue's work due now, of each of these stores where some of that work is due.
+
+    A unit that is parked keeps its due time; so does one that is failing, unless `failing`. Called when work was added
+    or started again, and by a visit that ends: its own due time would hide what was added while it was running.
+    """
+    if queue.carrier is None or not stores:
+        return
+    connection.execute(
+        "UPDATE sync_states SET next_due_at = least(next_due_at, clock_timestamp()) WHERE (store_id, resource) IN ("  # noqa: S608
+        "SELECT y.store_id, y.resource FROM sync_states y WHERE y.store_id = ANY(%(stores)s) AND y.resource = %(unit)s "
+        "AND y.next_due_at IS NOT NULL AND (y.attempts = 0 OR %(failing)s) AND EXISTS ("
+        f"SELECT FROM {queue.table} t WHERE t.store_id = y.store_id AND {queue.open} AND t.next_due_at <= clock_timestamp()) "
+        "ORDER BY y.store_id FOR NO KEY UPDATE)",
+        {"stores": list(stores), "unit": queue.carrier, "failing": failing},
+    )
+
+
 def set_backfill(
     connection: Connection,
-    resources: Sequence[str],
+    units: Sequence[str],
     stores: Collection[int] | None,
     tiers: Sequence[int],
     backfill: str,
@@ -233,7 +254,7 @@ def set_backfill(
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
         (
             backfill,
-            list(resources),
+            list(units),
             list(tiers),
             None if stores is None else list(stores),
             list(stores or ()),
@@ -244,7 +265,7 @@ def set_backfill(
 
 def count_due(
     connection: Connection,
-    resources: Sequence[str],
+    units: Sequence[str],
     due_before: datetime,
     stores: Collection[int] | None,
     tiers: Sequence[int] = tuple(TIERS),
@@ -257,7 +278,7 @@ def count_due(
         "WHERE s.resource = ANY(%s) AND s.next_due_at <= %s AND stores.tier = ANY(%s) "
         "AND stores.paused_at IS NULL AND stores.deleted_at IS NULL AND (%s::bigint[] IS NULL OR s.store_id = ANY(%s))",
         (
-            list(resources),
+            list(units),
             due_before,
             list(tiers),
             None if stores is None else list(stores),

@@ -67,7 +67,7 @@ class House:
         severity: str = "medium",
     ) -> None:
         error = IntegrationError("no answer within 30 s", error_type="timeout", severity=severity)
-        fault = Fault(Circuit(name), f"store {name}", error, needs_attention, resources=["products"])
+        fault = Fault(Circuit(name), f"store {name}", error, needs_attention, units=["products"])
         with self.database.transaction() as connection:
             for _ in range(times):
                 reporting.report_fault(connection, fault)

@@ -19,7 +19,7 @@ FACTS = Facts(
     needs_attention=True,
     since=datetime(2026, 11, 23, 12, tzinfo=UTC),
     times=3,
-    resources=["products", "product_variants"],
+    units=["products", "product_variants"],
     incident_id=12,
 )
 
@@ -35,9 +35,7 @@ def test_an_alert_says_what_since_when_how_often_and_what_to_do() -> None:
 
 
 def test_what_mends_itself_says_so() -> None:
-    _, body = compose(
-        "opened", FACTS._replace(needs_attention=False, times=1, resources=[], incident_id=None)
-    )
+    _, body = compose("opened", FACTS._replace(needs_attention=False, times=1, units=[], incident_id=None))
     assert body.splitlines()[1:] == [
         "Retrying automatically.",
         "Since 2026-11-23 12:00 UTC, seen once.",

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines_tests.support import KEY, PATIENCE, PROJECT, query
 from bg_pipelines_tests.typed import Run, ok, refused, type_in, words
@@ -271,7 +271,7 @@ def test_status_is_a_table_or_one_json_object(run: Run) -> None:
     ok(run(*HARBOR))
     assert "store_sync" in ok(run("status"))
     state = json.loads(ok(run("status", "--json")))
-    assert [row["due"] for row in state["resources"]] == [1] * len(Resource)
+    assert [row["due"] for row in state["resources"]] == [1] * len(Unit)
     assert state["failing"] == []
 
 

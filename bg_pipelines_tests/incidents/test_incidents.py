@@ -22,7 +22,7 @@ from bg_pipelines.incidents.handling import assign, resolve, retry
 from bg_pipelines.incidents.reading import IncidentRow, list_incidents, show
 from bg_pipelines.incidents.runbooks import RUNBOOKS, runbook
 from bg_pipelines.operations.stores import save_stores, set_paused
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.retries import POLICIES, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary
@@ -221,7 +221,7 @@ def test_what_a_run_has_in_hand_is_left_to_it(database: Database, shops: list[Sh
     retry(database, [number], by="jane")
     with database.transaction() as connection:
         store_units.claim(
-            connection, [Resource.PRODUCTS], owner="a run", limit=1, lease=store_units.timedelta(minutes=2)
+            connection, [Unit.PRODUCTS], owner="a run", limit=1, lease=store_units.timedelta(minutes=2)
         )
     before = rows_of(database, shops[0])["products"]
     assert retry(database, [number], by="joe") == (1, 4, [f"{number}: a run has claimed it"])
@@ -260,12 +260,12 @@ def test_many_are_retried_and_resolved_at_once(database: Database, shops: list[S
     for shop in shops[:2]:
         shop.access.expire_all()
     shops[2].access.scopes.remove("read_locations")
-    both = (Resource.STORE, Resource.LOCATIONS)
-    sync(run_id="first", resources=both)
+    both = (Unit.STORE, Unit.LOCATIONS)
+    sync(run_id="first", units=both)
     numbers = [row.id for row in list_incidents(database)]
     assert len(numbers) == 3
     assert retry(database, numbers, by="jane") == (3, 5, [])
-    sync(run_id="second", resources=both)
+    sync(run_id="second", units=both)
     assert [row.occurrences for row in list_incidents(database)] == [2, 2, 2]
     assert resolve(database, numbers[:2], by="jane", note="stores are closed").incidents == 2
     assert [row.id for row in list_incidents(database)] == numbers[2:]
@@ -440,7 +440,7 @@ def test_a_retry_of_rejected_rows_begins_an_unfinished_pass_again(
         Jsonb(unfinished),
     )
     assert retry(database, [number], by="jane") == (1, 1, [])
-    assert sync(resources=(Resource.PRODUCTS,), run_id="again").failures == []
+    assert sync(units=(Unit.PRODUCTS,), run_id="again").failures == []
     passes = "SELECT full_pass FROM sync_attempts WHERE run_id = 'again'"
     assert query(database, passes) == [{"full_pass": True}]
 
@@ -476,7 +476,7 @@ def test_a_retry_of_an_open_circuit_probes_at_once_and_closes_it(
     shops[0].requests.clear()
     sync()
     assert not shops[0].requests
-    assert retry(database, [number], by="jane") == (1, len(Resource), [])
+    assert retry(database, [number], by="jane") == (1, len(Unit), [])
     assert sync().failures == []
     assert shops[0].requests
     assert only(database, status=None).status == "resolved"
@@ -489,7 +489,7 @@ def test_a_probe_that_is_under_way_is_not_doubled(database: Database, shops: lis
     retry(database, [number], by="jane")
     with database.transaction() as connection:
         [work] = store_units.claim_probe(
-            connection, [Resource.STORE], owner="a run/probe", lease=store_units.timedelta(minutes=2)
+            connection, [Unit.STORE], owner="a run/probe", lease=store_units.timedelta(minutes=2)
         )
     before = query(database, "SELECT * FROM circuits")
     assert retry(database, [number], by="joe") == (1, 0, [f"{number}: a probe is under way"])
@@ -508,7 +508,7 @@ def test_resolving_the_incident_of_a_circuit_closes_it_so_that_calls_go_at_once(
     sync()
     number = open_circuit(database, shops[0])
     shops[0].requests.clear()
-    assert resolve(database, [number], by="jane", note="their status page says so") == (1, len(Resource), [])
+    assert resolve(database, [number], by="jane", note="their status page says so") == (1, len(Unit), [])
     assert query(
         database, "SELECT failures, opened_at, probe_at FROM circuits WHERE store_id IS NOT NULL"
     ) == [{"failures": 0, "opened_at": None, "probe_at": None}]
@@ -521,7 +521,7 @@ def test_a_platform_that_is_down_is_one_incident_whose_retry_brings_all_its_stor
 ) -> None:
     for shop in shops:
         shop.faults.append(Fault("cut"))
-    sync(resources=(Resource.STORE,))
+    sync(units=(Unit.STORE,))
     incident = only(database)
     assert (incident.subject, incident.needs_attention, incident.store) == ("platform shopify", False, None)
     details = show(database, incident.id)

@@ -72,7 +72,7 @@ def fail(
         job="store_sync",
         platform=platform,
         store_id=store,
-        resources=["products"],
+        units=["products"],
     )
     incident = reporting.report_fault(connection, fault)
     connection.execute(

@@ -19,7 +19,7 @@ import pytest
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.definitions import defs
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.orchestration import failures, resources
+from bg_pipelines.orchestration import resources
 from bg_pipelines.orchestration import sync_job as sync_jobs
 from bg_pipelines.orchestration.failures import (
     DATABASE_RETRIES,
@@ -147,12 +147,17 @@ def test_a_backfill_of_an_unknown_kind_is_refused(environment: None) -> None:
     assert sentence == "config `backfill`: 'bulky' is none of auto, bulk, pages"
 
 
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "DATABASE_DELAY_SECONDS", 0)
+def sync_without_delay(**options: Any) -> dg.ExecuteInProcessResult:
+    """Run store_sync; while the database is away it is retried at once."""
+    job, _, _ = sync_job("store_sync", op="sync_stores", description="", database_delay_seconds=0)
+    return job.execute_in_process(
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
+        raise_on_error=False,
+        **options,
+    )
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_a_database_that_is_away_is_waited_for_in_the_op(
     environment: None, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,14 +171,14 @@ def test_a_database_that_is_away_is_waited_for_in_the_op(
         return open_database(load_settings(), **options)
 
     monkeypatch.setattr(resources, "open_database", open_later)
-    result = execute("store_sync")
+    result = sync_without_delay()
     assert result.success
     assert len(opened) == 3
     assert len([e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]) == 2
     assert "hunter2" not in str(result.all_events)
 
 
-@pytest.mark.usefixtures("environment", "no_waiting")
+@pytest.mark.usefixtures("environment")
 def test_op_retries_and_run_retries_never_multiply(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +190,7 @@ def test_op_retries_and_run_retries_never_multiply(
 
     monkeypatch.setattr(resources, "open_database", away)
     assert (instance.run_retries_enabled, instance.run_retries_max_retries) == (True, 2)
-    result = execute("store_sync", instance=instance)
+    result = sync_without_delay(instance=instance)
     sentence, facts = failure(result)
     assert (sentence, facts["error_type"]) == ("PostgreSQL is not available: gone", "database")
     assert len(opened) == 1 + DATABASE_RETRIES

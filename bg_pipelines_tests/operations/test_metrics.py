@@ -24,8 +24,7 @@ from bg_pipelines.operations.metrics import (
 )
 from bg_pipelines.operations.prometheus import prometheus_text
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.queues import JOB_RESOURCES, JOBS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import JOB_UNITS, JOBS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines.work.queue import all_queues
@@ -60,15 +59,15 @@ def add_stores(execute: Execute, names: str) -> None:
         "INSERT INTO sync_states (store_id, resource, next_due_at, last_succeeded_at) SELECT id, resource, "
         "clock_timestamp() + interval '1 hour', clock_timestamp() - interval '1 minute' "
         "FROM stores, unnest(%s::text[]) resource ON CONFLICT DO NOTHING",
-        list(Resource),
+        list(Unit),
     )
 
 
-def change(execute: Execute, store: str, resource: Resource, assignments: str) -> None:
+def change(execute: Execute, store: str, unit: Unit, assignments: str) -> None:
     changed = execute(
         f"UPDATE sync_states SET {assignments} WHERE resource = %s "
         "AND store_id = (SELECT id FROM stores WHERE name = %s)",
-        resource,
+        unit,
         store,
     )
     assert changed.rowcount == 1
@@ -77,7 +76,7 @@ def change(execute: Execute, store: str, resource: Resource, assignments: str) -
 def add_tries(
     execute: Execute,
     store: str,
-    resource: Resource,
+    unit: Unit,
     *seconds: float,
     status: str = "succeeded",
     run: str = "r",
@@ -87,7 +86,7 @@ def add_tries(
             "INSERT INTO sync_attempts (run_id, store_id, resource, status, started_at, finished_at) SELECT %s, id, %s, %s, "
             "t, t + %s FROM stores, (SELECT clock_timestamp() - interval '1 hour') began(t) WHERE name = %s",
             run,
-            resource,
+            unit,
             status,
             timedelta(seconds=each),
             store,
@@ -142,9 +141,9 @@ def about(minutes: float) -> Any:
 
 
 def test_every_resource_belongs_to_one_job_that_there_is() -> None:
-    held = [resource for resources in JOB_RESOURCES.values() for resource in resources]
-    assert sorted(held) == sorted(Resource)
-    assert set(JOB_RESOURCES) <= set(JOBS)
+    held = [unit for units in JOB_UNITS.values() for unit in units]
+    assert sorted(held) == sorted(Unit)
+    assert set(JOB_UNITS) <= set(JOBS)
 
 
 def test_with_nothing_there_every_figure_is_zero_or_absent(database: Database, execute: Execute) -> None:
@@ -165,15 +164,13 @@ def test_with_nothing_there_every_figure_is_zero_or_absent(database: Database, e
 def test_what_is_due_and_in_nobodys_hands_is_the_size_of_its_queue(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
-    change(execute, "ann", Resource.PRODUCTS, "next_due_at = clock_timestamp() - interval '10 minutes'")
-    change(execute, "ann", Resource.LOCATIONS, "next_due_at = clock_timestamp() - interval '4 minutes'")
-    change(
-        execute, "ann", Resource.INVENTORY_LEVELS, "next_due_at = clock_timestamp() - interval '2 minutes'"
-    )
+    change(execute, "ann", Unit.PRODUCTS, "next_due_at = clock_timestamp() - interval '10 minutes'")
+    change(execute, "ann", Unit.LOCATIONS, "next_due_at = clock_timestamp() - interval '4 minutes'")
+    change(execute, "ann", Unit.INVENTORY_LEVELS, "next_due_at = clock_timestamp() - interval '2 minutes'")
     change(
         execute,
         "ben",
-        Resource.PRODUCTS,
+        Unit.PRODUCTS,
         "next_due_at = clock_timestamp() - interval '30 minutes', lease_owner = 'r', "
         "lease_expires_at = clock_timestamp() + interval '1 minute'",
     )
@@ -195,7 +192,7 @@ def test_a_lease_that_has_ended_is_due_again(
     change(
         execute,
         "ben",
-        Resource.STORE,
+        Unit.STORE,
         "next_due_at = clock_timestamp() - interval '5 minutes', lease_owner = 'r', "
         "lease_expires_at = clock_timestamp() - interval '1 second'",
     )
@@ -206,12 +203,8 @@ def test_a_lease_that_has_ended_is_due_again(
 def test_a_retry_waits_whether_it_is_due_or_not_and_what_is_parked_waits_for_a_person(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
-    change(
-        execute, "ann", Resource.STORE, "attempts = 2, next_due_at = clock_timestamp() + interval '1 minute'"
-    )
-    change(
-        execute, "ben", Resource.STORE, "attempts = 1, next_due_at = clock_timestamp() - interval '1 minute'"
-    )
+    change(execute, "ann", Unit.STORE, "attempts = 2, next_due_at = clock_timestamp() + interval '1 minute'")
+    change(execute, "ben", Unit.STORE, "attempts = 1, next_due_at = clock_timestamp() - interval '1 minute'")
     execute(
         "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message, store_id, job, "
         "resources, opened_at) SELECT 'f', true, 'scopes', 'high', 'shopify', 'store cleo', 'm', id, 'inventory_sync', "
@@ -220,7 +213,7 @@ def test_a_retry_waits_whether_it_is_due_or_not_and_what_is_parked_waits_for_a_p
     change(
         execute,
         "cleo",
-        Resource.INVENTORY_LEVELS,
+        Unit.INVENTORY_LEVELS,
         "attempts = 1, next_due_at = NULL, incident_id = (SELECT id FROM incidents)",
     )
     metrics = read_metrics(database)
@@ -294,7 +287,7 @@ def test_a_store_is_current_until_it_is_overdue_by_more_than_its_interval(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
     for store in ("ann", "ben", "cleo"):  # due every 5, 15 and 60 minutes
-        change(execute, store, Resource.STORE, "next_due_at = clock_timestamp() - interval '14 minutes'")
+        change(execute, store, Unit.STORE, "next_due_at = clock_timestamp() - interval '14 minutes'")
     metrics = read_metrics(database)
     assert {s.store for s in metrics.stores if not s.current} == {"ann"}
     assert (metrics.stores_total, metrics.stores_current) == (3, 2)
@@ -308,7 +301,7 @@ def test_a_store_is_current_until_it_is_overdue_by_more_than_its_interval(
 def test_a_store_that_fails_is_parked_or_was_never_synced_is_not_current(
     database: Database, execute: Execute, three_stores: None, fault: str
 ) -> None:
-    change(execute, "ben", Resource.PRODUCTS, fault)
+    change(execute, "ben", Unit.PRODUCTS, fault)
     assert read_metrics(database).stores_current == 2
 
 
@@ -327,12 +320,12 @@ def test_paused_stores_are_in_no_figure_but_their_own(
 def test_percentiles_are_of_the_tries_that_succeeded_and_the_rate_of_all_that_ended(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
-    add_tries(execute, "ann", Resource.PRODUCTS, *range(1, 21))
-    add_tries(execute, "ann", Resource.PRODUCTS, 900, 900, status="failed")
-    add_tries(execute, "ann", Resource.PRODUCTS, 900, status="abandoned")
-    add_tries(execute, "ann", Resource.PRODUCTS, 900, status="released")
-    add_tries(execute, "ann", Resource.PRODUCTS, 900, status="running")
-    add_tries(execute, "ben", Resource.INVENTORY_LEVELS, 100)
+    add_tries(execute, "ann", Unit.PRODUCTS, *range(1, 21))
+    add_tries(execute, "ann", Unit.PRODUCTS, 900, 900, status="failed")
+    add_tries(execute, "ann", Unit.PRODUCTS, 900, status="abandoned")
+    add_tries(execute, "ann", Unit.PRODUCTS, 900, status="released")
+    add_tries(execute, "ann", Unit.PRODUCTS, 900, status="running")
+    add_tries(execute, "ben", Unit.INVENTORY_LEVELS, 100)
     metrics = read_metrics(database)
     assert tries_of(of_job(metrics, "store_sync")) == pytest.approx((10.5, 19.05, 20 / 23))
     assert tries_of(of_store(metrics, "ann", "store_sync")) == pytest.approx((10.5, 19.05, 20 / 23))
@@ -344,14 +337,14 @@ def test_percentiles_are_of_the_tries_that_succeeded_and_the_rate_of_all_that_en
 def test_tries_that_all_failed_have_a_rate_and_no_duration(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
-    add_tries(execute, "ann", Resource.PRODUCTS, 1, 2, status="failed")
+    add_tries(execute, "ann", Unit.PRODUCTS, 1, 2, status="failed")
     assert tries_of(of_job(read_metrics(database), "store_sync")) == (None, None, 0)
 
 
 def test_tries_before_the_window_are_left_out(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
-    add_tries(execute, "ann", Resource.PRODUCTS, 10)
+    add_tries(execute, "ann", Unit.PRODUCTS, 10)
     assert of_job(read_metrics(database), "store_sync").p50_seconds == 10
     metrics = read_metrics(database, window=timedelta(minutes=30))
     assert of_job(metrics, "store_sync").p50_seconds is None
@@ -361,7 +354,7 @@ def test_a_try_counts_for_the_job_of_its_run(
     database: Database, execute: Execute, three_stores: None
 ) -> None:
     add_run(execute, "other", "inventory_sync", "succeeded", began=2, seen=1)
-    add_tries(execute, "ann", Resource.PRODUCTS, 7, run="other")
+    add_tries(execute, "ann", Unit.PRODUCTS, 7, run="other")
     metrics = read_metrics(database)
     assert of_job(metrics, "inventory_sync").p50_seconds == 7
     assert of_job(metrics, "store_sync").p50_seconds is None
@@ -435,8 +428,8 @@ def test_a_real_sync_shows_in_the_figures(
     add_shops(sandbox)
     revoked = next(iter(sandbox.world.shops.values()))
     revoked.access.expire_all()
-    sync(job="store_sync", resources=JOB_RESOURCES["store_sync"], run_id="first")
-    sync(job="inventory_sync", resources=JOB_RESOURCES["inventory_sync"], run_id="second")
+    sync(job="store_sync", units=JOB_UNITS["store_sync"], run_id="first")
+    sync(job="inventory_sync", units=JOB_UNITS["inventory_sync"], run_id="second")
     metrics = read_metrics(database)
     assert (metrics.stores_total, metrics.stores_current) == (3, 0), (
         "of customers and audits nothing has run yet"
@@ -474,10 +467,10 @@ def test_the_text_parses_and_has_the_same_figures(
     change(
         execute,
         "ann",
-        Resource.STORE,
+        Unit.STORE,
         "next_due_at = clock_timestamp() - interval '10 minutes', attempts = 3",
     )
-    add_tries(execute, "ann", Resource.PRODUCTS, 2, 4)
+    add_tries(execute, "ann", Unit.PRODUCTS, 2, 4)
     add_run(execute, "a", "store_sync", "succeeded", began=3, seen=1, peak_rss_mb=128.0)
     execute("UPDATE stores SET name = 'cleo \"\\ & sons' WHERE name = 'cleo'")
     metrics = read_metrics(database)
@@ -578,4 +571,4 @@ def test_ten_thousand_stores_take_as_many_queries_as_three(
     assert (metrics.stores_total, len(metrics.stores)) == (10_000, 10_000 * len(JOBS))
     rates = [line.success_rate for line in metrics.stores if line.success_rate is not None]
     assert set(rates) == {1}
-    assert len(rates) >= MOST_TRIES / len(Resource), "of so many tries the newest are looked at"
+    assert len(rates) >= MOST_TRIES / len(Unit), "of so many tries the newest are looked at"

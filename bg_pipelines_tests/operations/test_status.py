@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from bg_pipelines.cli import status as cli_status
 from bg_pipelines.cli.app import app
 from bg_pipelines.database.engine import Database
-from bg_pipelines.operations.status import NO_STORES, FailingStore, ResourceStatus, read_status
+from bg_pipelines.operations.status import NO_STORES, FailingStore, UnitStatus, read_status
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.queues import JOBS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import JOBS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
@@ -28,8 +27,8 @@ from bg_pipelines_tests.support import KEY
 Sync = Callable[..., Summary]
 
 
-def of(database: Database, resource: Resource) -> ResourceStatus:
-    return next(row for row in read_status(database).resources if row.resource == resource)
+def of(database: Database, unit: Unit) -> UnitStatus:
+    return next(row for row in read_status(database).resources if row.resource == unit)
 
 
 def change(database: Database, statement: str) -> None:
@@ -105,7 +104,7 @@ def add_incident(database: Database, store: str, *, needs_attention: bool = True
         )
 
 
-def fail(database: Database, store: str, resources: str, **values: Any) -> None:
+def fail(database: Database, store: str, units: str, **values: Any) -> None:
     values = {
         "attempts": 2,
         "next": "clock_timestamp() + interval '5 minutes'",
@@ -116,7 +115,7 @@ def fail(database: Database, store: str, resources: str, **values: Any) -> None:
         f"UPDATE sync_states SET attempts = {values['attempts']}, next_due_at = {values['next']}, retry_strategy = "
         "'exponential_backoff', retry_reason = 'a random part of 30 s', last_error = jsonb_build_object("
         f"'error_type', 'timeout', 'severity', 'medium', 'recoverable', true, 'message', '{values['message']}') "
-        f"WHERE resource IN ({resources}) AND store_id = (SELECT id FROM stores WHERE name = '{store}')",
+        f"WHERE resource IN ({units}) AND store_id = (SELECT id FROM stores WHERE name = '{store}')",
     )
 
 
@@ -158,7 +157,7 @@ def test_the_verdict_tells_of_stores_that_are_all_paused(database: Database, nam
 
 def test_new_stores_are_due(database: Database, shops: Sandbox) -> None:
     rows = read_status(database).resources
-    assert [row.resource for row in rows] == sorted(Resource)
+    assert [row.resource for row in rows] == sorted(Unit)
     assert {(r.stores, r.current, r.due, r.running, r.failing, r.rejected_rows) for r in rows} == {
         (3, 0, 3, 0, 0, 0)
     }
@@ -170,11 +169,11 @@ def test_after_a_sync_a_fault_is_an_incident_and_its_work_is_parked(
     revoked, unscoped, _ = shops.world.shops.values()
     revoked.access.expire_all()
     unscoped.access.scopes.remove("read_locations")
-    sync(resources=(Resource.STORE, Resource.LOCATIONS))
+    sync(units=(Unit.STORE, Unit.LOCATIONS))
     status = read_status(database)
-    assert of(database, Resource.STORE)[1:6] == (3, 2, 0, 0, 1)
-    assert of(database, Resource.LOCATIONS)[1:6] == (3, 1, 0, 0, 2)
-    assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
+    assert of(database, Unit.STORE)[1:6] == (3, 2, 0, 0, 1)
+    assert of(database, Unit.LOCATIONS)[1:6] == (3, 1, 0, 0, 2)
+    assert of(database, Unit.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
     assert sorted((i.subject, i.error_type, i.needs_attention) for i in status.incidents) == sorted(
         [(f"store {names[0]}", "credentials", True), (f"store {names[1]}", "scopes", True)]
     )
@@ -199,28 +198,28 @@ def test_claimed_rows_are_running_and_not_due_until_their_lease_ends(
     with database.transaction() as connection:
         now = database_clock(connection)
         store_units.claim(
-            connection, [Resource.PRODUCTS], owner="me", limit=2, lease=timedelta(minutes=2), due_before=now
+            connection, [Unit.PRODUCTS], owner="me", limit=2, lease=timedelta(minutes=2), due_before=now
         )
-    assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 1, 2, 0)
+    assert of(database, Unit.PRODUCTS)[1:6] == (3, 0, 1, 2, 0)
     change(
         database,
         "UPDATE sync_states SET lease_expires_at = now() - interval '1 second' WHERE lease_owner = 'me'",
     )
-    assert of(database, Resource.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
+    assert of(database, Unit.PRODUCTS)[1:6] == (3, 0, 3, 0, 0)
 
 
 def test_minutes_behind_is_the_longest_that_any_store_is_overdue(
     database: Database, well: None, names: list[str]
 ) -> None:
-    assert of(database, Resource.PRODUCTS).minutes_behind == 0
+    assert of(database, Unit.PRODUCTS).minutes_behind == 0
     change(
         database,
         "UPDATE sync_states SET next_due_at = clock_timestamp() - interval '90 minutes' "
         "WHERE resource = 'products' AND store_id = (SELECT min(id) FROM stores)",
     )
-    assert of(database, Resource.PRODUCTS).minutes_behind == pytest.approx(90, abs=0.2)
+    assert of(database, Unit.PRODUCTS).minutes_behind == pytest.approx(90, abs=0.2)
     change(database, "UPDATE sync_states SET next_due_at = NULL WHERE resource = 'products'")
-    assert of(database, Resource.PRODUCTS).minutes_behind == 0
+    assert of(database, Unit.PRODUCTS).minutes_behind == 0
 
 
 def test_paused_stores_are_named_and_left_out_of_the_counts(
@@ -228,7 +227,7 @@ def test_paused_stores_are_named_and_left_out_of_the_counts(
 ) -> None:
     set_paused(database, names[:1], True)
     assert read_status(database).paused == names[:1]
-    assert of(database, Resource.STORE).stores == 2
+    assert of(database, Unit.STORE).stores == 2
 
 
 def test_corrections_and_rejected_rows_are_counted(database: Database, shops: Sandbox) -> None:
@@ -244,7 +243,7 @@ def test_corrections_and_rejected_rows_are_counted(database: Database, shops: Sa
         "SELECT id, 'products', 'x', 'why', '' FROM stores",
     )
     assert read_status(database).metrics.corrections == {"pending": 3, "stale": 3}
-    assert (of(database, Resource.PRODUCTS).rejected_rows, of(database, Resource.STORE).rejected_rows) == (
+    assert (of(database, Unit.PRODUCTS).rejected_rows, of(database, Unit.STORE).rejected_rows) == (
         3,
         0,
     )

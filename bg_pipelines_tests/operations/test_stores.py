@@ -22,7 +22,7 @@ from bg_pipelines.operations.stores import (
     set_paused,
 )
 from bg_pipelines.operations.stores_csv import read_csv
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import clock as database_clock
 
@@ -84,7 +84,7 @@ def change(database: Database, statement: str) -> list[Any]:
 
 def count_due(database: Database) -> int:
     with database.transaction() as connection:
-        return store_units.count_due(connection, list(Resource), database_clock(connection), None)[0]
+        return store_units.count_due(connection, list(Unit), database_clock(connection), None)[0]
 
 
 # Files
@@ -340,13 +340,13 @@ def test_a_new_store_is_due_at_once_with_all_it_has(database: Database, cipher: 
     with database.transaction() as connection:
         claimed = store_units.claim(
             connection,
-            list(Resource),
+            list(Unit),
             owner="me",
             limit=1,
             lease=store_units.timedelta(1),
             due_before=database_clock(connection),
         )
-    assert {work.resource for work in claimed} == set(Resource)
+    assert {work.unit for work in claimed} == set(Unit)
 
 
 def test_tokens_are_encrypted_in_the_table(database: Database, cipher: Cipher) -> None:

@@ -21,8 +21,16 @@ from bg_pipelines.orchestration.launcher import WatchedRunLauncher
 from bg_pipelines.orchestration.run_health import DEAD_AFTER_SECONDS
 from bg_pipelines.orchestration.sync_job import THEN_SECONDS, SyncConfig
 from bg_pipelines.orchestration.ticks import RETRIES, RETRIES_SECONDS
-from bg_pipelines.queues import DEFAULT, JOBS, MAX_CONCURRENT_RUNS, QUEUES, STORES_SYNC, TIERS, UNHURRIED_RUNS
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import (
+    DEFAULT,
+    JOBS,
+    MAX_CONCURRENT_RUNS,
+    QUEUES,
+    STORES_SYNC,
+    TIERS,
+    UNHURRIED_RUNS,
+    Unit,
+)
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.work import store_units
 from bg_pipelines.work.runner import LEASE, OVER_SECONDS
@@ -141,19 +149,19 @@ def add_fleet(database: Database, stores: int) -> None:
     query(
         database,
         "INSERT INTO sync_states (store_id, resource, next_due_at, last_succeeded_at) "
-        "SELECT id, resource, now() + interval '1 minute' + id * interval '0.3 seconds', now() "
-        "FROM stores, unnest(%s::text[]) resource",
-        list(Resource),
+        "SELECT id, unit, now() + interval '1 minute' + id * interval '0.3 seconds', now() "
+        "FROM stores, unnest(%s::text[]) unit",
+        list(Unit),
     )
     query(database, "ANALYZE")
 
 
-def make_due(database: Database, tier: int, resource: Resource = Resource.PRODUCTS) -> None:
+def make_due(database: Database, tier: int, unit: Unit = Unit.PRODUCTS) -> None:
     query(
         database,
         "UPDATE sync_states SET next_due_at = now() - interval '1 second' WHERE resource = %s AND store_id = "
         "(SELECT min(id) FROM stores WHERE tier = %s)",
-        resource,
+        unit,
         tier,
     )
 

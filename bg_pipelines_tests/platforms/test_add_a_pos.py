@@ -16,6 +16,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import Resource
 from bg_pipelines.sync import Summary
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
@@ -66,7 +67,7 @@ def test_the_platform_of_the_page_is_synced_like_any_other(
 ) -> None:
     store = NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(till).url)
     save_stores(database, cipher, [store])
-    summary = sync(resources=(*CATALOGUE, *SALES))
+    summary = sync(units=(*CATALOGUE, *SALES))
     assert (summary.complete, summary.failures) == (1, [])
     with database.transaction() as connection:
         counts = {
@@ -102,7 +103,7 @@ def test_its_failures_are_classified(
     save_stores(
         database, cipher, [NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(Reply(401)).url)]
     )
-    [failure] = sync(resources=(Resource.STORE,)).failures
+    [failure] = sync(units=(Unit.STORE,)).failures
     assert failure.error.error_type is ErrorType.CREDENTIALS
 
 
@@ -114,8 +115,8 @@ def test_an_audit_finds_no_drift_and_leaves_the_lines_of_its_orders(
     cipher: Cipher,
 ) -> None:
     save_stores(database, cipher, [NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(till).url)])
-    sync(resources=(*CATALOGUE, *SALES))
-    assert sync(resources=(Resource.AUDIT,), stores=("lamp",)).failures == []
+    sync(units=(*CATALOGUE, *SALES))
+    assert sync(units=(Unit.AUDIT,), stores=("lamp",)).failures == []
     with database.transaction() as connection:
         audits = connection.execute(
             "SELECT resource, sampled, different, gone, repaired FROM audits"

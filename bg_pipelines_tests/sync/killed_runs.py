@@ -1,6 +1,6 @@
 """Runs of a sync as processes of their own, killed on request: `python -m bg_pipelines_tests.sync.killed_runs URL`.
 
-Each line of its input asks for one run, as JSON: `store`, `resources`, `kill_after` (seconds; null: never). A process is
+Each line of its input asks for one run, as JSON: `store`, `units`, `kill_after` (seconds; null: never). A process is
 forked for it, so that it begins at once; it is answered with how it ended. Only this parent kills, and only a process
 that it has not yet waited for.
 """
@@ -19,7 +19,7 @@ from typing import Any
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.shopify.bulk import ExportLimits
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sync import Limits, SyncRequest, SyncRun
 from bg_pipelines_tests.support import KEY, connect_by
 
@@ -27,12 +27,12 @@ LOAD_ROWS = 100
 """Few, so that there are many commits to be killed before, in and after."""
 
 
-def sync(url: str, store: str, resources: list[str]) -> None:
+def sync(url: str, store: str, units: list[str]) -> None:
     database = Database(url)
     SyncRun(
         database,
         Cipher(KEY),
-        SyncRequest(tuple(map(Resource, resources)), stores=(store,), max_workers=1, backfill="bulk"),
+        SyncRequest(tuple(map(Unit, units)), stores=(store,), max_workers=1, backfill="bulk"),
         run_id=f"{store}-{os.getpid()}",
         connect=connect_by(shopify={"exports": ExportLimits(page_rows=40, looks_seconds=(0.05, 0.05))}),
         log=lambda _: None,
@@ -41,13 +41,13 @@ def sync(url: str, store: str, resources: list[str]) -> None:
     ).run()
 
 
-def run(url: str, store: str, resources: list[str], kill_after: float | None) -> dict[str, Any]:
+def run(url: str, store: str, units: list[str], kill_after: float | None) -> dict[str, Any]:
     began = time.monotonic()
     child = os.fork()
     if not child:
         status = 1
         try:
-            sync(url, store, resources)
+            sync(url, store, units)
             status = 0
         except BaseException:  # noqa: BLE001 (of a forked process nothing may get out)
             traceback.print_exc()

@@ -11,7 +11,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.platforms.shopify.bulk import ExportLimits
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
@@ -21,7 +21,7 @@ from bg_pipelines_tests.support import Connect, DatabaseClock, assert_sales_equa
 
 Sync = Callable[..., Summary]
 Check = Callable[[], None]
-SALES = (Resource.CUSTOMERS, Resource.ORDERS)
+SALES = (Unit.CUSTOMERS, Unit.ORDERS)
 HOUR = 3600
 
 
@@ -89,14 +89,14 @@ def spoil(shop: Shop, kind: str, **settings: Any) -> None:
 def test_a_store_of_many_rows_is_exported_and_one_of_few_is_listed(
     shop: Shop, sync: Sync, database: Database, equal: Check
 ) -> None:
-    summary = sync(resources=SALES, connect=connect_from(rows=200))
-    assert (summary.failures, [done.synced for done in summary.resources.values()]) == ([], [1, 1])
+    summary = sync(units=SALES, connect=connect_from(rows=200))
+    assert (summary.failures, [done.synced for done in summary.units.values()]) == ([], [1, 1])
     equal()
     [operation] = shop.bulk.all.values()
     assert "orders" in operation.query
     assert (asked(shop, "Customers"), asked(shop, "Orders")) == (1, 1), "one page of orders, to see how many"
     edit(shop, "update_customer", id=shop.export()["customers"][7]["id"], fields={"note": "changed"})
-    sync(resources=SALES, stores=(shop.domain.split(".")[0],), connect=connect_from(rows=200))
+    sync(units=SALES, stores=(shop.domain.split(".")[0],), connect=connect_from(rows=200))
     equal()
     assert len(shop.bulk.all) == 1, "what changed is always listed"
 
@@ -106,10 +106,10 @@ def test_by_hand_it_is_read_as_wished(
     shop: Shop, sync: Sync, equal: Check, backfill: str, exports: int
 ) -> None:
     connect = connect_from(rows=1 if backfill == "pages" else 10**6)
-    assert sync(resources=SALES, backfill=backfill, connect=connect).failures == []
+    assert sync(units=SALES, backfill=backfill, connect=connect).failures == []
     equal()
     assert len(shop.bulk.all) == exports
-    sync(resources=SALES, backfill=backfill, force=True, run_id="again", connect=connect)
+    sync(units=SALES, backfill=backfill, force=True, run_id="again", connect=connect)
     equal()
     assert len(shop.bulk.all) == 2 * exports
 
@@ -118,10 +118,10 @@ def test_what_a_person_wished_lasts_until_the_pass_has_ended(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
     spoil(shop, "bulk_failed", operation="orders", times=1)
-    sync(resources=(Resource.ORDERS,), backfill="bulk")
+    sync(units=(Unit.ORDERS,), backfill="bulk")
     assert states(database)["orders"]["last_error"]["error_type"] == "operation_failed"
     clock.advance(hours=2)
-    assert sync(resources=(Resource.ORDERS,), run_id="later").failures == []
+    assert sync(units=(Unit.ORDERS,), run_id="later").failures == []
     assert len(shop.bulk.all) == 2, "exported again, though they are few"
     assert states(database)["orders"]["backfill"] is None
 
@@ -130,9 +130,9 @@ def test_whoever_is_tired_of_waiting_has_it_read_page_by_page(
     shop: Shop, sync: Sync, database: Database, equal: Check
 ) -> None:
     edit(shop, "set_bulk_seconds", seconds=HOUR)
-    sync(resources=SALES, backfill="bulk")
+    sync(units=SALES, backfill="bulk")
     name = shop.domain.split(".")[0]
-    assert sync(resources=SALES, backfill="pages", stores=(name,), run_id="by hand").failures == []
+    assert sync(units=SALES, backfill="pages", stores=(name,), run_id="by hand").failures == []
     equal()
     assert {row["attempts"] for row in states(database).values()} == {0}
 
@@ -145,9 +145,9 @@ def test_an_export_under_way_is_waited_for_by_the_row_and_is_no_failure(
 ) -> None:
     edit(shop, "set_bulk_seconds", seconds=10 * 60)
     lines: list[str] = []
-    summary = sync(resources=(*SALES, Resource.PRODUCTS), backfill="bulk", log=lines.append)
+    summary = sync(units=(*SALES, Unit.PRODUCTS), backfill="bulk", log=lines.append)
     assert summary.failures == []
-    assert {r.value: (d.synced, d.failed, d.waiting) for r, d in summary.resources.items()} == {
+    assert {unit.value: (d.synced, d.failed, d.waiting) for unit, d in summary.units.items()} == {
         "customers": (0, 0, 1),
         "orders": (0, 0, 1),
         "products": (1, 0, 0),
@@ -167,10 +167,10 @@ def test_an_export_under_way_is_waited_for_by_the_row_and_is_no_failure(
         clock.advance(seconds=61)
         with database.transaction() as connection:
             assert store_units.is_due(connection, SALES, retries=True), "the retries sensor starts a run"
-        assert sync(resources=SALES, run_id=f"run {minute}").failures == []
+        assert sync(units=SALES, run_id=f"run {minute}").failures == []
     clock.advance(minutes=2)
-    last = sync(resources=SALES, run_id="last")
-    assert [done.synced for done in last.resources.values()] == [1, 1]
+    last = sync(units=SALES, run_id="last")
+    assert [done.synced for done in last.units.values()] == [1, 1]
     equal()
     assert len(shop.bulk.all) == 2
     assert (incidents(database), query(database, "SELECT * FROM circuits WHERE failures > 0")) == ([], [])
@@ -181,7 +181,7 @@ def test_an_export_that_does_not_end_in_a_day_is_for_a_person_who_may_wait_for_a
 ) -> None:
     edit(shop, "set_bulk_seconds", seconds=10 * HOUR)
     policies = Policies({"operation_running": {"max_attempts": 6, "delay_seconds": HOUR}})
-    options: dict[str, Any] = {"resources": (Resource.ORDERS,), "policies": policies}
+    options: dict[str, Any] = {"units": (Unit.ORDERS,), "policies": policies}
     sync(**options, backfill="bulk")
     for hour in range(5):
         assert incidents(database) == []
@@ -205,12 +205,12 @@ def test_a_store_that_waits_answers_so_its_circuit_closes(
 ) -> None:
     spoil(shop, "server_error", times=5)
     for number in range(5):
-        sync(resources=(Resource.ORDERS,), backfill="bulk", run_id=f"run {number}")
+        sync(units=(Unit.ORDERS,), backfill="bulk", run_id=f"run {number}")
         clock.advance(hours=1)
     opened = "SELECT * FROM circuits WHERE opened_at IS NOT NULL"
     assert query(database, opened) != []
     edit(shop, "set_bulk_seconds", seconds=HOUR)
-    assert sync(resources=(Resource.ORDERS,), backfill="bulk", run_id="probe").failures == []
+    assert sync(units=(Unit.ORDERS,), backfill="bulk", run_id="probe").failures == []
     assert query(database, opened) == []
     assert states(database)["orders"]["retry_strategy"] == "scheduled_retry"
 
@@ -232,13 +232,13 @@ def test_an_export_that_is_of_no_use_begins_anew_so_often_and_then_waits_for_a_p
     error_type: str,
     tries: int,
 ) -> None:
-    sync(resources=SALES, backfill="bulk")
+    sync(units=SALES, backfill="bulk")
     spoil(shop, kind)
     for number in range(1, tries + 1):
         assert incidents(database) == []
         # Pages of it are kept each time, which brings it no nearer to its end.
         options = {"backfill": "bulk", "force": number == 1, "run_id": f"run {number}", "load_rows": 20}
-        sync(resources=(Resource.ORDERS,), **options)
+        sync(units=(Unit.ORDERS,), **options)
         row = states(database)["orders"]
         assert (row["attempts"], row["last_error"]["error_type"]) == (number, error_type)
         assert "current" not in row["cursor"]
@@ -250,7 +250,7 @@ def test_an_export_that_is_of_no_use_begins_anew_so_often_and_then_waits_for_a_p
     assert held[0]["rows"] == 240, "nothing was marked deleted for not being in it"
     shop.faults.clear()
     retry(database, [incident["id"]], by="a test")
-    assert sync(resources=(Resource.ORDERS,), run_id="mended").failures == []
+    assert sync(units=(Unit.ORDERS,), run_id="mended").failures == []
     equal()
     assert incidents(database) == []
 
@@ -259,9 +259,9 @@ def test_a_failed_export_leaves_the_stores_other_resources_alone(
     shop: Shop, sync: Sync, database: Database
 ) -> None:
     spoil(shop, "bulk_failed", operation="customers", times=1)
-    summary = sync(resources=SALES, backfill="bulk")
-    assert [failure.resources for failure in summary.failures] == [["customers"]]
-    assert summary.resources[Resource.ORDERS].synced == 1
+    summary = sync(units=SALES, backfill="bulk")
+    assert [failure.units for failure in summary.failures] == [["customers"]]
+    assert summary.units[Unit.ORDERS].synced == 1
     assert query(database, "SELECT * FROM circuits WHERE failures > 0") == []
 
 
@@ -269,11 +269,11 @@ def test_a_lacking_scope_waits_for_a_person_and_then_another_export_is_made(
     shop: Shop, sync: Sync, database: Database, equal: Check
 ) -> None:
     spoil(shop, "bulk_failed", value="ACCESS_DENIED", times=1)
-    sync(resources=(Resource.CUSTOMERS,), backfill="bulk")
+    sync(units=(Unit.CUSTOMERS,), backfill="bulk")
     [incident] = incidents(database)
     assert incident["error_type"] == "scopes"
     retry(database, [incident["id"]], by="a test")
-    assert sync(resources=SALES, run_id="granted").failures == []
+    assert sync(units=SALES, run_id="granted").failures == []
     equal()
 
 
@@ -283,7 +283,7 @@ def test_a_file_that_breaks_off_is_read_on_where_it_was_kept(
 ) -> None:
     spoil(shop, kind, operation="bulk_file", times=2)
     for number in range(4):
-        sync(resources=SALES, backfill="bulk", run_id=f"run {number}", load_rows=20)
+        sync(units=SALES, backfill="bulk", run_id=f"run {number}", load_rows=20)
         clock.advance(hours=1)
     equal()
     assert len(shop.bulk.all) == 2
@@ -300,7 +300,7 @@ def test_what_changes_while_an_export_is_made_and_waited_for_is_read_right_after
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
     edit(shop, "set_bulk_seconds", seconds=2 * HOUR)
-    sync(resources=SALES, backfill="bulk")
+    sync(units=SALES, backfill="bulk")
     clock.advance(hours=1)
     export = shop.export()
     for row in export["customers"][:5]:
@@ -308,9 +308,9 @@ def test_what_changes_while_an_export_is_made_and_waited_for_is_read_right_after
     edit(shop, "add_order", customer_id=export["customers"][0]["id"], lines=3)
     edit(shop, "refund_order", id=export["orders"][0]["id"])
     clock.advance(hours=1, minutes=1)
-    assert [d.synced for d in sync(resources=SALES, run_id="export").resources.values()] == [1, 1]
+    assert [d.synced for d in sync(units=SALES, run_id="export").units.values()] == [1, 1]
     clock.advance(hours=1)
-    sync(resources=SALES, run_id="next")
+    sync(units=SALES, run_id="next")
     equal()
     assert len(shop.bulk.all) == 2
 
@@ -318,17 +318,17 @@ def test_what_changes_while_an_export_is_made_and_waited_for_is_read_right_after
 def test_an_old_export_does_not_bring_back_what_was_marked_deleted_since(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
 ) -> None:
-    sync(resources=(Resource.CUSTOMERS,), backfill="bulk")
+    sync(units=(Unit.CUSTOMERS,), backfill="bulk")
     edit(shop, "set_bulk_seconds", seconds=HOUR)
     clock.advance(hours=1)
-    sync(resources=(Resource.CUSTOMERS,), backfill="bulk", force=True, run_id="again")
+    sync(units=(Unit.CUSTOMERS,), backfill="bulk", force=True, run_id="again")
     [gone] = query(database, "SELECT min(external_id) AS id FROM customers")
     clock.advance(minutes=1)
     # By another way than this pass: somebody looked the row up.
     with database.transaction() as connection:
         assert mark_deleted(connection, "customers", 1, [gone["id"]]) == 1
     clock.advance(hours=2)
-    assert sync(resources=(Resource.CUSTOMERS,), run_id="later").failures == []
+    assert sync(units=(Unit.CUSTOMERS,), run_id="later").failures == []
     [row] = query(database, "SELECT deleted_at FROM customers WHERE external_id = %s", gone["id"])
     assert row["deleted_at"] is not None
 
@@ -336,10 +336,10 @@ def test_an_old_export_does_not_bring_back_what_was_marked_deleted_since(
 def test_a_row_that_was_read_anew_by_another_way_meanwhile_does_not_make_an_export_wrong(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
-    sync(resources=SALES, backfill="bulk")
+    sync(units=SALES, backfill="bulk")
     edit(shop, "set_bulk_seconds", seconds=HOUR)
     clock.advance(hours=1)
-    sync(resources=SALES, backfill="bulk", force=True, run_id="again")
+    sync(units=SALES, backfill="bulk", force=True, run_id="again")
     clock.advance(minutes=5)
     customer = shop.export()["customers"][0]["id"]
     edit(shop, "update_customer", id=customer, fields={"note": "written from here"})
@@ -352,7 +352,7 @@ def test_a_row_that_was_read_anew_by_another_way_meanwhile_does_not_make_an_expo
         customer,
     )
     clock.advance(hours=2)
-    assert sync(resources=SALES, run_id="later").failures == []
+    assert sync(units=SALES, run_id="later").failures == []
     equal()
     [state] = query(database, "SELECT proof FROM sync_states WHERE resource = 'customers'")
     assert state["proof"]["changed_meanwhile"] == 1
@@ -362,13 +362,13 @@ def test_an_error_of_the_vendor_while_waiting_is_a_failure_as_ever(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
 ) -> None:
     edit(shop, "set_bulk_seconds", seconds=HOUR)
-    sync(resources=SALES, backfill="bulk")
+    sync(units=SALES, backfill="bulk")
     clock.advance(minutes=2)
     spoil(shop, "unauthorized", times=1)
-    summary = sync(resources=SALES, run_id="denied")
+    summary = sync(units=SALES, run_id="denied")
     assert {failure.error.error_type for failure in summary.failures} == {ErrorType.CREDENTIALS}
     retry(database, [incident["id"] for incident in incidents(database)], by="a test")
     clock.advance(hours=1)
-    assert sync(resources=SALES, run_id="mended").failures == []
+    assert sync(units=SALES, run_id="mended").failures == []
     equal()
     assert len(shop.bulk.all) == 2

@@ -17,14 +17,14 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines_tests.support import PROJECT, as_store, assert_sales_equal_to_source, query
 
 KILLS = 50
 STORES = 26
 """Twice as many as may be needed: each is killed four or five times. A world has one large shop in three."""
-SALES = (Resource.CUSTOMERS, Resource.ORDERS)
+SALES = (Unit.CUSTOMERS, Unit.ORDERS)
 EDITED = "edited while it was read"
 
 
@@ -40,10 +40,10 @@ class Runs:
             cwd=PROJECT,
         )
 
-    def run(self, store: str, resources: list[str], kill_after: float | None) -> dict[str, Any]:
+    def run(self, store: str, units: list[str], kill_after: float | None) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        wish = {"store": store, "resources": resources, "kill_after": kill_after}
+        wish = {"store": store, "units": units, "kill_after": kill_after}
         self.process.stdin.write(json.dumps(wish) + "\n")
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -140,8 +140,8 @@ class Backfills:
         store = as_store(shop).name
         customer = shop.export(["customers"])["customers"][0]["id"]
         seconds, killed = 0.0, 0
-        while resources := left(self.database, store):
-            ended = runs.run(store, resources, self.moment())
+        while units := left(self.database, store):
+            ended = runs.run(store, units, self.moment())
             seconds += ended["seconds"]
             if ended["status"] < 0:
                 where = place(self.database, store)

@@ -11,6 +11,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import InventoryLevel, Page, ProductVariant, Resource
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun, table_sync
@@ -75,7 +76,7 @@ def test_what_a_list_leaves_out_is_asked_for_and_only_what_is_gone_there_goes(
     assert asked == [["O0", "O1", "O2", "O3"]]
     assert alive(database, "orders") == {f"O{n}" for n in range(300)} - {"O2", "O3"}
     assert alive(database, "order_lines") == {f"O{n}-1" for n in range(300)} - {"O2-1", "O3-1"}
-    assert summary.resources[Resource.ORDERS].counts.deleted == 4, "two orders and their lines"
+    assert summary.units[Unit.ORDERS].counts.deleted == 4, "two orders and their lines"
     assert the_proof(database)["tables"]["orders"]["rows"] == 298
 
 
@@ -282,15 +283,15 @@ def test_stock_that_goes_with_its_product_while_it_is_read_fails_no_pass(
 ) -> None:
     [name] = add_shops(make_sandbox(shops=1, variants=1))
 
-    def run(resource: Resource, *pages: Any, **options: Any) -> Summary:
-        request = SyncRequest((resource,), stores=(name,), force=True)
+    def run(unit: Unit, *pages: Any, **options: Any) -> Summary:
+        request = SyncRequest((unit,), stores=(name,), force=True)
         platform: Any = Scripted(list(pages))
         connect = lambda access, sleep: platform  # noqa: E731
         return SyncRun(
             database,
             cipher,
             request,
-            run_id=resource,
+            run_id=unit,
             connect=connect,
             log=lambda _: None,
             **with_limits(options),
@@ -307,16 +308,16 @@ def test_stock_that_goes_with_its_product_while_it_is_read_fails_no_pass(
             f"V{number}", at(0), str(number), f"I{number}", "t", None, None, 1, "1.0", None, "EUR"
         )
 
-    run(Resource.PRODUCTS, of(product, *range(30)))
-    run(Resource.PRODUCT_VARIANTS, of(variant, *range(30)))
+    run(Unit.PRODUCTS, of(product, *range(30)))
+    run(Unit.PRODUCT_VARIANTS, of(variant, *range(30)))
 
     def gone() -> None:
         wait_for(lambda: read_so_far(database, "inventory_levels") >= 10)
-        assert run(Resource.PRODUCTS, of(product, *range(1, 30))).failures == []
+        assert run(Unit.PRODUCTS, of(product, *range(1, 30))).failures == []
 
     first, second, last = (range(start, start + 10) for start in (0, 10, 20))
     pages = (of(level, *first, resume="1"), of(level, *second, resume="2"), gone, of(level, *last))
-    assert run(Resource.INVENTORY_LEVELS, *pages, load_rows=5).failures == []
+    assert run(Unit.INVENTORY_LEVELS, *pages, load_rows=5).failures == []
     assert alive(database, "inventory_levels") == {f"L{n}" for n in range(1, 30)}
 
 
@@ -365,7 +366,7 @@ def test_rows_that_come_while_pages_of_changes_are_read_are_no_deletion(
 ) -> None:
     run_script(orders(1, 2, 3, source_count=3))
     pages = (orders(1, minute=5, resume="1", source_count=3), orders(2, 4, minute=5, source_count=4))
-    assert run_script(*pages).resources[Resource.ORDERS].pages == 2
+    assert run_script(*pages).units[Unit.ORDERS].pages == 2
     assert alive(database, "orders") == {"O1", "O2", "O3", "O4"}
 
 
@@ -375,9 +376,9 @@ def test_of_the_rows_that_a_search_is_late_with_each_has_its_time(
     run_script(orders(1, 2, 3, source_count=3))
     run_script(page(source_count=4))  # O4 is counted, and not found yet
     late = run_script(orders(4, minute=5, source_count=5))  # O4 is found, O5 is counted
-    assert late.resources[Resource.ORDERS].pages == 1
+    assert late.units[Unit.ORDERS].pages == 1
     lost = run_script(page(source_count=5), orders(1, 2, 3, 4, 5, minute=5, source_count=5))
-    assert lost.resources[Resource.ORDERS].pages == 2, "O5 had its time: everything is read"
+    assert lost.units[Unit.ORDERS].pages == 2, "O5 had its time: everything is read"
     assert alive(database, "orders") == {f"O{n}" for n in range(1, 6)}
 
 
@@ -392,7 +393,7 @@ def test_rows_that_are_counted_and_never_listed_cost_one_more_full_pass_and_are_
     assert cursor(database)["unlisted"] == 1
     assert "shopify counts 1 orders that it does not list" in " ".join(told)
     for _ in range(3):
-        assert run_script(page(source_count=4)).resources[Resource.ORDERS].pages == 1
+        assert run_script(page(source_count=4)).units[Unit.ORDERS].pages == 1
 
 
 def test_what_is_counted_and_not_listed_is_learnt_in_a_busy_shop_and_unlearnt_too(
@@ -407,7 +408,7 @@ def test_what_is_counted_and_not_listed_is_learnt_in_a_busy_shop_and_unlearnt_to
         )
         summary = run_script(page(source_count=count), *everything)
         assert summary.failures == []
-        return listed + (summary.resources[Resource.ORDERS].pages > 1)
+        return listed + (summary.units[Unit.ORDERS].pages > 1)
 
     run_script(orders(*range(99), source_count=100, resume="1"), orders(99, source_count=101))
     listed = 100
@@ -437,7 +438,7 @@ def test_what_is_held_is_counted_only_when_something_has_moved(
     run_script(page(source_count=4))
     assert counted == [3, 3, 4]
     gone = run_script(page(source_count=3), orders(1, 2, 3, minute=7, source_count=3))
-    assert gone.resources[Resource.ORDERS].pages == 3, "what changed, everything, and what was not met"
+    assert gone.units[Unit.ORDERS].pages == 3, "what changed, everything, and what was not met"
     assert alive(database, "orders") == {"O1", "O2", "O3"}
 
 
@@ -445,7 +446,7 @@ def test_a_large_resource_is_not_read_whole_at_each_deletion(
     run_script: Script, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_script(orders(*range(10), source_count=10))
-    assert run_script(page(source_count=9), large_rows=5).resources[Resource.ORDERS].pages == 1
+    assert run_script(page(source_count=9), large_rows=5).units[Unit.ORDERS].pages == 1
     query(database, "UPDATE sync_states SET last_full_at = last_full_at - interval '1 hour'")
     run_script(page(source_count=9), orders(*range(9), source_count=9), large_rows=5)
     assert len(alive(database, "orders")) == 9

@@ -22,6 +22,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.incidents.reading import list_incidents
 from bg_pipelines.platforms.protocol import Platform, UpdateOutcome
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import Customer, Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Limits, Summary, SyncRequest, SyncRun, deletions
@@ -55,7 +56,7 @@ class Back:
     run: Callable[..., Summary]
 
     def sync(self, **options: Any) -> Summary:
-        return self.run(resources=(Resource.CUSTOMERS,), stores=(self.name,), **options)
+        return self.run(units=(Unit.CUSTOMERS,), stores=(self.name,), **options)
 
     def run_with(
         self, kind: type[SyncRun] = SyncRun, limits: Limits | None = None, **before: Callable[[], object]
@@ -66,7 +67,7 @@ class Back:
             platform = platforms.connect(access, api_version="2026-07", sleep=sleep)
             return Meddled(platform, **before)  # type: ignore[return-value]
 
-        request = SyncRequest((Resource.CUSTOMERS,), stores=(self.name,))
+        request = SyncRequest((Unit.CUSTOMERS,), stores=(self.name,))
         return kind(
             self.database,
             self.cipher,
@@ -325,11 +326,11 @@ import sys
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.platforms.protocol import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sync import SyncRequest, SyncRun
 url, key, store = sys.argv[1:]
 connect = lambda access, sleep: platforms.connect(access, api_version="2026-07", sleep=sleep)
-request = SyncRequest((Resource.CUSTOMERS,), stores=(store,))
+request = SyncRequest((Unit.CUSTOMERS,), stores=(store,))
 SyncRun(Database(url), Cipher(key), request, run_id="killed", connect=connect, log=print).run()
 """
 
@@ -374,7 +375,7 @@ def test_an_edit_made_while_a_sync_is_at_work_is_due_when_it_ends(back: Back) ->
     back.run_with(pages=lambda: back.edit(customer, first_name="Grace"))
     due = "SELECT next_due_at <= clock_timestamp() AS due FROM sync_states WHERE resource = 'customers'"
     assert query(back.database, due) == [{"due": True}]
-    back.run(resources=(Resource.CUSTOMERS,))  # what is due, no store named
+    back.run(units=(Unit.CUSTOMERS,))  # what is due, no store named
     assert back.source(customer)["firstName"] == "Grace"
     assert query(back.database, due) == [{"due": False}]
 
@@ -521,7 +522,7 @@ def test_changes_that_come_from_the_platform_are_recorded_and_a_first_load_is_no
 
 
 def test_a_redacted_customer_s_history_rejected_rows_and_pending_edits_go_with_them(back: Back) -> None:
-    back.run(resources=SALES, stores=(back.name,))
+    back.run(units=SALES, stores=(back.name,))
     [order, *_] = query(
         back.database,
         "SELECT o.external_id, o.customer_external_id AS customer FROM orders o JOIN customers c ON "
@@ -632,7 +633,7 @@ EMPTY = {
 def test_a_deleted_customer_s_row_is_emptied_and_filled_again_if_the_platform_still_has_them(
     back: Back,
 ) -> None:
-    back.run(resources=SALES, stores=(back.name,))
+    back.run(units=SALES, stores=(back.name,))
     customer = back.ids()[0]
     before = back.held(customer)
     sold = query(back.database, "SELECT email, note FROM orders WHERE customer_external_id = %s", customer)
@@ -681,7 +682,7 @@ def test_a_redaction_in_two_steps_leaves_nothing_of_either(back: Back) -> None:
 def test_a_redacted_customer_s_orders_are_emptied_too_also_those_that_the_platform_lists_no_more(
     back: Back,
 ) -> None:
-    back.run(resources=SALES, stores=(back.name,))
+    back.run(units=SALES, stores=(back.name,))
     [old, *_] = query(
         back.database,
         "SELECT o.external_id, o.customer_external_id AS customer FROM orders o JOIN customers c "
@@ -779,7 +780,7 @@ def test_amid_a_full_pass_nothing_is_sent_and_the_proof_holds(
 
     def run(*pages: Any) -> tuple[Summary, Shelf]:
         shelf = Shelf(list(pages), rows)
-        request = SyncRequest((Resource.CUSTOMERS,), stores=(name,))
+        request = SyncRequest((Unit.CUSTOMERS,), stores=(name,))
         options: dict[str, Any] = {"connect": lambda access, sleep: shelf, "log": lambda _: None}
         return SyncRun(
             database, cipher, request, run_id="r", limits=Limits(load_rows=1), **options
@@ -813,7 +814,7 @@ def test_a_phone_that_staff_wrote_as_nobody_can_read_is_a_value_like_any(
     def run(*pages: Any) -> Shelf:
         shelf = Shelf(list(pages), rows)
         shelf.editable = frozenset({"phone"})
-        request = SyncRequest((Resource.CUSTOMERS,), stores=(name,))
+        request = SyncRequest((Unit.CUSTOMERS,), stores=(name,))
         options: dict[str, Any] = {"connect": lambda access, sleep: shelf, "log": lambda _: None}
         assert SyncRun(database, cipher, request, run_id="r", **options).run().failures == []
         return shelf

@@ -78,13 +78,13 @@ def test_with_any_page_spoiled_the_next_run_ends_equal_to_the_source(
             fault = Fault(kind, times=1, after=number, operation=operation, **SPOILED[kind])
             shop.faults[:] = [fault]
             change(shop, 3)
-            sync(resources=SALES, force=True)
+            sync(units=SALES, force=True)
             assert fault.applied == 1, (operation, number)
             if query(
                 database, "SELECT 1 FROM sync_states WHERE resource = ANY(%s) AND attempts > 0", list(SALES)
             ):
                 query(database, "UPDATE sync_states SET next_due_at = now()")
-                assert sync(resources=SALES).failures == []
+                assert sync(units=SALES).failures == []
             assert_sales_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM rejected_rows") == []
 
@@ -107,7 +107,7 @@ def test_a_null_where_a_text_belongs_keeps_one_row_of_each_page_out_with_its_rea
     operation, field, table, reason = NULLS[what]
     place = 0 if field == "id" else 7  # an id is nested in what is nested, too
     shop.faults.append(Fault("null_field", operation=operation, field=field, row=place))
-    summary = sync(resources=SALES)
+    summary = sync(units=SALES)
     assert summary.failures == []
     kept = query(database, "SELECT resource, external_id, reason FROM rejected_rows")
     own = [row for row in kept if row["resource"] == table]
@@ -121,7 +121,7 @@ def test_a_null_where_a_text_belongs_keeps_one_row_of_each_page_out_with_its_rea
     if field != "id":
         assert {external_id for external_id, _ in source - loaded} == wrong
     shop.faults.clear()
-    assert sync(resources=SALES, force=True).failures == []
+    assert sync(units=SALES, force=True).failures == []
     assert_sales_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM rejected_rows") == []
 
@@ -132,7 +132,7 @@ def test_a_line_that_makes_no_sense_is_kept_out_alone(
     order = next(one for one in shop.export(["orders"])["orders"] if len(one["lineItems"]) == 3)
     wrong = order["lineItems"][1]["id"]
     shop.faults.append(Fault("bad_value", field="quantity", value="many", id=wrong))
-    assert sync(resources=SALES).failures == []
+    assert sync(units=SALES).failures == []
     [row] = query(database, "SELECT resource, external_id, reason FROM rejected_rows")
     assert (row["resource"], row["external_id"]) == ("order_lines", wrong)
     assert "many" not in row["reason"]
@@ -141,7 +141,7 @@ def test_a_line_that_makes_no_sense_is_kept_out_alone(
     shop.faults.clear()
     edit(shop, "update_order", id=order["id"], fields={"note": "again"})
     query(database, "UPDATE sync_states SET next_due_at = now()")
-    assert sync(resources=SALES).failures == []
+    assert sync(units=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM rejected_rows") == []
 
@@ -165,13 +165,13 @@ def test_customers_and_orders_that_change_while_the_pages_are_read_are_right_in_
     try:
         for force in (False, True, False):
             query(database, "UPDATE sync_states SET next_due_at = now()")
-            assert sync(resources=SALES, force=force).failures == []
+            assert sync(units=SALES, force=force).failures == []
     finally:
         over.set()
         editor.join()
     shop.faults.clear()
     query(database, "UPDATE sync_states SET next_due_at = now()")
-    assert sync(resources=SALES).failures == []
+    assert sync(units=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
 
 
@@ -188,10 +188,10 @@ def test_a_vendor_whose_clock_is_wrong_loses_no_customer_and_no_order(
     )
     names = add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    sync(resources=SALES)
+    sync(units=SALES)
     for _ in range(3):
         change(shop, 10)
-        assert sync(resources=SALES, stores=names).failures == []
+        assert sync(units=SALES, stores=names).failures == []
         assert_sales_equal_to_source(database, sandbox)
 
 
@@ -205,7 +205,7 @@ def test_odd_texts_amounts_of_any_currency_and_300_lines_arrive_as_they_are(
     for shop in shops:
         for text in texts:
             edit(shop, "add_customer", fields={"firstName": text, "lastName": text[::-1], "note": text})
-    assert sync(resources=SALES).failures == []
+    assert sync(units=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
     assert query(database, "SELECT 1 FROM rejected_rows") == []
     for text in texts:
@@ -234,6 +234,6 @@ def test_odd_texts_amounts_of_any_currency_and_300_lines_arrive_as_they_are(
     customer = shop.export(["customers"])["customers"][0]["id"]
     edit(shop, "update_customer", id=customer, fields={"phone": "+1 212-555-0123 ext. 45"})
     query(database, "UPDATE sync_states SET next_due_at = now()")
-    assert sync(resources=SALES).failures == []
+    assert sync(units=SALES).failures == []
     [row] = query(database, "SELECT phone, phone_given FROM customers WHERE external_id = %s", customer)
     assert (row["phone"], row["phone_given"]) == ("+12125550123", "+1 212-555-0123 ext. 45")

@@ -13,7 +13,8 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.protocol import Platform
-from bg_pipelines.records import Order, OrderLine, Page, Refund, Reject, Resource
+from bg_pipelines.queues import Unit
+from bg_pipelines.records import Order, OrderLine, Page, Refund, Reject
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun, proof
 from bg_pipelines.sync.proof import Sum
@@ -112,7 +113,7 @@ def run_script(make_sandbox: MakeSandbox, add_shops: AddShops, database: Databas
         return SyncRun(
             database,
             cipher,
-            SyncRequest((Resource.ORDERS,), stores=tuple(names), force=force),
+            SyncRequest((Unit.ORDERS,), stores=tuple(names), force=force),
             run_id="scripted",
             connect=lambda access, sleep: platform,
             **with_limits({"log": lambda _: None, **options}),
@@ -147,7 +148,7 @@ def test_a_part_that_no_longer_comes_with_its_row_is_gone_and_others_stay(
     assert alive(database, "refunds") == set()
     [row] = query(database, "SELECT quantity FROM order_lines WHERE external_id = 'O1-2'")
     assert row["quantity"] == 3
-    counts = summary.resources[Resource.ORDERS].counts
+    counts = summary.units[Unit.ORDERS].counts
     assert (counts.read, counts.inserted, counts.updated, counts.deleted) == (3, 1, 2, 2)
 
 
@@ -197,7 +198,7 @@ def test_a_part_that_cannot_be_loaded_is_kept_with_its_reason_and_its_row_loads(
         ("order_lines", "O1-3"),
     ]
     assert kept[0]["reason"].startswith("total: invalid input syntax")
-    counts = summary.resources[Resource.ORDERS].counts
+    counts = summary.units[Unit.ORDERS].counts
     assert (counts.read, counts.inserted, counts.rejected) == (4, 2, 2)
     assert the_proof(database)["rejected"] == 2
     # It was right once, and is wrong now: the old version stays until the new one loads.

@@ -13,13 +13,13 @@ import pytest
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.support import query, wait_for
 
 MakeSandbox = Callable[..., Sandbox]
-PRODUCTS = (Resource.PRODUCTS,)
+PRODUCTS = (Unit.PRODUCTS,)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def names(
 ) -> list[str]:
     """Three stores whose products are held."""
     names = add_shops(make_sandbox(shops=3, variants=30))
-    assert sync(resources=PRODUCTS).complete == 3
+    assert sync(units=PRODUCTS).complete == 3
     return names
 
 

@@ -15,7 +15,8 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.platforms.shopify.client import classify_errors
-from bg_pipelines.records import Page, Resource, StoreProfile
+from bg_pipelines.queues import Unit
+from bg_pipelines.records import Page, StoreProfile
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.work import attempts, store_units
@@ -35,7 +36,7 @@ def names(make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]]) 
 def run_with(database: Database, cipher: Cipher, names: list[str]) -> Run:
     """Sync all stores; the first one's platform answers with what is given instead of its own methods."""
 
-    def run(resources: tuple[Resource, ...] = tuple(Resource), **methods: Callable[..., Any]) -> Summary:
+    def run(units: tuple[Unit, ...] = tuple(Unit), **methods: Callable[..., Any]) -> Summary:
         def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Any:
             platform = platforms.connect(access, api_version="2026-07", sleep=sleep)
             if access.name == names[0]:
@@ -43,7 +44,7 @@ def run_with(database: Database, cipher: Cipher, names: list[str]) -> Run:
                     setattr(platform, name, method)
             return platform
 
-        request = SyncRequest(resources, stores=tuple(names))
+        request = SyncRequest(units, stores=tuple(names))
         return SyncRun(
             database, cipher, request, run_id="isolation", connect=connect, log=lambda _: None
         ).run()
@@ -81,10 +82,10 @@ def test_an_id_too_long_for_an_index_is_a_rejected_row(run_with: Run, database: 
     letters = "".join(f"{i * 7919 % 100_003:05x}" for i in range(3000))
     bad = product(1)._replace(external_id=letters)
     summary = run_with(
-        (Resource.PRODUCTS,), pages=lambda resource, since, resume, bulk: iter([Page(2, [bad, product(2)])])
+        (Unit.PRODUCTS,), pages=lambda resource, since, resume, bulk: iter([Page(2, [bad, product(2)])])
     )
     assert summary.failures == []
-    assert summary.resources[Resource.PRODUCTS].counts.rejected == 1
+    assert summary.units[Unit.PRODUCTS].counts.rejected == 1
     assert query(database, "SELECT external_id FROM rejected_rows")[0]["external_id"].startswith("sha256:")
 
 
@@ -104,7 +105,7 @@ def test_the_five_newest_stores_credentials_under_a_lost_key_stop_no_other_store
     names = add_shops(make_sandbox(shops=7, variants=1))
     other = Cipher("1" * 43 + "=").encrypt({"access_token": "x"})
     query(database, "UPDATE stores SET credentials = %s WHERE id > (SELECT min(id) + 1 FROM stores)", other)
-    summary = sync(resources=(Resource.STORE,))
+    summary = sync(units=(Unit.STORE,))
     assert (summary.done, summary.complete) == (7, 2)
     assert {failure.store for failure in summary.failures} == set(names[2:])
     assert {failure.error.error_type for failure in summary.failures} == {ErrorType.CONFIGURATION}
@@ -121,7 +122,7 @@ def test_credentials_given_while_a_token_is_renewed_are_not_overwritten(
         save_stores(database, cipher, [as_store(shop)])
         return platforms.connect(access, api_version="2026-07", sleep=sleep)
 
-    request = SyncRequest((Resource.STORE,))
+    request = SyncRequest((Unit.STORE,))
     SyncRun(database, cipher, request, run_id="r", connect=connect, log=lambda _: None).run()
     held = cipher.decrypt(query(database, "SELECT credentials FROM stores")[0]["credentials"])
     assert held == {"access_token": shop.token}
@@ -130,7 +131,7 @@ def test_credentials_given_while_a_token_is_renewed_are_not_overwritten(
 def test_a_store_that_is_the_same_there_as_an_earlier_one_is_not_taken_for_another(
     run_with: Run, database: Database
 ) -> None:
-    run_with((Resource.STORE,))
+    run_with((Unit.STORE,))
     first, second, _ = (row["name"] for row in query(database, "SELECT name FROM stores ORDER BY id"))
     query(
         database,
@@ -139,7 +140,7 @@ def test_a_store_that_is_the_same_there_as_an_earlier_one_is_not_taken_for_anoth
         second,
         first,
     )
-    [failure] = run_with((Resource.STORE,)).failures
+    [failure] = run_with((Unit.STORE,)).failures
     assert (failure.store, failure.error.error_type) == (second, ErrorType.CONFIGURATION)
     assert f"the same store there as {first}" in failure.error.message
 
@@ -149,11 +150,11 @@ def test_an_incomplete_listing_of_one_resource_keeps_no_other_from_being_synced(
 ) -> None:
     [shop] = query(database, "SELECT name FROM stores ORDER BY id LIMIT 1")
     summary = run_with(
-        (Resource.STORE, Resource.PRODUCTS),
+        (Unit.STORE, Unit.PRODUCTS),
         pages=lambda resource, since, resume, bulk: iter([page(1, source_count=100)]),
     )
-    assert [(f.store, f.resources) for f in summary.failures] == [(shop["name"], ["products"])]
-    assert summary.resources[Resource.STORE].synced == 3
+    assert [(f.store, f.units) for f in summary.failures] == [(shop["name"], ["products"])]
+    assert summary.units[Unit.STORE].synced == 3
 
 
 def test_an_empty_listing_of_stock_marks_nothing_deleted_while_there_are_variants(
@@ -163,7 +164,7 @@ def test_an_empty_listing_of_stock_marks_nothing_deleted_while_there_are_variant
     held = query(database, "SELECT count(*) AS n FROM inventory_levels WHERE deleted_at IS NULL")
     query(database, "UPDATE sync_states SET last_full_at = NULL")
     summary = run_with(
-        (Resource.INVENTORY_LEVELS,), pages=lambda resource, since, resume, bulk: iter([Page(0, [])])
+        (Unit.INVENTORY_LEVELS,), pages=lambda resource, since, resume, bulk: iter([Page(0, [])])
     )
     assert [failure.error.error_type for failure in summary.failures] == [ErrorType.COUNT_MISMATCH]
     assert query(database, "SELECT count(*) AS n FROM inventory_levels WHERE deleted_at IS NULL") == held
@@ -173,7 +174,7 @@ def test_a_row_created_while_all_are_read_hides_no_later_deletion(
     database: Database, cipher: Cipher, names: list[str]
 ) -> None:
     def run(*pages: Page) -> Summary:
-        request = SyncRequest((Resource.PRODUCTS,), stores=(names[0],))
+        request = SyncRequest((Unit.PRODUCTS,), stores=(names[0],))
         return SyncRun(
             database,
             cipher,
@@ -184,8 +185,8 @@ def test_a_row_created_while_all_are_read_hides_no_later_deletion(
         ).run()
 
     run(page(0, 1, 2, resume="x", source_count=5), page(3, 4, 5, source_count=6))
-    assert run(page(source_count=6)).resources[Resource.PRODUCTS].pages == 1
-    assert run(page(source_count=6)).resources[Resource.PRODUCTS].pages == 1
+    assert run(page(source_count=6)).units[Unit.PRODUCTS].pages == 1
+    assert run(page(source_count=6)).units[Unit.PRODUCTS].pages == 1
     run(page(source_count=5), page(0, 1, 2, 3, 4, source_count=5))
     assert product_ids(database) == {"0", "1", "2", "3", "4"}
 
@@ -193,13 +194,13 @@ def test_a_row_created_while_all_are_read_hides_no_later_deletion(
 def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     database: Database, cipher: Cipher, names: list[str]
 ) -> None:
-    request = SyncRequest((Resource.PRODUCTS,), stores=tuple(names))
+    request = SyncRequest((Unit.PRODUCTS,), stores=tuple(names))
     run = SyncRun(database, cipher, request, run_id="g", connect=lambda *_: Scripted([]), log=lambda _: None)
     with database.transaction() as connection:
         before = database_clock(connection)
     [[work, *_], *_] = run.claim("g/1", before, ())
     with database.transaction() as connection:
-        attempt = attempts.begin(connection, "g", work.store_id, work.resource)
+        attempt = attempts.begin(connection, "g", work.store_id, work.unit)
     reached = threading.Event()
 
     def commit() -> None:

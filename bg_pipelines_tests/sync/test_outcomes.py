@@ -102,7 +102,7 @@ def begun(store: StoreRef, database: Database) -> list[tuple[Claim, int]]:
         claims = store_units.claim(
             connection, UNITS, owner="run/1", limit=9, lease=timedelta(minutes=2), due_before=None
         )
-        return [(claim, attempts.begin(connection, "run", store.id, claim.resource)) for claim in claims]
+        return [(claim, attempts.begin(connection, "run", store.id, claim.unit)) for claim in claims]
 
 
 def row(database: Database, unit: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_done_is_due_again_and_forgets_its_failures(
         due = clock(connection) + timedelta(minutes=5)
         store_units.complete(connection, claim, {"since": "x"}, next_due_at=due)
         attempts.end(connection, attempt, "succeeded")
-    found = row(database, claim.resource)
+    found = row(database, claim.unit)
     assert (found["later"], found["succeeded"], found["lease_owner"]) == (True, True, None)
     assert (found["attempts"], found["error"], found["cursor"]) == (0, None, {"since": "x"})
     assert attempt_of(database, attempt) == "succeeded"
@@ -147,7 +147,7 @@ def test_yielded_is_due_at_once_behind_all_others_and_no_failure(
 ) -> None:
     settle.give_back([claim for claim, _ in begun], behind_others=True)
     for claim, attempt in begun:
-        found = row(database, claim.resource)
+        found = row(database, claim.unit)
         assert (found["later"], found["lease_owner"], found["attempts"], found["error"]) == (
             False,
             None,
@@ -163,7 +163,7 @@ def test_waiting_is_looked_at_again_with_its_count_and_no_failure(
     claim, attempt = begun[0]
     running = NotReady(error(ErrorType.OPERATION_RUNNING), 7, lambda waits: {"waits": waits})
     assert isinstance(settle.not_ready(claim, attempt, running), settling.Waiting)
-    found = row(database, claim.resource)
+    found = row(database, claim.unit)
     assert (found["later"], found["attempts"], found["cursor"]) == (True, 0, {"waits": 7})
     assert attempt_of(database, attempt) == "released"
     assert "Checked again at" in said[0]
@@ -177,7 +177,7 @@ def test_one_that_has_waited_for_too_long_has_failed_and_counts_anew(
     assert settle.not_ready(claim, attempt, running) is None
     outcome = settle.failed(claim, attempt, Failure(running.error, tries=running.waits))
     assert isinstance(outcome, settling.Parked)
-    assert row(database, claim.resource)["cursor"] == {"waits": 0}
+    assert row(database, claim.unit)["cursor"] == {"waits": 0}
 
 
 def test_retried_is_due_later_with_its_error_and_its_count(
@@ -186,7 +186,7 @@ def test_retried_is_due_later_with_its_error_and_its_count(
     claim, attempt = begun[0]
     outcome = settle.failed(claim, attempt, Failure(error(ErrorType.SHOP_LOCKED)))
     assert isinstance(outcome, settling.Retried)
-    found = row(database, claim.resource)
+    found = row(database, claim.unit)
     assert (found["later"], found["lease_owner"], found["attempts"]) == (True, None, 1)
     assert (found["error"], found["retry_strategy"]) == ("shop_locked", "scheduled_retry")
     assert attempt_of(database, attempt) == "failed"
@@ -202,7 +202,7 @@ def test_parked_is_due_at_no_time_under_one_incident_however_many_units_it_reach
     assert outcomes == [settling.Parked(incident["id"], "credentials is not retried automatically")] * 2
     assert (incident["occurrences"], sorted(incident["resources"])) == (1, sorted(UNITS))
     for claim, _ in begun:
-        found = row(database, claim.resource)
+        found = row(database, claim.unit)
         assert (found["later"], found["incident_id"]) == (None, incident["id"])
 
 
@@ -211,11 +211,11 @@ def test_lost_is_settled_by_whoever_has_it_and_only_the_attempt_is_ended(
 ) -> None:
     claim, attempt = begun[0]
     query(database, "UPDATE sync_states SET lease_owner = 'another/1'")
-    before = row(database, claim.resource)
+    before = row(database, claim.unit)
     assert settle.failed(claim, attempt, Failure(error(ErrorType.TIMEOUT))) == settling.Lost()
     running = NotReady(error(ErrorType.OPERATION_RUNNING), 1, lambda waits: {"waits": waits})
     assert settle.not_ready(*begun[1], running) == settling.Lost()
-    assert row(database, claim.resource) == before
+    assert row(database, claim.unit) == before
     assert attempt_of(database, attempt) == "failed"
 
 
@@ -226,4 +226,4 @@ def test_where_the_database_is_away_nothing_is_settled(
     away = IntegrationError.of(ErrorType.DATABASE, "PostgreSQL is not available", details={"server": "away"})
     with pytest.raises(IntegrationError):
         settle.failed(claim, attempt, Failure(away))
-    assert row(database, claim.resource)["lease_owner"] == "run/1"
+    assert row(database, claim.unit)["lease_owner"] == "run/1"

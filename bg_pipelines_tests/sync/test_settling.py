@@ -18,7 +18,7 @@ from bg_pipelines.incidents import reporting as core
 from bg_pipelines.incidents.fingerprints import StoreUnit
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.operations.stores import save_stores
-from bg_pipelines.queues import JOB_RESOURCES
+from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Policies, Strategy
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
@@ -83,17 +83,17 @@ def test_transient_failures_are_tried_again_with_growing_capped_delays_and_then_
     waits = []
     for number in range(1, 4):
         # A new run with a new source of chance each time: what was decided stands in the row alone.
-        sync(resources=(Resource.STORE,), policies=policies, rng=random.Random(number))
+        sync(units=(Unit.STORE,), policies=policies, rng=random.Random(number))
         [row] = [row for row in states(database) if row["resource"] == "store"]
         assert (row["attempts"], row["retry_strategy"]) == (number, "exponential_backoff")
         waits.append((row["next_due_at"] - clock.now).total_seconds())
-        assert sync(resources=(Resource.STORE,), policies=policies).done == 0, "it is not due yet"
+        assert sync(units=(Unit.STORE,), policies=policies).done == 0, "it is not due yet"
         clock.set(row["next_due_at"])
     assert waits == pytest.approx(
         [random.Random(n + 1).uniform(0, most) for n, most in enumerate((40, 80, 100))], abs=0.001
     )
     assert incidents(database) == []
-    sync(resources=(Resource.STORE,), policies=policies)
+    sync(units=(Unit.STORE,), policies=policies)
     [row] = [row for row in states(database) if row["resource"] == "store"]
     assert (row["attempts"], row["retry_strategy"], row["next_due_at"]) == (4, "manual_intervention", None)
     [incident] = incidents(database)
@@ -101,7 +101,7 @@ def test_transient_failures_are_tried_again_with_growing_capped_delays_and_then_
     assert row["incident_id"] == incident["id"]
     assert "4 of 4 attempts are used up" in row["retry_reason"]
     clock.advance(days=30)
-    assert sync(resources=(Resource.STORE,)).done == 0
+    assert sync(units=(Unit.STORE,)).done == 0
 
 
 def test_the_vendors_own_delay_is_kept_to_the_second(
@@ -119,10 +119,10 @@ def test_a_try_that_kept_pages_before_it_failed_is_the_first_failure_again(
         edit(shop, "add_product", variants=300, fields={"title": "big"})
     query(database, "UPDATE sync_states SET attempts = 7 WHERE resource = 'product_variants'")
     shop.faults.append(Fault("half_json", operation="ProductVariants", after=2))
-    sync(resources=(Resource.PRODUCT_VARIANTS,), load_rows=100)
+    sync(units=(Unit.PRODUCT_VARIANTS,), load_rows=100)
     [row] = [row for row in states(database) if row["resource"] == "product_variants"]
     assert row["attempts"] == 1
-    sync(resources=(Resource.PRODUCT_VARIANTS,), load_rows=100, stores=(row_name(database),))
+    sync(units=(Unit.PRODUCT_VARIANTS,), load_rows=100, stores=(row_name(database),))
     [row] = [row for row in states(database) if row["resource"] == "product_variants"]
     assert row["attempts"] == 2, "nothing was kept this time"
 
@@ -159,8 +159,8 @@ def test_a_revoked_token_parks_all_of_a_store_under_one_incident_and_a_new_one_e
     shop: Shop, sync: Sync, database: Database, cipher: Cipher, clock: DatabaseClock
 ) -> None:
     shop.access.expire_all()
-    sync(resources=JOB_RESOURCES["store_sync"], job="store_sync", run_id="a")
-    sync(resources=(Resource.INVENTORY_LEVELS,), job="inventory_sync", run_id="b")
+    sync(units=JOB_UNITS["store_sync"], job="store_sync", run_id="a")
+    sync(units=(Unit.INVENTORY_LEVELS,), job="inventory_sync", run_id="b")
     [incident] = incidents(database)
     assert (incident["error_type"], incident["severity"], incident["needs_attention"]) == (
         "credentials",
@@ -168,7 +168,7 @@ def test_a_revoked_token_parks_all_of_a_store_under_one_incident_and_a_new_one_e
         True,
     )
     assert set(incident["resources"]) == {r.value for r in CATALOGUE}
-    assert incident["occurrences"] == 2, "once for each run, not for each resource"
+    assert incident["occurrences"] == 2, "once for each run, not for each unit"
     assert {(r["next_due_at"], r["incident_id"]) for r in states(database)} == {(None, incident["id"])}
     asked = len(shop.requests)
     clock.advance(days=1)
@@ -442,7 +442,7 @@ def run(database: Database, cipher: Cipher, connect: Any, **options: Any) -> Sum
     return SyncRun(
         database,
         cipher,
-        SyncRequest((Resource.PRODUCTS,), **request),
+        SyncRequest((Unit.PRODUCTS,), **request),
         run_id="run",
         connect=connect,
         log=lambda _: None,
@@ -565,7 +565,7 @@ def test_a_run_is_heard_of_until_what_follows_its_stores_is_done(
     sync = SyncRun(
         database,
         cipher,
-        SyncRequest((Resource.PRODUCTS,)),
+        SyncRequest((Unit.PRODUCTS,)),
         run_id="run",
         connect=lambda access, sleep: Scripted([page(1)]),
         log=lambda _: None,
@@ -594,8 +594,8 @@ def test_stores_that_have_been_broken_for_long_stop_no_healthy_ones(
         clock.advance(seconds=30)
         with database.transaction() as connection:
             tick = clock.now.minute % 5 == 0 and clock.now.second == 0
-            due = tick and store_units.is_due(connection, Resource, tiers=[1])
-            due = due or store_units.is_due(connection, Resource, retries=True)
+            due = tick and store_units.is_due(connection, list(Unit), tiers=[1])
+            due = due or store_units.is_due(connection, list(Unit), retries=True)
         if due:
             sync(rng=rng)
         [row] = query(
@@ -637,7 +637,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
 ) -> None:
     shop.faults.append(Fault("locked"))
-    sync(resources=(Resource.STORE,), policies=Policies({"shop_locked": {"max_attempts": 1}}))
+    sync(units=(Unit.STORE,), policies=Policies({"shop_locked": {"max_attempts": 1}}))
     [store] = {row["store_id"] for row in states(database)}
     query(database, "UPDATE sync_states SET next_due_at = now(), incident_id = NULL WHERE resource = 'store'")
     locked = IntegrationError.of(ErrorType.SHOP_LOCKED, "locked")

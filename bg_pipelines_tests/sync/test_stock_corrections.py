@@ -12,7 +12,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.incidents.reading import list_incidents
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.support import assert_equal_to_source, query
@@ -20,7 +20,7 @@ from bg_pipelines_tests.support import assert_equal_to_source, query
 MakeSandbox = Callable[..., Sandbox]
 AddShops = Callable[[Sandbox], list[str]]
 Sync = Callable[..., Summary]
-LEVELS = (Resource.INVENTORY_LEVELS,)
+LEVELS = (Unit.INVENTORY_LEVELS,)
 
 
 def correct(database: Database, item: str, location: str, change_from: int, to: int) -> int:
@@ -130,14 +130,14 @@ def test_one_that_the_platform_refuses_with_a_400_is_rejected_and_holds_up_none_
 ) -> None:
     refused = correct(database, "nonsense", "gid://shopify/Location/1", 1, 2)
     count = count_everything(database)
-    summary = sync(resources=LEVELS, stores=[shop.domain.split(".")[0]])
+    summary = sync(units=LEVELS, stores=[shop.domain.split(".")[0]])
     assert summary.failures == []
     assert statuses(database) == {"rejected": 1, "applied": count}
     [incident] = list_incidents(database)
     assert (incident.error_type, incident.needs_attention) == ("bad_data", True)
     assert f"stock correction {refused}" in incident.message
     assert "INVALID_VARIABLE" in incident.message
-    sync(resources=LEVELS, stores=[shop.domain.split(".")[0]])
+    sync(units=LEVELS, stores=[shop.domain.split(".")[0]])
     assert list_incidents(database) != [], "a person resolves it"
     assert_equal_to_source(database, sandbox)
 
@@ -148,16 +148,16 @@ def test_without_the_right_to_write_they_are_parked_under_one_incident_and_retri
     name = shop.domain.split(".")[0]
     count = count_everything(database)
     edit(shop, "set_scopes", scopes=["read_inventory", "read_locations", "read_products"])
-    assert sync(resources=LEVELS, stores=[name]).failures == []
+    assert sync(units=LEVELS, stores=[name]).failures == []
     [incident] = list_incidents(database)
     assert (incident.error_type, incident.parked) == ("scopes", count)
     assert "write_inventory" in incident.message
     assert calls(sandbox) == 1, "one call tells"
-    sync(resources=LEVELS, stores=[name])
+    sync(units=LEVELS, stores=[name])
     assert calls(sandbox) == 1, "what is parked is not sent"
     edit(shop, "set_scopes", scopes=["read_inventory", "read_locations", "read_products", "write_inventory"])
     assert retry(database, [incident.id], by="Grace").rows == count
-    assert sync(resources=LEVELS).changed >= count, "the store is due"
+    assert sync(units=LEVELS).changed >= count, "the store is due"
     assert statuses(database) == {"applied": count}
     assert list_incidents(database) == []
 
@@ -167,7 +167,7 @@ def test_two_hundred_and_fifty_go_in_one_call(
 ) -> None:
     count = count_everything(database)
     assert 250 < count <= 500
-    sync(resources=LEVELS, stores=[shop.domain.split(".")[0]])
+    sync(units=LEVELS, stores=[shop.domain.split(".")[0]])
     assert (statuses(database), calls(sandbox)) == ({"applied": count}, 2)
     assert_equal_to_source(database, sandbox)
 
@@ -191,7 +191,7 @@ def test_a_store_with_many_gives_its_worker_back_after_a_call(
     ).run()
     assert summary.given_back >= 1
     assert summary.corrections_applied in (250, count)
-    sync(resources=LEVELS)
+    sync(units=LEVELS)
     assert statuses(database) == {"applied": count}
 
 
@@ -205,7 +205,7 @@ def test_of_one_level_an_earlier_correction_goes_first(
     had = level["available"]
     correct(database, *place, had, had + 3)
     correct(database, *place, had + 3, had + 1)
-    sync(resources=LEVELS, stores=[shop.domain.split(".")[0]])
+    sync(units=LEVELS, stores=[shop.domain.split(".")[0]])
     assert statuses(database) == {"applied": 2}
     [after] = query(
         database, "SELECT available FROM inventory_levels WHERE external_id = %s", level["external_id"]

@@ -19,7 +19,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import save_stores, set_paused
 from bg_pipelines.platforms.protocol import Platform
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Fault, Sandbox, change, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.support import (
@@ -136,7 +136,7 @@ def test_a_deleted_product_takes_its_variants_and_their_stock_with_it(
     sync()
     [shop] = sandbox.world.shops.values()
     edit(shop, "delete_product", id=shop.export()["products"][0]["id"])
-    sync(resources=(Resource.PRODUCTS,), stores=names)
+    sync(units=(Unit.PRODUCTS,), stores=names)
     assert_equal_to_source(database, sandbox)
 
 
@@ -145,7 +145,7 @@ def test_stock_of_a_variant_that_was_deleted_before_it_was_ever_read_goes_too(
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=60)
     add_shops(sandbox)
-    sync(resources=(Resource.INVENTORY_LEVELS,))
+    sync(units=(Unit.INVENTORY_LEVELS,))
     [shop] = sandbox.world.shops.values()
     edit(shop, "delete_product", id=shop.export()["products"][0]["id"])
     sync()
@@ -212,14 +212,14 @@ def test_force_is_remembered_by_a_store_that_fails_first(
     sandbox = make_sandbox(shops=1, variants=20)
     names = add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    sync(resources=(Resource.PRODUCTS,))
+    sync(units=(Unit.PRODUCTS,))
     shop.faults.append(Fault("server_error"))
-    assert sync(resources=(Resource.PRODUCTS,), stores=names, force=True).failures != []
+    assert sync(units=(Unit.PRODUCTS,), stores=names, force=True).failures != []
     shop.faults.clear()
     query(database, "UPDATE sync_states SET next_due_at = clock_timestamp()")
-    assert sync(resources=(Resource.PRODUCTS,)).failures == []
+    assert sync(units=(Unit.PRODUCTS,)).failures == []
     query(database, "UPDATE sync_states SET next_due_at = clock_timestamp()")
-    sync(resources=(Resource.PRODUCTS,))
+    sync(units=(Unit.PRODUCTS,))
     assert passes(database) == [True, True, False], "the first, the one asked for, and an ordinary one"
 
 
@@ -228,10 +228,10 @@ def test_force_is_remembered_by_a_store_that_is_not_reached_in_time(
 ) -> None:
     sandbox = make_sandbox(shops=3, variants=30)
     add_shops(sandbox)
-    sync(resources=(Resource.PRODUCTS,))
-    late = sync(resources=(Resource.PRODUCTS,), force=True, max_minutes=1e-9, max_workers=1)
+    sync(units=(Unit.PRODUCTS,))
+    late = sync(units=(Unit.PRODUCTS,), force=True, max_minutes=1e-9, max_workers=1)
     assert late.done < 3
-    sync(resources=(Resource.PRODUCTS,))
+    sync(units=(Unit.PRODUCTS,))
     assert passes(database) == [True] * 6, "each store's first, and the one asked for"
 
 
@@ -259,7 +259,7 @@ def test_a_row_that_cannot_be_loaded_is_kept_with_its_reason_until_it_can(
     shop.faults.append(Fault("null_field", operation="Products", field="title", row=3))
     summary = sync()
     assert summary.failures == []
-    assert summary.resources[Resource.PRODUCT_VARIANTS].counts.rejected == 1
+    assert summary.units[Unit.PRODUCT_VARIANTS].counts.rejected == 1
     rejected = {row["resource"]: row for row in query(database, "SELECT * FROM rejected_rows")}
     assert rejected["product_variants"]["reason"].startswith("price: ")
     assert "twelve" not in rejected["product_variants"]["reason"]
@@ -284,9 +284,9 @@ def test_only_what_is_due_is_synced_and_what_is_named_is_due(
     assert sync(stores=names[:1]).done == 1
     query(database, "UPDATE sync_states SET next_due_at = now() WHERE resource = 'products'")
     summary = sync()
-    assert (summary.done, {r: s.synced for r, s in summary.resources.items() if s.synced}) == (
+    assert (summary.done, {unit: s.synced for unit, s in summary.units.items() if s.synced}) == (
         3,
-        {Resource.PRODUCTS: 3},
+        {Unit.PRODUCTS: 3},
     )
 
 
@@ -422,7 +422,7 @@ def test_a_failed_store_goes_on_where_it_was_once_it_is_mended(
     [shop] = sandbox.world.shops.values()
     shop.faults.append(Fault("half_json", operation="ProductVariants", after=3, times=1))
     summary = sync(load_rows=250)
-    assert [failure.resources for failure in summary.failures] == [["product_variants", "inventory_levels"]]
+    assert [failure.units for failure in summary.failures] == [["product_variants", "inventory_levels"]]
     assert query(database, "SELECT count(*) AS n FROM product_variants")[0]["n"] == 750
     sandbox.world.forget_requests()
     sync(stores=names, load_rows=250)
@@ -438,13 +438,11 @@ def test_a_missing_scope_fails_its_resource_and_no_other(
     add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
     shop.faults.append(Fault("access_denied", operation="Locations"))
-    summary = sync(
-        resources=(Resource.STORE, Resource.LOCATIONS, Resource.PRODUCTS, Resource.PRODUCT_VARIANTS)
-    )
-    assert [(failure.resources, failure.error.error_type) for failure in summary.failures] == [
+    summary = sync(units=(Unit.STORE, Unit.LOCATIONS, Unit.PRODUCTS, Unit.PRODUCT_VARIANTS))
+    assert [(failure.units, failure.error.error_type) for failure in summary.failures] == [
         (["locations"], ErrorType.SCOPES)
     ]
-    assert summary.resources[Resource.PRODUCT_VARIANTS].synced == 1
+    assert summary.units[Unit.PRODUCT_VARIANTS].synced == 1
 
 
 def test_a_renewed_token_is_kept_and_used_by_the_next_run(
@@ -527,7 +525,7 @@ def run_script(
         return SyncRun(
             database,
             cipher,
-            SyncRequest((Resource.PRODUCTS,), stores=tuple(names), force=options.pop("force", False)),
+            SyncRequest((Unit.PRODUCTS,), stores=tuple(names), force=options.pop("force", False)),
             run_id="scripted",
             connect=lambda access, sleep: platform,
             log=lambda _: None,
@@ -554,9 +552,9 @@ def test_more_rows_at_the_source_twice_in_a_row_mean_that_all_is_read_again(
 ) -> None:
     run_script(page(*range(5), source_count=5))
     # Two more than we hold: the search may lag. One of them is still not there the next time: it did not.
-    assert run_script(page(source_count=7)).resources[Resource.PRODUCTS].pages == 1
+    assert run_script(page(source_count=7)).units[Unit.PRODUCTS].pages == 1
     summary = run_script(page(5, source_count=7), page(*range(7), source_count=7))
-    assert summary.resources[Resource.PRODUCTS].pages == 2
+    assert summary.units[Unit.PRODUCTS].pages == 2
     assert len(product_ids(database)) == 7
 
 

@@ -15,7 +15,7 @@ from bg_pipelines.work import circuits, store_units
 from bg_pipelines.work.circuits import Outcome, Transition, note_failure, note_success
 from bg_pipelines.work.store_units import Claim
 from bg_pipelines_tests.support import DatabaseClock
-from bg_pipelines_tests.work.test_store_units import LEASE, RESOURCES, add_stores
+from bg_pipelines_tests.work.test_store_units import LEASE, UNITS, add_stores
 
 Connection = psycopg.Connection[Any]
 CLOSED = Outcome()
@@ -40,19 +40,19 @@ def succeed(database: Database, store: int) -> Outcome:
 
 def claim(database: Database) -> list[Claim]:
     with database.transaction() as connection:
-        claimed = store_units.claim(connection, RESOURCES, owner="a", limit=1000, lease=LEASE)
+        claimed = store_units.claim(connection, UNITS, owner="a", limit=1000, lease=LEASE)
         connection.rollback()
     return claimed
 
 
 def probe(database: Database, owner: str = "p") -> list[Claim]:
     with database.transaction() as connection:
-        return store_units.claim_probe(connection, RESOURCES, owner=owner, lease=LEASE)
+        return store_units.claim_probe(connection, UNITS, owner=owner, lease=LEASE)
 
 
 def is_due(database: Database) -> bool:
     with database.transaction() as connection:
-        return store_units.is_due(connection, RESOURCES)
+        return store_units.is_due(connection, UNITS)
 
 
 def test_a_store_that_fails_five_times_in_a_row_is_left_alone_and_no_other(

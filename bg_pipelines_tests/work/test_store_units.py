@@ -14,15 +14,16 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.queues import TIERS
+from bg_pipelines.queues import TIERS, Unit
 from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.work import store_units
+from bg_pipelines.work.queue import all_queues
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.store_units import Claim
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LEASE = timedelta(minutes=2)
-RESOURCES = ("products", "inventory_levels")
+UNITS = ("products", "inventory_levels")
 LATER = Decision(Strategy.EXPONENTIAL_BACKOFF, NOON + timedelta(days=1), "failure 1 of 10")
 TIER = {interval: tier for tier, interval in TIERS.items()}
 Connection = psycopg.Connection[Any]
@@ -35,9 +36,9 @@ def add_stores(
     *,
     tier: int = 2,
     due: datetime = NOON,
-    resources: Sequence[str] = RESOURCES,
+    units: Sequence[str] = UNITS,
 ) -> list[int]:
-    """Stores whose every resource is due at `due`, each a second later than the one before."""
+    """Stores whose every unit is due at `due`, each a second later than the one before."""
     found = connection.execute(
         "INSERT INTO stores (name, platform, domain, tier, credentials) "
         "SELECT gen_random_uuid()::text, 'shopify', gen_random_uuid()::text, %s, '' FROM generate_series(1, %s) "
@@ -47,9 +48,9 @@ def add_stores(
     stores = sorted(row[0] for row in found)
     connection.execute(
         "INSERT INTO sync_states (store_id, resource, next_due_at) "
-        "SELECT store, resource, %s + (store - %s) * interval '1 second' "
-        "FROM unnest(%s::bigint[]) store, unnest(%s::text[]) resource",
-        (due, stores[0], stores, list(resources)),
+        "SELECT store, unit, %s + (store - %s) * interval '1 second' "
+        "FROM unnest(%s::bigint[]) store, unnest(%s::text[]) unit",
+        (due, stores[0], stores, list(units)),
     )
     return stores
 
@@ -58,11 +59,11 @@ def claim(connection: Connection, owner: str = "me", **options: Any) -> list[Cla
     """All that is due long after noon, unless told otherwise."""
     later = NOON + timedelta(days=1)
     defaults = {"limit": 1000, "lease": LEASE, "due_before": later, "now": later}
-    return store_units.claim(connection, RESOURCES, owner=owner, **{**defaults, **options})
+    return store_units.claim(connection, UNITS, owner=owner, **{**defaults, **options})
 
 
 def rows_of(claimed: list[Claim]) -> list[Row]:
-    return sorted((work.store_id, work.resource) for work in claimed)
+    return sorted((work.store_id, work.unit) for work in claimed)
 
 
 def state(connection: Connection, work: Claim) -> tuple[Any, ...]:
@@ -70,7 +71,7 @@ def state(connection: Connection, work: Claim) -> tuple[Any, ...]:
     row = connection.execute(
         "SELECT next_due_at, lease_owner, lease_expires_at, attempts, cursor, last_error FROM sync_states "
         "WHERE store_id = %s AND resource = %s",
-        (work.store_id, work.resource),
+        (work.store_id, work.unit),
     ).fetchone()
     assert row is not None
     return row
@@ -122,7 +123,7 @@ def test_claims_at_the_same_time_are_disjoint_and_together_complete(database: Da
 
     with ThreadPoolExecutor(8) as pool:
         taken = [row for rows in pool.map(work, range(8)) for row in rows]
-    assert sorted(taken) == sorted((s, r) for some in stores for s in some for r in RESOURCES)
+    assert sorted(taken) == sorted((s, r) for some in stores for s in some for r in UNITS)
 
 
 def test_rows_that_somebody_is_claiming_are_passed_over_and_not_waited_for(database: Database) -> None:
@@ -142,9 +143,7 @@ def test_rows_that_somebody_is_claiming_are_passed_over_and_not_waited_for(datab
 def test_every_batch_holds_each_tiers_share(connection: Connection) -> None:
     waiting = Counter({1: 12, 2: 25, 3: 1000})
     for tier, count in waiting.items():
-        add_stores(
-            connection, count, tier=tier, resources=RESOURCES[:1], due=NOON + timedelta(hours=3 - tier)
-        )
+        add_stores(connection, count, tier=tier, units=UNITS[:1], due=NOON + timedelta(hours=3 - tier))
     for _ in range(6):
         claimed = claim(connection, limit=30)
         held = Counter(TIER[work.interval] for work in claimed)
@@ -154,13 +153,13 @@ def test_every_batch_holds_each_tiers_share(connection: Connection) -> None:
 
 
 def test_what_one_tier_leaves_the_others_take(connection: Connection) -> None:
-    add_stores(connection, 40, tier=3, resources=RESOURCES[:1])
+    add_stores(connection, 40, tier=3, units=UNITS[:1])
     assert len(claim(connection, limit=30)) == 30
 
 
 def test_even_the_smallest_batches_reach_every_tier(connection: Connection) -> None:
     for tier in (1, 2, 3):
-        add_stores(connection, 5, tier=tier, resources=RESOURCES[:1])
+        add_stores(connection, 5, tier=tier, units=UNITS[:1])
     seen: set[int] = set()
     while claimed := claim(connection, limit=1):
         seen |= {TIER[work.interval] for work in claimed}
@@ -174,11 +173,11 @@ def test_the_longest_due_goes_first(connection: Connection) -> None:
     assert order == early + late
 
 
-def test_a_store_is_claimed_with_all_of_its_due_resources(connection: Connection) -> None:
+def test_a_store_is_claimed_with_all_of_its_due_units(connection: Connection) -> None:
     stores = add_stores(connection, 10)
     claimed = claim(connection, limit=3)
     assert len(claimed) >= 3
-    assert rows_of(claimed) == sorted((s, r) for s in {w.store_id for w in claimed} for r in RESOURCES)
+    assert rows_of(claimed) == sorted((s, r) for s in {w.store_id for w in claimed} for r in UNITS)
     assert {work.store_id for work in claimed} < set(stores)
 
 
@@ -203,7 +202,7 @@ def test_paused_and_deleted_stores_are_never_claimed(connection: Connection) -> 
     connection.execute("UPDATE stores SET deleted_at = now() WHERE id = %s", (deleted,))
     assert claim(connection) == []
     assert claim(connection, stores=[paused, deleted]) == []
-    assert store_units.count_due(connection, RESOURCES, NOON + timedelta(hours=1), None) == (0, 0)
+    assert store_units.count_due(connection, UNITS, NOON + timedelta(hours=1), None) == (0, 0)
     connection.execute("UPDATE stores SET paused_at = NULL WHERE id = %s", (paused,))
     assert {work.store_id for work in claim(connection)} == {paused}
 
@@ -229,8 +228,8 @@ def test_released_rows_are_still_due_and_keep_their_cursor(connection: Connectio
     due = state(connection, work)[0]
     assert store_units.QUEUE.release(connection, {"me"}) == 2
     assert state(connection, work) == (due, None, None, 0, {"resume": "page 7"}, None)
-    again = {claimed.resource: claimed.cursor for claimed in claim(connection, "next")}
-    assert again == {work.resource: {"resume": "page 7"}, other.resource: {}}
+    again = {claimed.unit: claimed.cursor for claimed in claim(connection, "next")}
+    assert again == {work.unit: {"resume": "page 7"}, other.unit: {}}
 
 
 def test_a_success_forgets_failures_and_a_failure_counts_and_keeps_the_cursor(connection: Connection) -> None:
@@ -239,12 +238,12 @@ def test_a_success_forgets_failures_and_a_failure_counts_and_keeps_the_cursor(co
     due = NOON + timedelta(days=1)
     for failures in (1, 2):
         [work, _] = sorted(
-            claim(connection, f"claim {failures}", now=due, due_before=due), key=lambda work: work.resource
+            claim(connection, f"claim {failures}", now=due, due_before=due), key=lambda work: work.unit
         )
         store_units.QUEUE.retry(connection, work, error, LATER, attempts=failures)
         store_units.QUEUE.release(connection, {f"claim {failures}"})
         assert state(connection, work) == (due, None, None, failures, {}, error.as_dict())
-    work = next(w for w in claim(connection, now=due, due_before=due) if w.resource == work.resource)
+    work = next(w for w in claim(connection, now=due, due_before=due) if w.unit == work.unit)
     assert work.attempts == 2
     store_units.complete(
         connection, work, {"since": "x"}, next_due_at=due + LEASE, now=due, full_pass_since=due
@@ -258,27 +257,50 @@ def test_made_due_rows_are_due_now_in_the_order_they_were(connection: Connection
     [overdue] = add_stores(connection, due=NOON - timedelta(days=9999))
     [later] = add_stores(connection, due=NOON + timedelta(days=9999))
     [untouched] = add_stores(connection, due=NOON + timedelta(days=9999))
-    assert store_units.make_due(connection, RESOURCES[:1], [overdue, later]) == 2
+    assert store_units.make_due(connection, UNITS[:1], [overdue, later]) == 2
     now = database_clock(connection)
-    assert store_units.count_due(connection, RESOURCES, now, None) == (2, 0)
+    assert store_units.count_due(connection, UNITS, now, None) == (2, 0)
     first = claim(connection, limit=1, now=now, due_before=now)
     second = claim(connection, limit=1, now=now, due_before=now)
-    assert rows_of(first) == [(overdue, resource) for resource in sorted(RESOURCES)]
-    assert rows_of(second) == [(later, RESOURCES[0])]
-    assert store_units.make_due(connection, RESOURCES, None) == 6
+    assert rows_of(first) == [(overdue, unit) for unit in sorted(UNITS)]
+    assert rows_of(second) == [(later, UNITS[0])]
+    assert store_units.make_due(connection, UNITS, None) == 6
     now = database_clock(connection)
-    assert (untouched, RESOURCES[1]) in rows_of(claim(connection, now=now, due_before=now))
+    assert (untouched, UNITS[1]) in rows_of(claim(connection, now=now, due_before=now))
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_unit_that_carries_a_queue_s_work_is_due_where_some_of_that_work_is(
+    connection: Connection, failing: bool
+) -> None:
+    now, later = database_clock(connection), NOON + timedelta(days=9999)
+    well, failed, parked, without, not_asked = stores = add_stores(connection, 5, due=later)
+    connection.execute("UPDATE sync_states SET attempts = 1 WHERE store_id = %s", (failed,))
+    connection.execute("UPDATE sync_states SET next_due_at = NULL WHERE store_id = %s", (parked,))
+    for store, due in ((well, now), (failed, now), (parked, now), (without, later), (not_asked, now)):
+        connection.execute(
+            "INSERT INTO inventory_corrections (store_id, inventory_item_external_id, location_external_id, "
+            "change_from_quantity, quantity, next_due_at) VALUES (%s, 'i', 'l', 1, 2, %s)",
+            (store, due),
+        )
+    [corrections] = [queue for queue in all_queues() if queue.carrier is Unit.INVENTORY_LEVELS]
+    store_units.make_carrier_due(connection, corrections, stores[:-1], failing=failing)
+    due_now = connection.execute(
+        "SELECT store_id, resource FROM sync_states WHERE next_due_at <= clock_timestamp()"
+    )
+    expected = {well, failed} if failing else {well}
+    assert set(due_now) == {(store, "inventory_levels") for store in expected}
 
 
 def test_what_is_due_is_counted_in_stores_that_nobody_is_at_work_on(connection: Connection) -> None:
     stores = add_stores(connection, 3)
     now = database_clock(connection)
-    assert store_units.count_due(connection, RESOURCES, NOON - timedelta(days=1), None) == (0, 0)
-    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (3, 0)
-    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), stores[:1]) == (1, 0)
+    assert store_units.count_due(connection, UNITS, NOON - timedelta(days=1), None) == (0, 0)
+    assert store_units.count_due(connection, UNITS, now + timedelta(days=9999), None) == (3, 0)
+    assert store_units.count_due(connection, UNITS, now + timedelta(days=9999), stores[:1]) == (1, 0)
     claim(connection, limit=1, now=now)
-    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None) == (2, 1)
-    assert store_units.count_due(connection, RESOURCES, now + timedelta(days=9999), None, tiers=[1]) == (0, 0)
+    assert store_units.count_due(connection, UNITS, now + timedelta(days=9999), None) == (2, 1)
+    assert store_units.count_due(connection, UNITS, now + timedelta(days=9999), None, tiers=[1]) == (0, 0)
 
 
 # Cost
@@ -305,7 +327,7 @@ def test_a_claim_among_ten_thousand_stores_of_which_none_is_due_reads_a_few_page
     before = pages_read()
     with database.transaction() as connection:
         assert claim(connection, limit=50, now=NOON, due_before=NOON) == []
-        assert store_units.count_due(connection, RESOURCES, NOON, None) == (0, 0)
+        assert store_units.count_due(connection, UNITS, NOON, None) == (0, 0)
         connection.execute("SELECT pg_stat_force_next_flush()")
     after = pages_read()
     assert after[1] == before[1], "a whole table was read"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 
+from bg_pipelines.sandbox.changes import Changes
 from bg_pipelines.sandbox.clock import Clock, stamp
 from bg_pipelines.sandbox.deliveries import Delivery, Outbox
 from bg_pipelines.sandbox.fields import RejectedError
@@ -19,9 +20,6 @@ RETRIES, RETRY_HOURS_IN_ALL = 8, 4.0
 RETRY_HOURS = tuple(RETRY_HOURS_IN_ALL * 2**retry / (2**RETRIES - 1) for retry in range(RETRIES))
 """Eight retries in four hours, each after twice as long as the one before."""
 SHAPES = ("classic", "events")
-MAKING = frozenset({"connect", "create"})
-CHANGING = ("update", "updated")
-ENDING = frozenset({"delete", "disconnect"})
 
 
 class Notifier:
@@ -45,30 +43,16 @@ class Notifier:
         self.outbox = outbox
         self.clock = clock
         self.lock = lock
-        self._changes: dict[tuple[str, str], Node] = {}
-        self._made: set[tuple[str, str]] = set()
+        self._changes = Changes("/")
 
     def tell(self, topic: str, row: Node) -> None:
-        """Note what happened. Within one change a row that is made or ends is not told to be updated as well."""
-        if not self.subscriptions.of:
-            return
-        kind, _, action = topic.partition("/")
-        if action in CHANGING and (kind, row["id"]) in self._made:
-            return
-        if action in MAKING:
-            self._made.add((kind, row["id"]))
-        if action in MAKING or action in ENDING:
-            for update in CHANGING:
-                self._changes.pop((f"{kind}/{update}", row["id"]), None)
-        self._changes[topic, row["id"]] = row
+        """Note what happened, if anybody wants to know of anything."""
+        if self.subscriptions.of:
+            self._changes.note(topic, row["id"], row)
 
     def flush(self, delay_seconds: float = 0.0) -> None:
         """Send what was told: the change is complete."""
-        if not self._changes:
-            return
-        changes, self._changes = self._changes, {}
-        self._made.clear()
-        for (topic, _), row in changes.items():
+        for topic, _, row in self._changes.take():
             subscribed = self.subscriptions.of.get(topic)
             if subscribed:
                 self._send(topic, row, subscribed, delay_seconds)

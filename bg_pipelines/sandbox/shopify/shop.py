@@ -57,10 +57,10 @@ class Shop:
         variants: int,
         seed: int,
         clock: Clock,
+        courier: Courier,
         *,
         customers: int = 0,
         orders: int = 0,
-        courier: Courier | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.clock = clock
@@ -83,7 +83,7 @@ class Shop:
         self.applied = 0
         self.bulk = BulkOperations(self.lock)
         self.subscriptions = Subscriptions(index, clock)
-        self.outbox = Outbox(courier or Courier(clock), self.faults, dice(seed, "deliveries", index))
+        self.outbox = Outbox(courier, self.faults, dice(seed, "deliveries", index))
         rest = Rest(self.store, lambda: self.ledger)
         self.notifier = Notifier(rest, self.access, self.subscriptions, self.outbox, clock, self.lock)
         self.baskets = Baskets(index, self.domain, clock)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from graphql import GraphQLResolveInfo
 
+from bg_pipelines.sandbox.deliveries import is_allowed, split_address
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.shopify.catalogue import count, search
 from bg_pipelines.sandbox.shopify.connections import connect
@@ -16,7 +16,6 @@ from bg_pipelines.sandbox.shopify.search import every
 from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sandbox.shopify.subscriptions import required_scope, topic_name
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 LONGEST_ADDRESS_BYTES = 65_535
 LONGEST_NAME = 50
 NAME = re.compile(r"[A-Za-z0-9_-]*")
@@ -132,20 +131,17 @@ def refusals(shop: Shop, wanted: Node) -> list[Node]:
 
 
 def address_problems(uri: str) -> list[str]:
-    """What Shopify says of an address; plain http is allowed to this machine, where the sandbox lives."""
+    """What Shopify says of an address."""
     if not uri:
         return ["Address can't be blank"]
     if len(uri.encode()) > LONGEST_ADDRESS_BYTES:
         return ["Address is too big (maximum is 64 KB)"]
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
+    parts = split_address(uri)
+    if parts is None:
         return ["Address is invalid"]
-    if not parts.scheme or not parts.hostname:
-        return ["Address is invalid"]
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+    if not is_allowed(parts):
         return [f"Address protocol {parts.scheme}:// is not supported"]
-    if parts.hostname.endswith((".myshopify.com", ".shopify.com")):
+    if (parts.hostname or "").endswith((".myshopify.com", ".shopify.com")):
         return ["Address cannot be a Shopify or an internal domain"]
     return []
 

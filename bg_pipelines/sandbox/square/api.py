@@ -9,14 +9,22 @@ from typing import NamedTuple
 import orjson
 
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import STATUSES, Fault, delivered, first_match, html_page, spoil_rows
+from bg_pipelines.sandbox.faults import (
+    STATUSES,
+    WEBHOOK_KINDS,
+    Fault,
+    delivered,
+    first_match,
+    html_page,
+    spoil_rows,
+)
 from bg_pipelines.sandbox.rows import Node
-from bg_pipelines.sandbox.square import catalog, customers, locations, orders, stock
+from bg_pipelines.sandbox.square import catalog, customers, locations, orders, stock, webhooks
 from bg_pipelines.sandbox.square.call import Call
 from bg_pipelines.sandbox.square.merchant import Merchant, Merchants, SquareRequest
 from bg_pipelines.sandbox.square.refusals import CODES_BY_STATUS, RefusalError
 
-KINDS = (
+REQUEST_KINDS = (
     "unauthorized",
     "forbidden",
     "not_found",
@@ -35,6 +43,7 @@ KINDS = (
     "repeat_cursor",
     "apply_then_cut",
 )
+KINDS = (*REQUEST_KINDS, *WEBHOOK_KINDS)
 SPOILING = frozenset(["null_field", "bad_value", "repeat_cursor"])
 VERSION = "2025-08-20"
 VERSION_SHAPE = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}")
@@ -43,12 +52,12 @@ ID_FIELDS = ("id", "order_id", "catalog_object_id", "uid")
 
 
 class Operation(NamedTuple):
-    """`name` is the vendor's operationId; {} in the path is a row's id."""
+    """`name` is the vendor's operationId; {} in the path is a row's id; some operations need no scope."""
 
     method: str
     path: str
     name: str
-    scope: str
+    scope: str | None
     act: Callable[[Call], Node]
 
 
@@ -107,6 +116,30 @@ OPERATIONS = (
         "INVENTORY_WRITE",
         stock.batch_change_inventory,
     ),
+    Operation("GET", "webhooks/subscriptions", "ListWebhookSubscriptions", None, webhooks.list_subscriptions),
+    Operation(
+        "POST", "webhooks/subscriptions", "CreateWebhookSubscription", None, webhooks.create_subscription
+    ),
+    Operation(
+        "GET",
+        "webhooks/subscriptions/{}",
+        "RetrieveWebhookSubscription",
+        None,
+        webhooks.retrieve_subscription,
+    ),
+    Operation(
+        "PUT", "webhooks/subscriptions/{}", "UpdateWebhookSubscription", None, webhooks.update_subscription
+    ),
+    Operation(
+        "DELETE", "webhooks/subscriptions/{}", "DeleteWebhookSubscription", None, webhooks.delete_subscription
+    ),
+    Operation(
+        "POST",
+        "webhooks/subscriptions/{}/signature-key",
+        "UpdateWebhookSubscriptionSignatureKey",
+        None,
+        webhooks.update_signature_key,
+    ),
 )
 
 
@@ -148,9 +181,10 @@ class Square:
         else:
             call = Call(merchant, operation.name, row_id, incoming.query, incoming.body)
             answer, fault = spoiled(
-                operation, call, first_match(merchant.faults, operation.name, kinds=KINDS)
+                operation, call, first_match(merchant.faults, operation.name, kinds=REQUEST_KINDS)
             )
             rows = call.rows
+        merchant.notifier.flush()
         merchant.requests.append(
             SquareRequest(
                 number=self.next_number(),
@@ -208,7 +242,7 @@ def spoiled(operation: Operation, call: Call, fault: Fault | None) -> tuple[Answ
 
 
 def act(operation: Operation, call: Call) -> Node:
-    if operation.scope not in call.merchant.scopes:
+    if operation.scope is not None and operation.scope not in call.merchant.scopes:
         raise RefusalError(
             "INSUFFICIENT_SCOPES",
             "The merchant has not given your application sufficient permissions to do that. The merchant must "

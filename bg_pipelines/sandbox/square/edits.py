@@ -121,7 +121,7 @@ def made_order(merchant: Merchant, fields: Node, *, created: int, updated: int |
         source="Square Point of Sale",
         lines=lines,
     )
-    store.orders.put(order.id, order)
+    store.put_order(order)
     return store.show_order(order)
 
 
@@ -140,7 +140,7 @@ def close_order(merchant: Merchant, fields: Node, state: str) -> Node:
     order.state = state
     order.updated = order.closed = now_ms(merchant.clock)
     order.version = None if order.version is None else order.version + 1
-    merchant.store.orders.put(order.id, order)
+    merchant.store.put_order(order)
     return merchant.store.show_order(order)
 
 
@@ -165,7 +165,7 @@ def refund_order(merchant: Merchant, fields: Node) -> Node:
     )
     made.returned = return_of(store.till, order, made.id, now, lines)
     order.refunded = True
-    store.orders.put(made.id, made)
+    store.put_order(made)
     return store.show_order(made)
 
 
@@ -254,8 +254,24 @@ def rename_location(merchant: Merchant, fields: Node) -> Node:
     row = merchant.store.locations.get(str(fields.get("id")))
     if row is None:
         raise RejectedError("id", f"there is no location {fields.get('id')!r}")
-    row["name"] = text(fields, "name")
+    merchant.store.rename_location(row, text(fields, "name"))
     return row
+
+
+def add_location(merchant: Merchant, fields: Node) -> Node:
+    return merchant.store.add_location(text(fields, "name"))
+
+
+# Webhooks
+
+
+def drop_subscriptions(merchant: Merchant, _fields: Node) -> Node:
+    return {"dropped": merchant.subscriptions.clear()}
+
+
+def set_webhook_pace(merchant: Merchant, fields: Node) -> Node:
+    merchant.outbox.hour_seconds = amount(fields, "seconds_per_hour")
+    return {"seconds_per_hour": merchant.outbox.hour_seconds}
 
 
 # Tokens and the search index
@@ -303,6 +319,9 @@ EDITS: Edits[Merchant] = {
     "delete_variation": (delete_variation, ("id",)),
     "set_count": (set_count, ("catalog_object_id", "location_id", "quantity", "state")),
     "rename_location": (rename_location, ("id", "name")),
+    "add_location": (add_location, ("name",)),
+    "drop_subscriptions": (drop_subscriptions, ()),
+    "set_webhook_pace": (set_webhook_pace, ("seconds_per_hour",)),
     "set_token": (set_token, ("token",)),
     "expire_tokens": (expire_tokens, ("code",)),
     "set_scopes": (set_scopes, ("scopes",)),

@@ -10,12 +10,15 @@ from functools import cached_property
 from typing import Any
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.deliveries import Courier, Delivery, Outbox
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.sandbox.fields import RejectedError
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.seed import dice, digest, shares, tier_of
+from bg_pipelines.sandbox.square.notifier import Notifier
 from bg_pipelines.sandbox.square.seed import make_store, merchant_id_of, name_of
 from bg_pipelines.sandbox.square.store import Store
+from bg_pipelines.sandbox.square.subscriptions import Subscriptions
 
 ORDERS_PER_CUSTOMER = 3
 REQUESTS_KEPT = 10_000
@@ -51,7 +54,13 @@ class Merchant:
     """Everything that happens to a merchant holds its `lock`. Its rows are made when somebody first asks for them."""
 
     def __init__(
-        self, seed: int, index: int, clock: Clock, sizes: Sequence[int], owners: dict[str, Merchant]
+        self,
+        seed: int,
+        index: int,
+        clock: Clock,
+        sizes: Sequence[int],
+        owners: dict[str, Merchant],
+        courier: Courier,
     ):
         self.lock = threading.RLock()
         self.clock = clock
@@ -71,6 +80,11 @@ class Merchant:
         self.idempotent: dict[str, tuple[bytes, Node]] = {}
         self.applied = 0
         self.base_url = ""
+        self.subscriptions = Subscriptions(self.id, clock)
+        self.outbox = Outbox(courier, self.faults, dice(seed, "square deliveries", index))
+        self.notifier = Notifier(
+            self.id, self.subscriptions, self.outbox, clock, lambda scope: scope in self.scopes
+        )
         self._seed = seed
         self._sizes = sizes
         self._owners = owners
@@ -80,9 +94,16 @@ class Merchant:
     def store(self) -> Store:
         variants, customers, orders = self._sizes
         with self.lock:
-            return make_store(
+            made = make_store(
                 self._seed, self.index, self.clock, variants=variants, customers=customers, orders=orders
             )
+            made.tell = self.notifier.tell
+            return made
+
+    @property
+    def deliveries(self) -> deque[Delivery]:
+        """What was sent of webhooks, oldest first: the last 20,000."""
+        return self.outbox.sent
 
     @property
     def api_url(self) -> str:
@@ -111,6 +132,7 @@ class Merchant:
             "token": self.token,
             "api_url": self.api_url,
             "applied": self.applied,
+            "subscriptions": len(self.subscriptions.shelf),
         }
 
 
@@ -118,7 +140,15 @@ class Merchants(dict[str, Merchant]):
     """Merchants by their id. The numbers are totals, dealt out by tier as the shops' are."""
 
     def __init__(
-        self, count: int, *, seed: int, clock: Clock, variants: int, customers: int, orders: int | None
+        self,
+        count: int,
+        *,
+        seed: int,
+        clock: Clock,
+        variants: int,
+        customers: int,
+        orders: int | None,
+        courier: Courier,
     ) -> None:
         super().__init__()
         orders = customers * ORDERS_PER_CUSTOMER if orders is None else orders
@@ -131,5 +161,5 @@ class Merchants(dict[str, Merchant]):
             return
         dealt = zip(*(shares(count, total) for total in (variants, customers, orders)), strict=True)
         for index, share in enumerate(dealt):
-            merchant = Merchant(seed, index, clock, share, self.owners)
+            merchant = Merchant(seed, index, clock, share, self.owners, courier)
             self[merchant.id] = merchant

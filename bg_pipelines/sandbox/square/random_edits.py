@@ -20,6 +20,7 @@ def change_at_random(merchant: Merchant, count: int) -> list[Made]:
     for _ in range(count):
         [(name, _)] = merchant.random.choices(RANDOM_EDITS, weights)
         made.append(change_one(merchant, name))
+        merchant.notifier.flush()
     return made
 
 

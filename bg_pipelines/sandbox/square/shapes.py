@@ -141,6 +141,19 @@ SHAPES: dict[str, dict[str, str]] = {
         "changes": "[InventoryChange]",
         "ignore_unchanged_counts": "boolean",
     },
+    "CreateWebhookSubscriptionRequest": {
+        "idempotency_key": "string",
+        "subscription": "WebhookSubscription",
+    },
+    "UpdateWebhookSubscriptionRequest": {"subscription": "WebhookSubscription"},
+    "UpdateWebhookSubscriptionSignatureKeyRequest": {"idempotency_key": "string"},
+    "WebhookSubscription": {
+        "name": "string",
+        "enabled": "boolean",
+        "event_types": "[string]",
+        "notification_url": "string",
+        "api_version": "string",
+    },
     "InventoryChange": {
         "type": "InventoryChangeType",
         "physical_count": "InventoryPhysicalCount",
@@ -177,6 +190,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "BatchRetrieveOrdersRequest": ("order_ids",),
     "BatchRetrieveCatalogObjectsRequest": ("object_ids",),
     "BatchChangeInventoryRequest": ("idempotency_key",),
+    "CreateWebhookSubscriptionRequest": ("subscription",),
 }
 # Documented, and refused here.
 NOT_HONOURED: dict[str, tuple[str, ...]] = {
@@ -187,6 +201,7 @@ NOT_HONOURED: dict[str, tuple[str, ...]] = {
     "SearchOrdersFilter": ("fulfillment_filter",),
     "SearchCatalogObjectsRequest": ("query",),
     "BatchRetrieveCatalogObjectsRequest": ("catalog_version",),
+    "WebhookSubscription": ("id", "signature_key", "created_at", "updated_at"),
     "InventoryChange": ("transfer", "measurement_unit", "measurement_unit_id"),
     "InventoryPhysicalCount": ("id", "source", "created_at"),
     "InventoryAdjustment": (

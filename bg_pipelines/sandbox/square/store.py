@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -10,7 +11,7 @@ from bg_pipelines.sandbox.clock import Clock
 from bg_pipelines.sandbox.rows import Node, shown
 from bg_pipelines.sandbox.square.sales import Order, Till, show_order
 from bg_pipelines.sandbox.square.shelf import Key, Shelf, View
-from bg_pipelines.sandbox.square.values import now_ms, show_time
+from bg_pipelines.sandbox.square.values import now_ms, opaque_id, show_time
 
 CHANGES_KEPT = 100_000
 
@@ -51,8 +52,15 @@ class Directory(Shelf[Node]):
         return View.of(rows + [row for row in before.values() if row is not None], self.orders[order])
 
 
+def tell_nobody(_event_type: str, _row_id: str, _row: Any) -> None:
+    """As long as nobody wants to know what changes."""
+
+
 class Store:
-    """The rows of one merchant. `till` makes its orders' content; entries with an underscore are never shown."""
+    """The rows of one merchant. `till` makes its orders' content; entries with an underscore are never shown.
+
+    `tell` is called with each change: the type of the vendor's event for it, the row's id and the row.
+    """
 
     def __init__(self, merchant: Node, clock: Clock, till: Till) -> None:
         self.merchant = merchant
@@ -74,6 +82,7 @@ class Store:
         self.made: dict[str, int] = {"customer": 0, "order": 0, "item": 0, "variation": 0, "change": 0}
         self.latest_version = 0
         self.latest_change = 0
+        self.tell: Callable[[str, str, Any], None] = tell_nobody
 
     def number(self, kind: str) -> int:
         self.made[kind] += 1
@@ -82,7 +91,9 @@ class Store:
     # Customers
 
     def put_customer(self, row: Node) -> None:
+        event_type = "customer.updated" if row["id"] in self.customers else "customer.created"
         self.customers.change(row["id"], row, row["_updated"])
+        self.tell(event_type, row["id"], row)
 
     def update_customer(self, row: Node, fields: Node) -> Node:
         """`fields` replace what is there; one that is None is taken away."""
@@ -94,6 +105,27 @@ class Store:
 
     def delete_customer(self, row: Node) -> None:
         self.customers.change(row["id"], None, now_ms(self.clock))
+        self.tell("customer.deleted", row["id"], row)
+
+    # Orders and locations
+
+    def put_order(self, order: Order) -> None:
+        event_type = "order.updated" if order.id in self.orders else "order.created"
+        self.orders.put(order.id, order)
+        self.tell(event_type, order.id, order)
+
+    def add_location(self, name: str) -> Node:
+        """One more like the first."""
+        first, at = next(iter(self.locations.values())), now_ms(self.clock)
+        row_id = f"L{opaque_id(12, self.merchant['id'], 'location', len(self.locations))}"
+        row = {**first, "id": row_id, "name": name, "status": "ACTIVE", "created_at": show_time(at)}
+        self.locations[row_id] = row
+        self.tell("location.created", row_id, row)
+        return row
+
+    def rename_location(self, row: Node, name: str) -> None:
+        row["name"] = name
+        self.tell("location.updated", row["id"], row)
 
     # Catalogue
 
@@ -106,6 +138,7 @@ class Store:
         at = now_ms(self.clock) if at is None else at
         row["_updated"], row["updated_at"], row["version"] = at, show_time(at), self.version(at)
         self.latest_change = max(self.latest_change, at)
+        self.tell("catalog.version.updated", "catalog", row)
         if row["type"] == "ITEM_VARIATION":
             # At the vendor an item holds its variations, so it changes with them.
             self.touch(self.objects[row["item_variation_data"]["item_id"]], at)
@@ -158,6 +191,7 @@ class Store:
             "calculated_at": show_time(at),
         }
         self.counts.put(row_id, row)
+        self.tell("inventory.count.updated", row_id, row)
         return row
 
     # All of it

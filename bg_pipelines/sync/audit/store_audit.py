@@ -18,7 +18,6 @@ from bg_pipelines.sync.audit.table_audit import TableAudit
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.state import CursorState
 
-AUDITED = tuple(resource for resource in Resource if resource not in (Resource.STORE, Resource.AUDIT))
 LOOK_AGAIN = timedelta(hours=1)
 """How soon a store is audited again that had drift, or has nothing synced yet."""
 
@@ -43,7 +42,7 @@ class StoreAudit:
                 (self.claim.store_id,),
             )
             states = {row["resource"]: row for row in cursor.fetchall()}
-        synced = [r for r in AUDITED if states.get(r, {}).get("last_succeeded_at") is not None]
+        synced = [r for r in Resource if states.get(r, {}).get("last_succeeded_at") is not None]
         for resource in synced:
             if resource in self.state.audited:
                 continue

@@ -343,7 +343,7 @@ class TableAudit:
             job=context.job,
             platform=context.claim.platform,
             store_id=self.store_id,
-            resources=[found.resource],
+            units=[found.resource],
             payload=f"audits of store {self.store_id}, {found.resource}",
         )
         reporting.report_fault(connection, fault, occurrence=context.run_id)

@@ -27,9 +27,9 @@ from bg_pipelines.records import (
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
 from bg_pipelines_tests.platforms.conftest import expected_customer, expected_order, failure_of
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
-from bg_pipelines_tests.support import CATALOGUE, SALES, HandClock
+from bg_pipelines_tests.support import HandClock
 
-TABLES = tuple(resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE)
+TABLES = tuple(Resource)
 FOR_EVER = 1000  # pages; who has read so many in these small shops does not come to an end
 
 every_table = pytest.mark.parametrize("resource", TABLES)

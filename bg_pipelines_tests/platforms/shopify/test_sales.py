@@ -31,9 +31,9 @@ from bg_pipelines_tests.platforms.conftest import (
     failure_of,
 )
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
-from bg_pipelines_tests.support import CATALOGUE, SALES, HandClock
+from bg_pipelines_tests.support import HandClock
 
-every_resource = pytest.mark.parametrize("resource", SALES)
+every_resource = pytest.mark.parametrize("resource", [Resource.CUSTOMERS, Resource.ORDERS])
 
 
 @pytest.fixture
@@ -475,9 +475,7 @@ def test_a_node_that_is_spoilt_anywhere_is_a_record_or_is_refused_in_a_way_that_
 # By their ids
 
 
-@pytest.mark.parametrize(
-    "resource", [resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE]
-)
+@pytest.mark.parametrize("resource", Resource)
 def test_rows_are_read_by_their_ids_and_the_unknown_are_gone(
     shop: Shop, platform: ShopifyPlatform, resource: Resource
 ) -> None:

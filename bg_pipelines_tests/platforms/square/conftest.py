@@ -18,13 +18,13 @@ from bg_pipelines.platforms.square.client import SquareClient
 from bg_pipelines.platforms.square.platform import PAGE_SIZES, PageSizes, SquarePlatform
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Merchant, Sandbox, World, edit
-from bg_pipelines_tests.support import CATALOGUE, SALES, START, HandClock, connect_by
+from bg_pipelines_tests.support import START, HandClock, connect_by
 from bg_pipelines_tests.support import Connect as ConnectStores
 
 Node = dict[str, Any]
 Connect = Callable[..., SquarePlatform]
 AddMerchants = Callable[[Sandbox], list[Merchant]]
-TABLES = tuple(resource for resource in (*CATALOGUE, *SALES) if resource is not Resource.STORE)
+TABLES = tuple(Resource)
 MINOR_UNITS = {"JPY": 0, "BHD": 3}
 
 

@@ -11,6 +11,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.square.client import Answer, SquareClient
 from bg_pipelines.platforms.square.platform import PageSizes, SquarePlatform
+from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, change, edit
 from bg_pipelines.sync import Summary
@@ -22,6 +23,7 @@ from bg_pipelines_tests.platforms.square.conftest import (
     shown,
     source,
 )
+from bg_pipelines_tests.support import CATALOGUE, SALES
 
 Sync = Callable[..., Summary]
 MakeSandbox = Callable[..., Sandbox]
@@ -36,7 +38,7 @@ def test_a_sync_holds_what_the_merchants_hold_and_the_next_one_what_changed(
     merchants = add_merchants(sandbox)
     for merchant in merchants:
         change(merchant, 40)
-    summary = sync(resources=(Resource.STORE, *TABLES))
+    summary = sync(units=(*CATALOGUE, *SALES))
     assert (summary.total, summary.complete, summary.failures) == (4, 4, [])
     for merchant in merchants:
         assert_equal_to_merchant(database, merchant)
@@ -51,13 +53,13 @@ def test_a_sync_holds_what_the_merchants_hold_and_the_next_one_what_changed(
         edit(merchant, "delete_customer", id=merchant.export()["customers"][0]["id"])
     names = tuple(merchant.id.lower() for merchant in merchants)
     sandbox.world.clock.offset_seconds = 3 * 3600
-    summary = sync(resources=(Resource.STORE, *TABLES), stores=names)
+    summary = sync(units=(*CATALOGUE, *SALES), stores=names)
     assert (summary.complete, summary.failures) == (4, [])
     for merchant in merchants:
         assert_equal_to_merchant(database, merchant)
         assert not [request for request in merchant.requests if request.status != 200]
     # The audit reads rows by their ids and compares them field by field.
-    assert sync(resources=(Resource.AUDIT,), stores=names).failures == []
+    assert sync(units=(Unit.AUDIT,), stores=names).failures == []
     with database.transaction() as connection:
         audits = connection.execute("SELECT sampled, different, gone, fields FROM audits").fetchall()
     assert len(audits) == len(merchants) * len(TABLES)
@@ -72,7 +74,7 @@ def test_profile_and_currency_come_from_the_merchant_and_its_main_location(
         shops=1, variants=0, merchants=4, square_variants=0, square_customers=0, square_orders=0
     )
     merchants = add_merchants(sandbox)
-    sync(resources=(Resource.STORE,))
+    sync(units=(Unit.STORE,))
     with database.transaction() as connection:
         held = connection.execute("SELECT external_id, shop_name, currency, timezone FROM stores").fetchall()
     assert set(held) == {
@@ -87,17 +89,17 @@ def test_a_changed_or_new_customer_that_the_search_shows_late_is_found_by_the_ne
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=40, square_orders=0)
     [merchant] = add_merchants(sandbox)
-    sync(resources=(Resource.CUSTOMERS,))
+    sync(units=(Unit.CUSTOMERS,))
     edit(merchant, "set_search_lag", seconds=45)
     edit(merchant, "update_customer", id=merchant.export()["customers"][3]["id"], fields={"note": "changed"})
     edit(merchant, "add_customer")
     names = (merchant.id.lower(),)
     before = source(merchant)["customers"]
-    sync(resources=(Resource.CUSTOMERS,), stores=names)
+    sync(units=(Unit.CUSTOMERS,), stores=names)
     with database.transaction() as connection:
         assert connection.execute("SELECT count(*) FROM customers").fetchone() == (40,)
     edit(merchant, "set_search_lag", seconds=0)  # as if the time had passed
-    sync(resources=(Resource.CUSTOMERS,), stores=names)
+    sync(units=(Unit.CUSTOMERS,), stores=names)
     assert source(merchant)["customers"] == before
     with database.transaction() as connection:
         rows = connection.execute(
@@ -113,14 +115,14 @@ def test_a_location_that_was_renamed_since_the_last_pass_is_no_drift(
         shops=1, variants=0, merchants=1, square_variants=0, square_customers=0, square_orders=0
     )
     [merchant] = add_merchants(sandbox)
-    sync(resources=(Resource.LOCATIONS,))
+    sync(units=(Unit.LOCATIONS,))
     edit(merchant, "rename_location", id=merchant.export()["locations"][0]["id"], name="Renamed")
-    sync(resources=(Resource.AUDIT,), stores=(merchant.id.lower(),))
+    sync(units=(Unit.AUDIT,), stores=(merchant.id.lower(),))
     with database.transaction() as connection:
         [found] = connection.execute("SELECT different, lag FROM audits").fetchall()
         assert connection.execute("SELECT count(*) FROM incidents").fetchone() == (0,)
     assert found == (0, 1)
-    sync(resources=(Resource.LOCATIONS,), stores=(merchant.id.lower(),))
+    sync(units=(Unit.LOCATIONS,), stores=(merchant.id.lower(),))
     assert_equal_to_merchant(database, merchant)
 
 
@@ -136,7 +138,7 @@ def test_a_count_that_changes_while_all_are_read_is_not_marked_deleted(
         shops=1, variants=0, merchants=1, square_variants=400, square_customers=0, square_orders=0
     )
     [merchant] = add_merchants(sandbox)
-    sync(resources=TABLES)
+    sync(units=(*CATALOGUE, *SALES))
     counts = [row for row in merchant.export()["counts"] if row["state"] == "IN_STOCK"]
     counts.sort(key=lambda row: row["calculated_at"])
     pages = SquarePlatform._all_counts
@@ -150,7 +152,7 @@ def test_a_count_that_changes_while_all_are_read_is_not_marked_deleted(
             yield page
 
     monkeypatch.setattr(SquarePlatform, "_all_counts", and_sell)
-    again = sync(resources=(Resource.INVENTORY_LEVELS,), stores=(merchant.id.lower(),), force=True)
+    again = sync(units=(Unit.INVENTORY_LEVELS,), stores=(merchant.id.lower(),), force=True)
     assert again.failures == []
     assert_equal_to_merchant(database, merchant)
 
@@ -164,7 +166,7 @@ def test_an_answer_without_customers_and_without_their_count_deletes_nobody(
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=0, merchants=1, square_customers=40, square_orders=0)
     [merchant] = add_merchants(sandbox)
-    sync(resources=(Resource.CUSTOMERS,))
+    sync(units=(Unit.CUSTOMERS,))
     post = SquareClient.post
 
     def without_customers(self: SquareClient, *asked: Any, **content: Any) -> Answer:
@@ -172,7 +174,7 @@ def test_an_answer_without_customers_and_without_their_count_deletes_nobody(
 
     monkeypatch.setattr(SquareClient, "post", without_customers)
     for force in (False, True):
-        sync(resources=(Resource.CUSTOMERS,), stores=(merchant.id.lower(),), force=force)
+        sync(units=(Unit.CUSTOMERS,), stores=(merchant.id.lower(),), force=force)
         with database.transaction() as connection:
             held = connection.execute("SELECT count(*), count(deleted_at) FROM customers").fetchone()
         assert held == (40, 0)
@@ -200,13 +202,13 @@ def test_a_pass_that_fails_goes_on_behind_the_last_page_that_was_kept(
         with database.transaction() as connection:
             return {row[0] for row in connection.execute(f"SELECT external_id FROM {resource.value}")}
 
-    [failure] = sync(resources=(resource,), load_rows=20).failures
+    [failure] = sync(units=(Unit(resource),), load_rows=20).failures
     assert failure.error.error_type is ErrorType.CONNECTION
     kept = held()
     whole = {row[0] for row in source(merchant)[resource]}
     assert set() < kept < whole
     merchant.requests.clear()
-    assert sync(resources=(resource,), stores=(merchant.id.lower(),), load_rows=20).failures == []
+    assert sync(units=(Unit(resource),), stores=(merchant.id.lower(),), load_rows=20).failures == []
     assert held() == whole
     asked = [request for request in merchant.requests if request.operation == operation]
     assert sum(request.rows for request in asked) == len(whole - kept)
@@ -219,9 +221,9 @@ def test_an_order_that_comes_late_and_is_not_looked_for_yet_is_no_drift(
         shops=1, variants=0, merchants=1, square_variants=9, square_customers=5, square_orders=20
     )
     [merchant] = add_merchants(sandbox)
-    sync(resources=(Resource.ORDERS,))
+    sync(units=(Unit.ORDERS,))
     edit(merchant, "add_late_order", hours=20, updated_hours=20)
-    sync(resources=(Resource.AUDIT,), stores=(merchant.id.lower(),))
+    sync(units=(Unit.AUDIT,), stores=(merchant.id.lower(),))
     with database.transaction() as connection:
         assert connection.execute("SELECT missing, lag FROM audits").fetchall() == [(0, 1)]
         assert connection.execute("SELECT count(*) FROM incidents").fetchone() == (0,)

@@ -92,6 +92,7 @@ def test_each_shop_has_its_own(client: Client) -> None:
         ({"uri": ""}, "callbackUrl", "Address can't be blank"),
         ({"uri": "nowhere"}, "callbackUrl", "Address is invalid"),
         ({"uri": "https://["}, "callbackUrl", "Address is invalid"),
+        ({"uri": "https://back-office.example:99999/"}, "callbackUrl", "Address is invalid"),
         (
             {"uri": "https://a.myshopify.com/x"},
             "callbackUrl",

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from bg_pipelines.sandbox import Fault, Merchant, RejectedError, Sandbox, edit
-from bg_pipelines.sandbox.square.api import KINDS
+from bg_pipelines.sandbox.square.api import REQUEST_KINDS
 from bg_pipelines_tests.sandbox.square.conftest import SquareClient, ids
 
 SEARCH = "customers/search"
@@ -184,7 +184,7 @@ def test_a_fault_bites_its_operation_alone_and_counts_only_what_it_spoiled(
 
 def test_every_kind_is_tried_here() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
-    assert [kind for kind in KINDS if f'"{kind}"' not in here] == []
+    assert [kind for kind in REQUEST_KINDS if f'"{kind}"' not in here] == []
 
 
 def test_an_operator_lists_edits_and_changes_merchants(client: SquareClient, merchant: Merchant) -> None:
@@ -197,6 +197,7 @@ def test_an_operator_lists_edits_and_changes_merchants(client: SquareClient, mer
         "token": merchant.token,
         "api_url": client.sandbox.url,
         "applied": 0,
+        "subscriptions": 0,
     }
     place = f"/{merchant.id}"
     assert client.operator("GET", f"{place}/export").json() == merchant.export()

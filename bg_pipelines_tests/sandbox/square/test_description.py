@@ -62,7 +62,7 @@ def test_every_operation_is_the_vendors_with_its_path_and_scope(description: dic
         method, path, content = known[operation.name]
         assert (operation.method, operation.path.count("{}")) == (method, path.count("{"))
         assert operation.path.split("{}")[0] == path.removeprefix("/v2/").split("{")[0]
-        assert content["security"] == [{"oauth2": [operation.scope]}]
+        assert content["security"] == [{"oauth2": [operation.scope] if operation.scope else []}]
 
 
 def test_every_field_of_a_request_is_the_vendors_and_none_is_forgotten(description: dict[str, Any]) -> None:
@@ -138,6 +138,8 @@ def requests_of(merchant: Merchant) -> dict[str, tuple[str, Any, dict[str, Any]]
     made = edit(merchant, "refund_order", id=edit(merchant, "add_order", location_id=places[0])["id"])
     customer = next(iter(store.customers))["id"]
     change = {"catalog_object_id": row["id"], "location_id": places[0], "quantity": "3", "occurred_at": AT}
+    wanted = {"name": "ours", "event_types": ["order.created"], "notification_url": "https://a.example/"}
+    hook = merchant.subscriptions.add(wanted)["id"]
     return {
         "RetrieveMerchant": ("merchants/me", None, {}),
         "ListLocations": ("locations", None, {}),
@@ -184,6 +186,24 @@ def requests_of(merchant: Merchant) -> dict[str, tuple[str, Any, dict[str, Any]]
                     },
                 ],
             },
+            {},
+        ),
+        "ListWebhookSubscriptions": ("webhooks/subscriptions", None, {"limit": 5, "sort_order": "DESC"}),
+        "CreateWebhookSubscription": (
+            "webhooks/subscriptions",
+            {"idempotency_key": "one", "subscription": wanted},
+            {},
+        ),
+        "RetrieveWebhookSubscription": (f"webhooks/subscriptions/{hook}", None, {}),
+        "UpdateWebhookSubscription": (
+            f"webhooks/subscriptions/{hook}",
+            {"subscription": {"enabled": False}},
+            {},
+        ),
+        "DeleteWebhookSubscription": (f"webhooks/subscriptions/{hook}", None, {}),
+        "UpdateWebhookSubscriptionSignatureKey": (
+            f"webhooks/subscriptions/{merchant.subscriptions.add(wanted)['id']}/signature-key",
+            {"idempotency_key": "one"},
             {},
         ),
     }

@@ -20,8 +20,7 @@ from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents import handling, reading
 from bg_pipelines.operations.metrics import read_metrics
 from bg_pipelines.operations.prometheus import prometheus_text
-from bg_pipelines.queues import AUDIT_EVERY, JOB_RESOURCES
-from bg_pipelines.records import Resource
+from bg_pipelines.queues import AUDIT_EVERY, JOB_UNITS, Unit
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.audit.sample import AROUND, made_up_id, random_ids
@@ -34,7 +33,7 @@ from bg_pipelines_tests.typed import words
 MakeSandbox = Callable[..., Sandbox]
 AddShops = Callable[[Sandbox], list[str]]
 Sync = Callable[..., Summary]
-AUDIT = JOB_RESOURCES["drift_audit"]
+AUDIT = JOB_UNITS["drift_audit"]
 Audit = Callable[..., dict[str, ResourceAudit]]
 
 
@@ -55,7 +54,7 @@ def audit(sync: Sync, database: Database) -> Audit:
     def audit(**options: Any) -> dict[str, ResourceAudit]:
         query(database, "UPDATE sync_states SET next_due_at = clock_timestamp() WHERE resource = 'audit'")
         options = {"job": "drift_audit", "rng": random.Random(7), "sample": 500, **options}
-        summary = sync(resources=AUDIT, **options)
+        summary = sync(units=AUDIT, **options)
         assert [failure.error.message for failure in summary.failures] == []
         return {found.resource: found for found in summary.audits}
 
@@ -65,7 +64,7 @@ def audit(sync: Sync, database: Database) -> Audit:
 @pytest.fixture
 def synced(shop: Shop, sync: Sync, database: Database) -> Shop:
     """The shop, synced long enough ago that what changed before is not late any more."""
-    assert sync(resources=(*CATALOGUE, *SALES)).failures == []
+    assert sync(units=(*CATALOGUE, *SALES)).failures == []
     query(
         database,
         "UPDATE sync_states SET cursor = jsonb_set(cursor, '{since}', to_jsonb((clock_timestamp() + '1 hour')::text)) "
@@ -219,7 +218,7 @@ def test_who_was_redacted_is_no_drift_nor_are_their_orders(
         "WHERE c.email IS NOT NULL AND o.email IS NOT NULL LIMIT 1",
     )
     edit(synced, "redact_customer", id=one["customer"])
-    assert sync(resources=SALES, force=True).failures == []
+    assert sync(units=SALES, force=True).failures == []
     assert is_clean(audit())
 
 
@@ -278,7 +277,7 @@ def test_rows_that_no_pass_has_brought_make_everything_be_read_again(
     [incident] = query(database, "SELECT error_type, needs_attention, message FROM incidents")
     assert (incident["error_type"], incident["needs_attention"]) == ("drift", False)
     assert "1 more at the source than here" in incident["message"]
-    assert sync(resources=(Resource.PRODUCTS,)).resources[Resource.PRODUCTS].counts.inserted == 1
+    assert sync(units=(Unit.PRODUCTS,)).units[Unit.PRODUCTS].counts.inserted == 1
     assert is_clean(audit())
     assert query(database, "SELECT status FROM incidents") == [{"status": "resolved"}]
 
@@ -350,7 +349,7 @@ def test_an_audit_is_due_once_a_day_whatever_the_tier_and_sooner_after_drift(
 
     audit()
     assert AUDIT_EVERY / 2 <= wait() <= AUDIT_EVERY * 3 / 2
-    assert sync(resources=AUDIT).total == 0
+    assert sync(units=AUDIT).total == 0
     query(database, "UPDATE products SET title = 'ours'")
     audit()
     assert wait() <= timedelta(hours=2)
@@ -395,9 +394,9 @@ def test_a_store_that_refuses_its_token_fails_like_any_sync(
     synced: Shop, sync: Sync, database: Database
 ) -> None:
     synced.faults.append(Fault("unauthorized"))
-    summary = sync(resources=AUDIT)
+    summary = sync(units=AUDIT)
     [failure] = summary.failures
-    assert (failure.error.error_type, failure.resources) == (ErrorType.CREDENTIALS, ["audit"])
+    assert (failure.error.error_type, failure.units) == (ErrorType.CREDENTIALS, ["audit"])
     [row] = query(database, "SELECT next_due_at, incident_id FROM sync_states WHERE resource = 'audit'")
     assert row["next_due_at"] is None
     assert row["incident_id"] is not None
@@ -627,7 +626,7 @@ def test_an_audit_that_fails_at_a_later_table_goes_on_there_and_is_parked_in_the
             "UPDATE sync_states SET next_due_at = clock_timestamp() WHERE resource = 'audit' AND next_due_at IS NOT NULL",
         )
         query(database, "DELETE FROM circuits")
-        summary = sync(resources=AUDIT, job="drift_audit", sample=20, rng=random.Random(number))
+        summary = sync(units=AUDIT, job="drift_audit", sample=20, rng=random.Random(number))
         if not summary.done:
             break
         [row] = query(database, "SELECT attempts, cursor FROM sync_states WHERE resource = 'audit'")
@@ -638,7 +637,7 @@ def test_an_audit_that_fails_at_a_later_table_goes_on_there_and_is_parked_in_the
     assert incident.resources == ["audit"]
     synced.faults.clear()
     handling.retry(database, [incident.id], by="Grace")
-    found = {audit.resource for audit in sync(resources=AUDIT, job="drift_audit", sample=20).audits}
+    found = {audit.resource for audit in sync(units=AUDIT, job="drift_audit", sample=20).audits}
     assert found == {"orders"}, "only what is left is audited"
     [row] = query(
         database,

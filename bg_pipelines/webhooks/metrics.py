@@ -1,0 +1,127 @@
+"""What the receiver counts, for Prometheus: of all its worker processes together, whichever of them is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from bg_pipelines.database.link import Link
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.webhooks.topics import TOPICS
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable of prometheus-client that names the folder where several processes count together."""
+OTHER = "other"
+_TOPICS = {
+    **{source: frozenset(topics) for source, topics in TOPICS.items()},
+    "twilio": frozenset({"status", "inbound"}),
+}
+_PENDING = """
+SELECT source, count(*), extract(epoch FROM clock_timestamp() - min(received_at))::float8
+FROM webhook_events WHERE status = 'pending' GROUP BY source
+"""
+
+
+def forget_process(process_id: int) -> None:
+    """What a process that has ended had waiting no longer counts; what it counted does."""
+    mark_process_dead(process_id)  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """`link` is asked for the inbox's figures."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.registry = CollectorRegistry()
+        self._received = Counter(
+            "bg_pipelines_webhooks_received",
+            "Deliveries by how they were answered.",
+            ("source", "topic", "outcome"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "bg_pipelines_webhooks_answer_seconds",
+            "From a delivery's last byte until it is answered, stored or not.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self.registry,
+        )
+        self._rows = Histogram(
+            "bg_pipelines_webhooks_statement_rows",
+            "Rows that were stored with one commit.",
+            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000),
+            registry=self.registry,
+        )
+        self._statement_seconds = Histogram(
+            "bg_pipelines_webhooks_statement_seconds",
+            "Of the statement that stores deliveries, its commit included.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+            registry=self.registry,
+        )
+        self._duplicates = Counter(
+            "bg_pipelines_webhooks_duplicate_rows",
+            "Rows of the inbox that were there already.",
+            registry=self.registry,
+        )
+        self._waiting = Gauge(
+            "bg_pipelines_webhooks_waiting_rows",
+            "Rows that wait to be stored.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self._outcomes: dict[tuple[str, str, str], Counter] = {}
+
+    def note_answer(self, source: str, topic: str, outcome: str, seconds: float) -> None:
+        key = (source, topic if topic in _TOPICS[source] else OTHER, outcome)
+        counter = self._outcomes.get(key)
+        if counter is None:
+            counter = self._outcomes[key] = self._received.labels(*key)
+        counter.inc()
+        self._seconds.observe(seconds)
+
+    def note_insert(self, rows: int, stored: int, seconds: float, still_waiting: int) -> None:
+        self._waiting.set(still_waiting)
+        if not rows:
+            return  # only asked whether it could
+        self._rows.observe(rows)
+        self._statement_seconds.observe(seconds)
+        if rows > stored:
+            self._duplicates.inc(rows - stored)
+
+    async def text(self) -> bytes:
+        """Everything as Prometheus text; without the inbox's figures where the database does not answer."""
+        registry = self.registry
+        if SHARED_FOLDER in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        try:
+            rows = (await self._link.execute(_PENDING)).rows
+        except IntegrationError:
+            rows = []
+        return generate_latest(registry) + generate_latest(_Pending(rows))
+
+
+class _Pending:
+    """The inbox, as the database has it."""
+
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
+
+    def collect(self) -> Iterator[Metric]:
+        number = GaugeMetricFamily(
+            "bg_pipelines_webhooks_pending", "Events that are not handled yet.", labels=("source",)
+        )
+        oldest = GaugeMetricFamily(
+            "bg_pipelines_webhooks_oldest_pending_seconds",
+            "Since when the first of these has been received.",
+            labels=("source",),
+        )
+        for source, count, seconds in self._rows:
+            number.add_metric([source], count)
+            oldest.add_metric([source], seconds)
+        yield from (number, oldest)
