@@ -97,7 +97,8 @@ class CartSweep(RowSweep):
     def clean(self, connection: Connection, span: Span) -> Counter[str]:
         figures = super().clean(connection, span)
         row = connection.execute(
-            self._abandon(span, self.not_set_aside(), "FOR UPDATE OF t SKIP LOCKED") + _MARK.format(same=self.same),
+            self._abandon(span, self.not_set_aside(), "FOR UPDATE OF t SKIP LOCKED")
+            + _MARK.format(same=self.same),
             {**self.values(), **span.parameters},
             prepare=False,
         ).fetchone()

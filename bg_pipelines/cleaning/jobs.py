@@ -36,9 +36,7 @@ def cart_tasks(keep: CartKeep, cipher: Cipher) -> Sequence[Task]:
     return [start(table) for table in _CARTS_EVERY]
 
 
-def preview_carts(
-    database: Database, keep: CartKeep, cipher: Cipher, tables: Sequence[str]
-) -> list[Preview]:
+def preview_carts(database: Database, keep: CartKeep, cipher: Cipher, tables: Sequence[str]) -> list[Preview]:
     """The dry run of `clean_active_carts`."""
     with database.transaction() as connection:
         sweeps = [carts.sweep(connection, table, keep, cipher) for table in tables]

@@ -33,7 +33,9 @@ def preview(database: Database, sweeps: Iterable[RowSweep]) -> list[Preview]:
                 sweep.rows.task,
                 sum(number for name, number in figures.items() if name.endswith(".rows")),
                 sum(number for name, number in figures.items() if name.endswith(".bytes")),
-                ", ".join(f"{name} {number:,}" for name, number in figures.items() if not name.endswith(".bytes")),
+                ", ".join(
+                    f"{name} {number:,}" for name, number in figures.items() if not name.endswith(".bytes")
+                ),
             )
         )
     return found

@@ -57,7 +57,7 @@ class QueueMetrics(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class JobMetrics(Figures):
-    """The work of a job."""
+    """The work of a job that works on stores' units."""
 
     job: str
     queue: str
@@ -382,13 +382,14 @@ def _jobs(
     stores: Sequence[StoreMetrics], tries: _Tries, incidents: Sequence[_OpenIncident]
 ) -> list[JobMetrics]:
     lines = []
-    for name, job in JOBS.items():
+    for name in JOB_UNITS:
         own = [line for line in stores if line.job == name]
         figures = _together(
             own, tries.get((None, name, None), {}), sum(incident.concerns(name) for incident in incidents)
         )
         current = sum(line.current for line in own)
-        lines.append(JobMetrics(job=name, queue=job.queue.name, stores=len(own), current=current, **figures))
+        queue = JOBS[name].queue.name
+        lines.append(JobMetrics(job=name, queue=queue, stores=len(own), current=current, **figures))
     return lines
 
 

@@ -1,6 +1,6 @@
 """A cleaning job: config in, one `CleaningRun`, metadata out; with its op and its schedule.
 
-    clean_active_carts, schedules = cleaning_job("clean_active_carts", op="clean_carts", description="...", work=...)
+clean_active_carts, schedules = cleaning_job("clean_active_carts", op="clean_carts", description="...", work=...)
 """
 
 # No `from __future__ import annotations`: Dagster reads those of an op as they are.
@@ -45,7 +45,10 @@ class CleaningConfig(dg.Config):
     only_due: bool = Field(default=False, description="only tasks that are due; the schedule says so")
     dry_run: bool = Field(default=False, description="count exactly what would go, and delete nothing")
     max_minutes: float = Field(
-        default=15, gt=0, le=25, description="what is unfinished by then is the next run's, at the place reached"
+        default=15,
+        gt=0,
+        le=25,
+        description="what is unfinished by then is the next run's, at the place reached",
     )
     batch_milliseconds: float = Field(default=50, ge=1, le=5_000, description="how long a batch should take")
 
@@ -150,7 +153,7 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
         "bytes_freed": dg.MetadataValue.int(summary.bytes),
         "batches": dg.MetadataValue.int(batches),
         "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
-        "seconds_waited": dg.MetadataValue.float(round(sum(summary.pauses.values()), 2)),
+        "seconds_waited": dg.MetadataValue.float(round(float(sum(summary.pauses.values())), 2)),
         "rows_set_aside": dg.MetadataValue.int(set_aside),
     }
     if "carts.abandoned" in summary.figures:
@@ -162,9 +165,17 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
         context.log.error(f"{done.task} failed: {done.failure.message if done.failure else ''}")
     advice = [line for done in summary.done for line in done.outcome.advice]
     metadata: dict[str, dg.MetadataValue] = {
-        **({"failed": _table({"task": d.task, "message": d.failure.message} for d in failed if d.failure)} if failed else {}),
+        **(
+            {"failed": _table({"task": d.task, "message": d.failure.message} for d in failed if d.failure)}
+            if failed
+            else {}
+        ),
         **numbers,
-        "tasks": _table(
+        **more,
+    }
+    # Dagster takes no table without rows.
+    if summary.done:
+        metadata["tasks"] = _table(
             {
                 "task": done.task,
                 "rows": done.outcome.rows,
@@ -176,12 +187,11 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
                 "unfinished": done.outcome.why or "",
             }
             for done in summary.done
-        ),
-        "tables": _table(
+        )
+    if freed:
+        metadata["tables"] = _table(
             {"table": table, "rows": rows, "bytes": size} for table, (rows, size) in freed.items()
-        ),
-        **more,
-    }
+        )
     if summary.skipped:
         metadata["skipped"] = dg.MetadataValue.text(
             f"{', '.join(summary.skipped)}: not due, paused, parked, claimed by another run, or no time left"
@@ -195,7 +205,9 @@ def _show_preview(context: dg.OpExecutionContext, previews: Sequence[Preview]) -
     context.add_output_metadata(
         {
             "rows_to_free": dg.MetadataValue.int(sum(preview.rows for preview in previews)),
-            "dry_run": _table({"task": p.task, "rows": p.rows, "bytes": p.bytes, "what": p.what} for p in previews),
+            "dry_run": _table(
+                {"task": p.task, "rows": p.rows, "bytes": p.bytes, "what": p.what} for p in previews
+            ),
         }
     )
 

@@ -159,7 +159,7 @@ def _run(
         raise _wrong("tiers", f"{', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}")
     if isinstance(config, BackfillConfig) and config.backfill not in BACKFILLS:
         raise _wrong("backfill", f"{config.backfill!r} is none of {', '.join(BACKFILLS)}")
-    _take_over(context, database)
+    take_over(context, database)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config
     }
@@ -178,7 +178,7 @@ def _wrong(name: str, why: str) -> IntegrationError:
     return IntegrationError.of(ErrorType.CONFIGURATION, f"config `{name}`: {why}", source="run config")
 
 
-def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
+def take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
     """Free what a dead predecessor holds: this run's own last try, or the run that this one was started for.
 
     Without it the work would wait until the leases end.
@@ -196,9 +196,13 @@ def _take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> No
 
 
 def _tell(context: dg.OpExecutionContext, config: SyncConfig, database: DatabaseResource) -> None:
-    """The job works: resolve what stopped earlier runs. Then send alerts for what this run reported."""
     did_all = not config.stores and set(config.tiers) == set(TIERS)
-    tier = context.get_tag(TIER_TAG) or (None if did_all else reporting.MANUAL)
+    tell(context, database, context.get_tag(TIER_TAG) or (None if did_all else reporting.MANUAL))
+
+
+def tell(context: dg.OpExecutionContext, database: DatabaseResource, tier: str | None) -> None:
+    """The job works, for this tier or (None) for all: resolve what stopped earlier runs. Then send alerts for what this run
+    reported."""
     try:
         with database.database.transaction() as connection:
             reporting.clear_job(connection, context.job_name, tier)

@@ -31,7 +31,7 @@ from bg_pipelines.orchestration.failures import (
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.sync_job import IsOver, Then, sync_job
 from bg_pipelines.people import matching as people
-from bg_pipelines.queues import JOBS
+from bg_pipelines.queues import JOB_UNITS, JOBS
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute, metadata
@@ -57,7 +57,7 @@ def test_with_no_config_the_jobs_do_all_that_is_due(
 ) -> None:
     sandbox = make_sandbox(shops=3, variants=60)
     add_shops(sandbox)
-    for job in JOBS:
+    for job in JOB_UNITS:
         result = execute(job)
         assert result.success
         assert metadata(result)["stores"] == 3
@@ -368,11 +368,13 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
         if job.name in JOBS
     }
     common = {"stores", "tiers", "force", "batch_size", "max_workers", "max_minutes"}
+    cleaning = {"tasks", "only_due", "dry_run", "max_minutes", "batch_milliseconds"}
     assert fields == {
         "store_sync": common,
         "inventory_sync": common,
         "customer_sync": {*common, "backfill"},
         "drift_audit": {*common, "sample"},
+        "clean_active_carts": cleaning,
     }
 
 

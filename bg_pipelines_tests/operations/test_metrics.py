@@ -149,7 +149,7 @@ def test_every_resource_belongs_to_one_job_that_there_is() -> None:
 def test_with_nothing_there_every_figure_is_zero_or_absent(database: Database, execute: Execute) -> None:
     metrics = read_metrics(database)
     assert metrics.stores == []
-    assert [line.job for line in metrics.jobs] == list(JOBS)
+    assert [line.job for line in metrics.jobs] == list(JOB_UNITS)
     assert of_job(metrics, "store_sync") == JobMetrics(
         job="store_sync", queue="stores_sync", stores=0, current=0
     )
@@ -240,7 +240,7 @@ def test_an_incident_of_a_vendor_is_about_every_job_that_syncs(
         "INSERT INTO circuits (key, platform, failures, opened_at) VALUES ('platform:shopify', 'shopify', 1, clock_timestamp())"
     )
     metrics = read_metrics(database)
-    assert [job.open_incidents for job in metrics.jobs] == [1] * len(JOBS)
+    assert [job.open_incidents for job in metrics.jobs] == [1] * len(JOB_UNITS)
     assert of_queue(metrics, "stores_sync").open_incidents == 1
     assert metrics.circuits == {"platform": 1, "store": 0}
 
@@ -291,7 +291,7 @@ def test_a_store_is_current_until_it_is_overdue_by_more_than_its_interval(
     metrics = read_metrics(database)
     assert {s.store for s in metrics.stores if not s.current} == {"ann"}
     assert (metrics.stores_total, metrics.stores_current) == (3, 2)
-    assert {job.job: job.current for job in metrics.jobs} == dict.fromkeys(JOBS, 3) | {"store_sync": 2}
+    assert {job.job: job.current for job in metrics.jobs} == dict.fromkeys(JOB_UNITS, 3) | {"store_sync": 2}
     execute("UPDATE stores SET interval_minutes = 10 WHERE name = 'ben'")
     execute("UPDATE stores SET interval_minutes = 15 WHERE name = 'ann'")
     assert {s.store for s in read_metrics(database).stores if not s.current} == {"ben"}
@@ -568,7 +568,7 @@ def test_ten_thousand_stores_take_as_many_queries_as_three(
     statements.clear()
     metrics = read_metrics(database)
     assert len(statements) == of_three <= 10
-    assert (metrics.stores_total, len(metrics.stores)) == (10_000, 10_000 * len(JOBS))
+    assert (metrics.stores_total, len(metrics.stores)) == (10_000, 10_000 * len(JOB_UNITS))
     rates = [line.success_rate for line in metrics.stores if line.success_rate is not None]
     assert set(rates) == {1}
     assert len(rates) >= MOST_TRIES / len(Unit), "of so many tries the newest are looked at"

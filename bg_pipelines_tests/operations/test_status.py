@@ -17,7 +17,7 @@ from bg_pipelines.cli.app import app
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.status import NO_STORES, FailingStore, UnitStatus, read_status
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.queues import JOBS, Unit
+from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
@@ -458,7 +458,7 @@ def test_json_has_everything_there_and_back(
     assert set(retried) == set(FailingStore._fields)
     assert kept["incidents"][0]["id"] == parked["incident"]
     assert {row["store"] for row in kept["metrics"]["stores"]} == set(names)
-    assert [row["job"] for row in kept["metrics"]["jobs"]] == list(JOBS)
+    assert [row["job"] for row in kept["metrics"]["jobs"]] == list(JOB_UNITS)
 
 
 def test_the_metrics_command_prints_prometheus_text(
