@@ -35,7 +35,7 @@ class Manners(NamedTuple):
     """How a pass behaves towards others.
 
     A batch aims at `batch_seconds`, and `rest` times as long as it took is left to others before the next; above
-    `longest_wait_seconds` of waiting at once the pass yields.
+    `longest_wait_seconds` of waiting at once the pass yields. `first_size` is that of the first batch, in blocks or rows.
     """
 
     batch_seconds: float = 0.05
@@ -43,6 +43,7 @@ class Manners(NamedTuple):
     lock_timeout_ms: int = 100
     statement_timeout_ms: int = 5_000
     longest_wait_seconds: float = 60.0
+    first_size: int | None = None
 
 
 class Sweep(Protocol):
@@ -120,7 +121,6 @@ class Pass:
         clock: Callable[[], float],
         sleep: Callable[[float], object],
         manners: Manners | None = None,
-        search_path: str | None = None,
     ) -> None:
         self.database = database
         self.sweep = sweep
@@ -129,7 +129,6 @@ class Pass:
         self.clock = clock
         self.sleep = sleep
         self.manners = manners or Manners()
-        self.search_path = search_path
         self.figures: Counter[str] = Counter()
         self.batches = 0
         self.aside = 0
@@ -147,7 +146,7 @@ class Pass:
                 place = {"at": None, "end": axis.end(connection), "seen": 0, "began": now}
                 self.keep(connection, place)
         at, end, seen = place["at"], place["end"], place["seen"]
-        pace = Pace(place.get("size", axis.first_size), self.manners.batch_seconds)
+        pace = Pace(place.get("size", self.manners.first_size or axis.first_size), self.manners.batch_seconds)
         tries = 0
         row_by_row = False
         while True:
@@ -193,7 +192,7 @@ class Pass:
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """A transaction with the manners of a batch."""
-        return polite_transaction(self.database, self.manners, self.search_path)
+        return polite_transaction(self.database, self.manners)
 
     def _wait(self, stop: StopAsked) -> str | None:
         """Wait while the database is busy; returns why the pass should yield instead."""
@@ -239,17 +238,13 @@ _SET = (
 
 
 @contextmanager
-def polite_transaction(
-    database: Database, manners: Manners, search_path: str | None = None
-) -> Iterator[Connection]:
+def polite_transaction(database: Database, manners: Manners) -> Iterator[Connection]:
     """`Database.transaction` with timeouts, without plans that read a whole table, and without waiting for the disk.
 
     A crash of the server may undo the last batches, whole and with the place that they had reached.
     """
     with database.transaction() as connection:
         connection.execute(_SET, (str(manners.lock_timeout_ms), str(manners.statement_timeout_ms)))
-        if search_path is not None:
-            connection.execute("SELECT set_config('search_path', %s, true)", (search_path,))
         yield connection
 
 

@@ -19,7 +19,7 @@ from bg_pipelines.cleaning.sweeps import Child, Rows, RowSweep
 from bg_pipelines.database.secrets import Cipher
 
 TABLES = ("carts", "cart_items", "inventory_reservations", "sessions")
-"""What the application may replace by views of its own (`BG_CARTS_SCHEMA`)."""
+"""What an application may replace by views over tables of its own (docs/cleaning.md)."""
 REPORTED = 20
 
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bg_pipelines.cleaning import archive
 from bg_pipelines.cleaning.carts import CartKeep, sweep, with_money
@@ -25,7 +27,8 @@ def clean(
     database: Database, *, run_id: str = "run", keep: CartKeep | None = None, **options: Any
 ) -> Summary:
     job_tasks = cart_tasks(keep or CartKeep(), Cipher(KEY))
-    return CleaningRun(database, JOB, job_tasks, run_id=run_id, sleep=lambda _: None, **options).run()
+    options = {"sleep": lambda _: None, **options}
+    return CleaningRun(database, JOB, job_tasks, run_id=run_id, **options).run()
 
 
 def add_cart(
@@ -183,3 +186,86 @@ def test_what_is_left_behind_goes_and_what_has_a_cart_or_is_young_stays(database
     assert ids(database, "cart_items") == ["bought/0", "live/0", "young"]
     assert ids(database, "inventory_reservations", "cart_external_id") == ["gone", "live"]
     assert ids(database, "sessions", "id") == ["customer", "live"]
+
+
+HISTORY = st.fixed_dictionaries(
+    {
+        "idle": st.sampled_from([0, 1, 3, 7, 29 * 24, 31 * 24, 89 * 24, 91 * 24]),
+        "customer_external_id": st.sampled_from([None, "customer"]),
+        "payment_state": st.sampled_from(
+            ["none", "none", "none", "pending", "authorised", "paid", "settled"]
+        ),
+        "bought": st.sampled_from([None, None, 1, 3, 31 * 24]),
+        "deleted": st.sampled_from([None, None, None, 24, 8 * 24]),
+        "abandoned": st.sampled_from([None, 0, 2]),
+        "items": st.integers(0, 2),
+        "reservations": st.integers(0, 1),
+    }
+)
+
+
+def expires(cart: dict[str, Any]) -> bool:
+    """The rules once more, as docs/cleaning.md has them; hours."""
+    idle = cart["idle"]
+    if cart["payment_state"] in ("pending", "authorised", "paid"):
+        return False
+    if cart["deleted"] is not None:
+        return bool(cart["deleted"] > 7 * 24)
+    if cart["bought"] is not None:
+        return min(idle, cart["bought"]) > 30 * 24
+    if idle > (30 if cart["customer_external_id"] is None else 90) * 24:
+        return True
+    return cart["items"] == 0 and idle > 6 and not is_abandoned(cart)
+
+
+def is_abandoned(cart: dict[str, Any]) -> bool:
+    return cart["abandoned"] is not None and cart["abandoned"] <= cart["idle"]
+
+
+def is_live(cart: dict[str, Any]) -> bool:
+    """A cart whose reservations nobody may touch."""
+    if cart["payment_state"] in ("pending", "authorised", "paid"):
+        return True
+    if cart["bought"] is not None:
+        return min(cart["idle"], cart["bought"]) <= 2
+    if cart["deleted"] is None and cart["idle"] > 2 and cart["items"]:
+        return False
+    return not is_abandoned(cart)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(histories=st.lists(HISTORY, min_size=1, max_size=40))
+def test_of_any_carts_what_has_expired_goes_and_nothing_else(
+    database: Database, histories: list[dict[str, Any]]
+) -> None:
+    query(
+        database,
+        "TRUNCATE carts, cart_items, inventory_reservations, cart_events, cleaning_tasks, cleaning_results",
+    )
+    for number, history in enumerate(histories):
+        add_cart(
+            database,
+            str(number),
+            idle=history["idle"] * HOUR + timedelta(minutes=1),
+            items=history["items"],
+            reservations=history["reservations"],
+            customer_external_id=history["customer_external_id"],
+            payment_state=history["payment_state"],
+            completed_at=None
+            if history["bought"] is None
+            else NOW() - history["bought"] * HOUR - timedelta(minutes=1),
+            deleted_at=None if history["deleted"] is None else NOW() - history["deleted"] * HOUR,
+            abandoned_at=None if history["abandoned"] is None else NOW() - history["abandoned"] * HOUR,
+        )
+    summary = clean(database)
+    kept = {str(number) for number, history in enumerate(histories) if not expires(history)}
+    assert set(ids(database)) == kept
+    assert set(ids(database, "cart_items", "cart_external_id")) == {
+        n for n in kept if histories[int(n)]["items"]
+    }
+    assert set(ids(database, "inventory_reservations", "cart_external_id")) == {
+        n for n in kept if histories[int(n)]["reservations"] and is_live(histories[int(n)])
+    }
+    assert summary.figures["carts.rows"] == len(histories) - len(kept)
+    again = clean(database, run_id="again")
+    assert (again.rows, again.figures["carts.abandoned"]) == (0, 0)
