@@ -6,7 +6,15 @@ import warnings
 
 import dagster as dg
 
-from bg_pipelines.jobs import clean_active_carts, customer_sync, drift_audit, inventory_sync, store_sync
+from bg_pipelines.jobs import (
+    clean_active_carts,
+    customer_sync,
+    drift_audit,
+    handle_webhooks,
+    inventory_sync,
+    share_product_text_message,
+    store_sync,
+)
 from bg_pipelines.orchestration.assets import TABLES
 from bg_pipelines.orchestration.cleaning_job import CLEANED_ASSETS
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
@@ -21,6 +29,8 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        handle_webhooks.handle_webhooks,
+        share_product_text_message.share_product_text_message,
         clean_active_carts.clean_active_carts,
     ],
     schedules=[
@@ -35,6 +45,8 @@ defs = dg.Definitions(
         *inventory_sync.sensors,
         *customer_sync.sensors,
         *drift_audit.sensors,
+        *handle_webhooks.sensors,
+        *share_product_text_message.sensors,
         run_failures,
         deliver_alerts,
     ],

@@ -27,6 +27,10 @@
      +-- query_too_costly           the query exceeds the vendor's cost limit even with the smallest page
      +-- bad_data                   the source sent, or a person requested, something invalid
      +-- count_mismatch             rows read and rows accounted for differ: nothing of the batch was kept
+     +-- outcome_unknown            whether a call was executed cannot be known: it is never repeated blindly
+     +-- sending_paused             sending text messages was stopped, lest more harm be done
+     +-- reply_waiting              somebody answered a text message, in words of their own
+     +-- data_request               a customer's data was asked for by law: a person sends it, in time
      +-- configuration              a setting, key, address or migration is missing or wrong
      +-- unknown                    none of these
 
@@ -66,6 +70,10 @@ class ErrorType(StrEnum):
     QUERY_TOO_COSTLY = "query_too_costly"
     BAD_DATA = "bad_data"
     COUNT_MISMATCH = "count_mismatch"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    SENDING_PAUSED = "sending_paused"
+    REPLY_WAITING = "reply_waiting"
+    DATA_REQUEST = "data_request"
     CONFIGURATION = "configuration"
     UNKNOWN = "unknown"
 
@@ -105,6 +113,10 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.QUERY_TOO_COSTLY: ErrorDefaults(Severity.HIGH, False),
     ErrorType.BAD_DATA: ErrorDefaults(Severity.MEDIUM, False),
     ErrorType.COUNT_MISMATCH: ErrorDefaults(Severity.CRITICAL, False),
+    ErrorType.OUTCOME_UNKNOWN: ErrorDefaults(Severity.MEDIUM, False),
+    ErrorType.SENDING_PAUSED: ErrorDefaults(Severity.HIGH, False),
+    ErrorType.REPLY_WAITING: ErrorDefaults(Severity.LOW, False),
+    ErrorType.DATA_REQUEST: ErrorDefaults(Severity.LOW, False),
     ErrorType.CONFIGURATION: ErrorDefaults(Severity.HIGH, False),
     ErrorType.UNKNOWN: ErrorDefaults(Severity.MEDIUM, True),
 }

@@ -81,6 +81,9 @@ JOBS: dict[str, Job] = {
     "inventory_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
     "customer_sync": Job(DEFAULT, max_concurrent_runs=2, crons=_EVERY_TICK),
     "drift_audit": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
+    "handle_webhooks": Job(DEFAULT, max_concurrent_runs=1, crons={}),
+    # One at a time: a run keeps the rate of the sender and the limit of the day.
+    "share_product_text_message": Job(DEFAULT, max_concurrent_runs=1, crons={}),
     "clean_active_carts": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "*/15 * * * *"}),
 }
 

@@ -91,6 +91,10 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.SHOP_GONE: _MANUAL,
     ErrorType.QUERY_TOO_COSTLY: _MANUAL,
     ErrorType.BAD_DATA: _MANUAL,
+    ErrorType.OUTCOME_UNKNOWN: _MANUAL,
+    ErrorType.SENDING_PAUSED: _MANUAL,
+    ErrorType.REPLY_WAITING: _MANUAL,
+    ErrorType.DATA_REQUEST: _MANUAL,
 }
 """The policy of each error type, for every job without one of its own."""
 

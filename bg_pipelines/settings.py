@@ -10,7 +10,7 @@ import json
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -110,6 +110,14 @@ Secrets = Annotated[
 ]
 
 
+Countries = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    _listed(r"[,\s]+", r"[A-Z]{2}", "a country's code of two capital letters, like US"),
+]
+Languages = Annotated[tuple[str, ...], NoDecode, _listed(r"[,\s]+", r"en|es|fr|de", "one of en, es, fr, de")]
+
+
 class Settings(BaseSettings):
     """The environment, typed. An empty variable counts as unset."""
 
@@ -165,6 +173,35 @@ class Settings(BaseSettings):
         _shaped(r"MG[0-9A-Za-z]{32}", "must be MG and 32 letters and digits, from Twilio's console"),
     ] = None
     twilio_api_url: Annotated[str, AfterValidator(_api_url)] = TWILIO_API_URL
+    text_countries: Countries = Field(
+        default=("US", "CA"), description="ISO 3166 codes of the countries that text messages may go to"
+    )
+    text_daily_segments: int = Field(
+        default=2_000,
+        ge=0,
+        description="the spend limit: segments sent within 24 hours, to everybody together",
+    )
+    text_daily_messages: int = Field(
+        default=3, ge=1, description="the most messages that one number gets within 24 hours"
+    )
+    text_segments_a_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="the sender's rate; unset: what its kind of number is good for",
+    )
+    text_stop_scope: Literal["all", "kind"] = Field(
+        default="all", description="what STOP ends: all messages, or those of the kind that it answers"
+    )
+    text_double_opt_in: bool = Field(
+        default=False, description="consent counts once its number has answered YES to a question sent to it"
+    )
+    text_languages: Languages = Field(
+        default=("en", "es", "fr"), description="whose words for STOP, START and HELP are understood"
+    )
+    text_templates: Path | None = Field(
+        default=None, description="a TOML file with your own templates, in place of ours of the same name"
+    )
 
     @cached_property
     def home(self) -> Path:

@@ -4,6 +4,7 @@
     nothing    open, and nothing was said of it for `REOPEN_WITHIN`      opened       open
     open       open, `ESCALATE_AFTER` times or in need of attention      escalated    escalated
     escalated  open, and only now in need of attention                   escalated    escalated
+    open, …    open, and more severe than any alert of it                escalated    escalated
     open, …    resolved                                                  all_clear    resolved
     nothing    resolved                                                  none         resolved
 
@@ -23,6 +24,7 @@ from psycopg.rows import dict_row
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import AlertKind, Facts, compose
 from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import Severity
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import AlertTarget, parse
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
@@ -38,6 +40,8 @@ _NEWS = """CASE
     WHEN notified = 'nothing' THEN CASE WHEN notified_at IS NULL OR notified_at <= clock_timestamp() - %(reopen_within)s THEN 'opened' END
     WHEN notified = 'open' AND occurrences >= %(escalate_after)s THEN 'escalated'
     WHEN needs_attention AND NOT notified_needs_attention THEN 'escalated'
+    WHEN array_position(%(ranks)s, severity)
+        > (SELECT max(array_position(%(ranks)s, a.severity)) FROM alerts a WHERE a.incident_id = incidents.id) THEN 'escalated'
     END"""
 _TO_NOTIFY = f"""
     SELECT id, fingerprint, severity, subject, error_type, message, needs_attention, opened_at, occurrences, resources, resolved_by,
@@ -61,14 +65,11 @@ def announce(database: Database, targets: Collection[Target]) -> int:
     if not targets:
         return 0
     keys = [target.key for target in targets]
+    parameters = {"reopen_within": REOPEN_WITHIN, "escalate_after": ESCALATE_AFTER, "ranks": list(Severity)}
     count = 0
     while True:
         with database.transaction() as connection:
-            rows = (
-                connection.cursor(row_factory=dict_row)
-                .execute(_TO_NOTIFY, {"reopen_within": REOPEN_WITHIN, "escalate_after": ESCALATE_AFTER})
-                .fetchall()
-            )
+            rows = connection.cursor(row_factory=dict_row).execute(_TO_NOTIFY, parameters).fetchall()
             for row in rows:
                 news, about = row["news"], parse(row["fingerprint"])
                 if news != "none":

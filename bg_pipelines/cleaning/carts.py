@@ -192,7 +192,8 @@ _LEFT_BEHIND = {
             condition=f"""(t.created_at < statement_timestamp() - {_GRACE} AND {_NO_CART})
                 OR EXISTS (SELECT FROM carts c LEFT JOIN cart_rules r ON r.store_id = c.store_id
                     WHERE c.store_id = t.store_id AND c.external_id = t.cart_external_id
-                    AND {_NO_MONEY.replace("t.", "c.")} AND (({_ABANDONED.replace("t.", "c.")})
+                    AND {_NO_MONEY.replace("t.", "c.")} AND (c.deleted_at IS NOT NULL
+                        OR (c.completed_at IS NULL AND {_ABANDONED.replace("t.", "c.")})
                         OR {_before("abandon", "greatest(c.completed_at, c.source_updated_at)")}
                             AND c.completed_at IS NOT NULL))""",
         ),

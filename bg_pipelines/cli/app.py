@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bg_pipelines.cli.printing import PIPE_COLUMNS, AsJson, Group, console, errors, open_migrated, print_json
+from bg_pipelines.cli.printing import (
+    PIPE_COLUMNS,
+    AsJson,
+    By,
+    Group,
+    console,
+    errors,
+    open_migrated,
+    print_json,
+)
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.machine.processes import stop_on_signals
 
@@ -18,7 +27,8 @@ TOPICS = {
     "stores": "Stores that are synced.",
     "incidents": "What failed, and what to do about it (docs/on-call.md).",
     "stock": "Stock corrections and their outcomes (docs/jobs.md).",
-    "customers": "A store's customers and edits of their profiles (docs/jobs.md).",
+    "customers": "A store's customers, edits of their profiles (docs/jobs.md), export and erasure (docs/privacy.md).",
+    "texts": "Text messages, consent and replies (docs/text-messages.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }
 
@@ -101,6 +111,29 @@ def serve_webhooks(
     from bg_pipelines.machine.serving import serve
 
     serve(console.print, host=host, port=port, workers=workers)
+
+
+@app.command()
+def share(
+    store: Annotated[str, typer.Option(metavar="NAME", help="Store name.")],
+    product: Annotated[str, typer.Option(metavar="PRODUCT", help="The product's id, handle or title.")],
+    to: Annotated[str, typer.Option(metavar="PHONE", help="The recipient's number, like +12125550123.")],
+    variant: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="Only this one, by id or SKU.")
+    ] = None,
+    by: By = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Idempotency key: shared twice with the same, sent once."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the text and its segments, send nothing.")
+    ] = False,
+) -> None:
+    """Put one text message about a product in the outbox, for a recipient who asked you for it (docs/text-messages.md)."""
+    from bg_pipelines.cli import texts
+
+    texts.share_product(store, product, to, variant, by, key, dry_run)
 
 
 @app.command()

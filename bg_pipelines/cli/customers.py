@@ -1,4 +1,5 @@
-"""`bg-pipelines customers`: a store's customers and edits of their profiles (docs/jobs.md)."""
+"""`bg-pipelines customers`: a store's customers, edits of their profiles (docs/jobs.md), export and erasure of their
+data (docs/privacy.md)."""
 
 from __future__ import annotations
 
@@ -9,11 +10,33 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from bg_pipelines.cli.printing import By, CustomerId, StoreName, console, logged_in, new_table, open_migrated
+from bg_pipelines.cli.printing import (
+    By,
+    CustomerId,
+    Group,
+    StoreName,
+    Yes,
+    console,
+    logged_in,
+    new_table,
+    open_migrated,
+)
 from bg_pipelines.customers import editing
+from bg_pipelines.database.secrets import cipher
+from bg_pipelines.privacy import requests
+from bg_pipelines.privacy.erasure import erase_customer
+from bg_pipelines.privacy.export import export_customer
+from bg_pipelines.privacy.subjects import find_known
+from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import counted, minute
 
 app = typer.Typer()
+requests_app = typer.Typer(
+    cls=Group,
+    invoke_without_command=True,
+    help="List requests for an export or an erasure, with their deadlines; `done` says that an export was sent.",
+)
+app.add_typer(requests_app, name="requests")
 
 
 @app.command("show")
@@ -102,6 +125,91 @@ def list_changes(
             row.reason or "",
         )
     console.print(table if rows else "no changes", crop=console.is_terminal)
+
+
+@app.command("export")
+def export(store: StoreName, customer: CustomerId) -> None:
+    """Write everything that is held of a customer into a file for you to send. It holds personal data.
+
+    The request stays open, and you are reminded of it, until `customers requests done`.
+    """
+    settings = load_settings()
+    with open_migrated() as database:
+        with database.transaction() as connection:
+            store_id, customer = find_known(connection, store, customer)
+        exported = export_customer(database, cipher(settings), settings.home, store_id, customer)
+    console.print(str(exported.path), soft_wrap=True)
+    console.print(
+        f"request {exported.request_id}: {_rows(exported.rows)}; once it is sent: "
+        f"`bg-pipelines customers requests done {exported.request_id}`, which deletes the file",
+        soft_wrap=True,
+    )
+
+
+@app.command("erase")
+def erase(store: StoreName, customer: CustomerId, yes: Yes = False, by: By = None) -> None:
+    """Erase everything personal of a customer of a store, for good; it is not loaded again, whatever the platform has.
+
+    The platform is not asked to erase them: do that there.
+    """
+    settings = load_settings()
+    with open_migrated() as database:
+        with database.transaction() as connection:
+            store_id, customer = find_known(connection, store, customer)
+        if not yes:
+            typer.confirm(f"Erase all personal data of customer {customer} of store {store}?", abort=True)
+        erased = erase_customer(
+            database, cipher(settings), settings.home, store_id, customer, by=by or logged_in()
+        )
+    console.print(f"request {erased.request_id}: erased in {_rows(erased.rows)}", soft_wrap=True)
+    for file in erased.files_elsewhere:
+        console.print(
+            f"an export lies on another machine: delete {file} there, then "
+            f"`bg-pipelines customers requests done {erased.request_id}`",
+            soft_wrap=True,
+        )
+
+
+@requests_app.callback()
+def list_requests(
+    context: typer.Context,
+    every: Annotated[bool, typer.Option("--all", help="Those that are done, too.")] = False,
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    with open_migrated() as database:
+        rows = requests.list_requests(database, done=every)
+    table = new_table("id", "received", "due", "store", "customer", "what", "status", "rows", "file")
+    for row in rows:
+        table.add_row(
+            str(row.id),
+            minute(row.received_at),
+            f"{row.due_at:%Y-%m-%d}",
+            row.store,
+            row.customer or "",
+            row.kind,
+            f"done {minute(row.done_at)} by {row.done_by}" if row.done_at else row.status,
+            _rows(row.result) if row.result else "",
+            row.file or "",
+        )
+    console.print(table if rows else "no open requests", crop=console.is_terminal)
+
+
+@requests_app.command("done")
+def mark_done(
+    request: Annotated[int, typer.Argument(metavar="REQUEST", help="Request number.")], by: By = None
+) -> None:
+    """Say that an export was sent; its file is deleted."""
+    with open_migrated() as database:
+        left = requests.mark_done(database, load_settings().home, request, by=by or logged_in())
+    console.print(f"request {request} is done")
+    for file in left:
+        console.print(f"its file lies on another machine: delete {file} there", soft_wrap=True)
+
+
+def _rows(counts: dict[str, int]) -> str:
+    held = {table: rows for table, rows in counts.items() if rows}
+    return ", ".join(f"{rows:,} {table}" for table, rows in held.items()) or "no rows"
 
 
 def _value(value: Any) -> str:

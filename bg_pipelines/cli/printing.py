@@ -42,6 +42,7 @@ By = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Your name, kept with the change.", show_default="the user logged in"),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Store name.")]
 CustomerId = Annotated[
     str,

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from bg_pipelines.cli.printing import console, new_table, open_migrated
+from bg_pipelines.cli.printing import By, StoreName, Yes, console, logged_in, new_table, open_migrated
+from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import stores
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
+from bg_pipelines.privacy.erasure import erase_store
 from bg_pipelines.settings import load_settings
 
 app = typer.Typer()
@@ -107,6 +109,21 @@ def pause_stores(names: Annotated[list[str], typer.Argument(help="Store names.")
 def resume_stores(names: Annotated[list[str], typer.Argument(help="Store names.")]) -> None:
     """Sync paused stores again, the most overdue first."""
     _set_paused(names, False)
+
+
+@app.command("erase")
+def erase(store: StoreName, yes: Yes = False, by: By = None) -> None:
+    """Delete everything that is held of a paused store; a bare row with its domain is kept (docs/privacy.md)."""
+    settings = load_settings()
+    with open_migrated() as database:
+        with database.transaction() as connection:
+            store_id = find_store(connection, store)
+        if not yes:
+            typer.confirm(f"Delete everything that is held of store {store}?", abort=True)
+        erased = erase_store(database, cipher(settings), settings.home, store_id, by=by or logged_in())
+    console.print(f"request {erased.request_id}: {sum(erased.rows.values()):,} rows erased")
+    for file in erased.files_elsewhere:
+        console.print(f"an export lies on another machine: delete {file} there", soft_wrap=True)
 
 
 def _set_paused(names: list[str], paused: bool) -> None:

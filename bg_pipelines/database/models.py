@@ -579,6 +579,11 @@ class Cart(Synced, Base):
     phone: Mapped[str | None] = mapped_column(comment="E.164")
     completed_at: Mapped[datetime | None] = mapped_column(comment="when its checkout was completed")
     source_created_at: Mapped[datetime]
+    # A cart and its checkout are told of apart, each in its own order; `source_updated_at` is the later of both.
+    cart_updated_at: Mapped[datetime | None] = mapped_column(
+        comment="when what it holds last changed; null: only its checkout is known"
+    )
+    checkout_updated_at: Mapped[datetime | None] = mapped_column(comment="when its checkout last changed")
     payment_state: Mapped[str] = mapped_column(
         server_default="none",
         comment="pending, authorised and paid: money is in it, and it is never deleted; settled: an order has it",
@@ -879,6 +884,190 @@ class ErasedRow(Base):
     resource: Mapped[str] = mapped_column(primary_key=True, comment="its table")
     external_id: Mapped[str] = mapped_column(primary_key=True)
     erased_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class TextMessage(Claimed, Base):
+    """The outbox: a text message to be sent once. Insert a row to have one sent (docs/text-messages.md).
+
+    `pending` -> `refused` (not sent: `reason`) | `queued` (Twilio has it) -> `sending` -> `sent` -> `delivered`,
+    `undelivered`, `failed` or `canceled`. A state never goes back. `called_at` is written before each call and emptied
+    when its outcome is known: a row that has it is looked up at Twilio before anything else is done. Personal: `phone`,
+    `body` and `fields` never reach a log.
+    """
+
+    __tablename__ = "text_messages"
+    label = "'text message ' || t.id"
+    __table_args__ = (
+        *_claimed(),
+        sa.CheckConstraint("kind IN ('product_share', 'customer_alert', 'service')", name="kind"),
+        sa.CheckConstraint(
+            "status IN ('pending', 'refused', 'queued', 'sending', 'sent', 'delivered', 'undelivered', 'failed', "
+            "'canceled')",
+            name="status",
+        ),
+        sa.Index("ix_text_messages_due", "next_due_at", "id", postgresql_where=sa.text("status = 'pending'")),
+        sa.Index(None, "phone", "sent_at"),
+        sa.Index(None, "sent_at"),
+        sa.Index(None, "store_id", "customer_external_id"),
+        sa.Index(
+            "ix_text_messages_error_code", "status_at", postgresql_where=sa.text("error_code IS NOT NULL")
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str] = mapped_column(
+        comment="what consent is for; service: an answer to an opt-in or opt-out"
+    )
+    template: Mapped[str]
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    phone: Mapped[str] = mapped_column(comment="E.164")
+    customer_external_id: Mapped[str | None]
+    product_external_id: Mapped[str | None]
+    variant_external_id: Mapped[str | None]
+    order_external_id: Mapped[str | None]
+    link: Mapped[str | None] = mapped_column(comment="null: the product's page in the store's own shop")
+    fields: Mapped[dict[str, Any]] = mapped_column(
+        server_default="{}", comment="what else the template names"
+    )
+    requested_by: Mapped[str | None] = mapped_column(
+        comment="who says that the recipient asked for this one message; null: needs consent for its kind"
+    )
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    expires_at: Mapped[datetime] = mapped_column(
+        server_default=sa.text("(now() + interval '2 days')"), comment="refused if it is not sent by then"
+    )
+    reference: Mapped[str] = mapped_column(
+        unique=True,
+        server_default=sa.text("substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 1, 10)"),
+        comment="stands in its text: no other message on the account has it",
+    )
+    status: Mapped[str] = mapped_column(server_default="pending")
+    reason: Mapped[str | None] = mapped_column(comment="why it was refused or failed, without personal data")
+    body: Mapped[str | None] = mapped_column(comment="the whole text, kept from its first call on")
+    segments: Mapped[int | None]
+    calls: Mapped[int] = mapped_column(server_default="0", comment="how often sending it was begun")
+    called_at: Mapped[datetime | None] = mapped_column(
+        comment="when a call began whose outcome is not known; null: none"
+    )
+    sent_at: Mapped[datetime | None] = mapped_column(comment="when Twilio had it")
+    sid: Mapped[str | None] = mapped_column(unique=True, comment="Twilio's id of it")
+    error_code: Mapped[int | None] = mapped_column(comment="Twilio's")
+    status_at: Mapped[datetime | None] = mapped_column(comment="when Twilio last told its state")
+
+
+class SmsConsent(Base):
+    """The ledger of consent: one row an event, never changed and never deleted. Evidence, and so kept when all else of a
+    person is erased.
+
+    A trigger keeps `sms_opt_outs` in line with it. `granted`, `confirmed` (double opt-in) and `revoked` decide about a
+    kind, the latest of them; `asked` is a question sent (double opt-in), `requested` one message asked for,
+    `unreachable` a number that can never be reached.
+    """
+
+    __tablename__ = "sms_consents"
+    __table_args__ = (
+        sa.CheckConstraint("kind IN ('product_share', 'customer_alert', 'all')", name="kind"),
+        sa.CheckConstraint(
+            "event IN ('granted', 'confirmed', 'revoked', 'asked', 'requested', 'unreachable')", name="event"
+        ),
+        sa.Index(None, "phone", "occurred_at"),
+        sa.Index(None, "event", "recorded_at"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    phone: Mapped[str] = mapped_column(comment="E.164")
+    kind: Mapped[str]
+    event: Mapped[str]
+    source: Mapped[str] = mapped_column(comment="web form, checkout, reply, staff, shopify, twilio, ...")
+    channel: Mapped[str] = mapped_column(comment="web, sms, phone, e-mail, in person, ...")
+    wording: Mapped[str | None] = mapped_column(comment="what the person was shown, or said")
+    evidence: Mapped[str | None] = mapped_column(
+        comment="where it is kept: Twilio's id of a reply, a form's number"
+    )
+    store_id: Mapped[int | None] = mapped_column(sa.ForeignKey("stores.id"))
+    recorded_by: Mapped[str | None]
+    occurred_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    recorded_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class SmsOptOut(Base):
+    """Who gets no text messages, of one kind or of all. Kept by a trigger of `sms_consents`; a row that is inserted here
+    counts as well."""
+
+    __tablename__ = "sms_opt_outs"
+    __table_args__ = (sa.CheckConstraint("kind IN ('product_share', 'customer_alert', 'all')", name="kind"),)
+
+    phone: Mapped[str] = mapped_column(primary_key=True, comment="E.164")
+    kind: Mapped[str] = mapped_column(primary_key=True, server_default="all")
+    since: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    how: Mapped[str] = mapped_column(server_default="recorded by the application")
+
+
+class TextReply(Base):
+    """What somebody answered, and how it was read. A person settles those that are no keyword."""
+
+    __tablename__ = "text_replies"
+    __table_args__ = (
+        sa.CheckConstraint("reading IN ('stop', 'start', 'help', 'yes', 'refusal', 'other')", name="reading"),
+        sa.Index("ix_text_replies_open", "id", postgresql_where=sa.text("settled_at IS NULL")),
+        sa.Index(None, "message_id"),
+        sa.Index(None, "phone"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    sid: Mapped[str] = mapped_column(unique=True, comment="Twilio's id of it")
+    phone: Mapped[str] = mapped_column(comment="E.164")
+    body: Mapped[str | None]
+    reading: Mapped[str]
+    message_id: Mapped[int | None] = mapped_column(
+        sa.ForeignKey("text_messages.id"), comment="the last message that was sent to this number"
+    )
+    received_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    settled_at: Mapped[datetime | None]
+    settled_by: Mapped[str | None]
+
+
+class TextSubscription(Base):
+    """Somebody who wants an alert: back in stock, price drop, order ready.
+
+    Triggers of `inventory_levels`, `product_variants` and `orders` put the message in the outbox, in the transaction of
+    the change. Back in stock and order ready end with it; a price drop is told at each price that is lower than the last.
+    """
+
+    __tablename__ = "text_subscriptions"
+    __table_args__ = (
+        sa.CheckConstraint("alert IN ('back_in_stock', 'price_drop', 'order_ready')", name="alert"),
+        sa.CheckConstraint(
+            "(alert = 'order_ready') = (order_external_id IS NOT NULL) "
+            "AND (alert = 'order_ready') = (variant_external_id IS NULL)",
+            name="object",
+        ),
+        sa.Index(
+            "uq_text_subscriptions_open",
+            "store_id",
+            "alert",
+            sa.text("coalesce(variant_external_id, order_external_id)"),
+            "phone",
+            unique=True,
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+        sa.Index(None, "phone"),
+        sa.Index(None, "store_id", "customer_external_id"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
+    phone: Mapped[str] = mapped_column(comment="E.164")
+    customer_external_id: Mapped[str | None]
+    alert: Mapped[str]
+    variant_external_id: Mapped[str | None]
+    order_external_id: Mapped[str | None]
+    price: Mapped[Decimal | None] = mapped_column(comment="price_drop: the lowest that is known or was told")
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    ended_at: Mapped[datetime | None]
 
 
 class SyncState(Claimed, Base):

@@ -22,7 +22,13 @@ from bg_pipelines.settings import Settings
 
 KEY_FILE = "encryption.key"
 KNOWN_VALUE = "bg-pipelines"
-ENCRYPTED = (("stores", "credentials"), ("rejected_rows", "payload"))
+ENCRYPTED = (
+    ("stores", "credentials"),
+    ("rejected_rows", "payload"),
+    ("webhook_events", "payload"),
+    ("data_requests", "subject"),
+    ("archived_rows", "content"),
+)
 
 
 class Cipher:
@@ -48,8 +54,12 @@ class Cipher:
         return self._first.encrypt(json.dumps(value).encode())
 
     def decrypt(self, token: bytes) -> Any:
+        return json.loads(self.decrypt_bytes(token))
+
+    def decrypt_bytes(self, token: bytes) -> bytes:
+        """What was encrypted, whether it is JSON or not."""
         try:
-            return json.loads(self._all.decrypt(bytes(token)))
+            return self._all.decrypt(bytes(token))
         except InvalidToken:
             raise _configuration(
                 "BG_ENCRYPTION_KEY is not the key that this was encrypted with. Add the earlier key to it, behind a "
@@ -111,7 +121,9 @@ def _reencrypt(connection: psycopg.Connection[Any], cipher: Cipher) -> None:
         names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
         update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s AND {column} = %s").format(**names)
         with connection.cursor(name="encrypted") as held:  # rows by the thousand, not all at once
-            held.execute(sql.SQL("SELECT id, {column} FROM {table}").format(**names))
+            held.execute(
+                sql.SQL("SELECT id, {column} FROM {table} WHERE {column} IS NOT NULL").format(**names)
+            )
             for id_, value in held:
                 renewed = cipher.reencrypted(value)
                 if renewed is not None:

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
@@ -17,6 +17,8 @@ from bg_pipelines import retries
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.retries import Decision, Policies
 from bg_pipelines.work.queue import Claim, Queue, clock
+
+C = TypeVar("C", bound=Claim)
 
 
 class Failed(NamedTuple):
@@ -80,3 +82,36 @@ def fail(
         parameters=parameters,
     )
     return Failed(decision, incident_id)
+
+
+def fail_together(
+    connection: psycopg.Connection[Any],
+    queue: Queue[C],
+    claims: Sequence[C],
+    fault: Fault,
+    *,
+    rng: random.Random,
+    job: str = "",
+    policies: Policies | None = None,
+    occurrence: str | None = None,
+) -> list[Failed]:
+    """Settle rows that failed at once, for one reason: those that failed as often before are decided on together, and the
+    fault is reported once, however many are parked under it. Raises like `fail`."""
+    now = clock(connection)
+    decisions = {
+        count: retries.decide(fault.error, count + 1, now, rng, job=job, policies=policies)
+        for count in {claim.attempts for claim in claims}
+    }
+    incident_id = None
+    if any(decision.retry_at is None for decision in decisions.values()):
+        incident_id = report_fault(connection, fault, occurrence=occurrence)
+    failed = []
+    for claim in claims:
+        decision, count = decisions[claim.attempts], claim.attempts + 1
+        if decision.retry_at is None:
+            assert incident_id is not None
+            queue.park(connection, claim, fault.error, decision, attempts=count, incident_id=incident_id)
+        else:
+            queue.retry(connection, claim, fault.error, decision, attempts=count)
+        failed.append(Failed(decision, incident_id if decision.retry_at is None else None))
+    return failed

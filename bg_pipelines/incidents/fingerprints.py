@@ -10,6 +10,11 @@
     Job             runs of a job fail with one type of error
     Installation    the database or the settings are wrong: every job is affected
     AlertTarget     an alert target cannot be reached
+    TextsStopped    no text messages are sent, or none to a prefix: the account, a spike of opt-outs or of spending
+    TextsRefused    Twilio refuses text messages with a code that says nothing of their recipients
+    TextsUnclear    text messages of which nobody knows whether they were sent
+    TextReplies     replies to text messages wait for a person
+    DataRequest     a customer's data was asked for, or its erasure, and a person has to do something
     Cleaning        a task of a cleaning job fails
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
@@ -140,6 +145,55 @@ class AlertTarget:
 
 
 @dataclass(frozen=True)
+class TextsStopped:
+    """`cause` is account-CODE, stop, filtered, or prefix-DIGITS: that prefix alone is stopped."""
+
+    kind: ClassVar[str] = "texts_stopped"
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.cause}"
+
+
+@dataclass(frozen=True)
+class TextsRefused:
+    """`code` is Twilio's, or the HTTP status."""
+
+    kind: ClassVar[str] = "texts_refused"
+    code: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.code}"
+
+
+@dataclass(frozen=True)
+class TextsUnclear:
+    kind: ClassVar[str] = "texts_unclear"
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class TextReplies:
+    kind: ClassVar[str] = "text_replies"
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """`request_id` is that of `data_requests`."""
+
+    kind: ClassVar[str] = "request"
+    request_id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.request_id}"
+
+
+@dataclass(frozen=True)
 class Cleaning:
     kind: ClassVar[str] = "cleaning"
     task: str
@@ -169,6 +223,11 @@ Fingerprint = (
     | Job
     | Installation
     | AlertTarget
+    | TextsStopped
+    | TextsRefused
+    | TextsUnclear
+    | TextReplies
+    | DataRequest
     | Cleaning
     | Unknown
 )
@@ -206,6 +265,16 @@ def _parse(text: str) -> Fingerprint:
             return Cleaning(task)
         case ["target", *target]:
             return AlertTarget(":".join(target))
+        case ["texts_stopped", cause]:
+            return TextsStopped(cause)
+        case ["texts_refused", code]:
+            return TextsRefused(int(code))
+        case ["texts_unclear"]:
+            return TextsUnclear()
+        case ["text_replies"]:
+            return TextReplies()
+        case ["request", request]:
+            return DataRequest(int(request))
     return Unknown(text)
 
 

@@ -23,6 +23,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents.fingerprints import (
     Circuit,
+    DataRequest,
     Drift,
     Fingerprint,
     Job,
@@ -253,6 +254,8 @@ def _why_nothing(incident: _Held) -> str:
             f"nothing to start: {incident.job} runs again by its schedule, or with "
             f"`dagster job execute -m bg_pipelines.definitions -j {incident.job}`"
         )
+    if isinstance(incident.fingerprint, DataRequest):
+        return "nothing to start: `bg-pipelines customers requests` has what is to be done"
     return "nothing waits under it: what failed is retried automatically, and closes it when it works"
 
 

@@ -99,6 +99,22 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "Nothing of the batch was kept; `bg-pipelines incidents retry N` reads it again. "
         "If it comes back, report it with what `bg-pipelines incidents show N` says."
     ),
+    ErrorType.OUTCOME_UNKNOWN: (
+        "`bg-pipelines incidents show N` lists the text messages: look for each in Twilio's console, then "
+        "`bg-pipelines texts settle ID --as sent`, `again` or `dropped`."
+    ),
+    ErrorType.SENDING_PAUSED: (
+        "The message says why sending stopped: look at `bg-pipelines texts list` and in Twilio's console, and end what "
+        "causes it. Then `bg-pipelines incidents resolve N --note ended` goes on sending."
+    ),
+    ErrorType.REPLY_WAITING: (
+        "`bg-pipelines texts replies` shows what people wrote: answer or do what they ask, then "
+        "`bg-pipelines texts replies --done ID`. The last one closes this."
+    ),
+    ErrorType.DATA_REQUEST: (
+        "`bg-pipelines customers requests` has the file and the deadline: send it to the store's owner, then say so with "
+        "`bg-pipelines customers requests done` and the request's number. That closes this."
+    ),
     ErrorType.CONFIGURATION: (
         "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "
         "What no job could work without is over with the next run; what was parked, with `bg-pipelines incidents retry N`."

@@ -64,8 +64,8 @@ def serve(
         database.require_migrated()
         _require_secrets(settings, database)
         sockets = [stack.enter_context(one) for one in _listen(host, port, workers)]
-        os.environ[SHARED_FOLDER] = stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-webhooks-"))
-        team = [_Worker(one) for one in sockets]
+        counts = stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-webhooks-"))
+        team = [_Worker(one, counts) for one in sockets]
         try:
             for worker in team:
                 worker.start()
@@ -87,10 +87,11 @@ def serve(
 
 
 class _Worker:
-    """A worker process and, when it dies, its successors on the same socket."""
+    """A worker process and, when it dies, its successors on the same socket. All of them count in one folder."""
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, counts: str) -> None:
         self._listening = listening
+        self._counts = counts
         self._process: Popen[Any] | None = None
         self._held = ExitStack()
         self._started_at = 0.0
@@ -100,7 +101,8 @@ class _Worker:
         descriptor = self._listening.fileno()
         command = [sys.executable, "-m", "bg_pipelines.machine.serving", str(descriptor)]
         self._started_at = time.monotonic()
-        self._process = self._held.enter_context(child(command, pass_fds=[descriptor]))
+        environment = {**os.environ, SHARED_FOLDER: self._counts}
+        self._process = self._held.enter_context(child(command, pass_fds=[descriptor], env=environment))
 
     def look_after(self) -> None:
         """Replace it if it has died. Raises IntegrationError if none of several lived for long."""
@@ -126,7 +128,7 @@ class _Worker:
     def _end(self) -> None:
         assert self._process is not None
         self._held.close()
-        forget_process(self._process.pid)
+        forget_process(self._process.pid, self._counts)
 
 
 def _require_secrets(settings: Settings, database: Database) -> None:

@@ -3,6 +3,7 @@
     messages = from_settings(settings)
     sid = messages.send("+12125550123", "the body")
     sid = messages.find("+12125550123", "the body", since)      # before any second send
+    sid = messages.look_up("+12125550123", "the body", "3f9a2c71b0", since)    # as far as that can be known
 
 Twilio has no idempotency key: an answer that is lost may have been the answer to a message that went out. Such an
 error has `maybe_sent` in its details. Codes: https://www.twilio.com/docs/api/errors.
@@ -10,6 +11,7 @@ error has `maybe_sent` in its details. Codes: https://www.twilio.com/docs/api/er
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -99,10 +101,20 @@ class TextMessages:
     def close(self) -> None:
         self._http.transport.close()
 
-    def send(self, to: str, body: str) -> str:
-        """Hand one message to Twilio; returns its SID. What becomes of it afterwards is not waited for."""
-        sender = {"from_": self._sender, "messaging_service_sid": self._service_sid}
-        named = {name: value for name, value in sender.items() if value}
+    def send(
+        self, to: str, body: str, *, status_callback: str | None = None, validity_seconds: int | None = None
+    ) -> str:
+        """Hand one message to Twilio; returns its SID. What becomes of it afterwards is not waited for.
+
+        `status_callback` is where Twilio tells it; `validity_seconds`, 1 to 36,000, is how long it may wait there.
+        """
+        options = {
+            "from_": self._sender,
+            "messaging_service_sid": self._service_sid,
+            "status_callback": status_callback,
+            "validity_period": validity_seconds,
+        }
+        named = {name: value for name, value in options.items() if value}
         with _understood(maybe_sent=True):
             sid = self._client.messages.create(to=to, body=body, **named).sid
         if not isinstance(sid, str):
@@ -124,6 +136,37 @@ class TextMessages:
                     not isinstance(made, datetime) or made >= earliest
                 ):
                     return str(message.sid)
+        return None
+
+    def look_up(self, to: str, body: str, reference: str, since: datetime) -> str | None:
+        """The SID of the message to this number with this reference in its text; None: Twilio provably has none.
+
+        `since` is when its call began, by our clock. Raises IntegrationError (outcome_unknown) where that cannot be known:
+        there are more messages to this number than are listed, or their texts are not kept.
+        """
+        with _understood():
+            found = self._client.messages.list(to=to, limit=LOOKED_THROUGH)
+            earliest = since + self._http.ahead - CLOCK_SLACK
+            newer = [
+                message
+                for message in found
+                if not isinstance(message.date_created, datetime) or message.date_created >= earliest
+            ]
+            for message in newer:
+                text = message.body or ""
+                # A trial account's messages begin with a note of Twilio's; a Messaging Service may change signs in them.
+                if text.rstrip().endswith(body.rstrip()) or re.search(rf"\b{re.escape(reference)}\b", text):
+                    return str(message.sid)
+            if len(found) >= LOOKED_THROUGH and len(newer) == len(found):
+                raise _of(
+                    ErrorType.OUTCOME_UNKNOWN,
+                    f"Twilio lists more than {LOOKED_THROUGH:,} messages to this number since then",
+                    {},
+                )
+            if any(not (message.body or "").strip("*xX•. ") for message in newer):
+                raise _of(
+                    ErrorType.OUTCOME_UNKNOWN, "Twilio does not keep the texts of messages to this number", {}
+                )
         return None
 
     def check(self) -> None:

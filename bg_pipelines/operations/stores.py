@@ -139,7 +139,7 @@ def list_stores(database: Database) -> list[StoreRow]:
     """All stores by name, with the oldest of their units' last successes."""
     query = sa.text(
         "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "
-        "CASE WHEN s.paused_at IS NOT NULL THEN 'paused' "
+        "CASE WHEN s.deleted_at IS NOT NULL THEN 'erased' WHEN s.paused_at IS NOT NULL THEN 'paused' "
         "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
         "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
         "WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' ELSE 'new' END, min(y.last_succeeded_at) "
@@ -197,6 +197,8 @@ def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
         session.flush()
         _make_due(session, store.id)
         return "added"
+    if store.deleted_at is not None:  # all of it was erased: it begins anew
+        store.deleted_at = store.paused_at = store.uninstalled_at = None
     access_changed = store.api_url != new.api_url or not _same_credentials(cipher, store.credentials, new)
     before = _minutes(store.tier, store.interval_minutes)
     if not access_changed and (store.name, store.tier, store.interval_minutes) == (

@@ -16,19 +16,31 @@ _PARENTS = {
     Unit.ORDERS: Unit.CUSTOMERS,
 }
 
-TABLES = [
-    dg.AssetSpec(
-        key,
-        deps=[ASSET_KEYS[_PARENTS[unit]]] if unit in _PARENTS else [],
-        group_name="synced",
-        description=f"table {key.to_user_string()}",
-    )
-    for unit, key in ASSET_KEYS.items()
-] + [
-    dg.AssetSpec(
-        "people",
-        deps=[ASSET_KEYS[Unit.CUSTOMERS], ASSET_KEYS[Unit.ORDERS]],
-        group_name="matched",
-        description="table people: one person across stores",
-    )
-]
+TABLES = (
+    [
+        dg.AssetSpec("carts", group_name="received", description="table carts: from webhooks alone"),
+        dg.AssetSpec(
+            "cart_items",
+            deps=["carts"],
+            group_name="received",
+            description="table cart_items: what a cart holds",
+        ),
+    ]
+    + [
+        dg.AssetSpec(
+            key,
+            deps=[ASSET_KEYS[_PARENTS[unit]]] if unit in _PARENTS else [],
+            group_name="synced",
+            description=f"table {key.to_user_string()}",
+        )
+        for unit, key in ASSET_KEYS.items()
+    ]
+    + [
+        dg.AssetSpec(
+            "people",
+            deps=[ASSET_KEYS[Unit.CUSTOMERS], ASSET_KEYS[Unit.ORDERS]],
+            group_name="matched",
+            description="table people: one person across stores",
+        )
+    ]
+)

@@ -22,6 +22,7 @@ from bg_pipelines import alerts
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.incidents import reporting
 from bg_pipelines.orchestration.resources import kept_database
+from bg_pipelines.privacy import requests
 from bg_pipelines.queues import JOBS
 from bg_pipelines.settings import load_settings
 
@@ -228,6 +229,7 @@ def deliver_alerts() -> Iterator[dg.SkipReason]:
         database = kept_database(settings)
         with database.transaction() as connection:
             reporting.clear_database_outages(connection)
+        requests.remind(database)
         counts = alerts.tell(database, settings)
     except IntegrationError as error:
         yield dg.SkipReason(f"No alert was sent: {error.message}")

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
+from bg_pipelines.messaging.sending import Sent
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync import Summary
+from bg_pipelines.webhooks.handling import HandlingSummary
 
 ASSET_KEYS = {
     Unit.STORE: dg.AssetKey("stores"),
@@ -104,6 +106,45 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         ),
     }
     return metadata
+
+
+def report_handling(context: dg.OpExecutionContext, summary: HandlingSummary) -> None:
+    """Show the outcome of a run that drained the inbox."""
+    for table, counts in summary.rows.items():
+        values = {key: dg.MetadataValue.int(value) for key, value in vars(counts).items()}
+        context.log_event(dg.AssetMaterialization(table, metadata=values))
+    metadata: dict[str, dg.MetadataValue] = {
+        f"events_{status}": dg.MetadataValue.int(number) for status, number in sorted(summary.events.items())
+    }
+    metadata |= {
+        "stores": dg.MetadataValue.int(summary.stores),
+        "rows_asked": dg.MetadataValue.int(summary.asked),
+        "asks": dg.MetadataValue.int(summary.asks),
+        "rows_changed": dg.MetadataValue.int(summary.changed),
+        "rows_rejected": dg.MetadataValue.int(sum(counts.rejected for counts in summary.rows.values())),
+        "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
+    }
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        if (seconds := summary.seconds_to_row(share)) is not None:
+            metadata[f"seconds_to_row_{name}"] = dg.MetadataValue.float(round(seconds, 3))
+    context.add_output_metadata(metadata)
+
+
+def report_sent(context: dg.OpExecutionContext, sent: Sent) -> None:
+    """Show the outcome of a run that sent text messages; nobody's number is in it."""
+    metadata: dict[str, dg.MetadataValue] = {
+        f"messages_{outcome}": dg.MetadataValue.int(number)
+        for outcome, number in sorted(sent.outcomes.items())
+    }
+    metadata |= {
+        "segments": dg.MetadataValue.int(sent.segments),
+        "seconds": dg.MetadataValue.float(round(sent.seconds, 2)),
+    }
+    if sent.reasons:
+        metadata["reasons"] = _table(
+            {"reason": reason, "messages": number} for reason, number in sent.reasons.most_common()
+        )
+    context.add_output_metadata(metadata)
 
 
 def _table(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:

@@ -7,8 +7,10 @@ and of ticks that were missed only the last is made up for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -25,7 +27,14 @@ from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
 
 RETRIES = "retries"
+INBOX = "inbox"
 RETRIES_SECONDS = 30
+OUTBOX = "outbox"
+WORK_SECONDS = 5
+"""How often is looked for work that is due at any moment."""
+AFTER_FAILURE = timedelta(minutes=1)
+WANTED_SECONDS = 5.0
+"""How often an idle run looks whether another waits for its place in the queue."""
 ALIVE = LEASE
 """A run without a heartbeat for one lease has lost its claims and no longer blocks the next run."""
 
@@ -69,6 +78,76 @@ def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDef
         return _look(context.instance, job, units, tier=None, tick=tick)
 
     return sensor
+
+
+def work_sensor(
+    job: dg.JobDefinition,
+    label: str,
+    is_due: Callable[[psycopg.Connection[Any]], bool],
+    what: str,
+    config: Mapping[str, Any],
+) -> dg.SensorDefinition:
+    """Starts the job for work that is due at any moment (`what`, in plain words), unless one is at work on it.
+
+    After a run that failed the next one waits: what keeps one from working keeps the next from it as well.
+    """
+
+    @dg.sensor(
+        name=f"{job.name}_{label}",
+        job=job,
+        minimum_interval_seconds=WORK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts {job.name} for {what} that are due.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        tick = f"{job.name}_{label} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+        with _reported(job.name, tick, label):
+            with kept_database(load_settings()).transaction() as connection:
+                if not is_due(connection):
+                    return dg.SkipReason(f"no {what} are due")
+                busy = at_work(context.instance, connection, job.name, label)
+            if busy := busy or _has_just_failed(context.instance, job.name, label):
+                return dg.SkipReason(busy)
+            tags = {**JOBS[job.name].tags(job.name), TIER_TAG: label}
+            return dg.RunRequest(run_config=config, tags=tags)
+
+    return sensor
+
+
+def _has_just_failed(instance: dg.DagsterInstance, job: str, label: str) -> str | None:
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={TIER_TAG: label}), limit=1)
+    for record in records:
+        since = datetime.now(UTC) - record.update_timestamp.replace(tzinfo=UTC)
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE and since < AFTER_FAILURE:
+            return f"run {record.dagster_run.run_id} has just failed; the next one starts a minute after it"
+    return None
+
+
+def another_waits(instance: dg.DagsterInstance) -> Callable[[], bool]:
+    """Whether another run is queued for the place of an idle one, looked up every few seconds."""
+    looked_at = time.monotonic()
+
+    def is_wanted() -> bool:
+        nonlocal looked_at
+        if time.monotonic() - looked_at < WANTED_SECONDS:
+            return False
+        looked_at = time.monotonic()
+        return instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) > 0
+
+    return is_wanted
+
+
+@contextmanager
+def _reported(job: str, tick: str, label: str) -> Iterator[None]:
+    """What keeps a tick from looking is reported: no run would tell of it."""
+    try:
+        yield
+    except IntegrationError as error:
+        alerts.report_failure(job, error, run_id=tick, tier=label)
+        raise error from None
+    except Exception as error:  # Dagster's storage is away, or a bug
+        alerts.report_failure(job, error_of(error), run_id=tick, tier=label)
+        raise
 
 
 def _look(
@@ -128,4 +207,4 @@ def at_work(
 
 
 def _named(label: str) -> str:
-    return RETRIES if label == RETRIES else f"tier {label}"
+    return f"tier {label}" if label.isdecimal() else label

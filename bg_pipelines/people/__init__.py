@@ -15,7 +15,7 @@ people.why(database, "harbor", "17")
 from bg_pipelines.people.decisions import Decision, join, list_decisions, split, undo
 from bg_pipelines.people.explaining import Link, customers_of, find_person, why
 from bg_pipelines.people.history import Order, Ranked, history, orders_of, ranking, report, totals
-from bg_pipelines.people.matching import Matched, match, rematch
+from bg_pipelines.people.matching import Matched, match, match_store, rematch
 
 __all__ = [
     "Decision",
@@ -29,6 +29,7 @@ __all__ = [
     "join",
     "list_decisions",
     "match",
+    "match_store",
     "orders_of",
     "ranking",
     "rematch",

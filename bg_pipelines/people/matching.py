@@ -102,11 +102,31 @@ def lock(connection: psycopg.Connection[Any]) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 
 
-def match_batch(connection: psycopg.Connection[Any], batch: int = BATCH) -> tuple[int, Matched]:
-    """One batch in the caller's transaction; returns how many queued changes it took."""
+def match_store(database: Database, store_id: int, customer_external_id: str | None = None) -> Matched:
+    """Match what has changed of a store, or of one of its customers, before its turn: who was erased is unlinked now."""
+    total = Matched()
+    while True:
+        with database.transaction() as connection:
+            taken, counts = match_batch(connection, only=(store_id, customer_external_id))
+        total += counts
+        if taken < BATCH:
+            return total
+
+
+def match_batch(
+    connection: psycopg.Connection[Any],
+    batch: int = BATCH,
+    *,
+    only: tuple[int | None, str | None] = (None, None),
+) -> tuple[int, Matched]:
+    """One batch in the caller's transaction; returns how many queued changes it took.
+
+    `only` are changes of this store, or of one of its customers.
+    """
     lock(connection)
     connection.execute(_TABLES)
-    taken, stores_changed = _one(connection, _TAKE, {"batch": batch})
+    store_id, customer = only
+    taken, stores_changed = _one(connection, _TAKE, {"batch": batch, "store": store_id, "customer": customer})
     if not taken:
         return 0, Matched()
     if stores_changed:
@@ -195,7 +215,9 @@ _TABLES = """
 
 _TAKE = """
     WITH taken AS (
-        DELETE FROM people_queue WHERE id = ANY (ARRAY(SELECT id FROM people_queue ORDER BY id LIMIT %(batch)s))
+        DELETE FROM people_queue WHERE id = ANY (ARRAY(SELECT id FROM people_queue
+            WHERE (%(store)s::bigint IS NULL OR store_id = %(store)s)
+            AND (%(customer)s::text IS NULL OR customer_external_id = %(customer)s) ORDER BY id LIMIT %(batch)s))
         RETURNING store_id, customer_external_id
     ), kept AS (
         INSERT INTO match_taken SELECT DISTINCT store_id, customer_external_id FROM taken

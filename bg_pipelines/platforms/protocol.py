@@ -19,7 +19,11 @@ from bg_pipelines.records import Page, Resource, StoreProfile
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """How to reach a store. `credentials` are decrypted; `save_credentials` keeps them when they were renewed."""
+    """How to reach a store. `credentials` are decrypted; `save_credentials` keeps them when they were renewed.
+
+    `reserve` is the share of the store's rate limit that these calls leave to others. With one they never wait: a call
+    that would take of it, or is refused, raises IntegrationError (throttled) at once.
+    """
 
     name: str
     platform: str
@@ -27,6 +31,7 @@ class StoreAccess:
     api_url: str | None
     credentials: Mapping[str, Any] = field(repr=False)
     save_credentials: Callable[[Mapping[str, Any]], None] = field(repr=False, default=lambda _: None)
+    reserve: float = 0.0
 
     @property
     def base_url(self) -> str:
@@ -91,6 +96,14 @@ class UpdateOutcome(NamedTuple):
     reason: str | None = None
 
 
+class ProductPages(NamedTuple):
+    """Products with the variants that they have now; `cut` are those with more variants than were listed."""
+
+    products: Page
+    variants: Page
+    cut: list[str]
+
+
 class Platform(Protocol):
     """One store on its platform. Every method raises IntegrationError, classified, and nothing else.
 
@@ -118,6 +131,10 @@ class Platform(Protocol):
 
     def rows(self, resource: Resource, external_ids: Sequence[str]) -> Page:
         """These rows, 100 at most, as they are now; those that no longer exist are in `gone`."""
+        ...
+
+    def products_with_variants(self, external_ids: Sequence[str]) -> ProductPages:
+        """These products, 100 at most, as they are now, each with its variants."""
         ...
 
     late_arrivals: Mapping[Resource, timedelta]

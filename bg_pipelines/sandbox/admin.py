@@ -12,7 +12,7 @@ import orjson
 from bg_pipelines.sandbox import hooks
 from bg_pipelines.sandbox.edits import change, edit
 from bg_pipelines.sandbox.exchange import Answer, Incoming, as_json
-from bg_pipelines.sandbox.faults import KINDS, Fault
+from bg_pipelines.sandbox.faults import KINDS, WEBHOOK_KINDS, Fault
 from bg_pipelines.sandbox.fields import RejectedError, is_number, is_whole
 from bg_pipelines.sandbox.hooks import Hook
 from bg_pipelines.sandbox.scenario import Scenario
@@ -123,7 +123,9 @@ class Admin:
             case ["requests"]:
                 return log_handlers(account, account.requests)
             case ["faults"]:
-                return fault_handlers(account, incoming, twilio.KINDS)
+                return fault_handlers(account, incoming, (*twilio.KINDS, *WEBHOOK_KINDS))
+            case ["deliveries"]:
+                return log_handlers(account, account.outbox.sent)
             case ["edits"]:
                 return {"POST": lambda: edit_in_order(account, content(incoming))}
         return {}

@@ -58,7 +58,7 @@ class World:
             raise RejectedError("webhook_hour", "must be 0 or more")
         self.clock = Clock(clock)
         self.courier = Courier(self.clock)
-        self.twilio = TwilioAccount(seed, self.clock)
+        self.twilio = TwilioAccount(seed, self.clock, self.courier)
         self.hooks = Hooks(self.clock)
         self.shops: dict[str, Shop] = {}
         people = shares(shops, customers)

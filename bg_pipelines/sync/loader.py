@@ -17,6 +17,8 @@ import psycopg
 
 from bg_pipelines.database.load import Counts, load, newest
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.privacy.tables import EMPTIED
+from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import PARTS, Page, Part, Record, Reject, Resource
 from bg_pipelines.sync.deletions import mark_children_deleted, mark_deleted, mark_left_parts_deleted
 from bg_pipelines.sync.rejects import keep_rejects
@@ -69,6 +71,7 @@ class Loader:
         `kept` is called, by table, with the rows that were not refused. Raises IntegrationError (count_mismatch) unless
         every row that was read is accounted for.
         """
+        pages = self.without_erased(connection, pages)
         rejects = [reject for page in pages for reject in page.rejects if not reject.table]
         counts = Counts(read=sum(page.read for page in pages), rejected=len(rejects))
         records = [record for page in pages for record in page.records]
@@ -110,6 +113,16 @@ class Loader:
                 )
         keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
         return Loaded(counts, rows_read, marked, moved)
+
+    def without_erased(self, connection: Connection, pages: Sequence[Page]) -> Sequence[Page]:
+        """The pages without the personal data of rows that were erased here; until the transaction ends no more are.
+
+        Before anything of the store is locked, whoever calls it.
+        """
+        if self.table not in EMPTIED or not any(page.records or page.rejects for page in pages):
+            return pages
+        tombstones = standing(connection, self.store_id)
+        return [tombstones.strip(self.resource, page) for page in pages] if tombstones else pages
 
     def _load_table(
         self,

@@ -20,10 +20,9 @@ from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms import StoreAccess
-from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
+from bg_pipelines.sync.stores import Connect
 from bg_pipelines.sync.summary import (
     ChangeReport,
     CorrectionReport,
@@ -40,7 +39,6 @@ from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, TURN_SECONDS, Log, Runner
 from bg_pipelines.work.store_units import Claim
 
-Connect = Callable[[StoreAccess, Callable[[float], object]], Platform]
 Batch = list[Claim]
 """The due units of one store: what one visit works on."""
 

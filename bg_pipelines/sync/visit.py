@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import psycopg
-from psycopg.rows import dict_row
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError, unexpected
-from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
@@ -29,6 +26,7 @@ from bg_pipelines.sync.settling import (
     Waiting,
     Yielded,
 )
+from bg_pipelines.sync.stores import Connect, connect_store, read_store
 from bg_pipelines.sync.units import UNITS
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.runner import Stopped
@@ -45,7 +43,7 @@ class Run(Protocol):
     policies: Policies
     rng: random.Random
     request: summary.SyncRequest
-    connect: Callable[[StoreAccess, Callable[[float], object]], Platform]
+    connect: Connect
 
     @property
     def is_over(self) -> bool:
@@ -70,18 +68,6 @@ class Run(Protocol):
     def note_given_back(self, *, turn_is_over: bool) -> None: ...
 
 
-@dataclass
-class _Store:
-    """The store's row as the visit has read it; credentials are encrypted."""
-
-    name: str
-    platform: str
-    domain: str
-    api_url: str | None
-    credentials: bytes
-    is_shut: bool
-
-
 class Visit:
     """The claimed units of one store, worked on by one worker. Used once."""
 
@@ -96,7 +82,8 @@ class Visit:
 
     def run(self) -> None:
         """Raises Stopped, and IntegrationError (database) where the run itself cannot work."""
-        self.store = self._read_store()
+        with self.database.transaction() as connection:
+            self.store = read_store(connection, self.store_id)
         self.settling = Settling(
             self.database,
             StoreRef(self.store_id, self.store.name, self.store.platform),
@@ -186,44 +173,11 @@ class Visit:
             self.is_probe = False
             self.settling.note_answer()
 
-    # The store and its platform
-
-    def _read_store(self) -> _Store:
-        with self.database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(
-                "SELECT name, platform, domain, api_url, credentials, EXISTS (SELECT FROM circuits c "
-                "WHERE c.opened_at IS NOT NULL AND (c.store_id = stores.id OR c.platform = stores.platform)) AS is_shut "
-                "FROM stores WHERE id = %s",
-                (self.store_id,),
-            )
-            row = cursor.fetchone()
-        assert row is not None
-        return _Store(**row)
-
     def _connect(self) -> Platform:
         if self._platform is None:
-            store = self.store
-            access = StoreAccess(
-                store.name,
-                store.platform,
-                store.domain,
-                store.api_url,
-                self.run_.cipher.decrypt(store.credentials),
-                self._save_credentials,
-            )
-            self._platform = self.run_.connect(access, self.run_.sleep)
+            run = self.run_
+            self._platform = connect_store(self.store, self.database, run.cipher, run.connect, run.sleep)
         return self._platform
-
-    def _save_credentials(self, credentials: Any) -> None:
-        renewed = self.run_.cipher.encrypt(credentials)
-        with self.database.transaction() as connection:
-            # Only over what was read: a person, or another run, may have set others meanwhile.
-            kept = connection.execute(
-                "UPDATE stores SET credentials = %s WHERE id = %s AND credentials = %s",
-                (renewed, self.store_id, self.store.credentials),
-            ).rowcount
-        if kept:
-            self.store.credentials = renewed
 
 
 class UnitContext:

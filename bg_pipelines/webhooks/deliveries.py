@@ -15,9 +15,10 @@ from typing import Any
 import orjson
 
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.webhooks.topics import EVENTS, TOPICS, Kind, Subject, Topic, subjects
+from bg_pipelines.webhooks.topics import EVENTS, TOPICS, Kind, Topic, subjects
 
 SUBJECTS_A_DELIVERY = 1_000
+ID_CHARACTERS = 500
 DEPTH = 100
 """Objects within objects of a payload that is kept: whoever reads it later has a stack as well."""
 KEPT_BYTES = 64 * 1024
@@ -25,7 +26,6 @@ KEPT_BYTES = 64 * 1024
 NOT_UNDERSTOOD = "not_understood"
 _ID = re.compile(r"[!-~]{1,200}")
 _TOPIC = re.compile(r"[A-Za-z0-9_./-]{1,100}")
-_TEXT = re.compile("[^\0-\x1f\x7f\ud800-\udfff]{1,500}")
 # By topic: fields that a command's body must have, and those that would make it another command's.
 _SHAPES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "shop/update": (("myshopify_domain",), ()),
@@ -252,20 +252,14 @@ def _rows(topic: Topic, head: Delivery, payload: Mapping[str, Any], cipher: Ciph
         raise NotUnderstoodError(str(error)) from None
     if len(found) > SUBJECTS_A_DELIVERY:
         raise NotUnderstoodError("it is about more rows than a delivery may be")
-    return [_row(topic, head, subject, number) for number, subject in enumerate(found, 1)]
-
-
-def _row(topic: Topic, head: Delivery, subject: Subject, number: int) -> Delivery:
-    id_ = subject.external_id
-    if id_ is not None and not _TEXT.fullmatch(id_):
-        raise NotUnderstoodError("the id of what it is about has characters that no id has, or too many")
-    return replace(
-        head,
-        webhook_id=head.webhook_id if number == 1 else f"{head.webhook_id}#{number}",
-        resource=str(topic.table),
-        object_id=id_,
-        source_updated_at=_in_utc(subject.source_updated_at),
-    )
+    rows = [head, *(replace(head, webhook_id=f"{head.webhook_id}#{n}") for n in range(2, len(found) + 1))]
+    for row, (id_, updated_at) in zip(rows, found, strict=False):
+        if id_ is not None and not (id_.isprintable() and len(id_) <= ID_CHARACTERS):
+            raise NotUnderstoodError("the id of what it is about has characters that no id has, or too many")
+        row.resource = topic.table
+        row.object_id = id_
+        row.source_updated_at = _in_utc(updated_at)
+    return rows[: len(found)]
 
 
 def _require_depth(payload: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from bg_pipelines.webhooks.topics import TOPICS
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable of prometheus-client that names the folder where several processes count together."""
 OTHER = "other"
+LATER_SECONDS = 0.5
 _TOPICS = {
     **{source: frozenset(topics) for source, topics in TOPICS.items()},
     "twilio": frozenset({"status", "inbound"}),
@@ -28,9 +30,9 @@ FROM webhook_events WHERE status = 'pending' GROUP BY source
 """
 
 
-def forget_process(process_id: int) -> None:
+def forget_process(process_id: int, folder: str) -> None:
     """What a process that has ended had waiting no longer counts; what it counted does."""
-    mark_process_dead(process_id)  # type: ignore[no-untyped-call]
+    mark_process_dead(process_id, folder)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -45,12 +47,6 @@ class Metrics:
             ("source", "topic", "outcome"),
             registry=self.registry,
         )
-        self._seconds = Histogram(
-            "bg_pipelines_webhooks_answer_seconds",
-            "From a delivery's last byte until it is answered, stored or not.",
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-            registry=self.registry,
-        )
         self._rows = Histogram(
             "bg_pipelines_webhooks_statement_rows",
             "Rows that were stored with one commit.",
@@ -59,7 +55,7 @@ class Metrics:
         )
         self._statement_seconds = Histogram(
             "bg_pipelines_webhooks_statement_seconds",
-            "Of the statement that stores deliveries, its commit included.",
+            "Of such a statement, with its commit.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
             registry=self.registry,
         )
@@ -74,15 +70,23 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self._outcomes: dict[tuple[str, str, str], Counter] = {}
+        self._counters: dict[tuple[str, str, str], Counter] = {}
+        self._answers: dict[tuple[str, str, str], int] = {}
 
-    def note_answer(self, source: str, topic: str, outcome: str, seconds: float) -> None:
+    def note_answer(self, source: str, topic: str, outcome: str) -> None:
+        """Counted here, and for all processes a moment later: to count there costs as much as half a delivery."""
+        if not self._answers:
+            asyncio.get_running_loop().call_later(LATER_SECONDS, self._count_answers)
         key = (source, topic if topic in _TOPICS[source] else OTHER, outcome)
-        counter = self._outcomes.get(key)
-        if counter is None:
-            counter = self._outcomes[key] = self._received.labels(*key)
-        counter.inc()
-        self._seconds.observe(seconds)
+        self._answers[key] = self._answers.get(key, 0) + 1
+
+    def _count_answers(self) -> None:
+        answers, self._answers = self._answers, {}
+        for key, number in answers.items():
+            counter = self._counters.get(key)
+            if counter is None:
+                counter = self._counters[key] = self._received.labels(*key)
+            counter.inc(number)
 
     def note_insert(self, rows: int, stored: int, seconds: float, still_waiting: int) -> None:
         self._waiting.set(still_waiting)
@@ -95,6 +99,7 @@ class Metrics:
 
     async def text(self) -> bytes:
         """Everything as Prometheus text; without the inbox's figures where the database does not answer."""
+        self._count_answers()
         registry = self.registry
         if SHARED_FOLDER in os.environ:
             registry = CollectorRegistry()

@@ -92,6 +92,7 @@ class _Taken:
 
     source: str
     request: Request
+    headers: dict[str, str]
     topic: str = ""
     webhook_id: str = ""
     store_id: int | None = None
@@ -123,16 +124,16 @@ class Receiver:
         self._may_keep = may_keep
 
     async def take_shopify(self, request: Request) -> Response:
-        return await self._take(_Taken("shopify", request), self._read_shopify)
+        return await self._take(_taken("shopify", request), self._read_shopify)
 
     async def take_square(self, request: Request) -> Response:
-        return await self._take(_Taken("square", request), self._read_square)
+        return await self._take(_taken("square", request), self._read_square)
 
     async def take_twilio_status(self, request: Request) -> Response:
-        return await self._take(_Taken("twilio", request, "status"), self._read_twilio, EMPTY_TWIML)
+        return await self._take(_taken("twilio", request, "status"), self._read_twilio, EMPTY_TWIML)
 
     async def take_twilio_inbound(self, request: Request) -> Response:
-        return await self._take(_Taken("twilio", request, "inbound"), self._read_twilio, EMPTY_TWIML)
+        return await self._take(_taken("twilio", request, "inbound"), self._read_twilio, EMPTY_TWIML)
 
     async def show_health(self, _: Request) -> Response:
         """Whether a delivery could be stored, found out by the way that it would take."""
@@ -148,10 +149,8 @@ class Receiver:
         return Response(await self._metrics.text(), media_type=METRICS_TYPE)
 
     async def _take(self, taken: _Taken, read: Read, stored: Response = EMPTY) -> Response:
-        began = time.perf_counter()
         try:
             await self._read_body(taken)
-            began = time.perf_counter()
             async with asyncio.timeout(ANSWER_SECONDS):
                 outcome, answer = await self._store(taken, read), stored
         except _RefusedError as refused:
@@ -165,14 +164,13 @@ class Receiver:
             outcome, answer = "failed", _refusal(500, "")
         finally:
             self._bodies_bytes -= taken.held_bytes
-        self._metrics.note_answer(taken.source, taken.topic, outcome, time.perf_counter() - began)
+        self._metrics.note_answer(taken.source, taken.topic, outcome)
         return answer
 
     async def _read_body(self, taken: _Taken) -> None:
+        if int(taken.headers.get("content-length", "0")) > LARGEST_BODY_BYTES:
+            raise _too_large()
         chunks = []
-        for name, value in taken.request.scope["headers"]:
-            if name == b"content-length" and int(value) > LARGEST_BODY_BYTES:
-                raise _too_large()
         async for chunk in taken.request.stream():
             chunks.append(chunk)
             taken.held_bytes += len(chunk)
@@ -203,8 +201,7 @@ class Receiver:
         )
 
     async def _read_shopify(self, taken: _Taken) -> list[Delivery]:
-        headers = _headers(taken.request)
-        heading = Heading.of(headers)
+        heading = Heading.of(taken.headers)
         taken.topic, taken.webhook_id = heading.topic, heading.webhook_id
         sender = await self._senders.find("shopify", heading.domain)
         secrets = self._secrets.shopify + _secrets(sender)
@@ -214,10 +211,10 @@ class Receiver:
         return deliveries.of_shopify(heading, taken.body, taken.store_id, self._cipher)
 
     async def _read_square(self, taken: _Taken) -> list[Delivery]:
-        signature = _headers(taken.request).get("x-square-hmacsha256-signature", "")
+        signature = taken.headers.get("x-square-hmacsha256-signature", "")
         # Which keys may have signed it only the body says.
         sender = await self._senders.find("square", deliveries.merchant_of_square(taken.body))
-        keys = self._secrets.square + _secrets(sender)
+        keys = {*self._secrets.square, *_secrets(sender), *self._senders.application_keys()}
         address = self._secrets.address(taken.request)
         if not address or not signatures.is_from_square(address, taken.body, signature, keys):
             raise _bad_signature()
@@ -225,7 +222,7 @@ class Receiver:
         return deliveries.of_square(taken.body, taken.store_id, self._cipher)
 
     async def _read_twilio(self, taken: _Taken) -> list[Delivery]:
-        signature = _headers(taken.request).get("x-twilio-signature", "")
+        signature = taken.headers.get("x-twilio-signature", "")
         address, token = self._secrets.address(taken.request), self._secrets.twilio
         form = _form(taken.body)
         if not address or not token or not signatures.is_from_twilio(address, form, signature, token):
@@ -291,9 +288,10 @@ class _Allowance:
         return True
 
 
-def _headers(request: Request) -> dict[str, str]:
-    """At once: Starlette's own look each name up in a list."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+def _taken(source: str, request: Request, topic: str = "") -> _Taken:
+    # The headers as a dictionary: Starlette's own are searched from their beginning for each name.
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+    return _Taken(source, request, headers, topic)
 
 
 def _form(body: bytes) -> dict[str, list[str]]:

@@ -18,6 +18,8 @@ from bg_pipelines.errors import IntegrationError
 
 FRESH_SECONDS = 5.0
 UNKNOWN_SECONDS = 1.0
+APPLICATION_KEYS = 20
+"""Keys of Square's subscriptions that are tried whosever they are; each store's own are tried in any case."""
 
 _READ = """
 SELECT s.id, s.platform, lower(s.domain), lower(s.external_id), s.credentials,
@@ -28,8 +30,8 @@ FROM stores s
 
 
 class Sender:
-    """A store, and what signs its deliveries and no other's: of Shopify its own app's secret, if it has one, of Square
-    its subscriptions' keys. Decrypted when they are first needed."""
+    """A store, and what signs its deliveries: of Shopify its own app's secret, if it has one, which signs for no other;
+    of Square its subscriptions' keys. Decrypted when they are first needed."""
 
     __slots__ = ("_cipher", "_encrypted", "_secrets", "platform", "store_id")
 
@@ -70,6 +72,7 @@ class Senders:
         self._cipher = cipher
         self._clock = clock
         self._known: dict[tuple[str, str], Sender] = {}
+        self._application_keys: tuple[bytes, ...] | None = None
         self._asked_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
         self._failure: IntegrationError | None = None
@@ -90,6 +93,15 @@ class Senders:
             if sender is None and self._failure is not None:
                 raise self._failure
         return sender
+
+    def application_keys(self) -> tuple[bytes, ...]:
+        """Of Square's subscriptions, whosever token made them: one belongs to an application and is told of all its
+        merchants."""
+        if self._application_keys is None:
+            square = {id(one): one for (platform, _), one in self._known.items() if platform == "square"}
+            keys = dict.fromkeys(key for sender in square.values() for key in sender.secrets)
+            self._application_keys = tuple(keys)[:APPLICATION_KEYS]
+        return self._application_keys
 
     async def have_secrets(self) -> bool:
         await self._read()
@@ -115,6 +127,7 @@ class Senders:
     async def _read(self) -> None:
         rows = (await self._link.execute(_READ)).rows
         before, self._known = self._known, {}
+        self._application_keys = None
         for store_id, platform, domain, _, credentials, keys in rows:
             sender = before.get((platform, domain))
             encrypted = (credentials, keys)

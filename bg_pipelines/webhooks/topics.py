@@ -10,6 +10,7 @@ https://developer.squareup.com/docs/webhooks/v2webhook-events-tech-ref.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -163,13 +164,22 @@ def _shopify_id(topic: Topic, payload: Mapping[str, Any]) -> str:
     if topic.kind is Kind.DOCUMENT:
         return _text(payload, topic.id_field)
     given = payload.get("admin_graphql_api_id")
-    if isinstance(given, str) and given.startswith(f"gid://shopify/{topic.object_type}/"):
+    if isinstance(given, str) and re.fullmatch(
+        rf"gid://shopify/{topic.object_type}/\d+(\?[\w=&]+)?", given, re.ASCII
+    ):
         return given
     if topic.table == Resource.INVENTORY_LEVELS:
         # Who disconnects a level names its two ends only.
         item, location = _number(payload, "inventory_item_id"), _number(payload, "location_id")
         return f"gid://shopify/InventoryItem/{item}@gid://shopify/Location/{location}"
     return f"gid://shopify/{topic.object_type}/{_number(payload, topic.id_field)}"
+
+
+def level_ends(object_id: str) -> tuple[str, str] | None:
+    """The item and the location of a stock level that a payload named only by these, as `subjects` writes them."""
+    item, at, location = object_id.partition("@")
+    named = item.startswith("gid://shopify/InventoryItem/") and location.startswith("gid://shopify/Location/")
+    return (item, location) if at and named else None
 
 
 def _of_square(topic: Topic, payload: Mapping[str, Any]) -> Iterator[Subject]:

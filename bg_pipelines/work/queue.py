@@ -134,8 +134,8 @@ class Queue(Generic[C]):
     ) -> int:
         """Extend the leases of all rows that these owners hold; returns how many they still hold."""
         return connection.execute(
-            f"UPDATE {self.table} SET lease_expires_at = coalesce(%s, clock_timestamp()) + %s "  # noqa: S608
-            "WHERE lease_owner = ANY(%s)",
+            f"UPDATE {self.table} t SET lease_expires_at = coalesce(%s, clock_timestamp()) + %s "  # noqa: S608
+            f"WHERE t.lease_owner = ANY(%s) AND {self.open}",
             (now, lease, list(owners)),
         ).rowcount
 
@@ -223,7 +223,7 @@ class Queue(Generic[C]):
     def release(self, connection: Connection, owners: Collection[str]) -> int:
         """Release all that these owners hold, unfinished and still due; returns how many rows."""
         return connection.execute(
-            f"UPDATE {self.table} SET {_FREE} WHERE lease_owner = ANY(%s)",  # noqa: S608
+            f"UPDATE {self.table} t SET {_FREE} WHERE t.lease_owner = ANY(%s) AND {self.open}",  # noqa: S608
             (list(owners),),
         ).rowcount
 
@@ -234,8 +234,8 @@ class Queue(Generic[C]):
         can write nothing more.
         """
         return connection.execute(
-            f"UPDATE {self.table} SET {_FREE} "  # noqa: S608
-            "WHERE lease_owner IS NOT NULL AND split_part(lease_owner, '/', 1) = ANY(%s)",
+            f"UPDATE {self.table} t SET {_FREE} "  # noqa: S608
+            f"WHERE t.lease_owner IS NOT NULL AND split_part(t.lease_owner, '/', 1) = ANY(%s) AND {self.open}",
             (list(runs),),
         ).rowcount
 

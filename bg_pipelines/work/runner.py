@@ -1,7 +1,8 @@
 """The runner: one run claims batches, hands them to its workers, renews their leases and reports progress.
 
 It claims until nothing is left that was due when it began, ends in time and releases what is unfinished, and can be
-stopped (Ctrl-C, SIGTERM) at any moment. A `Workload` defines what is claimed and how it is processed.
+stopped (Ctrl-C, SIGTERM) at any moment. One that stays warm goes on claiming what comes due, until nothing has for a
+while. A `Workload` defines what is claimed and how it is processed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import psycopg
 
@@ -39,6 +40,8 @@ TURN_SECONDS = 60.0
 """After so long a batch yields, at the point reached, if others wait for a worker."""
 OVER_SECONDS = 30.0
 """How long a run whose time is over waits for its workers' next page."""
+LOOK_SECONDS = 1.0
+"""How often a run with a free worker looks for what has come due meanwhile."""
 CLAIM_TRIES = 5
 CLAIM_PAUSE_SECONDS = 1.0
 REFRESH_SECONDS = 600.0
@@ -70,13 +73,27 @@ class Workload(Protocol[B]):
         """Release what these owners still have, unfinished."""
 
     def progress(self, seconds: float) -> str:
-        """How far the run is, in one line."""
+        """How far the run is, in one line; nothing where that is as before."""
 
     def counts(self) -> tuple[int, int]:
         """How many batches are done, and how many of them failed."""
 
     def claimed(self, batches: int) -> None:
         """So many batches have been claimed so far."""
+
+
+class Warmth(NamedTuple):
+    """How a run stays warm: for `seconds` after it had something to do, looking every `look_seconds`.
+
+    `is_wanted` tells whether somebody else needs its place: then it ends as soon as it has nothing to do.
+    """
+
+    seconds: float = 0.0
+    look_seconds: float = LOOK_SECONDS
+    is_wanted: Callable[[], bool] = lambda: False
+
+
+COLD = Warmth()
 
 
 class Runner(Generic[B]):
@@ -99,6 +116,7 @@ class Runner(Generic[B]):
         progress_seconds: float = PROGRESS_SECONDS,
         turn_seconds: float = TURN_SECONDS,
         over_seconds: float = OVER_SECONDS,
+        warmth: Warmth = COLD,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.database = database
@@ -111,11 +129,15 @@ class Runner(Generic[B]):
         self.progress_seconds = progress_seconds
         self.turn_seconds = turn_seconds
         self.over_seconds = over_seconds
+        self.warmth = warmth
         self.clock = clock
         self.record = RunRecord(database, run_id, job)
         self.shares: FairShare[B] = FairShare(workers, workload.group)
         self._waiting = 0
-        self._owners: set[str] = set()
+        self._owners: dict[str, int] = {}
+        """The names that batches are claimed under, and how many of each are unfinished."""
+        self._names: dict[int, set[str]] = {}
+        """Of each unfinished batch, by its identity."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -144,7 +166,7 @@ class Runner(Generic[B]):
                     owners = list(self._owners)
                 self.workload.give_back(owners)
             self._tell()
-            self.log(self._progress(began))
+            self._report(began)
             then()
             status = "succeeded"
         except Exception:
@@ -160,7 +182,7 @@ class Runner(Generic[B]):
         for _ in range(self.workers):
             self._start(self._worker)
         pending = batches = 0
-        last_report = looked_at = began
+        last_report = looked_at = worked_at = began
         until: datetime | None = due_before
         while True:
             now = self.clock()
@@ -170,7 +192,10 @@ class Runner(Generic[B]):
                 self._look_again.clear()
                 with self.database.transaction() as connection:
                     until = database_clock(connection)  # what was given back has had no other turn yet
-            look = until is not None or (now - looked_at >= 1 and now - began < REFRESH_SECONDS)
+            look = until is not None or (
+                now - looked_at >= self.warmth.look_seconds
+                and (now - began < REFRESH_SECONDS or self.warmth.seconds > 0)
+            )
             if look and self.shares.a_worker_is_free():
                 looked_at = now
                 crowded = self.shares.crowded()
@@ -180,17 +205,19 @@ class Runner(Generic[B]):
                 pending += len(claimed)
                 batches += len(claimed)
                 self.workload.claimed(batches)
-            if not pending:
+            if pending:
+                worked_at = now
+            elif now - worked_at >= self.warmth.seconds or self.warmth.is_wanted():
                 return
             if now - began >= self.max_minutes * 60:
                 self._end_in_time(pending)
                 return
             # A short wait: Python runs a signal's handler only between two of the main thread's steps.
-            pending -= self._wait_for_one(min(0.5, self.progress_seconds))
+            pending -= self._wait_for_one(min(0.5, self.progress_seconds, self.warmth.look_seconds))
             self._tell()
             if self.clock() - last_report >= self.progress_seconds:
                 last_report = self.clock()
-                self.log(self._progress(began))
+                self._report(began)
 
     def _wait_for_one(self, seconds: float) -> int:
         """Wait for a batch to be finished; returns how many were. Raises what keeps the run from working."""
@@ -205,6 +232,8 @@ class Runner(Generic[B]):
     def _end_in_time(self, pending: int) -> None:
         """Let the workers commit the pages they have and release their batches, then release the rest."""
         self._over.set()
+        if not pending:
+            return
         deadline = self.clock() + self.over_seconds
         while pending and self.clock() < deadline:
             pending -= self._wait_for_one(0.5)
@@ -216,13 +245,31 @@ class Runner(Generic[B]):
         owner = f"{self.run_id}/{uuid.uuid4()}"
         names = self.workload.owners(owner)
         with self._lock:
-            self._owners |= names  # before: whatever interrupts the claim, it is given back
+            self._owners |= dict.fromkeys(names, 1)  # before: whatever interrupts the claim, it is given back
         batches = self._claimed(owner, due_before, crowded)
-        if not batches:
-            with self._lock:
-                self._owners -= names
+        with self._lock:
+            for batch in batches:
+                self._names[id(batch)] = names
+                for name in names:
+                    self._owners[name] += 1
+            self._forget(names)
         self.shares.add(batches)
         return batches
+
+    def _note_finished(self, batch: B) -> None:
+        """A run that stays warm would else renew what it claimed hours ago; any other releases at its end what a batch
+        could not settle."""
+        with self._lock:
+            names = self._names.pop(id(batch))
+            if self.warmth.seconds:
+                self._forget(names)
+
+    def _forget(self, names: set[str]) -> None:
+        """One thing less is unfinished under these names. With the lock held."""
+        for name in names:
+            self._owners[name] -= 1
+            if not self._owners[name]:
+                del self._owners[name]
 
     def _claimed(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
         """What the workload claims; tried again where PostgreSQL ended the transaction as happens in a database in use."""
@@ -253,6 +300,8 @@ class Runner(Generic[B]):
                 return
             except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
                 outcome = error
+            else:
+                self._note_finished(batch)
             self.shares.end(batch)
             self._finished.put(outcome)
 
@@ -278,10 +327,11 @@ class Runner(Generic[B]):
         while not self._messages.empty():
             self.log(self._messages.get())
 
-    def _progress(self, began: float) -> str:
+    def _report(self, began: float) -> None:
         with self._lock:
             waiting = f", {self._waiting} waiting for a rate limit" if self._waiting else ""
-        return self.workload.progress(self.clock() - began) + waiting
+        if line := self.workload.progress(self.clock() - began):
+            self.log(line + waiting)
 
     # What those who work ask for, from their threads
 

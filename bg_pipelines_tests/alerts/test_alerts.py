@@ -790,6 +790,21 @@ def test_a_failure_that_reached_nobody_is_told_when_the_database_is_back(house: 
     assert house.heard() == [FAILED]
 
 
+def test_a_failure_that_an_earlier_release_left_in_the_file_is_recorded(house: House) -> None:
+    working = house.settings
+    database_away(house)
+    fail(house)
+    path = house.settings.home / "alerts-sent.json"
+    known = json.loads(path.read_text())
+    for entry in known.values():
+        entry["unrecorded"].pop("units")
+        entry["unrecorded"]["resources"] = ["products"]
+    path.write_text(json.dumps(known))
+    house.settings = working
+    house.tell()
+    assert house.rows("resources, notified", "incidents") == [(["products"], "open")]
+
+
 def test_a_run_that_is_reported_again_by_somebody_else_is_not_told_twice(house: House) -> None:
     working = house.settings
     database_away(house)

@@ -56,9 +56,9 @@ def add_stores(execute: Execute, names: str) -> None:
         f"FROM ({names}) given(name, tier)"
     )
     execute(
-        "INSERT INTO sync_states (store_id, resource, next_due_at, last_succeeded_at) SELECT id, resource, "
+        "INSERT INTO sync_states (store_id, resource, next_due_at, last_succeeded_at) SELECT id, unit, "
         "clock_timestamp() + interval '1 hour', clock_timestamp() - interval '1 minute' "
-        "FROM stores, unnest(%s::text[]) resource ON CONFLICT DO NOTHING",
+        "FROM stores, unnest(%s::text[]) unit ON CONFLICT DO NOTHING",
         list(Unit),
     )
 
@@ -140,7 +140,7 @@ def about(minutes: float) -> Any:
     return pytest.approx(minutes * 60, abs=15)
 
 
-def test_every_resource_belongs_to_one_job_that_there_is() -> None:
+def test_every_unit_belongs_to_one_job_that_there_is() -> None:
     held = [unit for units in JOB_UNITS.values() for unit in units]
     assert sorted(held) == sorted(Unit)
     assert set(JOB_UNITS) <= set(JOBS)

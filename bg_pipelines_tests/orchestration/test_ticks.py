@@ -20,7 +20,7 @@ from bg_pipelines.orchestration.failures import DELIVER_SECONDS
 from bg_pipelines.orchestration.launcher import WatchedRunLauncher
 from bg_pipelines.orchestration.run_health import DEAD_AFTER_SECONDS
 from bg_pipelines.orchestration.sync_job import THEN_SECONDS, SyncConfig
-from bg_pipelines.orchestration.ticks import RETRIES, RETRIES_SECONDS
+from bg_pipelines.orchestration.ticks import INBOX, OUTBOX, RETRIES, RETRIES_SECONDS, WORK_SECONDS
 from bg_pipelines.queues import (
     DEFAULT,
     JOB_UNITS,
@@ -111,6 +111,8 @@ def test_every_schedule_and_sensor_runs_as_the_table_says() -> None:
     sensors = {s.name: s.minimum_interval_seconds for s in repository.sensor_defs}
     assert sensors == {
         **{f"{name}_{RETRIES}": RETRIES_SECONDS for name in JOB_UNITS},
+        f"handle_webhooks_{INBOX}": WORK_SECONDS,
+        f"share_product_text_message_{OUTBOX}": WORK_SECONDS,
         "run_failures": DELIVER_SECONDS,
         "deliver_alerts": DELIVER_SECONDS,
     }
@@ -237,6 +239,58 @@ def test_the_sensor_starts_what_failed_and_what_is_new_but_not_what_a_tick_takes
     assert tick("inventory_sync_retries") == "no retry is due"
     query(database, "UPDATE sync_states SET retry_strategy = NULL, last_succeeded_at = NULL")
     assert isinstance(tick("store_sync_retries"), dg.RunRequest)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_inbox_is_drained_by_one_run_that_stays_warm(
+    database: Database, instance: dg.DagsterInstance, tick: Tick
+) -> None:
+    sensor = f"handle_webhooks_{INBOX}"
+    assert tick(sensor) == "no webhook events are due"
+    add_fleet(database, 2)
+    put = (
+        "INSERT INTO webhook_events (store_id, source, topic, webhook_id, status, lease_owner, lease_expires_at) "
+        "SELECT id, %s, 'orders/updated', id::text, %s, %s, now() + interval '1 minute' FROM stores"
+    )
+    query(database, put, "shopify", "handled", None)
+    query(database, put.replace("id::text", "'claimed' || id"), "shopify", "pending", "run/1")
+    assert tick(sensor) == "no webhook events are due"
+    query(database, "UPDATE webhook_events SET lease_expires_at = now()")
+    request = tick(sensor)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config == {"ops": {"handle_events": {"config": {"warm_seconds": 60.0}}}}
+    assert request.tags["tier"] == INBOX
+    job = defs.resolve_job_def("handle_webhooks")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"tier": INBOX}).run_id
+    assert str(tick(sensor)).startswith(f"run {run} of inbox is running since ")
+    held = instance.get_run_by_id(run)
+    assert held is not None
+    instance.report_run_failed(held)
+    assert tick(sensor) == f"run {run} has just failed; the next one starts a minute after it"
+
+
+@pytest.mark.usefixtures("environment")
+def test_text_messages_are_sent_by_a_run_that_stays_warm_and_none_starts_while_sending_is_stopped(
+    database: Database, tick: Tick
+) -> None:
+    sensor = f"share_product_text_message_{OUTBOX}"
+    assert tick(sensor) == "no text messages are due"
+    add_fleet(database, 1)
+    query(
+        database,
+        "INSERT INTO text_messages (idempotency_key, kind, template, store_id, phone) "
+        "SELECT 'k', 'product_share', 'product_share', id, '+12125550123' FROM stores",
+    )
+    request = tick(sensor)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config == {"ops": {"send_text_messages": {"config": {"warm_seconds": 60.0}}}}
+    assert request.tags["tier"] == OUTBOX
+    query(
+        database,
+        "INSERT INTO incidents (fingerprint, needs_attention, error_type, severity, source, subject, message) "
+        "VALUES ('texts_stopped:stop', true, 'sending_paused', 'high', 's', 's', 'm')",
+    )
+    assert tick(sensor) == "no text messages are due"
 
 
 def start_run(instance: dg.DagsterInstance, tier: str, status: dg.DagsterRunStatus) -> str:

@@ -41,7 +41,7 @@ def test_every_edit_is_in_the_table_with_what_it_takes(page: str) -> None:
 
 def test_twilios_edits_and_faults_are_told(page: str) -> None:
     part = page.partition("## Twilio")[2].partition("\n## ")[0]
-    rows = dict(re.findall(r"^\| `(set_\w+)` \| (.+) \|$", part, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(set_\w+|reply)` \| (.+) \|$", part, re.MULTILINE))
     assert rows.keys() == twilio_edits.EDITS.keys()
     for name, (_, fields) in twilio_edits.EDITS.items():
         assert all(f"`{field}`" in rows[name] for field in fields), name

@@ -255,7 +255,7 @@ def test_an_export_that_is_of_no_use_begins_anew_so_often_and_then_waits_for_a_p
     assert incidents(database) == []
 
 
-def test_a_failed_export_leaves_the_stores_other_resources_alone(
+def test_a_failed_export_leaves_the_stores_other_units_alone(
     shop: Shop, sync: Sync, database: Database
 ) -> None:
     spoil(shop, "bulk_failed", operation="customers", times=1)

@@ -185,7 +185,7 @@ def test_a_revoked_token_parks_all_of_a_store_under_one_incident_and_a_new_one_e
     }
 
 
-def test_a_missing_scope_parks_its_resource_and_the_incident_ends_with_it_and_not_before(
+def test_a_missing_scope_parks_its_unit_and_the_incident_ends_with_it_and_not_before(
     shop: Shop, sync: Sync, database: Database, clock: DatabaseClock
 ) -> None:
     shop.faults.append(Fault("access_denied", operation="Locations"))

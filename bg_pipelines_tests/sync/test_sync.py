@@ -431,7 +431,7 @@ def test_a_failed_store_goes_on_where_it_was_once_it_is_mended(
     assert_equal_to_source(database, sandbox)
 
 
-def test_a_missing_scope_fails_its_resource_and_no_other(
+def test_a_missing_scope_fails_its_unit_and_no_other(
     make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync
 ) -> None:
     sandbox = make_sandbox(shops=1, variants=30)

@@ -1,14 +1,18 @@
-"""A real receiver on loopback, in a thread, with a real database; and senders that sign as the vendors do."""
+"""A real receiver on loopback, in a thread, with a real database; senders that sign as the vendors do; an inbox that
+tests fill themselves, and runs that drain it."""
 
 from __future__ import annotations
 
 import base64
 import hmac
 import itertools
+import random
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,8 +26,10 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.machine.serving import configuration
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import Settings
+from bg_pipelines.webhooks.handling import HandlingRequest, HandlingRun, HandlingSummary
 from bg_pipelines.webhooks.receiver import make_app
-from bg_pipelines_tests.support import KEY, PATIENCE, wait_for
+from bg_pipelines.webhooks.topics import TOPICS, Kind, subjects
+from bg_pipelines_tests.support import KEY, PATIENCE, Connect, query, wait_for
 
 SECRET, OLD_SECRET, OWN_SECRET = "app-secret", "secret-before-the-rotation", "secret-of-piers-own-app"
 SQUARE_KEY, TWILIO_TOKEN = "square-key", "twilio-token"
@@ -47,13 +53,13 @@ def settings(url: str, **changes: Any) -> Settings:
 
 
 @contextmanager
-def receiving(settings: Settings, **options: Any) -> Iterator[Vendors]:
-    """A receiver on a port of its own, as a worker serves it."""
+def receiving(settings: Settings, *, port: int = 0, **options: Any) -> Iterator[Vendors]:
+    """A receiver on this port, or any, as a worker serves it."""
     assert settings.database_url
     database = Database(settings.database_url.get_secret_value())
     of_app = {name: options.pop(name) for name in ("clock", "kept_an_hour") if name in options}
     server = uvicorn.Server(configuration(make_app(settings, database, **of_app), **options))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         wait_for(lambda: server.started or not thread.is_alive())
@@ -162,10 +168,15 @@ def add_stores(database: Database, cipher: Cipher) -> None:
 
 
 @pytest.fixture(scope="module")
-def vendors(own_database: Database) -> Iterator[Vendors]:
-    """Of one receiver for a file of tests; each begins with an empty inbox if it asks for `inside`."""
+def url(own_database: Database) -> str:
+    """The database of a file of tests, with these stores."""
     add_stores(own_database, Cipher(KEY))
-    url = own_database.engine.url.render_as_string(hide_password=False)
+    return own_database.engine.url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def vendors(url: str) -> Iterator[Vendors]:
+    """Of one receiver for a file of tests; each begins with an empty inbox if it asks for `inside`."""
     with receiving(settings(url), kept_an_hour=10**6) as vendors:
         yield vendors
 
@@ -177,3 +188,81 @@ def inside(own_database: Database, cipher: Cipher) -> Iterator[Inside]:
         inside = Inside(connection, cipher)
         inside.clear()
         yield inside
+
+
+# The inbox
+
+Handle = Callable[..., HandlingSummary]
+Tell = Callable[..., None]
+
+
+@pytest.fixture
+def handle(database: Database, cipher: Cipher, connect_stores: Connect, tmp_path: Path) -> Handle:
+    """Drain the inbox once: `handle(max_workers=1)`."""
+    runs = itertools.count(1)
+
+    def run(*, log: Any = None, connect: Connect | None = None, **options: Any) -> HandlingSummary:
+        request = {
+            name: options.pop(name)
+            for name in ("max_workers", "max_minutes", "warm_seconds")
+            if name in options
+        }
+        return HandlingRun(
+            database,
+            cipher,
+            HandlingRequest(**request),
+            run_id=f"handling-{next(runs)}",
+            home=tmp_path,
+            connect=connect or connect_stores,
+            log=log or (lambda _: None),
+            rng=random.Random(1),
+            **options,
+        ).run()
+
+    return run
+
+
+@pytest.fixture
+def tell(database: Database, cipher: Cipher) -> Tell:
+    """Put a delivery into the inbox, as the receiver does: `tell("harbor", "orders/updated", {"id": 1})`."""
+    numbers = itertools.count(1)
+
+    def put(
+        store: str,
+        topic: str,
+        payload: dict[str, Any],
+        *,
+        triggered_at: datetime | None = None,
+        source: str = "shopify",
+    ) -> None:
+        declared = TOPICS[source][topic]
+        kept = None
+        if declared.kind in (Kind.DOCUMENT, Kind.COMMAND):
+            kept = cipher.encrypt(payload)
+        for subject in list(subjects(source, declared, payload)) or [None]:
+            query(
+                database,
+                "INSERT INTO webhook_events (store_id, source, topic, webhook_id, resource, object_id, source_updated_at, "
+                "triggered_at, payload) SELECT id, %s, %s, %s, %s, %s, %s, %s, %s FROM stores WHERE name = %s",
+                source,
+                topic,
+                f"delivery-{next(numbers)}",
+                declared.table if subject else None,
+                subject.external_id if subject else None,
+                subject.source_updated_at if subject else None,
+                triggered_at,
+                kept,
+                store,
+            )
+
+    return put
+
+
+def outcomes(database: Database) -> dict[str, int]:
+    """How many events of the inbox there are, by status."""
+    rows = query(database, "SELECT status, count(*)::int AS number FROM webhook_events GROUP BY status")
+    return {row["status"]: row["number"] for row in rows}
+
+
+def reasons(database: Database) -> set[str]:
+    return {row["reason"] for row in query(database, "SELECT DISTINCT reason FROM webhook_events")}

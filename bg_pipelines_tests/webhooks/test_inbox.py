@@ -15,19 +15,17 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.link import Link
-from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.webhooks.deliveries import Delivery, NotUnderstoodError
 from bg_pipelines.webhooks.inbox import ROWS_WAITING, Inbox, UnavailableError
 from bg_pipelines.webhooks.receiver import ANSWER_SECONDS
 from bg_pipelines_tests.database.road import Road
-from bg_pipelines_tests.support import KEY, PATIENCE
+from bg_pipelines_tests.support import PATIENCE
 from bg_pipelines_tests.webhooks.conftest import (
     PRODUCT,
     Inside,
     Vendors,
-    add_stores,
     receiving,
     settings,
     shopify_headers,
@@ -155,15 +153,14 @@ def test_a_statement_that_waits_for_a_lock_ends_in_time_and_the_next_one_works(
 
 
 @pytest.fixture
-def road(own_database: Database, inside: Inside) -> Iterator[Road]:
-    road = Road(own_database.engine.url.render_as_string(hide_password=False))
+def road(url: str, inside: Inside) -> Iterator[Road]:
+    road = Road(url)
     yield road
     road.cut()
 
 
 @pytest.fixture
-def vendors(own_database: Database, road: Road) -> Iterator[Vendors]:
-    add_stores(own_database, Cipher(KEY))
+def vendors(road: Road) -> Iterator[Vendors]:
     with receiving(settings(road.url)) as vendors:
         assert vendors.shopify().status_code == 200
         yield vendors

@@ -97,7 +97,7 @@ class ShopifyClient:
 
     `base_url` is https://SHOP or any other address that speaks the API. `on_token` is told each renewed
     `ClientCredentials`, to be kept. `clock` is in seconds and only ever compared with itself; `now` is the time of
-    day. Raises IntegrationError, classified, and nothing else (but what `sleep` raises).
+    day. `reserve` is the share of the bucket that is left to others: see `StoreAccess`. Raises IntegrationError, classified, and nothing else (but what `sleep` raises).
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class ShopifyClient:
         timeouts: Timeouts = http.TIMEOUTS,
         max_bytes: float = http.MAX_ANSWER_BYTES,
         throttle_wait_seconds: float = THROTTLE_WAIT_SECONDS,
+        reserve: float = 0.0,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._url = f"{self._base_url}/admin/api/{api_version}/graphql.json"
@@ -130,7 +131,8 @@ class ShopifyClient:
             max_bytes=max_bytes,
             clock=clock,
         )
-        self._throttle_wait_seconds = throttle_wait_seconds
+        self._throttle_wait_seconds = 0.0 if reserve else throttle_wait_seconds
+        self._reserve = reserve
         self._budget: _Budget | None = None
         self._costs: dict[str, float] = {}
 
@@ -165,11 +167,22 @@ class ShopifyClient:
                 self.sleep(seconds)
 
     def _pace(self, document: str) -> None:
-        """Wait until the bucket holds what this document cost last time, to avoid a refusal."""
-        if self._budget is not None:
-            seconds = self._budget.wait_seconds(self._costs.get(document, 0.0), self.clock())
-            if seconds > 0:
-                self.sleep(min(seconds, self._throttle_wait_seconds))
+        """Wait until the bucket holds what this document cost last time, to avoid a refusal.
+
+        With a reserve there is no waiting. Raises IntegrationError (throttled) where the call would take of it.
+        """
+        if self._budget is None:
+            return
+        needed = self._costs.get(document, 0.0) + self._reserve * self._budget.maximum
+        seconds = self._budget.wait_seconds(needed, self.clock())
+        if seconds > 0 and self._reserve:
+            raise IntegrationError.of(
+                ErrorType.THROTTLED,
+                f"the shop's rate limit has no more than the {self._reserve:.0%} that are left to syncs",
+                source=SOURCE,
+            )
+        if seconds > 0:
+            self.sleep(min(seconds, self._throttle_wait_seconds))
 
     def _read(self, document: str, received: http.Answer) -> Answer:
         details: dict[str, Any] = {"status": received.status}

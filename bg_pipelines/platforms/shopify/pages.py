@@ -25,6 +25,8 @@ class PageSizes(NamedTuple):
     """The vendor's most."""
     rows_by_ids: int = 25
     """Each costs as much as a row of its own."""
+    products_with_variants: int = 15
+    """With up to `rows` variants each."""
     locations: int = 20
     """With their first `levels` of stock."""
     levels: int = 15
@@ -95,10 +97,12 @@ class PageReader:
         ids: Sequence[str],
         convert: Convert,
         shows_all: Callable[[Node], bool] = lambda _: True,
+        most: int | None = None,
     ) -> Page:
-        """Rows by their ids, a few in a call. Those that Shopify does not have are gone, if the answer `shows_all`."""
+        """Rows by their ids, a few in a call, at `most` so many. Those that Shopify does not have are gone, if the answer
+        `shows_all`."""
         converted, vendor_time = Converted(), None
-        for answer, asked, nodes in self.answers_by_ids(document, variables, ids):
+        for answer, asked, nodes in self.answers_by_ids(document, variables, ids, most):
             converted.data, vendor_time = answer.data, vendor_time or answer.vendor_time
             # A node of another kind than asked for has no fields.
             converted.add([node for node in nodes if node], convert)
@@ -107,12 +111,12 @@ class PageReader:
         return converted.page(vendor_time, resume=None)
 
     def answers_by_ids(
-        self, document: str, variables: Node, ids: Sequence[str]
+        self, document: str, variables: Node, ids: Sequence[str], most: int | None = None
     ) -> Iterator[tuple[Answer, list[str], list[Any]]]:
         """Answers about these ids, a few in each, with those that it is about and what is there of them."""
         left = list(dict.fromkeys(ids))
         while left:
-            first = self._rows_at_once(document, self.sizes.rows_by_ids)
+            first = self._rows_at_once(document, most or self.sizes.rows_by_ids)
             asked = left[:first]
             try:
                 answer = self._client.execute(document, {**variables, "ids": asked})

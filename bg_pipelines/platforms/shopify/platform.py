@@ -15,7 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
+from bg_pipelines.platforms.protocol import (
+    Correction,
+    CorrectionOutcome,
+    ProductPages,
+    StoreAccess,
+    UpdateOutcome,
+)
 from bg_pipelines.platforms.shopify import bulk, customer_edits, sales, stock
 from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, EXPORTS, ExportLimits, export_pages, is_export
 from bg_pipelines.platforms.shopify.client import (
@@ -34,6 +40,7 @@ from bg_pipelines.platforms.shopify.pages import (
     PageReader,
     PageSizes,
     key,
+    rows_of,
 )
 from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
 from bg_pipelines.platforms.shopify.stock import Stock
@@ -61,7 +68,7 @@ _LOCATION = (
     "id name isActive fulfillsOnlineOrders updatedAt address { address1 city provinceCode countryCode zip }"
 )
 _PRODUCT = "id title handle status vendor productType tags createdAt updatedAt"
-_VARIANT = "id title sku barcode position price compareAtPrice updatedAt product { id } inventoryItem { id }"
+_VARIANT = "id title sku barcode position price compareAtPrice updatedAt inventoryItem { id }"
 SHOP = "query Shop { shop { id name currencyCode ianaTimezone updatedAt plan { publicDisplayName } } }"
 
 LOCATIONS = f"""
@@ -86,7 +93,7 @@ query ProductVariants($first: Int!, $after: String, $query: String) {{
   shop {{ currencyCode }}
   count: productVariantsCount(limit: null) {{ count precision }}
   rows: productVariants(first: $first, after: $after, sortKey: ID, query: $query) {{
-    nodes {{ {_VARIANT} }}
+    nodes {{ {_VARIANT} product {{ id }} }}
     {PAGE_INFO}
   }}
 }}"""
@@ -100,7 +107,15 @@ query ProductsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Product {{
 PRODUCT_VARIANTS_BY_IDS = f"""
 query ProductVariantsByIds($ids: [ID!]!) {{
   shop {{ currencyCode }}
-  rows: nodes(ids: $ids) {{ ... on ProductVariant {{ {_VARIANT} }} }}
+  rows: nodes(ids: $ids) {{ ... on ProductVariant {{ {_VARIANT} product {{ id }} }} }}
+}}"""
+
+PRODUCTS_WITH_VARIANTS = f"""
+query ProductsWithVariants($ids: [ID!]!, $variants: Int!) {{
+  shop {{ currencyCode }}
+  rows: nodes(ids: $ids) {{
+    ... on Product {{ {_PRODUCT} variants(first: $variants) {{ nodes {{ {_VARIANT} }} {PAGE_INFO} }} }}
+  }}
 }}"""
 
 GRANTED_SCOPES = "query GrantedScopes { currentAppInstallation { accessScopes { handle } } }"
@@ -117,6 +132,7 @@ DOCUMENTS = (
     LOCATIONS_BY_IDS,
     PRODUCTS_BY_IDS,
     PRODUCT_VARIANTS_BY_IDS,
+    PRODUCTS_WITH_VARIANTS,
     GRANTED_SCOPES,
 )
 
@@ -139,6 +155,7 @@ def connect(
         api_version=api_version,
         on_token=keep,
         sleep=sleep,
+        reserve=access.reserve,
     )
     return ShopifyPlatform(client, sizes, exports)
 
@@ -225,6 +242,29 @@ class ShopifyPlatform:
             return self._stock.by_ids(external_ids)
         document, convert = _BY_IDS[resource]
         return self._reader.by_ids(document, {}, external_ids, convert)
+
+    def products_with_variants(self, external_ids: Sequence[str]) -> ProductPages:
+        variants, cut = Converted(), []
+
+        def convert(page: Converted, node: Node) -> Product:
+            product = _product(page, node)
+            listed = rows_of(node["variants"])
+            variants.data = page.data
+            parent = {"product": {"id": product.external_id}}
+            nodes = [{**one, **parent} if isinstance(one, dict) else one for one in listed.nodes]
+            variants.add(nodes, _variant)
+            if listed.next_cursor is not None:
+                cut.append(product.external_id)
+            return product
+
+        products = self._reader.by_ids(
+            PRODUCTS_WITH_VARIANTS,
+            {"variants": self._reader.sizes.rows},
+            external_ids,
+            convert,
+            most=self._reader.sizes.products_with_variants,
+        )
+        return ProductPages(products, variants.page(products.vendor_time, resume=None), cut)
 
     late_arrivals: Mapping[Resource, timedelta] = {}
     undated: frozenset[Resource] = frozenset()

@@ -16,10 +16,22 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, StoreAccess, UpdateOutcome
+from bg_pipelines.platforms.protocol import (
+    Correction,
+    CorrectionOutcome,
+    ProductPages,
+    StoreAccess,
+    UpdateOutcome,
+)
 from bg_pipelines.platforms.square import converters as records
 from bg_pipelines.platforms.square import writes
-from bg_pipelines.platforms.square.client import Answer, SquareClient, malformed, time_text
+from bg_pipelines.platforms.square.client import (
+    THROTTLE_WAIT_SECONDS,
+    Answer,
+    SquareClient,
+    malformed,
+    time_text,
+)
 from bg_pipelines.platforms.square.converters import Converted, Node, Sale
 from bg_pipelines.platforms.square.writes import CHANGE, COUNTS, EDITABLE
 from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource, StoreProfile
@@ -34,6 +46,7 @@ LATE_ORDERS_EVERY = timedelta(hours=3)
 # older than the time it carries, and a change may show late.
 COUNTS_LOOKBACK = timedelta(minutes=1)
 MOST_CATCH_UPS = 5
+OBJECTS = "catalog/batch-retrieve"
 _OBJECTS = {Resource.PRODUCTS: "ITEM", Resource.PRODUCT_VARIANTS: "ITEM_VARIATION"}
 
 
@@ -61,7 +74,14 @@ def connect(
 ) -> SquarePlatform:
     """The API version is Shopify's; Square's is that of its client."""
     token = str(access.credentials.get("access_token") or "")
-    return SquarePlatform(SquareClient(token, access.api_url, sleep=sleep), sizes, name=access.name)
+    client = SquareClient(
+        token,
+        access.api_url,
+        sleep=sleep,
+        # Square tells of its limits only when one is reached.
+        throttle_wait_seconds=0.0 if access.reserve else THROTTLE_WAIT_SECONDS,
+    )
+    return SquarePlatform(client, sizes, name=access.name)
 
 
 class SquarePlatform:
@@ -288,15 +308,22 @@ class SquarePlatform:
             page = self._counts_by_id(wanted)
         else:
             related = resource is Resource.PRODUCTS
-            answer = self._client.post(
-                "catalog/batch-retrieve", object_ids=wanted, include_related_objects=related
-            )
+            answer = self._client.post(OBJECTS, object_ids=wanted, include_related_objects=related)
             page = _page(answer, answer.rows("objects"), self._converter(resource, answer))
-        returned = {record.external_id for record in page.records} | {one.external_id for one in page.rejects}
-        missing = [one for one in wanted if one not in returned and one not in page.gone]
-        page.gone += missing
-        page.read += len(missing)
-        return page
+        return _with_gone(page, wanted)
+
+    def products_with_variants(self, external_ids: Sequence[str]) -> ProductPages:
+        wanted = list(dict.fromkeys(external_ids))
+        answer = self._client.post(OBJECTS, object_ids=wanted, include_related_objects=True)
+        items = answer.rows("objects")
+        variations: list[Any] = []
+        for item in items:
+            # One that is no object, or has none, is rejected as a product.
+            data = item.get("item_data") if isinstance(item, dict) else None
+            variations += (data.get("variations") or []) if isinstance(data, dict) else []
+        products = _page(answer, items, self._converter(Resource.PRODUCTS, answer))
+        variants = _page(answer, variations, self._converter(Resource.PRODUCT_VARIANTS, answer))
+        return ProductPages(_with_gone(products, wanted), variants, [])
 
     def _customers_by_id(self, wanted: list[str]) -> Page:
         answer = self._client.post("customers/bulk-retrieve", customer_ids=wanted)
@@ -404,6 +431,15 @@ def _page(
             made.append(converted)  # type: ignore[arg-type]
     parts: dict[str, list[Part]] = {"order_lines": [*lines], "refunds": [*refunds]}
     page.parts = {table: part for table, part in parts.items() if part}
+    return page
+
+
+def _with_gone(page: Page, wanted: Sequence[str]) -> Page:
+    """The page with what was asked for and is not in it: it no longer exists."""
+    returned = {record.external_id for record in page.records} | {one.external_id for one in page.rejects}
+    missing = [one for one in wanted if one not in returned and one not in page.gone]
+    page.gone += missing
+    page.read += len(missing)
     return page
 
 

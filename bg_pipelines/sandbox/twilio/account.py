@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from random import Random
 
 from bg_pipelines.sandbox.clock import Clock
+from bg_pipelines.sandbox.deliveries import Courier, Outbox
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.seed import dice, digest
+from bg_pipelines.sandbox.twilio.callbacks import posted
 
 API_VERSION = "2010-04-01"
 SENT_AFTER_SECONDS = 1.0
@@ -25,6 +29,8 @@ GSM_7 = frozenset(
     "¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 GSM_7_ESCAPED = frozenset("^{}\\[~]|€")
+STOPS = frozenset({"STOP", "STOPALL", "UNSUBSCRIBE", "END", "QUIT", "CANCEL", "REVOKE", "OPTOUT"})
+STARTS = frozenset({"START", "UNSTOP", "YES"})
 # What a message may come to, and the final status it then has.
 FAILURES: dict[int, tuple[str, str]] = {
     21610: ("failed", "Attempt to send to unsubscribed recipient"),
@@ -77,6 +83,7 @@ class Message:
         self.body: str = fields["body"]
         self.service_sid: str | None = fields["service_sid"]
         self.error_code: int | None = fields["error_code"]
+        self.status_callback: str | None = fields["status_callback"]
         self.script = script
         self._reached = 0
 
@@ -100,6 +107,24 @@ class Message:
         """When it was sent; None while it waits, or if it never is."""
         past = self.script[: self.reached + 1]
         return next((at for at, status in past if status == "sent"), None)
+
+    def told(self, status: str) -> dict[str, str]:
+        """As its callback tells of one status."""
+        fields = {
+            "AccountSid": self.account.account_sid,
+            "ApiVersion": API_VERSION,
+            "From": self.sender,
+            "MessageSid": self.sid,
+            "MessageStatus": status,
+            "SmsSid": self.sid,
+            "SmsStatus": status,
+            "To": self.to,
+        }
+        if self.service_sid:
+            fields["MessagingServiceSid"] = self.service_sid
+        if status in {"failed", "undelivered"} and self.error_code is not None:
+            fields["ErrorCode"] = str(self.error_code)
+        return fields
 
     def shown(self) -> Node:
         """As the API shows it."""
@@ -138,10 +163,12 @@ class TwilioAccount:
 
     `opted_out` are numbers that said STOP; `undeliverable` says which numbers fail with which code once sent, and
     `refused` which are refused at once. `sent_after` and `delivered_after` are seconds after a message's creation
-    (or its SendAt); they go for messages that are created from then on.
+    (or its SendAt); they go for messages that are created from then on. `inbound_url` is where replies are posted to;
+    `most_per_second` is how many messages it takes before it answers 429 (None: any number). Callbacks and replies are
+    signed with the account's token, and sent in real time.
     """
 
-    def __init__(self, seed: int, clock: Clock) -> None:
+    def __init__(self, seed: int, clock: Clock, courier: Courier) -> None:
         self.lock = threading.RLock()
         self.clock = clock
         self.account_sid = f"AC{digest(seed, 'twilio', 'account')}"
@@ -158,7 +185,12 @@ class TwilioAccount:
         self.refused: dict[str, int] = {}
         self.sent_after = SENT_AFTER_SECONDS
         self.delivered_after = DELIVERED_AFTER_SECONDS
+        self.inbound_url: str | None = None
+        self.most_per_second: float | None = None
+        self.outbox = Outbox(courier, self.faults, Random(seed))  # noqa: S311 (which callbacks are shuffled)
+        self.replies = 0
         self.opened_at = clock.seconds()
+        self._taken_at: deque[float] = deque()
         self.base_url = ""
         self._seed = seed
 
@@ -176,6 +208,7 @@ class TwilioAccount:
         service_sid: str | None,
         validity_seconds: int = LONGEST_VALIDITY_SECONDS,
         send_at: float | None = None,
+        status_callback: str | None = None,
     ) -> Message:
         now = self.clock.seconds()
         code = self.undeliverable.get(to)
@@ -197,11 +230,64 @@ class TwilioAccount:
             "body": body,
             "service_sid": service_sid,
             "error_code": code,
+            "status_callback": status_callback,
         }
         sid = f"SM{digest(self._seed, 'twilio', 'message', len(self.messages) + 1)}"
         message = Message(self, sid, fields, script)
         self.messages.append(message)
+        if status_callback is not None:
+            for at, status in script:
+                delivery = posted(
+                    "status",
+                    f"{message.sid}/{status}",
+                    status_callback,
+                    message.told(status),
+                    token=self.auth_token,
+                    at=self.clock.stamp(),
+                )
+                self.outbox.post(delivery, (), max(0.0, at - now))
         return message
+
+    def take_reply(self, number: str, to: str, body: str) -> Node:
+        """Somebody sends us a text: the vendor obeys its keywords, and posts it to the account's address."""
+        word = body.strip().upper()
+        if word in STOPS:
+            self.opted_out.add(number)
+        elif word in STARTS:
+            self.opted_out.discard(number)
+        self.replies += 1
+        sid = f"SM{digest(self._seed, 'twilio', 'reply', self.replies)}"
+        fields = {
+            "AccountSid": self.account_sid,
+            "ApiVersion": API_VERSION,
+            "Body": body,
+            "From": number,
+            "MessageSid": sid,
+            "NumMedia": "0",
+            "NumSegments": str(segments(body)),
+            "SmsMessageSid": sid,
+            "SmsSid": sid,
+            "SmsStatus": "received",
+            "To": to,
+        }
+        if self.inbound_url is not None:
+            delivery = posted(
+                "inbound", sid, self.inbound_url, fields, token=self.auth_token, at=self.clock.stamp()
+            )
+            self.outbox.post(delivery, ())
+        return {"sid": sid, "opted_out": number in self.opted_out}
+
+    def is_too_fast(self) -> bool:
+        """Count a message that is to be taken; whether it is one too many within a second, by the real clock."""
+        if self.most_per_second is None:
+            return False
+        now = time.monotonic()
+        while self._taken_at and self._taken_at[0] <= now - 1:
+            self._taken_at.popleft()
+        if len(self._taken_at) >= self.most_per_second:
+            return True
+        self._taken_at.append(now)
+        return False
 
     def find(self, sid: str) -> Message | None:
         return next((message for message in self.messages if message.sid == sid), None)

@@ -169,7 +169,13 @@ def create_message(account: TwilioAccount, incoming: Incoming) -> Message:
         raise RefusalError(code, REFUSALS[code].format(number=to))
     if to in account.opted_out and not service:
         raise RefusalError(21610, "Attempt to send to unsubscribed recipient")
+    address = form.get("StatusCallback") or None
+    if address is not None and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address):
+        raise RefusalError(21609, f"The 'StatusCallback' URL {address} is not a valid URL.")
+    if account.is_too_fast():
+        raise RefusalError(20429, MESSAGES_BY_CODE[20429], 429)
     return account.add_message(
+        status_callback=address,
         to=to,
         body=body,
         sender=sender or None,

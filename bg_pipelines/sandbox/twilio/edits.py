@@ -36,12 +36,31 @@ def set_token(account: TwilioAccount, fields: Node) -> Node:
     return {"token": account.auth_token}
 
 
+def set_inbound_url(account: TwilioAccount, fields: Node) -> Node:
+    account.inbound_url = text(fields, "url")
+    return {"url": account.inbound_url}
+
+
+def set_rate(account: TwilioAccount, fields: Node) -> Node:
+    """So many messages a second are taken; null: any number."""
+    account.most_per_second = None if fields.get("per_second") is None else amount(fields, "per_second")
+    return {"per_second": account.most_per_second}
+
+
+def send_reply(account: TwilioAccount, fields: Node) -> Node:
+    to = text(fields, "to") if "to" in fields else account.numbers[0]
+    return account.take_reply(text(fields, "number"), to, text(fields, "body"))
+
+
 EDITS: Edits[TwilioAccount] = {
     "set_opted_out": (set_opted_out, ("numbers",)),
     "set_undeliverable": (set_undeliverable, ("numbers", "code")),
     "set_invalid": (set_invalid, ("numbers", "code")),
     "set_delays": (set_delays, ("sent", "delivered")),
     "set_token": (set_token, ("token",)),
+    "set_inbound_url": (set_inbound_url, ("url",)),
+    "set_rate": (set_rate, ("per_second",)),
+    "reply": (send_reply, ("number", "body", "to")),
 }
 
 

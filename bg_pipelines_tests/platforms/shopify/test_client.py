@@ -533,6 +533,26 @@ def test_a_full_bucket_is_not_waited_for(shop: Shop, connect: Connect, clock: Ha
     assert clock.slept == []
 
 
+def test_calls_with_a_reserve_leave_it_to_others_and_never_wait(
+    shop: Shop, connect: Connect, clock: HandClock
+) -> None:
+    edit(shop, "set_budget", maximum=100, restore=1)
+    client = connect(shop.api_url, StaticToken(shop.token), reserve=0.5)
+    for _ in range(5):
+        client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE)
+        if shop.bucket.available < 50 + shop.requests[-1].requested_cost:
+            break
+    error = failure_of(lambda: client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE))
+    assert error.error_type is ErrorType.THROTTLED
+    assert shop.bucket.available >= 50
+    assert all(request.status == 200 for request in shop.requests)
+    clock.seconds += 100
+    client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE)
+    shop.faults.append(Fault("throttled"))
+    assert failure_of(lambda: client.execute(platform.SHOP, {})).error_type is ErrorType.THROTTLED
+    assert clock.slept == []
+
+
 class StoppedError(Exception):
     """What a run's sleep raises when the run is told to stop."""
 

@@ -41,6 +41,7 @@ PAGE_SIZES = {
     "levels": PAGE_SIZES.levels,
     "addresses": PAGE_SIZES.addresses,
     "lines": PAGE_SIZES.lines,
+    "variants": PAGE_SIZES.rows,
 }
 
 
@@ -172,6 +173,7 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
         for since in (None, clock.now()):
             list(islice(shop.pages(resource, since=since, resume=None), 5))
         shop.rows(resource, ["gid://shopify/Anything/1"])
+    shop.products_with_variants(["gid://shopify/Product/1"])
     for resource in bulk.EXPORTS:
         wanted, *_ = shop.pages(resource, since=None, resume=None, bulk=True)
         list(shop.pages(resource, since=None, resume=wanted.resume))
@@ -249,7 +251,7 @@ def as_far_as_needed(asked: Asked) -> Reply:
             return Reply.of({"data": {"rows": [CUSTOMER]}})
         case "UpdateCustomer" | "UpdateEmailConsent" | "UpdateSmsConsent":
             return Reply.of({"data": {"outcome": {"customer": CUSTOMER, "userErrors": []}}})
-        case by_ids if by_ids.endswith("ByIds"):
+        case by_ids if by_ids.endswith(("ByIds", "WithVariants")):
             return Reply.of({"data": {"app": {"accessScopes": []}, "rows": [None]}})
         case _:
             return Reply.of({"data": {"rows": {"nodes": [], "pageInfo": end}}})

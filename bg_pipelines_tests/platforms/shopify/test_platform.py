@@ -242,6 +242,28 @@ def test_a_shop_without_products_has_one_empty_page(connect: Callable[..., Shopi
             assert (page.read, page.source_count or 0) == (0, 0)
 
 
+def test_products_come_with_the_variants_that_they_have_now(
+    large_shop: Shop, connect: Callable[..., ShopifyClient]
+) -> None:
+    platform = ShopifyPlatform(connect(large_shop.api_url, StaticToken(large_shop.token)))
+    export = large_shop.export(["products", "product_variants"])
+    ids = [row["id"] for row in export["products"]][:40]
+    missing = "gid://shopify/Product/1"
+    found = platform.products_with_variants([*ids, missing])
+    assert [product.external_id for product in found.products.records] == ids
+    assert found.products.gone == [missing]
+    of_product: dict[str, set[str]] = {}
+    for row in export["product_variants"]:
+        of_product.setdefault(row["product"]["id"], set()).add(row["id"])
+    assert found.cut == [product for product in ids if len(of_product.get(product, ())) > PAGE_SIZES.rows]
+    assert found.cut, "one has more than are listed"
+    whole = {
+        row for row in exported(large_shop, Resource.PRODUCT_VARIANTS) if row[2] in {*ids} - {*found.cut}
+    }
+    assert {row for row in hashable(found.variants.records) if row[2] not in found.cut} == whole
+    assert found.variants.read == len(found.variants.records)
+
+
 # What has changed
 
 

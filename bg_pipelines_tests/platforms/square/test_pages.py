@@ -50,6 +50,15 @@ def test_all_rows_of_every_merchant_are_read_once(
             assert all(page.vendor_time == datetime.fromtimestamp(START, UTC) - back for page in pages)
 
 
+def test_items_come_with_the_variations_that_they_have_now(merchant: Merchant, connect: Connect) -> None:
+    items = {row[0] for row in source(merchant)["products"]}
+    expected = {row[0] for row in source(merchant)["product_variants"]}
+    found = connect(merchant).products_with_variants([*sorted(items), "NOSUCHITEM"])
+    assert (set(ids([found.products])), found.products.gone) == (items, ["NOSUCHITEM"])
+    assert sorted(ids([found.variants])) == sorted(expected)
+    assert_accounted([found.products, found.variants])
+
+
 @pytest.mark.parametrize("resource", OPERATIONS)
 def test_each_page_in_turn_may_fail_and_what_is_kept_goes_on_behind_it(
     merchant: Merchant, connect: Connect, small_pages: PageSizes, resource: Resource

@@ -62,6 +62,18 @@ def upgrade() -> None:
             comment="when its checkout was completed",
         ),
         sa.Column("source_created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "cart_updated_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="when what it holds last changed; null: only its checkout is known",
+        ),
+        sa.Column(
+            "checkout_updated_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="when its checkout last changed",
+        ),
         sa.CheckConstraint("total <> 'NaN'", name=op.f("ck_carts_total")),
         sa.PrimaryKeyConstraint("store_id", "external_id", name=op.f("pk_carts")),
     )

@@ -1,0 +1,304 @@
+"""What is checked before a message is sent, last in the transaction that records the attempt.
+
+    facts = read_facts(connection, claim)
+    decide(claim, facts, rules)      Send, Hold (until when) or Refuse (why)
+
+Order: expired, number, opt-out, consent, product, frequency, spending, quiet hours. What will pass is held, what will not
+is refused; each with a reason that names nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.incidents.fingerprints import TextsStopped
+from bg_pipelines.messaging import consent, quiet_hours, templates
+from bg_pipelines.messaging.consent import Said
+from bg_pipelines.messaging.numbers import read_number
+from bg_pipelines.messaging.outbox import TextClaim
+from bg_pipelines.messaging.quiet_hours import Address, Place
+from bg_pipelines.messaging.templates import TEMPLATES, Text
+
+Connection = psycopg.Connection[Any]
+
+DAY = timedelta(hours=24)
+PAUSED_WAIT = timedelta(minutes=15)
+STOPPED_WAIT = timedelta(seconds=30)
+"""Nothing is claimed while sending is stopped, so one that was claimed before may be due again soon."""
+VALID = (5, 4 * 3600)
+"""Seconds that a message may wait at Twilio, at least and at most."""
+PUBLISHED = "ACTIVE"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a house allows; `templates` are those of its messages."""
+
+    countries: Collection[str] = ("US", "CA")
+    daily_messages: int = 3
+    daily_segments: int = 2_000
+    double_opt_in: bool = False
+    templates: Mapping[str, str] = field(default_factory=lambda: TEMPLATES)
+
+
+class Send(NamedTuple):
+    """`valid_seconds` is how long it may wait at Twilio: no longer than it may be sent to the recipient."""
+
+    text: Text
+    relies_on: Said | None
+    valid_seconds: int
+
+
+class Hold(NamedTuple):
+    until: datetime
+    reason: str
+
+
+class Refuse(NamedTuple):
+    reason: str
+
+
+Decision = Send | Hold | Refuse
+
+
+class Facts(NamedTuple):
+    """What the database holds about a message at `now`.
+
+    `recent` are the times at which the number was sent to within a day, the oldest first. `stock` is what is available of
+    the product or variant, None where its stock is not kept. `segments_today` counts everybody's.
+    """
+
+    now: datetime
+    opt_outs: list[list[str]]
+    events: list[list[str]]
+    platform_events: list[list[str]]
+    addresses: list[list[str | None]]
+    recent: list[datetime]
+    stopped: list[str]
+    store: str
+    platform: str
+    domain: str
+    link: str | None
+    handle: str | None
+    title: str | None
+    product_status: str | None
+    price: Decimal | None
+    currency: str | None
+    stock: int | None
+    order_name: str | None
+    order_is_open: bool | None
+    requested_by: str | None
+    needs_product: bool
+    needs_order: bool
+
+
+_FACTS = """
+SELECT clock_timestamp() AS now,
+    ARRAY(SELECT ARRAY[o.kind, o.how] FROM sms_opt_outs o WHERE o.phone = t.phone) AS opt_outs,
+    ARRAY(SELECT ARRAY[e.kind, e.event, e.occurred_at::text] FROM sms_consents e WHERE e.phone = t.phone) AS events,
+    ARRAY(SELECT ARRAY[CASE c.sms_consent WHEN 'subscribed' THEN 'granted' ELSE 'revoked' END,
+        coalesce(c.sms_consent_at, c.source_updated_at)::text, c.store_id::text, c.external_id,
+        coalesce(c.sms_consent_source, '')] FROM customers c
+        WHERE c.phone = t.phone AND c.deleted_at IS NULL AND c.sms_consent IN ('subscribed', 'unsubscribed'))
+        AS platform_events,
+    ARRAY(SELECT DISTINCT ARRAY[a ->> 'country_code', a ->> 'province_code'] FROM customers c,
+        jsonb_array_elements(c.addresses) a WHERE c.deleted_at IS NULL AND (c.phone = t.phone
+        OR c.store_id = t.store_id AND c.external_id = t.customer_external_id)) AS addresses,
+    ARRAY(SELECT coalesce(r.sent_at, r.called_at) FROM text_messages r WHERE r.phone = t.phone AND r.id <> t.id
+        AND r.kind <> 'service' AND coalesce(r.sent_at, r.called_at) > clock_timestamp() - interval '24 hours'
+        ORDER BY 1) AS recent,
+    ARRAY(SELECT i.fingerprint FROM incidents i WHERE i.status = 'open' AND i.kind = 'texts_stopped') AS stopped,
+    coalesce(s.shop_name, s.name) AS store, s.platform, s.domain, t.link, p.handle, p.title,
+    p.status AS product_status, v.price, v.currency, l.stock::int AS stock,
+    o.name AS order_name, o.cancelled_at IS NULL AND o.deleted_at IS NULL AS order_is_open, t.requested_by,
+    t.template IN ('product_share', 'back_in_stock', 'price_drop') AS needs_product,
+    t.template = 'order_ready' AS needs_order
+FROM text_messages t JOIN stores s ON s.id = t.store_id
+LEFT JOIN products p ON p.store_id = t.store_id AND p.external_id = t.product_external_id AND p.deleted_at IS NULL
+LEFT JOIN LATERAL (SELECT min(v.price) AS price, min(v.currency) AS currency,
+    array_agg(v.inventory_item_external_id) AS items FROM product_variants v WHERE v.store_id = t.store_id
+    AND v.product_external_id = t.product_external_id AND v.deleted_at IS NULL
+    AND (t.variant_external_id IS NULL OR v.external_id = t.variant_external_id)) v ON true
+LEFT JOIN LATERAL (SELECT sum(greatest(l.available, 0)) AS stock FROM inventory_levels l
+    WHERE l.store_id = t.store_id AND l.inventory_item_external_id = ANY(v.items) AND l.deleted_at IS NULL) l ON true
+LEFT JOIN orders o ON o.store_id = t.store_id AND o.external_id = t.order_external_id
+WHERE t.id = %s"""
+
+
+def read_facts(connection: Connection, claim: TextClaim) -> Facts:
+    """Lock the number until the transaction ends, then read: what is seen stays true until the attempt is recorded."""
+    consent.lock(connection, claim.phone)
+    with connection.cursor(row_factory=class_row(Facts)) as cursor:
+        cursor.execute(_FACTS, (claim.id,))
+        facts = cursor.fetchone()
+    assert facts is not None
+    return facts
+
+
+def decide(claim: TextClaim, facts: Facts, rules: Rules, segments_left: int) -> Decision:
+    """What is done with a message now. `segments_left` is how many more may be sent today, to whomever."""
+    now = facts.now
+    if claim.expires_at <= now:
+        return Refuse("expired before it could be sent")
+    relies_on: Said | None = None
+    if claim.kind != "service":
+        try:
+            read_number(claim.phone, rules.countries)
+        except IntegrationError as error:
+            return Refuse(error.message)
+        for kind, how in facts.opt_outs:
+            if kind in (claim.kind, consent.ALL):
+                return Refuse(
+                    "the number can never be reached" if how == "unreachable" else f"opted out: {how}"
+                )
+        if facts.requested_by is None:
+            verdict = consent.verdict(claim.kind, said_of(facts), double_opt_in=rules.double_opt_in)
+            if verdict.why_not is not None:
+                return Refuse(verdict.why_not)
+            relies_on = verdict.relies_on
+        if refused := _refused_for_its_object(facts):
+            return refused
+    try:
+        text = text_of(claim, facts, rules)
+    except IntegrationError as error:
+        return Refuse(error.message)
+    stopped = [name for name in facts.stopped if not _prefix_of(name)]
+    if stopped and claim.incident_id is None:
+        return Hold(now + STOPPED_WAIT, "sending is stopped")
+    if claim.kind == "service":
+        return Send(text, None, VALID[0] * 60)
+    places = quiet_hours.places_of(
+        claim.phone, [Address(country, state) for country, state in facts.addresses if country]
+    )
+    held = _held(claim, facts, rules, text, segments_left, places)
+    if held is None:
+        until = quiet_hours.allowed_until(now, places)
+        seconds = int((until - now).total_seconds()) if until else VALID[1]
+        return Send(text, relies_on, min(max(seconds, VALID[0]), VALID[1]))
+    if held.until >= claim.expires_at:
+        return Refuse(f"expires before it could be sent ({held.reason})")
+    return held
+
+
+def said_of(facts: Facts) -> list[Said]:
+    events = [Said(kind, event, datetime.fromisoformat(at)) for kind, event, at in facts.events]
+    return events + [
+        Said(consent.ALL, event, datetime.fromisoformat(at)) for event, at, *_ in facts.platform_events
+    ]
+
+
+def keep_evidence(connection: Connection, claim: TextClaim, facts: Facts, relies_on: Said) -> None:
+    """Copy what a platform says into the ledger when a message relies on it: the platform may forget it."""
+    known = {(event, datetime.fromisoformat(at)) for _, event, at in facts.events}
+    if ("granted", relies_on.occurred_at) in known:
+        return
+    for event, at, store_id, customer, source in facts.platform_events:
+        if event == relies_on.event and datetime.fromisoformat(at) == relies_on.occurred_at:
+            consent.record(
+                connection,
+                consent.Event(
+                    claim.phone,
+                    consent.ALL,
+                    event,
+                    source="platform",
+                    channel=source or "platform",
+                    evidence=customer,
+                    store_id=int(store_id),
+                    occurred_at=relies_on.occurred_at,
+                ),
+            )
+            return
+
+
+def _refused_for_its_object(facts: Facts) -> Refuse | None:
+    if facts.needs_product:
+        if facts.title is None:
+            return Refuse("the product does not exist any more")
+        if facts.product_status != PUBLISHED:
+            return Refuse("the product is not published")
+        if facts.stock is not None and facts.stock <= 0:
+            return Refuse("the product is sold out")
+    if facts.needs_order and not facts.order_is_open:
+        return Refuse("the order was cancelled or deleted")
+    return None
+
+
+def _held(
+    claim: TextClaim,
+    facts: Facts,
+    rules: Rules,
+    text: Text,
+    segments_left: int,
+    places: Collection[Place],
+) -> Hold | None:
+    now, later = facts.now, []
+    for name in facts.stopped:
+        prefix = _prefix_of(name)
+        if prefix and claim.phone[1:].startswith(prefix):
+            later.append(Hold(now + PAUSED_WAIT, "sending to its prefix is paused"))
+    if len(facts.recent) >= rules.daily_messages:
+        oldest = facts.recent[-rules.daily_messages]
+        later.append(Hold(oldest + DAY, f"the number had {rules.daily_messages} messages within 24 hours"))
+    if text.segments > segments_left:
+        later.append(Hold(now + PAUSED_WAIT, "the daily limit of segments is reached"))
+    at = max((hold.until for hold in later), default=now)
+    allowed = quiet_hours.next_allowed(at, places)
+    if allowed is None:
+        return Hold(claim.expires_at, "no hour suits both the number's area and the customer's address")
+    if allowed > at:
+        later.append(Hold(allowed, "quiet hours at the recipient"))
+    return max(later, key=lambda hold: hold.until, default=None)
+
+
+def _prefix_of(fingerprint: str) -> str | None:
+    """The digits that an open incident stops; None: it stops everything."""
+    prefix = fingerprint.removeprefix(f"{TextsStopped.kind}:prefix-")
+    return prefix if prefix != fingerprint else None
+
+
+def text_of(claim: TextClaim, facts: Facts, rules: Rules) -> Text:
+    """The message as it is sent: as it was at its first call, if it had one."""
+    if claim.body is not None:
+        return Text(claim.body, templates.segments(claim.body), "")
+    return render(claim.template, claim.reference, facts, claim.fields, rules.templates)
+
+
+def render(
+    template: str,
+    reference: str,
+    facts: Facts,
+    given: Mapping[str, Any],
+    texts: Mapping[str, str] = TEMPLATES,
+) -> Text:
+    link = facts.link or product_link(facts)
+    currency = facts.currency or ""
+    fields: dict[str, Any] = {
+        "store": facts.store,
+        "title": facts.title,
+        "price": templates.money(facts.price, currency) if facts.price is not None else None,
+        # Without a page of its own the message is found by the reference itself.
+        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
+        "order": facts.order_name,
+        "reference": reference,
+        **given,
+    }
+    if isinstance(given.get("was"), str):
+        fields["was"] = templates.money(Decimal(given["was"]), currency)
+    return templates.render(template, fields, texts)
+
+
+def product_link(facts: Facts) -> str | None:
+    """The product's page in its store's own shop, where its platform has one."""
+    return (
+        f"https://{facts.domain}/products/{facts.handle}"
+        if facts.platform == "shopify" and facts.handle
+        else None
+    )

@@ -1,0 +1,367 @@
+"""What people do with text messages: share a product, subscribe a number, look, opt out, settle what is unclear.
+
+Numbers that are returned are whole: whoever shows them masks them (`numbers.masked`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.names import find_product, find_store, find_variant
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.fingerprints import TextReplies, TextsUnclear
+from bg_pipelines.messaging import checks, consent
+from bg_pipelines.messaging.answers import AnswerRules
+from bg_pipelines.messaging.checks import Hold, Refuse, Rules
+from bg_pipelines.messaging.numbers import read_number
+from bg_pipelines.messaging.outbox import NewText, TextClaim, put
+from bg_pipelines.messaging.templates import ALERTS, Text, load_templates
+from bg_pipelines.settings import Settings
+from bg_pipelines.wording import did_you_mean
+
+Connection = psycopg.Connection[Any]
+
+LATEST = 50
+STATUSES = (
+    "pending",
+    "refused",
+    "queued",
+    "sending",
+    "sent",
+    "delivered",
+    "undelivered",
+    "failed",
+    "canceled",
+)
+SETTLED_AS = ("sent", "again", "dropped")
+
+
+class Shared(NamedTuple):
+    """A share: its number in the outbox (None: only tried), its text, and what would keep it from being sent now."""
+
+    id: int | None
+    is_new: bool
+    text: Text | None
+    phone: str
+    in_the_way: str | None
+
+
+class TextRow(NamedTuple):
+    """A message as it is listed. `phone` is personal."""
+
+    id: int
+    created_at: datetime
+    store: str
+    template: str
+    phone: str
+    status: str
+    reason: str | None
+    segments: int | None
+    sent_at: datetime | None
+    next_due_at: datetime | None
+    incident_id: int | None
+    created_by: str | None
+
+
+class ReplyRow(NamedTuple):
+    """A reply that waits for a person. `phone` and `body` are personal."""
+
+    id: int
+    received_at: datetime
+    phone: str
+    reading: str
+    body: str | None
+    store: str | None
+    answers: str | None
+
+
+class Subscribed(NamedTuple):
+    """A subscription; `is_told`: what it waits for is true already, and its message is in the outbox."""
+
+    id: int
+    is_told: bool
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The settings of a house. Raises IntegrationError (configuration) for templates that are wrong."""
+    return Rules(
+        countries=frozenset(settings.text_countries),
+        daily_messages=settings.text_daily_messages,
+        daily_segments=settings.text_daily_segments,
+        double_opt_in=settings.text_double_opt_in,
+        templates=load_templates(settings.text_templates),
+    )
+
+
+def answer_rules_of(settings: Settings) -> AnswerRules:
+    return AnswerRules(settings.text_stop_scope, settings.text_languages, frozenset(settings.text_countries))
+
+
+def share(
+    database: Database,
+    rules: Rules,
+    store: str,
+    product: str,
+    phone: str,
+    *,
+    variant: str | None = None,
+    by: str,
+    key: str | None = None,
+    dry_run: bool = False,
+) -> Shared:
+    """Put one message about a product in the outbox, for a recipient who asked `by` for it; with `dry_run` only see it.
+
+    Raises IntegrationError (bad_data) for a product, a variant or a number that cannot be.
+    """
+    with database.transaction() as connection:
+        if variant is None:
+            store_id, product_id = find_product(connection, store, product)
+            variant_id = None
+        else:
+            store_id, product_id, variant_id = find_variant(connection, store, product, variant)
+        new = NewText(
+            "product_share",
+            store_id,
+            phone,
+            key=key,
+            product=product_id,
+            variant=variant_id,
+            requested_by=by,
+            created_by=by,
+        )
+        id_, is_new = put(connection, new, rules.countries)
+        shared = _as_it_stands(connection, id_, is_new, rules)
+        if dry_run:
+            connection.rollback()
+            return shared._replace(id=None)
+        return shared
+
+
+def subscribe(
+    database: Database,
+    rules: Rules,
+    store: str,
+    alert: str,
+    phone: str,
+    *,
+    product: str | None = None,
+    variant: str | None = None,
+    order: str | None = None,
+    customer: str | None = None,
+    by: str,
+) -> Subscribed:
+    """Have a number told once when a variant is back in stock, at each lower price of it, or when an order is ready.
+
+    Subscribed twice, it is told once. Consent to messages is another matter. Raises IntegrationError (bad_data).
+    """
+    if alert not in ALERTS:
+        raise _bad_data(f"alert is none of {', '.join(ALERTS)}{did_you_mean(alert, ALERTS)}")
+    number = read_number(phone, rules.countries)
+    with database.transaction() as connection:
+        variant_id = order_id = None
+        if alert == "order_ready":
+            store_id, order_id = _find_order(connection, store, order)
+        else:
+            store_id, _, variant_id = find_variant(connection, store, product, variant)
+        row = connection.execute(
+            "INSERT INTO text_subscriptions (store_id, phone, customer_external_id, alert, variant_external_id, "
+            "order_external_id, created_by) VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING id",
+            (store_id, number.phone, customer, alert, variant_id, order_id, by),
+        ).fetchone()
+        if row is None:
+            row = connection.execute(
+                "SELECT id FROM text_subscriptions WHERE store_id = %s AND alert = %s AND phone = %s "
+                "AND coalesce(variant_external_id, order_external_id) = %s AND ended_at IS NULL",
+                (store_id, alert, number.phone, variant_id or order_id),
+            ).fetchone()
+        assert row is not None
+        ended = connection.execute("SELECT ended_at FROM text_subscriptions WHERE id = %s", row).fetchone()
+        return Subscribed(int(row[0]), bool(ended and ended[0]))
+
+
+def list_texts(
+    database: Database, *, store: str | None = None, status: str | None = None, limit: int = LATEST
+) -> list[TextRow]:
+    """The latest messages, newest first. Raises IntegrationError (bad_data) for a store or a status that is none."""
+    if status is not None and status not in STATUSES:
+        raise _bad_data(f"status is none of {', '.join(STATUSES)}{did_you_mean(status, STATUSES)}")
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(TextRow)) as cursor:
+        store_id = None if store is None else find_store(connection, store)
+        cursor.execute(
+            "SELECT t.id, t.created_at, s.name AS store, template, phone, t.status, "
+            "coalesce(reason, CASE t.status WHEN 'pending' THEN coalesce(last_error ->> 'message', retry_reason) END) "
+            "AS reason, segments, sent_at, next_due_at, incident_id, created_by "
+            "FROM text_messages t JOIN stores s ON s.id = t.store_id WHERE (%(store)s::bigint IS NULL OR store_id = %(store)s) "
+            "AND (%(status)s::text IS NULL OR t.status = %(status)s) ORDER BY t.id DESC LIMIT %(limit)s",
+            {"store": store_id, "status": status, "limit": limit},
+        )
+        return cursor.fetchall()
+
+
+def settle_unclear(database: Database, id_: int, how: str, *, by: str) -> None:
+    """A person has looked at Twilio: a message that is parked as unclear was `sent`, is to be sent `again`, or `dropped`.
+
+    Raises IntegrationError (bad_data) for a message that is not parked.
+    """
+    if how not in SETTLED_AS:
+        raise _bad_data(f"--as is none of {', '.join(SETTLED_AS)}{did_you_mean(how, SETTLED_AS)}")
+    assignments = {
+        "sent": "status = 'sent', sent_at = called_at, status_at = clock_timestamp(), next_due_at = NULL, ",
+        "again": "next_due_at = clock_timestamp(), attempts = 0, ",
+        "dropped": "status = 'refused', status_at = clock_timestamp(), next_due_at = NULL, ",
+    }[how]
+    with database.transaction() as connection:
+        done = connection.execute(
+            f"UPDATE text_messages SET {assignments} called_at = NULL, incident_id = NULL, reason = %s "  # noqa: S608
+            "WHERE id = %s AND status = 'pending' AND next_due_at IS NULL AND incident_id IS NOT NULL",
+            (f"{how}, says {by}" if how != "again" else None, id_),
+        ).rowcount
+        if not done:
+            raise _bad_data(
+                f"text message {id_}: is not parked; `bg-pipelines texts list --status pending` has those"
+            )
+        left = connection.execute(
+            "SELECT FROM text_messages t JOIN incidents i ON i.id = t.incident_id "
+            "WHERE i.fingerprint = %s AND i.status = 'open' AND t.status = 'pending' LIMIT 1",
+            (str(TextsUnclear()),),
+        ).rowcount
+        if not left:
+            reporting.clear(connection, [TextsUnclear()], f"each was looked up by {by}")
+
+
+def open_replies(database: Database, limit: int = LATEST) -> list[ReplyRow]:
+    """Replies in people's own words that nobody has dealt with, the oldest first."""
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(ReplyRow)) as cursor:
+        cursor.execute(
+            "SELECT r.id, r.received_at, r.phone, r.reading, r.body, s.name AS store, t.body AS answers "
+            "FROM text_replies r LEFT JOIN text_messages t ON t.id = r.message_id LEFT JOIN stores s ON s.id = t.store_id "
+            "WHERE r.settled_at IS NULL ORDER BY r.id LIMIT %s",
+            (limit,),
+        )
+        return cursor.fetchall()
+
+
+def settle_reply(database: Database, id_: int, *, by: str) -> int:
+    """A person has dealt with a reply; returns how many still wait. Raises IntegrationError (bad_data)."""
+    with database.transaction() as connection:
+        done = connection.execute(
+            "UPDATE text_replies SET settled_at = clock_timestamp(), settled_by = %s "
+            "WHERE id = %s AND settled_at IS NULL",
+            (by, id_),
+        ).rowcount
+        if not done:
+            raise _bad_data(f"reply {id_}: there is none that waits")
+        row = connection.execute("SELECT count(*) FROM text_replies WHERE settled_at IS NULL").fetchone()
+        assert row is not None
+        if row[0] == 0:
+            reporting.clear(connection, [TextReplies()], f"the last one was dealt with by {by}")
+        return int(row[0])
+
+
+def grant(
+    database: Database,
+    rules: Rules,
+    store: str,
+    phone: str,
+    kind: str,
+    *,
+    source: str,
+    channel: str,
+    wording: str,
+    by: str,
+    occurred_at: datetime | None = None,
+) -> None:
+    """Record that a number consented to messages of a kind; with double opt-in it is asked to answer YES.
+
+    Raises IntegrationError (bad_data).
+    """
+    number = read_number(phone, rules.countries)
+    with database.transaction() as connection:
+        store_id = find_store(connection, store)
+        consent.record(
+            connection,
+            consent.Event(
+                number.phone,
+                kind,
+                "granted",
+                source,
+                channel,
+                wording,
+                store_id=store_id,
+                recorded_by=by,
+                occurred_at=occurred_at,
+            ),
+        )
+        if rules.double_opt_in:
+            ask(connection, store_id, number.phone, kind, rules, by=by)
+
+
+def ask(connection: Connection, store_id: int, phone: str, kind: str, rules: Rules, *, by: str) -> None:
+    """Ask a number to confirm its consent by answering YES (double opt-in)."""
+    about = {"product_share": "products", "customer_alert": "your orders and wishes"}.get(
+        kind, "products and orders"
+    )
+    text = NewText("opt_in", store_id, phone, fields={"about": about}, created_by=by)
+    id_, _ = put(connection, text, rules.countries)
+    consent.record(
+        connection,
+        consent.Event(
+            phone,
+            kind,
+            "asked",
+            "staff",
+            "sms",
+            evidence=f"text message {id_}",
+            store_id=store_id,
+            recorded_by=by,
+        ),
+    )
+
+
+def _as_it_stands(connection: Connection, id_: int, is_new: bool, rules: Rules) -> Shared:
+    """What would be done with a message if it were sent now."""
+    with connection.cursor(row_factory=class_row(TextClaim)) as cursor:
+        cursor.execute(
+            "SELECT id, '' AS owner, attempts, kind, template, store_id, phone, reference, body, calls, called_at, "
+            "expires_at, incident_id, fields FROM text_messages WHERE id = %s",
+            (id_,),
+        )
+        claim = cursor.fetchone()
+    assert claim is not None
+    facts = checks.read_facts(connection, claim)
+    decision = checks.decide(claim, facts, rules, rules.daily_segments)
+    text = None
+    try:
+        text = checks.text_of(claim, facts, rules)
+    except IntegrationError as error:
+        return Shared(id_, is_new, None, claim.phone, error.message)
+    in_the_way = None
+    if isinstance(decision, Hold):
+        in_the_way = f"{decision.reason}; it is sent from {decision.until:%Y-%m-%d %H:%M} UTC on"
+    elif isinstance(decision, Refuse):
+        in_the_way = f"{decision.reason}; it would be refused"
+    return Shared(id_, is_new, text, claim.phone, in_the_way)
+
+
+def _find_order(connection: Connection, store: str, order: str | None) -> tuple[int, str]:
+    if order is None:
+        raise _bad_data("--order: say which, by its id or as people call it, like #1001")
+    store_id = find_store(connection, store)
+    found = connection.execute(
+        "SELECT external_id FROM orders WHERE store_id = %(store)s AND (external_id = %(order)s OR name = %(order)s "
+        "OR right(external_id, length(%(order)s) + 1) = '/' || %(order)s) AND deleted_at IS NULL LIMIT 2",
+        {"store": store_id, "order": order},
+    ).fetchall()
+    if len(found) != 1:
+        raise _bad_data(f"order {order!r}: store {store} has none with this id or name, or more than one")
+    return store_id, found[0][0]
+
+
+def _bad_data(message: str) -> IntegrationError:
+    return IntegrationError.of(ErrorType.BAD_DATA, message, source="texts")

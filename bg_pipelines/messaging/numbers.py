@@ -1,0 +1,72 @@
+"""Phone numbers that text messages may go to: read, refused with a reason before anything is put in the outbox, and
+shown without giving them away.
+
+No reason names the number itself: reasons go into tables and logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import phonenumbers
+from phonenumbers import PhoneNumberType
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+
+_NO_TEXTS = {
+    PhoneNumberType.FIXED_LINE: "it is a landline",
+    PhoneNumberType.TOLL_FREE: "it is a toll-free number",
+    PhoneNumberType.PREMIUM_RATE: "it is a premium-rate number",
+    PhoneNumberType.SHARED_COST: "it is a shared-cost number",
+    PhoneNumberType.UAN: "it is a company's service number",
+    PhoneNumberType.VOICEMAIL: "it is a voice mailbox",
+    PhoneNumberType.PAGER: "it is a pager",
+}
+
+
+class Number(NamedTuple):
+    """A number that may be sent to: `phone` in E.164, `country` by its ISO 3166 code."""
+
+    phone: str
+    country: str
+
+
+def read_number(text: str, countries: Collection[str], *, region: str | None = None) -> Number:
+    """The number that a text is; national ones are read as numbers of `region`.
+
+    Raises IntegrationError (bad_data) with the reason for what is no number, can take no text messages, or is of a
+    country that is not among `countries`.
+    """
+    try:
+        number = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        raise _refused("it cannot be read; give it like +12125550123") from None
+    if not phonenumbers.is_valid_number(number):
+        raise _refused("there is no such number: digits are missing, too many or wrong")
+    # In North America mobile and landline numbers look alike; there only Twilio can tell, when it is sent.
+    if reason := _NO_TEXTS.get(phonenumbers.number_type(number)):
+        raise _refused(f"{reason}, which takes no text messages")
+    country = phonenumbers.region_code_for_number(number) or ""
+    if country not in countries:
+        raise _refused(
+            f"its country, {country or 'unknown'}, is not in BG_TEXT_COUNTRIES ({', '.join(sorted(countries))})"
+        )
+    return Number(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164), country)
+
+
+def country_of(phone: str) -> str | None:
+    """The country of a number in E.164, as far as it shows."""
+    try:
+        return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or None
+    except phonenumbers.NumberParseException:
+        return None
+
+
+def masked(phone: str) -> str:
+    """The number as it is shown: enough to be recognised by whoever knows it."""
+    return f"{phone[:3]}…{phone[-3:]}" if len(phone) > 7 else "…"
+
+
+def _refused(why: str) -> IntegrationError:
+    return IntegrationError.of(ErrorType.BAD_DATA, f"the recipient's number: {why}", source="texts")

@@ -1,0 +1,443 @@
+"""Sending: claims what is due in the outbox, checks each message last, sends it once, and settles it.
+
+    claim -> [looked up, if a call of it has no known outcome] -> checked and recorded as begun (one commit) -> the call
+          -> settled (one commit)
+
+A message whose call has no known outcome (the answer was lost, the process was killed) is looked up at Twilio before
+anything else is done, and not before a request still on its way has arrived. It is sent again only if Twilio provably has
+none; where that cannot be known it is parked. A worker that was held up between the commit and the call calls no more.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import psycopg
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import is_expected
+from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.failing import fail
+from bg_pipelines.incidents.fingerprints import Fingerprint, TextsRefused, TextsStopped, TextsUnclear, parse
+from bg_pipelines.incidents.reporting import Fault
+from bg_pipelines.messaging import checks, consent, spikes
+from bg_pipelines.messaging.checks import Hold, Refuse, Rules, Send
+from bg_pipelines.messaging.outbox import JOB, QUEUE, SENDABLE, UNREAD, TextClaim
+from bg_pipelines.messaging.pace import Pace
+from bg_pipelines.retries import Decision, Policies, Strategy, decide
+from bg_pipelines.work.queue import clock as database_clock
+from bg_pipelines.work.runner import COLD, LEASE, PROGRESS_SECONDS, Log, Runner, Warmth
+
+Connection = psycopg.Connection[Any]
+
+UNCLEAR_WAIT = timedelta(seconds=60)
+"""From a call's begin until it may be looked up: twice as long as the call may take to arrive (`CALL_WITHIN_SECONDS`, and
+20 seconds for the call itself)."""
+CALL_WITHIN_SECONDS = 10.0
+LOOK_AROUND_SECONDS = 30.0
+LOOK_SECONDS = 0.25
+"""How often a warm run looks into the outbox: half of this is what a message waits on average."""
+ACCOUNT_ERRORS = frozenset({ErrorType.CREDENTIALS, ErrorType.PAYMENT_REQUIRED, ErrorType.CONFIGURATION})
+"""Faults of the account or its sender: every other message would meet them as well."""
+BY_CODE_ERRORS = frozenset({ErrorType.SCOPES, ErrorType.QUERY_REJECTED})
+"""Refusals that may be of some messages alone, and say nothing of the recipient: parked by their code."""
+
+
+class Sender(Protocol):
+    """What sending needs of Twilio; see `twilio.TextMessages`."""
+
+    def send(
+        self, to: str, body: str, *, status_callback: str | None = None, validity_seconds: int | None = None
+    ) -> str: ...
+
+    def look_up(self, to: str, body: str, reference: str, since: datetime) -> str | None: ...
+
+
+@dataclass
+class Sent:
+    """What a run did with how many messages, by outcome; `reasons` counts why some were refused or held."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    segments: int = 0
+    seconds: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, outcome: str, reason: str | None = None) -> None:
+        with self.lock:
+            self.outcomes[outcome] += 1
+            if reason is not None:
+                self.reasons[reason] += 1
+
+    def __str__(self) -> str:
+        names = ("sent", "found", "refused", "held", "retrying", "parked", "left")
+        counts = ", ".join(f"{self.outcomes[name]:,} {name}" for name in names if self.outcomes[name])
+        return counts or "nothing to send"
+
+
+class Sending:
+    """One run's workload: a batch is one message. Used once."""
+
+    def __init__(
+        self,
+        database: Database,
+        sender: Sender,
+        rules: Rules,
+        pace: Pace,
+        *,
+        run_id: str,
+        log: Log,
+        batch_size: int = 50,
+        workers: int = 8,
+        max_minutes: float = 15,
+        status_callback: str | None = None,
+        policies: Policies | None = None,
+        rng: random.Random | None = None,
+        unclear_wait: timedelta = UNCLEAR_WAIT,
+        call_within_seconds: float = CALL_WITHIN_SECONDS,
+        lease: timedelta = LEASE,
+        progress_seconds: float = PROGRESS_SECONDS,
+        warmth: Warmth = COLD,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database = database
+        self.sender = sender
+        self.rules = rules
+        self.pace = pace
+        self.batch_size = batch_size
+        self.status_callback = status_callback
+        self.policies = policies
+        self.rng = rng or random.Random()  # noqa: S311 (jitter)
+        self.unclear_wait = unclear_wait
+        self.call_within_seconds = call_within_seconds
+        self.lease = lease
+        self.clock = clock
+        self.sent = Sent()
+        self._lock = threading.Lock()
+        self._segments_left = 0
+        self._uncommitted = 0
+        """Segments of messages that are decided to be sent, and not yet recorded as begun."""
+        self._looked_around_at = -LOOK_AROUND_SECONDS
+        self._stopped = threading.Event()
+        """The account's fault was met: what is claimed and not begun is given back."""
+        self.runner: Runner[TextClaim] = Runner(
+            database,
+            self,
+            run_id=run_id,
+            job=JOB,
+            workers=workers,
+            max_minutes=max_minutes,
+            log=log,
+            lease=lease,
+            progress_seconds=progress_seconds,
+            warmth=warmth,
+            clock=clock,
+        )
+        self._told = ""
+
+    def run(self) -> Sent:
+        """Send what is due. Raises IntegrationError only where the run itself could not work."""
+        began = self.clock()
+        with self.database.transaction() as connection:
+            self.runner.record.begin(connection)
+            due_before = database_clock(connection)
+        self.runner.run(due_before, began)
+        self.sent.seconds = self.clock() - began
+        return self.sent
+
+    # What the runner asks of a workload
+
+    def owners(self, owner: str) -> set[str]:
+        return {owner}
+
+    def claim(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[TextClaim]:
+        if crowded:
+            return []
+        with self.database.transaction() as connection:
+            claims = QUEUE.claim(
+                connection,
+                owner=owner,
+                limit=self.batch_size,
+                lease=self.lease,
+                among=SENDABLE,
+                parameters={"unread": UNREAD},
+                due_before=due_before,
+            )
+            if claims:
+                self._count_segments(connection)
+                if self.clock() - self._looked_around_at >= LOOK_AROUND_SECONDS:
+                    self._looked_around_at = self.clock()
+                    spikes.watch_prefixes(connection)
+        return claims
+
+    def group(self, batch: TextClaim) -> str:  # noqa: ARG002 (there is one)
+        return "twilio"
+
+    def renew(self, connection: Connection, owners: Sequence[str], lease: timedelta) -> None:
+        QUEUE.renew(connection, owners, lease)
+
+    def give_back(self, owners: Sequence[str]) -> None:
+        with self.database.transaction() as connection:
+            QUEUE.release(connection, owners)
+
+    def progress(self, seconds: float) -> str:
+        if str(self.sent) == self._told:
+            return ""
+        self._told = str(self.sent)
+        return f"{self._told} after {seconds:.0f} s"
+
+    def counts(self) -> tuple[int, int]:
+        with self.sent.lock:
+            failed = self.sent.outcomes["parked"] + self.sent.outcomes["retrying"]
+            return sum(self.sent.outcomes.values()), failed
+
+    def claimed(self, batches: int) -> None: ...
+
+    def work_on(self, batch: TextClaim) -> None:
+        """One message. Its own failures are settled in its row; raises what keeps the run from working, and Stopped."""
+        try:
+            self._work_on(batch)
+        except IntegrationError as error:
+            if error.error_type is not ErrorType.LEASE_LOST and not is_expected(error):
+                raise
+            self._leave(batch)
+
+    # One message
+
+    def _work_on(self, claim: TextClaim) -> None:
+        if claim.called_at is not None:
+            outcome = self._look_up(claim, claim.called_at)
+            if outcome is not None:
+                self.sent.count(*outcome)
+                return
+        wait = self.pace.reserve()
+        if wait > 0:
+            self.runner.sleep(wait)
+        self.runner.check_stopped()
+        if self.runner.is_over or (self._stopped.is_set() and claim.incident_id is None):
+            self._leave(claim)
+            return
+        begun, at = self.clock(), time.time()
+        checked = self._check_and_record(claim)
+        if not isinstance(checked, Send):
+            return
+        if checked.text.segments > 1:
+            self.pace.reserve(checked.text.segments - 1)
+        # By both clocks: the one that counts seconds may stand still while a machine sleeps.
+        if max(self.clock() - begun, time.time() - at) > self.call_within_seconds:
+            # By now somebody else may have looked for it. It is looked up.
+            self._leave(claim)
+            return
+        try:
+            sid = self.sender.send(
+                claim.phone,
+                checked.text.body,
+                status_callback=self.status_callback,
+                validity_seconds=checked.valid_seconds,
+            )
+        except IntegrationError as error:
+            self.sent.count(*self._settle_failure(claim, error))
+            return
+        except Exception as error:  # noqa: BLE001 (its text may hold anything)
+            surprise = unexpected(error, details={"maybe_sent": True})
+            self.sent.count(*self._settle_failure(claim, surprise))
+            return
+        self._settle_sent(claim, sid)
+        self.sent.count("sent")
+
+    def _leave(self, claim: TextClaim) -> None:
+        """Give a message back as it is: whoever claims it next looks up what was begun."""
+        with suppress(IntegrationError), self.database.transaction() as connection:
+            QUEUE.yield_(connection, claim, behind_others=False)
+        self.sent.count("left")
+
+    def _look_up(self, claim: TextClaim, called_at: datetime) -> tuple[str, str | None] | None:
+        """What became of a call without a known outcome; None: it was provably not executed."""
+        with self.database.transaction() as connection:
+            now = database_clock(connection)
+            earliest = called_at + self.unclear_wait
+            if now < earliest:
+                self._hold(connection, claim, Hold(earliest, "a call of it may still be on its way"))
+                return "held", None
+        try:
+            sid = self.sender.look_up(claim.phone, claim.body or "", claim.reference, called_at)
+        except IntegrationError as error:
+            return self._settle_failure(claim, error, looked_up=True)
+        if sid is None:
+            return None
+        self._settle_sent(claim, sid)
+        return "found", None
+
+    def _check_and_record(self, claim: TextClaim) -> checks.Decision:
+        """Decide about a message and, if it is to be sent, record that its call begins: one transaction."""
+        segments = 0
+        try:
+            with self.database.transaction() as connection:
+                facts = checks.read_facts(connection, claim)
+                with self._lock:
+                    decision = checks.decide(claim, facts, self.rules, self._segments_left)
+                    if isinstance(decision, Send) and claim.kind != "service":
+                        segments = decision.text.segments
+                        self._segments_left -= segments
+                        self._uncommitted += segments
+                self._record(connection, claim, facts, decision)
+        finally:
+            with self._lock:
+                self._uncommitted -= segments
+        if isinstance(decision, Hold):
+            self.sent.count("held", decision.reason)
+        elif isinstance(decision, Refuse):
+            self.sent.count("refused", decision.reason)
+        else:
+            with self.sent.lock:
+                self.sent.segments += decision.text.segments
+        return decision
+
+    def _record(
+        self, connection: Connection, claim: TextClaim, facts: checks.Facts, decision: checks.Decision
+    ) -> None:
+        if isinstance(decision, Hold):
+            self._hold(connection, claim, decision)
+        elif isinstance(decision, Refuse):
+            QUEUE.complete(
+                connection,
+                claim,
+                "status = 'refused', reason = %(reason)s, called_at = NULL, status_at = clock_timestamp()",
+                {"reason": decision.reason},
+            )
+        else:
+            if decision.relies_on is not None:
+                checks.keep_evidence(connection, claim, facts, decision.relies_on)
+            QUEUE.save(
+                connection,
+                claim,
+                "called_at = clock_timestamp(), calls = calls + 1, body = %(body)s, segments = %(segments)s, "
+                "lease_expires_at = clock_timestamp() + %(lease)s",
+                {"body": decision.text.body, "segments": decision.text.segments, "lease": self.lease},
+            )
+
+    def _hold(self, connection: Connection, claim: TextClaim, hold: Hold) -> None:
+        QUEUE.save(
+            connection,
+            claim,
+            "next_due_at = %(until)s, retry_strategy = %(strategy)s, retry_reason = %(reason)s, lease_owner = NULL, "
+            "lease_expires_at = NULL",
+            {"until": hold.until, "strategy": Strategy.SCHEDULED_RETRY.value, "reason": hold.reason},
+        )
+
+    def _settle_sent(self, claim: TextClaim, sid: str) -> None:
+        """Twilio has it. Without a fence: whoever has claimed it by now, it is sent. What Twilio has told of it since is
+        not taken back."""
+        with self.database.transaction() as connection:
+            # One that was parked goes through: what is open of the account, or of a code, is over. Incidents are locked
+            # before rows, as by whoever retries them.
+            over = _lock_stopped(connection) if claim.incident_id is not None else []
+            connection.execute(
+                "UPDATE text_messages SET status = CASE status WHEN 'pending' THEN 'queued' ELSE status END, sid = %(sid)s, "
+                "sent_at = coalesce(sent_at, called_at, clock_timestamp()), called_at = NULL, next_due_at = NULL, "
+                "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, "
+                "lease_owner = NULL, lease_expires_at = NULL, reason = NULL WHERE id = %(id)s",
+                {"sid": sid, "id": claim.id},
+            )
+            reporting.clear(connection, over, "a message was sent again")
+
+    def _settle_failure(
+        self, claim: TextClaim, error: IntegrationError, *, looked_up: bool = False
+    ) -> tuple[str, str | None]:
+        """What happens to a message whose call, or look-up, failed; returns the outcome and why."""
+        unclear = looked_up or bool(error.details.get("maybe_sent"))
+        code = error.details.get("code")
+        if error.error_type is ErrorType.THROTTLED:
+            self.pace.hold(float(error.details.get("retry_after_seconds") or 1.0))
+        with self.database.transaction() as connection:
+            if error.error_type is ErrorType.BAD_DATA and not unclear:
+                self._refuse_for_good(connection, claim, error, code)
+                return "refused", error.message
+            fault = _fault(error)
+            if isinstance(fault.fingerprint, TextsStopped):
+                self._stopped.set()
+            decision = None
+            if unclear and error.recoverable:
+                decision = self._later(connection, claim, error)
+            outcome = fail(
+                connection,
+                QUEUE,
+                claim,
+                fault,
+                attempts=claim.attempts + 1,
+                rng=self.rng,
+                job=JOB,
+                policies=self.policies,
+                decision=decision,
+                assignments="" if unclear else "called_at = NULL",
+            )
+        return ("retrying" if outcome.incident_id is None else "parked"), str(error.error_type)
+
+    def _later(self, connection: Connection, claim: TextClaim, error: IntegrationError) -> Decision | None:
+        """Not before a request that is still on its way has arrived."""
+        now = database_clock(connection)
+        decision = decide(error, claim.attempts + 1, now, self.rng, job=JOB, policies=self.policies)
+        if decision.retry_at is None:
+            return decision
+        return decision._replace(retry_at=max(decision.retry_at, now + self.unclear_wait))
+
+    def _refuse_for_good(
+        self, connection: Connection, claim: TextClaim, error: IntegrationError, code: Any
+    ) -> None:
+        # The number's lock before the row's, as when it is checked.
+        consent.lock(connection, claim.phone)
+        QUEUE.complete(
+            connection,
+            claim,
+            "status = 'failed', reason = %(reason)s, error_code = %(code)s, called_at = NULL, "
+            "status_at = clock_timestamp()",
+            {"reason": error.message, "code": code if isinstance(code, int) else None},
+        )
+        if isinstance(code, int):
+            consent.note_code(connection, claim.phone, code, f"text message {claim.id}")
+
+    def _count_segments(self, connection: Connection) -> None:
+        """How many segments are left for today; what is being decided meanwhile waits."""
+        with self._lock:
+            row = connection.execute(
+                "SELECT (SELECT coalesce(sum(segments), 0) FROM text_messages WHERE kind <> 'service' "
+                "AND sent_at > clock_timestamp() - interval '24 hours') + (SELECT coalesce(sum(segments), 0) "
+                "FROM text_messages WHERE kind <> 'service' AND status = 'pending' AND called_at IS NOT NULL)"
+            ).fetchone()
+            assert row is not None
+            self._segments_left = self.rules.daily_segments - int(row[0]) - self._uncommitted
+
+
+def _lock_stopped(connection: Connection) -> list[Fingerprint]:
+    """The open incidents that end once a message goes through, locked."""
+    return [
+        parse(text)
+        for (text,) in connection.execute(
+            "SELECT fingerprint FROM incidents WHERE status = 'open' AND (kind = %s OR fingerprint LIKE %s) "
+            "ORDER BY id FOR NO KEY UPDATE",
+            (TextsRefused.kind, f"{TextsStopped.kind}:account-%"),
+        )
+    ]
+
+
+def _fault(error: IntegrationError) -> Fault:
+    """What a failed message is reported as, if it is parked."""
+    code = error.details.get("code") or error.details.get("status") or 0
+    if error.error_type in ACCOUNT_ERRORS:
+        return Fault(TextsStopped(f"account-{code}"), "text messages", error, needs_attention=True, job=JOB)
+    if error.error_type is ErrorType.OUTCOME_UNKNOWN:
+        return Fault(TextsUnclear(), "text messages", error, needs_attention=True, job=JOB)
+    if error.error_type in BY_CODE_ERRORS:
+        return Fault(
+            TextsRefused(int(code)), f"text messages, code {code}", error, needs_attention=True, job=JOB
+        )
+    return Fault(TextsRefused(0), "text messages", error, needs_attention=True, job=JOB)

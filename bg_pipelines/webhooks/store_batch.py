@@ -1,0 +1,375 @@
+"""One store's claimed events: documents are applied, commands carried out, hints asked for and loaded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import psycopg
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import Counts
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.database.sqlstates import is_conflict, is_outage
+from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
+from bg_pipelines.incidents import reporting
+from bg_pipelines.incidents.failing import fail_together
+from bg_pipelines.incidents.fingerprints import StoreUnit
+from bg_pipelines.incidents.reporting import Fault
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.records import Resource
+from bg_pipelines.retries import Policies
+from bg_pipelines.sync.rejects import report_rejects
+from bg_pipelines.sync.stores import Store, read_store
+from bg_pipelines.webhooks import carts, commands, hints
+from bg_pipelines.webhooks import events as inbox
+from bg_pipelines.webhooks.commands import Order
+from bg_pipelines.webhooks.events import HANDLED, IGNORED, NOT_UNDERSTOOD, PASSED_ON, QUEUE, Event
+from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
+from bg_pipelines.webhooks.topics import Kind
+from bg_pipelines.work.queue import clock
+from bg_pipelines.work.runner import Stopped
+
+Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+LEFT_TO_THE_PASS = {
+    ErrorType.THROTTLED,
+    ErrorType.SHOP_LOCKED,
+    ErrorType.CREDENTIALS,
+    ErrorType.SCOPES,
+    ErrorType.PAYMENT_REQUIRED,
+    ErrorType.SHOP_GONE,
+    ErrorType.CONFIGURATION,
+}
+"""With these errors the pass of the table does what is to be done: it waits, or is parked under the one incident."""
+OUT_OF_REACH = {
+    ErrorType.TIMEOUT,
+    ErrorType.CONNECTION,
+    ErrorType.SERVER_ERROR,
+    ErrorType.MALFORMED_RESPONSE,
+} | LEFT_TO_THE_PASS
+"""After these the store is not asked again in the same batch."""
+_TRIES = 3
+"""How often a transaction that conflicts with another is tried: the losing one has done nothing."""
+
+
+class Run(Protocol):
+    """What a batch asks of the run that handles it."""
+
+    database: Database
+    cipher: Cipher
+    home: Path
+    run_id: str
+    job: str
+    policies: Policies
+    rng: random.Random
+    platforms: KeptPlatforms
+
+    def check_stopped(self) -> None: ...
+    def say(self, message: str) -> None: ...
+    def note_settled(self, status: str, events: int, ages: Sequence[float] = ()) -> None: ...
+    def note_failed(self, events: int) -> None: ...
+    def note_asked(self, rows: int) -> None: ...
+    def note_rows(self, table: str, counts: Counts) -> None: ...
+
+
+class StoreBatch:
+    """The claimed events of one store, worked on by one worker. Used once."""
+
+    def __init__(self, run: Run, store_id: int, events: Sequence[Event]) -> None:
+        self.run_ = run
+        self.store_id = store_id
+        self.events = events
+        self.unreachable: IntegrationError | None = None
+
+    def run(self) -> None:
+        """Raises Stopped, and IntegrationError (database) where the run itself cannot work."""
+        by_kind: dict[Kind | None, list[Event]] = {}
+        for event in self.events:
+            by_kind.setdefault(event.declared.kind if event.declared else None, []).append(event)
+        self._read_store()
+        if unknown := by_kind.get(None):
+            self._settle(unknown, NOT_UNDERSTOOD, "its topic is not one of this program's")
+        if documents := by_kind.get(Kind.DOCUMENT):
+            self._guarded(documents, self._apply)
+        for command in by_kind.get(Kind.COMMAND, []):
+            self.run_.check_stopped()
+            self._guarded([command], self._carry_out)
+        if Kind.COMMAND in by_kind:
+            self._read_store()
+        told = sorted(
+            by_kind.get(Kind.CHANGED, []) + by_kind.get(Kind.DELETED, []), key=lambda event: event.id
+        )
+        self._take_hints(told)
+
+    def _read_store(self) -> None:
+        def act(connection: Connection) -> tuple[Store, set[str], set[str], Any]:
+            store = read_store(connection, self.store_id)
+            units = connection.execute(
+                "SELECT resource, last_succeeded_at IS NULL, next_due_at IS NULL FROM sync_states WHERE store_id = %s",
+                (self.store_id,),
+            ).fetchall()
+            new = {unit for unit, is_new, _ in units if is_new}
+            return store, new, {unit for unit, _, is_parked in units if is_parked}, clock(connection)
+
+        self.store, self.new, self.parked, self.seen_at = self._transact(act)
+
+    # Documents and commands
+
+    def _apply(self, left: list[Event]) -> None:
+        """Apply carts and checkouts. A paused store's as well: nothing else would ever bring them."""
+        if self.store.is_deleted or self.store.is_uninstalled:
+            self._settle(left, IGNORED, "its store is no longer synced")
+            return
+        documents: list[carts.Document] = []
+        for event in list(left):
+            try:
+                documents.append(carts.Document(event, self._payload(event)))
+            except IntegrationError as error:
+                self._retry([event], error)  # alone: of another key, perhaps
+                left.remove(event)
+        if not documents:
+            return
+
+        def act(connection: Connection) -> tuple[dict[str, Counts], list[float]]:
+            had_rejects = carts.has_rejects(connection, self.store_id)
+            counts = carts.apply_documents(connection, self.run_.cipher, self.store_id, documents)
+            if had_rejects or any(count.rejected for count in counts.values()):
+                self._report_rejects(connection, carts.TABLES)
+            return counts, inbox.settle(connection, left, HANDLED)
+
+        counts, ages = self._transact(act)
+        for table, count in counts.items():
+            self.run_.note_rows(table, count)
+        self._note_handled(left, ages)
+
+    def _carry_out(self, left: list[Event]) -> None:
+        [event] = left
+        order = Order(
+            event.topic,
+            self._payload(event),
+            self.store,
+            self.run_.database,
+            self.run_.cipher,
+            self.run_.home,
+            self._with_platform,
+        )
+        done = commands.carry_out(event.source, order)
+        if done is None:
+            self._settle(left, NOT_UNDERSTOOD, "no command of this program's")
+        elif done.status == HANDLED:
+            ages = self._transact(lambda connection: inbox.settle(connection, left, HANDLED, done.reason))
+            self._note_handled(left, ages)
+        else:
+            self._settle(left, done.status, done.reason)
+
+    def _with_platform(self, call: Callable[[Platform], T]) -> T:
+        row, platform = self.run_.platforms.take(self.store)
+        try:
+            return call(platform)
+        finally:
+            self.run_.platforms.give_back(row, platform)
+
+    def _payload(self, event: Event) -> Any:
+        return self.run_.cipher.decrypt(event.payload or b"")
+
+    # Hints
+
+    def _take_hints(self, events: Sequence[Event]) -> None:
+        by_table: dict[str, list[Event]] = {}
+        for event in events:
+            by_table.setdefault(event.resource or "", []).append(event)
+        for table, told in by_table.items():
+            self.run_.check_stopped()
+            if table not in set(Resource):
+                self._settle(told, NOT_UNDERSTOOD, "its table is not one of this program's")
+            elif reason := self._why_ignored():
+                self._settle(told, IGNORED, reason)
+            else:
+                self._guarded(told, lambda left, table=table: self._take(Resource(table), left))  # type: ignore[misc]
+
+    def _why_ignored(self) -> str | None:
+        if self.store.is_deleted or self.store.is_uninstalled:
+            return "its store is no longer synced"
+        return "its store is paused: the pass that follows finds the change" if self.store.is_paused else None
+
+    def _why_passed_on(self, resource: Resource) -> str | None:
+        """Why a table is not asked for anything now."""
+        if self.store.is_shut:
+            return "its circuit is open"
+        if self.unreachable is not None and self.unreachable.error_type in LEFT_TO_THE_PASS:
+            return self.unreachable.error_type
+        for unit in hints.UNITS[resource]:
+            if unit in self.new:
+                return "its table has not been synced yet"
+            if unit in self.parked:
+                return "its table is parked under an incident"
+        return None
+
+    def _take(self, resource: Resource, left: list[Event]) -> None:
+        """Ask for the rows of a table that its events tell of; what is settled is taken out of `left`."""
+        if reason := self._why_passed_on(resource):
+            self._pass_on(resource, left, reason)
+            return
+        if self.unreachable is not None:
+            raise self.unreachable
+        split = self._transact(lambda connection: hints.split(connection, self.store_id, resource, left))
+        if split.later:
+            self._transact(lambda connection: inbox.release(connection, split.later))
+            _take_out(left, split.later)
+        if split.known:
+            self._settle(split.known, HANDLED, "it is known to be deleted")
+            _take_out(left, split.known)
+        if split.passed_on:
+            why = (
+                "a pass finds more changes for less"
+                if any(e.object_id for e in split.passed_on)
+                else "it names no row"
+            )
+            self._pass_on(resource, split.passed_on, why)
+            _take_out(left, split.passed_on)
+        if not split.asked:
+            return
+        self._with_platform(lambda platform: self._ask(platform, resource, split.asked, left))
+
+    def _ask(
+        self, platform: Platform, resource: Resource, asked: dict[str, list[Event]], left: list[Event]
+    ) -> None:
+        for ids, answer in hints.ask(platform, self._transact, self.store_id, resource, list(asked)):
+            self.run_.note_asked(len(ids))
+            done = [event for object_id in ids for event in asked[object_id]]
+            self._load(answer, done)
+            _take_out(left, done)
+            self.run_.check_stopped()
+
+    def _load(self, answer: hints.Answer, done: list[Event]) -> None:
+        def act(connection: Connection) -> tuple[dict[Resource, Counts], list[float]]:
+            counts = hints.load(connection, self.run_.cipher, self.store_id, answer, self.seen_at)
+            if rejected := [table.value for table, count in counts.items() if count.rejected]:
+                self._report_rejects(connection, rejected)
+            return counts, inbox.settle(connection, done, HANDLED)
+
+        counts, ages = self._transact(act)
+        for table, count in counts.items():
+            self.run_.note_rows(table.value, count)
+        self._note_handled(done, ages)
+
+    def _note_handled(self, done: Sequence[Event], ages: Sequence[float]) -> None:
+        self.run_.note_settled(HANDLED, len(done), ages)
+        if any(event.incident_id is not None for event in done):
+            self._transact(
+                lambda connection: reporting.clear_recovered(connection, self.store_id, [QUEUE.table])
+            )
+
+    def _report_rejects(self, connection: Connection, tables: Sequence[str]) -> None:
+        report_rejects(
+            connection,
+            self.store_id,
+            tables,
+            store=self.store.name,
+            platform=self.store.platform,
+            job=self.run_.job,
+        )
+
+    # Outcomes
+
+    def _settle(self, events: Sequence[Event], status: str, reason: str | None = None) -> None:
+        self._transact(lambda connection: inbox.settle(connection, events, status, reason))
+        self.run_.note_settled(status, len(events))
+
+    def _pass_on(self, resource: Resource, events: Sequence[Event], reason: str) -> None:
+        _, others = self._transact(
+            lambda connection: inbox.pass_on(connection, events, hints.UNITS[resource], reason)
+        )
+        self.run_.note_settled(PASSED_ON, len(events) + others)
+
+    def _guarded(self, events: Sequence[Event], work: Callable[[list[Event]], None]) -> None:
+        """Do this work; those of the events that it leaves, because it failed, are settled as failed."""
+        left = list(events)
+        try:
+            work(left)
+            return
+        except Stopped:
+            raise
+        except IntegrationError as failed:
+            error = failed
+        except Exception as surprise:  # noqa: BLE001 (one store's surprise must not stop the others)
+            error = unexpected(surprise)
+        if is_outage(error):
+            raise error
+        if error.error_type is ErrorType.LEASE_LOST:
+            self.run_.say(f"{self.store.name}: {error.message}")
+            self.release()
+            return
+        self._fail(left, error)
+
+    def _fail(self, events: list[Event], error: IntegrationError) -> None:
+        if error.error_type in OUT_OF_REACH:
+            self.unreachable = error
+        if not events:
+            return
+        resource = events[0].resource
+        if error.error_type in LEFT_TO_THE_PASS and resource in set(Resource):
+            # A limit is over soon, and a pass does not find what was deleted.
+            waits = [e for e in events if error.error_type is ErrorType.THROTTLED and hints.is_deletion([e])]
+            left = [event for event in events if event not in waits]
+            if left:
+                self._pass_on(Resource(resource), left, error.error_type)
+            events = waits
+        if events:
+            self._retry(events, error)
+
+    def _retry(self, events: list[Event], error: IntegrationError) -> None:
+        """Retried as the policy of the error says, or parked under one incident for all of them."""
+        fault = Fault(
+            StoreUnit(self.store_id, QUEUE.table, error.error_type),
+            subject=f"store {self.store.name}",
+            error=error,
+            needs_attention=True,
+            job=self.run_.job,
+            platform=self.store.platform,
+            store_id=self.store_id,
+            units=sorted({event.resource for event in events if event.resource}),
+            payload=f"webhook_events of store {self.store_id}",
+        )
+        failed = self._transact(
+            lambda connection: fail_together(
+                connection,
+                QUEUE,
+                events,
+                fault,
+                rng=self.run_.rng,
+                job=self.run_.job,
+                policies=self.run_.policies,
+                occurrence=events[0].owner,
+            )
+        )
+        self.run_.note_failed(len(failed))
+        self.run_.say(
+            f"{self.store.name}: {len(failed)} events failed ({error.error_type}): {error.message}; {failed[0]}"
+        )
+
+    def release(self) -> None:
+        """What could not even be settled is for a later claim."""
+        with suppress(IntegrationError):
+            self._transact(lambda connection: inbox.release(connection, self.events))
+
+    def _transact(self, act: Callable[[Connection], T]) -> T:
+        """A transaction, tried again on conflict."""
+        for left in reversed(range(_TRIES)):
+            try:
+                with self.run_.database.transaction() as connection:
+                    return act(connection)
+            except IntegrationError as error:
+                if not left or not is_conflict(error):
+                    raise
+        raise AssertionError
+
+
+def _take_out(left: list[Event], done: Sequence[Event]) -> None:
+    ids = {event.id for event in done}
+    left[:] = [event for event in left if event.id not in ids]
