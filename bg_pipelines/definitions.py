@@ -8,6 +8,7 @@ import dagster as dg
 
 from bg_pipelines.jobs import (
     clean_active_carts,
+    create_shopify_webhook,
     customer_sync,
     drift_audit,
     handle_webhooks,
@@ -29,6 +30,7 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        create_shopify_webhook.create_shopify_webhook,
         handle_webhooks.handle_webhooks,
         share_product_text_message.share_product_text_message,
         clean_active_carts.clean_active_carts,
@@ -39,12 +41,14 @@ defs = dg.Definitions(
         *customer_sync.schedules,
         *drift_audit.schedules,
         *clean_active_carts.schedules,
+        *create_shopify_webhook.schedules,
     ],
     sensors=[
         *store_sync.sensors,
         *inventory_sync.sensors,
         *customer_sync.sensors,
         *drift_audit.sensors,
+        *create_shopify_webhook.sensors,
         *handle_webhooks.sensors,
         *share_product_text_message.sensors,
         run_failures,

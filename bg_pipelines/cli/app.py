@@ -28,6 +28,7 @@ TOPICS = {
     "incidents": "What failed, and what to do about it (docs/on-call.md).",
     "stock": "Stock corrections and their outcomes (docs/jobs.md).",
     "customers": "A store's customers, edits of their profiles (docs/jobs.md), export and erasure (docs/privacy.md).",
+    "webhooks": "What platforms tell of changes (docs/webhooks.md).",
     "texts": "Text messages, consent and replies (docs/text-messages.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }

@@ -256,6 +256,19 @@ class Order(Synced, Base):
         _deleted(),
         sa.Index(None, "store_id", "customer_external_id"),
         sa.Index(None, "store_id", "ordered_at"),
+        # Whose an order without a customer is shows in its e-mail or phone alone.
+        sa.Index(
+            "ix_orders_email",
+            "store_id",
+            sa.text("lower(email)"),
+            postgresql_where=sa.text("customer_external_id IS NULL AND email IS NOT NULL"),
+        ),
+        sa.Index(
+            "ix_orders_phone",
+            "store_id",
+            "phone",
+            postgresql_where=sa.text("customer_external_id IS NULL AND phone IS NOT NULL"),
+        ),
         sa.CheckConstraint(
             "total <> 'NaN' AND coalesce(subtotal, 0) <> 'NaN' AND coalesce(discount, 0) <> 'NaN' "
             "AND coalesce(tax, 0) <> 'NaN'",
@@ -549,14 +562,18 @@ class Cart(Synced, Base):
             "checkout_external_id",
             postgresql_where=sa.text("checkout_external_id IS NOT NULL"),
         ),
-        # Whose an anonymous cart is shows in its e-mail or phone alone.
         sa.Index(
             "ix_carts_email",
             "store_id",
             sa.text("lower(email)"),
-            postgresql_where=sa.text("email IS NOT NULL"),
+            postgresql_where=sa.text("customer_external_id IS NULL AND email IS NOT NULL"),
         ),
-        sa.Index("ix_carts_phone", "store_id", "phone", postgresql_where=sa.text("phone IS NOT NULL")),
+        sa.Index(
+            "ix_carts_phone",
+            "store_id",
+            "phone",
+            postgresql_where=sa.text("customer_external_id IS NULL AND phone IS NOT NULL"),
+        ),
         sa.CheckConstraint("total <> 'NaN'", name="total"),
         sa.CheckConstraint(
             "payment_state IN ('none', 'pending', 'authorised', 'paid', 'settled')", name="payment_state"
@@ -755,7 +772,7 @@ class ArchivedRows(Base):
 
 
 class WebhookSubscription(Synced, Base):
-    """A subscription of ours at a store's platform, as it was when it was last looked at (`synced_at`).
+    """A subscription of ours at a store's platform, as it was when it was last looked at (the unit `webhooks`).
 
     `deleted_at`: it was found missing there, or removed by us.
     """

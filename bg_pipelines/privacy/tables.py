@@ -43,12 +43,13 @@ class Answer(NamedTuple):
 
 _CUSTOMER = f"{OF_STORE} AND t.external_id = %(customer)s"
 _CHANGES = f"{OF_STORE} AND t.customer_external_id = %(customer)s"
-_ORDERS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.external_id = ANY(%(orders)s))"
 # One that is known to be somebody else's is theirs, whatever phone they share.
-_CARTS = (
-    f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR (t.customer_external_id IS NULL "
-    "AND (lower(t.email) = ANY(%(emails)s) OR t.phone = ANY(%(phones)s))))"
+_ANONYMOUS = (
+    "(t.customer_external_id IS NULL AND lower(t.email) = ANY(%(emails)s)) "
+    "OR (t.customer_external_id IS NULL AND t.phone = ANY(%(phones)s))"
 )
+_ORDERS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.external_id = ANY(%(orders)s) OR {_ANONYMOUS})"
+_CARTS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR {_ANONYMOUS})"
 
 _NUMBERS = "t.phone = ANY(%(phones)s)"
 
@@ -72,7 +73,7 @@ ANSWERS: Mapping[str, Answer] = {
         "payloads of carts, of requests like these, and of what was not understood; encrypted",
         of_customer=f"({OF_STORE} OR t.store_id IS NULL)",
         searched="payload",
-        otherwise="A pending one is ignored",
+        otherwise="A pending one is ignored; a text message that came, maybe a STOP, is left until it is handled",
         kept=("source", "topic", "webhook_id", "event_id", "resource", "object_id", "status", "reason"),
         # The request itself is settled by whoever carries it out.
         of_store=f"{OF_STORE} AND NOT (t.status = 'pending' AND t.topic = 'shop/redact')",
