@@ -27,6 +27,7 @@ ENCRYPTED = (
     ("rejected_rows", "payload"),
     ("webhook_events", "payload"),
     ("data_requests", "subject"),
+    ("archived_rows", "content"),
 )
 
 
