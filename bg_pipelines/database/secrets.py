@@ -28,7 +28,11 @@ ENCRYPTED = (
     ("webhook_events", "payload"),
     ("data_requests", "subject"),
     ("archived_rows", "content"),
+    ("webhook_subscriptions", "signature_key"),
 )
+"""Tables and their columns that hold what a `Cipher` has encrypted."""
+_KEYS = {"webhook_subscriptions": ("store_id", "external_id")}
+"""Of those whose key is not `id`."""
 
 
 class Cipher:
@@ -118,16 +122,24 @@ def _keep_known_value(connection: psycopg.Connection[Any], cipher: Cipher) -> No
 
 def _reencrypt(connection: psycopg.Connection[Any], cipher: Cipher) -> None:
     for table, column in ENCRYPTED:
-        names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
-        update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s AND {column} = %s").format(**names)
+        keys = [sql.Identifier(name) for name in _KEYS.get(table, ("id",))]
+        names = {
+            "table": sql.Identifier(table),
+            "column": sql.Identifier(column),
+            "keys": sql.SQL(", ").join(keys),
+        }
+        places = sql.SQL(", ").join(sql.Placeholder() for _ in keys)
+        update = sql.SQL(
+            "UPDATE {table} SET {column} = %s WHERE ({keys}) = ({places}) AND {column} = %s"
+        ).format(**names, places=places)
         with connection.cursor(name="encrypted") as held:  # rows by the thousand, not all at once
             held.execute(
-                sql.SQL("SELECT id, {column} FROM {table} WHERE {column} IS NOT NULL").format(**names)
+                sql.SQL("SELECT {column}, {keys} FROM {table} WHERE {column} IS NOT NULL").format(**names)
             )
-            for id_, value in held:
+            for value, *key in held:
                 renewed = cipher.reencrypted(value)
                 if renewed is not None:
-                    connection.execute(update, (renewed, id_, value))
+                    connection.execute(update, (renewed, *key, value))
 
 
 def cipher(settings: Settings) -> Cipher:
