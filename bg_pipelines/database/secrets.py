@@ -28,6 +28,7 @@ ENCRYPTED = (
     ("webhook_events", "payload"),
     ("webhook_subscriptions", "signature_key"),
     ("data_requests", "subject"),
+    ("archived_rows", "content"),
 )
 _KEYS = {"webhook_subscriptions": ("store_id", "external_id")}
 """The keys of those tables whose key is not `id`."""
