@@ -18,6 +18,7 @@
     TextsUnclear          text messages of which nobody knows whether they were sent
     TextReplies           replies to text messages wait for a person
     DataRequest           a customer's data was asked for, or its erasure, and a person has to do something
+    Cleaning              a task of a cleaning job fails
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -233,6 +234,15 @@ class DataRequest:
 
 
 @dataclass(frozen=True)
+class Cleaning:
+    kind: ClassVar[str] = "cleaning"
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.task}"
+
+
+@dataclass(frozen=True)
 class Unknown:
     """A text without a type in this release: a later one wrote it."""
 
@@ -261,6 +271,7 @@ Fingerprint = (
     | TextsUnclear
     | TextReplies
     | DataRequest
+    | Cleaning
     | Unknown
 )
 
@@ -303,6 +314,8 @@ def _parse(text: str) -> Fingerprint:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release
             return Installation(part, ":".join(detail))
+        case ["cleaning", task]:
+            return Cleaning(task)
         case ["target", *target]:
             return AlertTarget(":".join(target))
         case ["texts_stopped", cause]:

@@ -154,7 +154,16 @@ ANSWERS: Mapping[str, Answer] = {
         "whose a cart is, their e-mail and phone; also of one that only these say is theirs",
         of_customer=_CARTS,
         emptied={"customer_external_id": None, "email": None, "phone": None},
-        kept=("currency",),
+        kept=("currency", "payment_state"),
+    ),
+    "cart_events": Answer("nothing: which cart was abandoned, and when"),
+    "cart_rules": Answer("nothing: how long the store keeps carts"),
+    "inventory_reservations": Answer("nothing: which cart holds what stock"),
+    "sessions": Answer(
+        "whose a session is; it ends with its erasure",
+        of_customer=_CHANGES,
+        emptied={"customer_external_id": None},
+        kept=("id",),
     ),
     "customers": Answer(
         "the profile: names, company, e-mail, phone, addresses, tags, locale, note, consents",
@@ -239,6 +248,15 @@ ANSWERS: Mapping[str, Answer] = {
         stays="the row is kept with its id, platform and domain, as proof and to know a shop that comes back; its name "
         "becomes `erased-ID`, credentials and all else are emptied",
     ),
+    "archived_rows": Answer(
+        "nothing of carts, which are archived without e-mail, phone and customer. A rule of your own archives whole rows, which "
+        "erasure does not reach",
+        of_store=None,
+        stays="until they expire",
+    ),
+    "cleaning_tasks": Answer("nothing: times, places and counts", of_store=None, stays="of no store"),
+    "cleaning_results": Answer("nothing: counts", of_store=None, stays="of no store"),
+    "cleaning_set_aside": Answer("nothing: a row's key, and who refuses to let it go", of_store=None, stays="of no store"),
     "job_runs": Answer("nothing: times and counts of runs of all stores", of_store=None, stays="of no store"),
     "encryption_check": Answer("nothing: a known text", of_store=None, stays="of no store"),
 }  # fmt: skip

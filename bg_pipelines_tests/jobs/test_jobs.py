@@ -391,6 +391,7 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
         if job.name in JOBS
     }
     common = {"stores", "tiers", "force", "batch_size", "max_workers", "max_minutes"}
+    cleaning = {"tasks", "only_due", "dry_run", "max_minutes", "batch_milliseconds"}
     assert fields == {
         "store_sync": common,
         "inventory_sync": common,
@@ -399,6 +400,7 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
         "create_shopify_webhook": common,
         "handle_webhooks": {"max_workers", "max_minutes", "warm_seconds"},
         "share_product_text_message": {"batch_size", "max_workers", "max_minutes", "warm_seconds"},
+        "clean_active_carts": cleaning,
     }
 
 
