@@ -81,11 +81,12 @@ def demo(
     ] = False,
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     sandbox_port: Annotated[int, typer.Option(help="Port of the sandbox.")] = 4010,
+    webhook_port: Annotated[int, typer.Option(help="Port of the receiver of webhooks.")] = 8088,
 ) -> None:
     """Start a database, a sandbox and stores on this machine, run every job once, then serve the Dagster UI until Ctrl-C."""
     from bg_pipelines.machine.demo import run_demo
 
-    sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port))
+    sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port, webhook_port=webhook_port))
 
 
 @app.command(
