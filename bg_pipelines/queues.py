@@ -28,6 +28,10 @@ AUDIT_EVERY = timedelta(days=1)
 SUBSCRIPTIONS_EVERY = timedelta(hours=1)
 """How often a store's webhook subscriptions are looked at, whatever its tier: all at the hour, by one run a tier."""
 
+HEALTHY_FACTOR = 1
+"""By how much less often a table is read whose changes webhooks have told of for a day, every one (docs/webhooks.md):
+4 makes of five minutes twenty. 1: never less often."""
+
 EARLY = timedelta(seconds=30)
 """A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
 

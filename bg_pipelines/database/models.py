@@ -814,6 +814,11 @@ class WebhookEvent(Claimed, Base):
             postgresql_where=sa.text("status = 'pending'"),
         ),
         sa.Index("ix_webhook_events_due", "next_due_at", postgresql_where=sa.text("status = 'pending'")),
+        sa.Index(
+            "ix_webhook_events_not_understood",
+            "received_at",
+            postgresql_where=sa.text("status = 'not_understood'"),
+        ),
         sa.Index(None, "store_id", "resource", "object_id"),
         sa.Index(None, "received_at"),
     )

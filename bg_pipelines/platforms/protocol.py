@@ -121,7 +121,7 @@ class Subscription:
     uri: str
     include_fields: tuple[str, ...] | None
     filter: str | None
-    source_updated_at: str
+    source_updated_at: datetime
     delivers: bool = True
     signature_key: str | None = field(repr=False, default=None)
 

@@ -35,7 +35,9 @@ from bg_pipelines.sync.stores import Connect, Store, connect_store
 from bg_pipelines.webhooks import events as inbox
 from bg_pipelines.webhooks import text_batch
 from bg_pipelines.webhooks.events import QUEUE, Event
+from bg_pipelines.webhooks.healing import clear_if_well
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
+from bg_pipelines.webhooks.retention import clean_inbox, is_overdue
 from bg_pipelines.webhooks.store_batch import StoreBatch
 from bg_pipelines.webhooks.text_batch import TextEvent
 from bg_pipelines.wording import counted
@@ -49,6 +51,9 @@ RESERVE = 0.5
 """The share of a store's rate limit that hints leave to its passes."""
 LOOK_SECONDS = 0.15
 """How often a warm run looks into the inbox: half of this is what an event waits on average."""
+WELL_SECONDS = 600.0
+"""How often a store that is told of changes is looked at, whether that was its fault."""
+CLEAN_SECONDS = 60.0
 MOST_AGES = 100_000
 """From receipt to settled row: of more events in a run the first count."""
 
@@ -166,6 +171,7 @@ class HandlingRun:
         self._at_work: set[int] = set()
         self._turn = 0
         self._turns: dict[int, int] = {}
+        self._looked: dict[int, float] = {}
         self._told = 0
 
     def run(self) -> HandlingSummary:
@@ -179,6 +185,7 @@ class HandlingRun:
             self.runner.shares.share_among_groups()
 
         def end() -> None:
+            self._clean()
             self.summary.seconds = self.clock() - began
             self.summary.stores = len(self._turns)
 
@@ -187,6 +194,15 @@ class HandlingRun:
         finally:
             self.platforms.close()
         return self.summary
+
+    def _clean(self) -> None:
+        """Old events go, about once an hour, in a part of what is left of the run's time."""
+        with self.database.transaction() as connection:
+            if not is_overdue(connection):
+                return
+        until = self.clock() + CLEAN_SECONDS
+        for name, rows in clean_inbox(self.database, may_go_on=lambda: self.clock() < until).items():
+            self.runner.log(f"{rows:,} old rows deleted: {name.replace('_', ' ')}")
 
     def _connect(self, store: Store) -> Platform:
         return connect_store(
@@ -251,6 +267,7 @@ class HandlingRun:
         try:
             work.run()
             failed = False
+            self._look_whether_well(batch)
         except IntegrationError as error:
             work.release()
             if not is_expected(error):
@@ -261,6 +278,15 @@ class HandlingRun:
                 self._at_work.discard(batch.store_id)
                 self.summary.batches += 1
                 self.summary.batches_failed += failed
+
+    def _look_whether_well(self, batch: Batch) -> None:
+        now = self.clock()
+        with self._lock:
+            if now - self._looked.get(batch.store_id, -WELL_SECONDS) < WELL_SECONDS:
+                return
+            self._looked[batch.store_id] = now
+        with self.database.transaction() as connection:
+            clear_if_well(connection, batch.store_id, batch.platform)
 
     def _take_texts(self, texts: Sequence[TextEvent]) -> None:
         try:

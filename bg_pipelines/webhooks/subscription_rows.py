@@ -29,12 +29,16 @@ class KnownSubscription(NamedTuple):
         """Whether it is still what is kept of it; its key is not looked at."""
         fields = None if self.include_fields is None else tuple(self.include_fields)
         kept = tuple(self.topics), self.uri, fields, self.filter
-        return kept == (
-            found.topics,
-            found.uri,
-            found.include_fields,
-            found.filter,
-        ) and self.source_updated_at == datetime.fromisoformat(found.source_updated_at)
+        return (
+            kept
+            == (
+                found.topics,
+                found.uri,
+                found.include_fields,
+                found.filter,
+            )
+            and self.source_updated_at == found.source_updated_at
+        )
 
 
 def read(connection: Connection, store_id: int) -> list[KnownSubscription]:

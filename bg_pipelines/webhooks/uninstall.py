@@ -14,7 +14,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Platform
 
-_REMOVED = (ErrorType.CREDENTIALS, ErrorType.SHOP_GONE, ErrorType.SCOPES)
+_REMOVED = (ErrorType.CREDENTIALS, ErrorType.SHOP_GONE)
 
 
 def is_removed(platform: Platform) -> bool:

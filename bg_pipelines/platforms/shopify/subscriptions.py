@@ -7,6 +7,7 @@ in its shopify.app.toml are not listed and not changed by API.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -141,10 +142,10 @@ def _subscription(node: Any) -> Subscription:
             uri=str(node["uri"]),
             include_fields=tuple(node["includeFields"]) or None,
             filter=node["filter"] or None,
-            source_updated_at=str(node["updatedAt"]),
+            source_updated_at=datetime.fromisoformat(node["updatedAt"]),
             delivers=node["format"] == "JSON",
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise malformed("Shopify's answer has a webhook subscription that makes no sense") from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -87,17 +88,17 @@ def _subscription(row: Any) -> Subscription:
             uri=str(row.get("notification_url") or ""),
             include_fields=None,
             filter=None,
-            source_updated_at=_moment(str(row.get("updated_at") or row["created_at"])),
+            source_updated_at=_moment(row.get("updated_at") or row["created_at"]),
             delivers=row.get("enabled") is True,
             signature_key=row.get("signature_key"),
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise malformed("Square's answer has a webhook subscription that makes no sense") from None
 
 
-def _moment(text: str) -> str:
+def _moment(text: str) -> datetime:
     """Square's own samples of these times are Go's, like 2022-01-10 23:29:48 +0000 UTC."""
-    return text.removesuffix(" UTC")
+    return datetime.fromisoformat(text.removesuffix(" UTC").replace(" +", "+"))
 
 
 def _is_missing(error: IntegrationError) -> bool:

@@ -261,7 +261,8 @@ def as_far_as_needed(asked: Asked) -> Reply:
         case "CustomersByIds":
             return Reply.of({"data": {"rows": [CUSTOMER]}})
         case "Subscribe" | "UpdateSubscription":
-            made = {"id": "1", "topic": asked.body["variables"].get("topic", "SHOP_UPDATE"), "updatedAt": "x"}
+            made = {"id": "1", "topic": asked.body["variables"].get("topic", "SHOP_UPDATE")}
+            made |= {"updatedAt": "2026-01-01T00:00:00Z"}
             made |= {"format": "JSON", "includeFields": [], "uri": "x", "filter": None}
             return Reply.of({"data": {"outcome": {"webhookSubscription": made, "userErrors": []}}})
         case "Unsubscribe":
