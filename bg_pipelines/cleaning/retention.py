@@ -64,8 +64,11 @@ RULES: tuple[Rule, ...] = (
     Rule("sync_attempts", "started_at", 30 * _DAY, "t.status <> 'running'", name="failed_attempts"),
     Rule("job_runs", "started_at", 90 * _DAY, hold="t.finished_at IS NULL AND t.seen_at > statement_timestamp() - interval '1 day'"),
     Rule("audits", "audited_at", 90 * _DAY),
-    Rule("webhook_events", "received_at", 3 * _DAY, "t.status IN ('handled', 'passed_on')"),
-    Rule("webhook_events", "received_at", 30 * _DAY, "t.status <> 'pending'", name="ignored_events"),
+    # So long they can be replayed, and tell what was told.
+    Rule("webhook_events", "received_at", 3 * _DAY, "t.status IN ('handled', 'passed_on', 'ignored')"),
+    Rule(
+        "webhook_events", "received_at", 30 * _DAY, "t.status = 'pending' AND t.next_due_at IS NULL", name="parked_events"
+    ),
     Rule("webhook_events", "received_at", _DAY, "t.status = 'not_understood'", name="events_not_understood"),
     Rule("webhook_coverage", "hour", 30 * _DAY),
     Rule(
