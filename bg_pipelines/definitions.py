@@ -7,6 +7,8 @@ import warnings
 import dagster as dg
 
 from bg_pipelines.jobs import (
+    clean_active_carts,
+    create_shopify_webhook,
     customer_sync,
     drift_audit,
     handle_webhooks,
@@ -15,6 +17,7 @@ from bg_pipelines.jobs import (
     store_sync,
 )
 from bg_pipelines.orchestration.assets import TABLES
+from bg_pipelines.orchestration.cleaning_job import CLEANED_ASSETS
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 
@@ -27,26 +30,31 @@ defs = dg.Definitions(
         inventory_sync.inventory_sync,
         customer_sync.customer_sync,
         drift_audit.drift_audit,
+        create_shopify_webhook.create_shopify_webhook,
         handle_webhooks.handle_webhooks,
         share_product_text_message.share_product_text_message,
+        clean_active_carts.clean_active_carts,
     ],
     schedules=[
         *store_sync.schedules,
         *inventory_sync.schedules,
         *customer_sync.schedules,
         *drift_audit.schedules,
+        *clean_active_carts.schedules,
+        *create_shopify_webhook.schedules,
     ],
     sensors=[
         *store_sync.sensors,
         *inventory_sync.sensors,
         *customer_sync.sensors,
         *drift_audit.sensors,
+        *create_shopify_webhook.sensors,
         *handle_webhooks.sensors,
         *share_product_text_message.sensors,
         run_failures,
         deliver_alerts,
     ],
-    assets=TABLES,
+    assets=[*TABLES, *CLEANED_ASSETS],
     resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
     # A step in a process of its own costs a second and gains nothing: the work is in threads.
     executor=dg.in_process_executor,

@@ -11,13 +11,16 @@
      +-- database                   our PostgreSQL is unavailable or refused the work
      +-- lease_lost                 another worker has claimed this row and settles it
      +-- operation_failed           the vendor's operation for us failed: another is started
-     +-- run_died                   a run's process was killed, or its machine restarted; the run is retried
-     automatically |
+     +-- run_died                   a run's process was killed, or its machine restarted; it is retried automatically
+     |
      |  time-dependent: succeeds once somebody else has finished something
      +-- shop_locked                the platform has locked the shop for now
-     +-- operation_running          the vendor's operation has not finished yet |
-     |  found by an audit, which repairs what it can
-     +-- drift                      stored rows differed from the source although they had been synced |
+     +-- operation_running          the vendor's operation has not finished yet
+     |
+     |  found by a job that repairs what it can
+     +-- drift                      stored rows differed from the source although they had been synced
+     +-- events_missed              webhook events were not delivered: what they told of is read by a pass instead
+     |
      |  requires attention: the same call never succeeds unchanged
      +-- credentials                the token or secret is wrong, revoked or expired
      +-- scopes                     the token may not read or write this
@@ -62,6 +65,7 @@ class ErrorType(StrEnum):
     SHOP_LOCKED = "shop_locked"
     OPERATION_RUNNING = "operation_running"
     DRIFT = "drift"
+    EVENTS_MISSED = "events_missed"
     CREDENTIALS = "credentials"
     SCOPES = "scopes"
     PAYMENT_REQUIRED = "payment_required"
@@ -105,6 +109,7 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.SHOP_LOCKED: ErrorDefaults(Severity.HIGH, True),
     ErrorType.OPERATION_RUNNING: ErrorDefaults(Severity.LOW, True),
     ErrorType.DRIFT: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.EVENTS_MISSED: ErrorDefaults(Severity.MEDIUM, True),
     ErrorType.CREDENTIALS: ErrorDefaults(Severity.HIGH, False),
     ErrorType.SCOPES: ErrorDefaults(Severity.HIGH, False),
     ErrorType.PAYMENT_REQUIRED: ErrorDefaults(Severity.HIGH, False),

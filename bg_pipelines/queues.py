@@ -25,6 +25,9 @@ TIERS: dict[int, timedelta] = {
 AUDIT_EVERY = timedelta(days=1)
 """How often a store is audited, whatever its tier: the stores are spread over the day."""
 
+SUBSCRIPTIONS_EVERY = timedelta(hours=1)
+"""How often a store's webhook subscriptions are looked at, whatever its tier: all at the hour, by one run a tier."""
+
 EARLY = timedelta(seconds=30)
 """A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
 
@@ -81,9 +84,11 @@ JOBS: dict[str, Job] = {
     "inventory_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
     "customer_sync": Job(DEFAULT, max_concurrent_runs=2, crons=_EVERY_TICK),
     "drift_audit": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
+    "create_shopify_webhook": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
     "handle_webhooks": Job(DEFAULT, max_concurrent_runs=1, crons={}),
     # One at a time: a run keeps the rate of the sender and the limit of the day.
     "share_product_text_message": Job(DEFAULT, max_concurrent_runs=1, crons={}),
+    "clean_active_carts": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "*/15 * * * *"}),
 }
 
 
@@ -99,10 +104,17 @@ def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
     return epoch + turns * interval
 
 
+def next_hour(after: datetime) -> datetime:
+    """When what is done at each full hour (UTC) is due again, after `after`: just before the schedules of that hour."""
+    hour = (after.astimezone(UTC) + EARLY).replace(minute=0, second=0, microsecond=0)
+    return hour + SUBSCRIPTIONS_EVERY - EARLY
+
+
 class Unit(StrEnum):
     """The units of a store's work, as `sync_states.resource` names them.
 
-    `STORE` syncs its profile, `AUDIT` is the drift audit; each other one syncs the resource of its name.
+    `STORE` syncs its profile, `AUDIT` is the drift audit, `WEBHOOKS` keeps its webhook subscriptions; each other one
+    syncs the resource of its name.
     """
 
     STORE = "store"
@@ -113,6 +125,7 @@ class Unit(StrEnum):
     CUSTOMERS = "customers"
     ORDERS = "orders"
     AUDIT = "audit"
+    WEBHOOKS = "webhooks"
 
     @property
     def resource(self) -> Resource | None:
@@ -126,5 +139,9 @@ JOB_UNITS: dict[str, tuple[Unit, ...]] = {
     "inventory_sync": (Unit.INVENTORY_LEVELS,),
     "customer_sync": (Unit.CUSTOMERS, Unit.ORDERS),
     "drift_audit": (Unit.AUDIT,),
+    "create_shopify_webhook": (Unit.WEBHOOKS,),
 }
 """The units of a store that each job works on, in this order."""
+
+OWN_INTERVALS: dict[Unit, timedelta] = {Unit.AUDIT: AUDIT_EVERY, Unit.WEBHOOKS: SUBSCRIPTIONS_EVERY}
+"""Units that are due as often as this, whatever their store's tier or its own interval."""

@@ -80,6 +80,7 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.COUNT_MISMATCH: _backoff(60, 3600, 3),
     ErrorType.QUERY_REJECTED: _backoff(30, 600, 3),
     ErrorType.DRIFT: _backoff(60, 3600, 3),
+    ErrorType.EVENTS_MISSED: _backoff(60, 3600, 3),
     ErrorType.SHOP_LOCKED: _scheduled(1800, 48),
     # A bulk operation of a large shop takes minutes to hours.
     ErrorType.OPERATION_RUNNING: _scheduled(60, 1440),

@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     )
 
     home_dir: Path = Field(
-        default=Path(".bg"), description="where the embedded database and the key file live"
+        default=Path(".bg"),
+        description="where the embedded database, the key file and exports of customers' data live",
     )
     database_url: PostgresUrl = Field(default=None, description="the application's database; unset: embedded")
     dagster_database_url: PostgresUrl = Field(default=None, description="Dagster's storage; unset: embedded")

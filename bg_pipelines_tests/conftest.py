@@ -140,8 +140,18 @@ def cipher() -> Cipher:
 @pytest.fixture(scope="session")
 def vendor() -> GraphQLSchema:
     """Shopify's own introspection, found by BG_VENDOR_SPECS."""
+    return schema_of("2026-07")
+
+
+@pytest.fixture(scope="session")
+def next_vendor() -> GraphQLSchema:
+    """That of the version that comes next."""
+    return schema_of("2026-10")
+
+
+def schema_of(version: str) -> GraphQLSchema:
     folder = Path(os.environ.get("BG_VENDOR_SPECS", PROJECT.parent / "shared" / "vendor"))
-    path = folder / "shopify_admin_2026-07.json.gz"
+    path = folder / f"shopify_admin_{version}.json.gz"
     if not path.exists():
         pytest.skip(f"the vendor's introspection is not at {path}; set BG_VENDOR_SPECS")
     with gzip.open(path) as file:
@@ -196,7 +206,7 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
         options = {
             key: request.pop(key)
             for key in (
-                *("lease", "progress_seconds", "turn_seconds", "policies", "rng"),
+                *("lease", "progress_seconds", "turn_seconds", "policies", "rng", "processes"),
                 *(field.name for field in dataclasses.fields(Limits)),
             )
             if key in request
@@ -231,7 +241,7 @@ def emptied_database_url(shared_database: str, server_home: Path) -> str:
     with psycopg.connect(server.url(shared_database, driver=None)) as connection:
         connection.execute(
             "TRUNCATE stores, locations, products, product_variants, inventory_levels, customers, orders, order_lines, "
-            "refunds RESTART IDENTITY CASCADE"
+            "refunds, webhook_subscriptions RESTART IDENTITY CASCADE"
         )
     return server.url(shared_database)
 

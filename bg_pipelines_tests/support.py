@@ -57,6 +57,7 @@ class Scripted:
         return StoreProfile("1", "shop", "EUR", "Europe/Berlin", None, "2026-01-01T00:00:00Z")
 
     corrections_a_call = 250
+    webhooks = None
     late_arrivals: ClassVar[dict[Resource, timedelta]] = {}
 
     def lookback(self, resource: Resource) -> timedelta:

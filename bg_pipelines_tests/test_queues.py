@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipelines.queues import EARLY, TICK, TIERS, next_turn
+from bg_pipelines.queues import EARLY, TICK, TIERS, next_hour, next_turn
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 INTERVALS = [*TIERS.values(), timedelta(minutes=25), timedelta(days=1)]
@@ -38,3 +38,10 @@ def test_the_stores_of_a_tier_are_spread_over_its_ticks(tier: int, ticks: int) -
     turns = Counter(next_turn(NOON, TIERS[tier], store_id) for store_id in range(1, 1201))
     assert len(turns) == ticks
     assert set(turns.values()) == {1200 // ticks}
+
+
+@given(MOMENTS)
+def test_what_is_done_hourly_is_due_just_before_the_next_hour(after: datetime) -> None:
+    due = next_hour(after.astimezone(timezone(timedelta(hours=5, minutes=30))))
+    assert timedelta(0) < due - after <= timedelta(hours=1)
+    assert (due + EARLY - datetime(1970, 1, 1, tzinfo=UTC)) % timedelta(hours=1) == timedelta(0)

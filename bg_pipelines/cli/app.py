@@ -28,6 +28,7 @@ TOPICS = {
     "incidents": "What failed, and what to do about it (docs/on-call.md).",
     "stock": "Stock corrections and their outcomes (docs/jobs.md).",
     "customers": "A store's customers, edits of their profiles (docs/jobs.md), export and erasure (docs/privacy.md).",
+    "webhooks": "What platforms tell of changes (docs/webhooks.md).",
     "texts": "Text messages, consent and replies (docs/text-messages.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
 }
@@ -80,11 +81,12 @@ def demo(
     ] = False,
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     sandbox_port: Annotated[int, typer.Option(help="Port of the sandbox.")] = 4010,
+    webhook_port: Annotated[int, typer.Option(help="Port of the receiver of webhooks.")] = 8088,
 ) -> None:
     """Start a database, a sandbox and stores on this machine, run every job once, then serve the Dagster UI until Ctrl-C."""
     from bg_pipelines.machine.demo import run_demo
 
-    sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port))
+    sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port, webhook_port=webhook_port))
 
 
 @app.command(
@@ -159,13 +161,15 @@ def migrate() -> None:
 
 @app.command()
 def check() -> None:
-    """Check settings, key, databases, migrations, and each store's credentials and scopes; list every fault."""
+    """Check settings, key, databases, migrations, webhooks, and each store's credentials and scopes; list every fault."""
     from bg_pipelines.operations import checks
     from bg_pipelines.wording import counted
 
     faults = checks.find_faults()
     for fault in faults:
         console.print(f"- {fault}", soft_wrap=True)
+    for hint in checks.find_hints():
+        console.print(f"hint: {hint}", soft_wrap=True)
     console.print(counted(len(faults), "fault") if faults else "no faults found")
     sys.exit(1 if faults else 0)
 

@@ -123,7 +123,8 @@ def status_page(state: status.Status) -> Lines:
 def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     """A line for each queue that has work, and for each of its jobs."""
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
-    table.add_column("queue, job", no_wrap=True)
+    # The one column that a terminal may cut: a job is known by the beginning of its name.
+    table.add_column("queue, job", overflow="ellipsis")
     names = "stores current due oldest running retries parked incidents p50 p95 success behind"
     if narrow:
         names = "stores current due run retry parked p50/p95 success behind"

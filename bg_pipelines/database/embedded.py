@@ -53,6 +53,9 @@ ACCOUNT = "pgserver"  # runs the server where we are root
 # Only where a new database begins: postgresql.conf belongs to whoever runs it.
 FIRST_SETTINGS = ("max_connections=200", "shared_buffers=128MB", "timezone=UTC", "log_timezone=UTC")
 
+# An error of a statement reaches whoever sent it; in the log it would quote values, which may be personal.
+QUIET = "--log_min_messages=log"
+
 _held: dict[Path, int] = {}
 _guard = threading.Lock()
 # No fork may happen inside: the child would keep a copy of a lock that is only passing through our hands.
@@ -74,7 +77,8 @@ class EmbeddedServer:
     def url(self, database: str, driver: str | None = "psycopg") -> str:
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         # The port names the socket's file; said here, lest somebody's PGPORT name another.
-        return f"{scheme}://postgres:@:5432/{quote(database, safe='')}?host={self.socket_directory}"
+        place = f"postgres:@:5432/{quote(database, safe='')}?host={self.socket_directory}"
+        return f"{scheme}://{place}&options={quote(QUIET)}"
 
     def create_database(self, name: str) -> None:
         """Create the database unless it is there."""
@@ -389,8 +393,6 @@ def _launch(server: EmbeddedServer, binaries: Path, lock: int) -> int:
         "5432",
     ]
     command += ["-c", "listen_addresses=", "-c", f"cluster_name={server.name}"]
-    # A row that breaks a constraint is quoted in an error's details: personal data is in no log.
-    command += ["-c", "log_error_verbosity=terse"]
     return subprocess.Popen(command, cwd=directory, pass_fds=(lock,), **account).pid  # noqa: S603
 
 

@@ -7,7 +7,7 @@ no foreign keys to one another: pages arrive in the vendor's order, and a level 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ class Base(DeclarativeBase):
         list[str]: ARRAY(sa.Text),
         bytes: sa.LargeBinary,
         Decimal: Money,
+        timedelta: sa.Interval,
     }
     metadata = sa.MetaData(
         naming_convention={
@@ -133,8 +134,14 @@ def _claimed() -> tuple[sa.schema.SchemaItem, ...]:
     )
 
 
+def _deleted() -> sa.Index:
+    """What retention finds deleted rows of a synced table by."""
+    return sa.Index(None, "deleted_at", postgresql_where=sa.text("deleted_at IS NOT NULL"))
+
+
 class Location(Synced, Base):
     __tablename__ = "locations"
+    __table_args__ = (_deleted(),)
 
     name: Mapped[str]
     active: Mapped[bool]
@@ -148,6 +155,7 @@ class Location(Synced, Base):
 
 class Product(Synced, Base):
     __tablename__ = "products"
+    __table_args__ = (_deleted(),)
 
     title: Mapped[str]
     handle: Mapped[str]
@@ -161,6 +169,7 @@ class Product(Synced, Base):
 class ProductVariant(Synced, Base):
     __tablename__ = "product_variants"
     __table_args__ = (
+        _deleted(),
         sa.Index(None, "store_id", "product_external_id"),
         sa.Index(None, "store_id", "inventory_item_external_id"),
         # PostgreSQL's numeric takes 'NaN', and a NaN passes every comparison but this.
@@ -183,7 +192,7 @@ class InventoryLevel(Synced, Base):
     """Stock of one item at one location. Deleted: the item is no longer stocked there."""
 
     __tablename__ = "inventory_levels"
-    __table_args__ = (sa.Index(None, "store_id", "inventory_item_external_id"),)
+    __table_args__ = (sa.Index(None, "store_id", "inventory_item_external_id"), _deleted())
 
     inventory_item_external_id: Mapped[str]
     location_external_id: Mapped[str]
@@ -201,6 +210,7 @@ class Customer(Synced, Base):
 
     __tablename__ = "customers"
     __table_args__ = (
+        _deleted(),
         sa.Index(
             "ix_customers_email", sa.text("lower(email)"), postgresql_where=sa.text("email IS NOT NULL")
         ),
@@ -243,8 +253,22 @@ class Order(Synced, Base):
 
     __tablename__ = "orders"
     __table_args__ = (
+        _deleted(),
         sa.Index(None, "store_id", "customer_external_id"),
         sa.Index(None, "store_id", "ordered_at"),
+        # Whose an order without a customer is shows in its e-mail or phone alone.
+        sa.Index(
+            "ix_orders_email",
+            "store_id",
+            sa.text("lower(email)"),
+            postgresql_where=sa.text("customer_external_id IS NULL AND email IS NOT NULL"),
+        ),
+        sa.Index(
+            "ix_orders_phone",
+            "store_id",
+            "phone",
+            postgresql_where=sa.text("customer_external_id IS NULL AND phone IS NOT NULL"),
+        ),
         sa.CheckConstraint(
             "total <> 'NaN' AND coalesce(subtotal, 0) <> 'NaN' AND coalesce(discount, 0) <> 'NaN' "
             "AND coalesce(tax, 0) <> 'NaN'",
@@ -282,6 +306,7 @@ class OrderLine(Synced, Base):
 
     __tablename__ = "order_lines"
     __table_args__ = (
+        _deleted(),
         sa.Index(None, "store_id", "order_external_id"),
         sa.CheckConstraint("unit_price <> 'NaN' AND discount <> 'NaN' AND total <> 'NaN'", name="amounts"),
         sa.CheckConstraint("quantity <> 'NaN' AND current_quantity <> 'NaN'", name="quantities"),
@@ -308,6 +333,7 @@ class Refund(Synced, Base):
 
     __tablename__ = "refunds"
     __table_args__ = (
+        _deleted(),
         sa.Index(None, "store_id", "order_external_id"),
         sa.Index(None, "store_id", "sale_external_id"),
         sa.CheckConstraint("amount <> 'NaN'", name="amount"),
@@ -336,6 +362,7 @@ class CustomerChange(Claimed, Base):
     label = "'edit ' || t.id || ' of ' || t.field"
     carrier = Unit.CUSTOMERS
     __table_args__ = (
+        sa.Index(None, "changed_at"),
         *_claimed(),
         sa.CheckConstraint(
             "status IN ('pending', 'applied', 'superseded', 'rejected', 'recorded')", name="status"
@@ -495,6 +522,7 @@ class InventoryCorrection(Claimed, Base):
     label = "'stock correction ' || t.id"
     carrier = Unit.INVENTORY_LEVELS
     __table_args__ = (
+        sa.Index(None, "created_at"),
         *_claimed(),
         sa.CheckConstraint("status IN ('pending', 'applied', 'stale', 'rejected')", name="status"),
         sa.CheckConstraint("quantity >= 0", name="quantity"),
@@ -534,15 +562,29 @@ class Cart(Synced, Base):
             "checkout_external_id",
             postgresql_where=sa.text("checkout_external_id IS NOT NULL"),
         ),
-        # Whose an anonymous cart is shows in its e-mail or phone alone.
         sa.Index(
             "ix_carts_email",
             "store_id",
             sa.text("lower(email)"),
-            postgresql_where=sa.text("email IS NOT NULL"),
+            postgresql_where=sa.text("customer_external_id IS NULL AND email IS NOT NULL"),
         ),
-        sa.Index("ix_carts_phone", "store_id", "phone", postgresql_where=sa.text("phone IS NOT NULL")),
+        sa.Index(
+            "ix_carts_phone",
+            "store_id",
+            "phone",
+            postgresql_where=sa.text("customer_external_id IS NULL AND phone IS NOT NULL"),
+        ),
         sa.CheckConstraint("total <> 'NaN'", name="total"),
+        sa.CheckConstraint(
+            "payment_state IN ('none', 'pending', 'authorised', 'paid', 'settled')", name="payment_state"
+        ),
+        sa.Index(
+            "ix_carts_money",
+            "store_id",
+            "source_updated_at",
+            postgresql_where=sa.text("payment_state IN ('pending', 'authorised', 'paid')"),
+        ),
+        _deleted(),
     )
 
     customer_external_id: Mapped[str | None] = mapped_column(comment="null: anonymous")
@@ -559,6 +601,13 @@ class Cart(Synced, Base):
         comment="when what it holds last changed; null: only its checkout is known"
     )
     checkout_updated_at: Mapped[datetime | None] = mapped_column(comment="when its checkout last changed")
+    payment_state: Mapped[str] = mapped_column(
+        server_default="none",
+        comment="pending, authorised and paid: money is in it, and it is never deleted; settled: an order has it",
+    )
+    abandoned_at: Mapped[datetime | None] = mapped_column(
+        comment="when clean_active_carts found it abandoned; of no account once source_updated_at is later"
+    )
 
 
 class CartItem(Synced, Base):
@@ -566,6 +615,7 @@ class CartItem(Synced, Base):
 
     __tablename__ = "cart_items"
     __table_args__ = (
+        _deleted(),
         sa.Index(None, "store_id", "cart_external_id"),
         sa.CheckConstraint("unit_price <> 'NaN' AND total <> 'NaN'", name="amounts"),
         sa.CheckConstraint("quantity <> 'NaN'", name="quantity"),
@@ -582,13 +632,153 @@ class CartItem(Synced, Base):
     currency: Mapped[str | None]
 
 
+class InventoryReservation(Base):
+    """Stock that a cart holds back. It is given back by deleting the row; see the view `sellable_stock`."""
+
+    __tablename__ = "inventory_reservations"
+    __table_args__ = (
+        sa.Index(None, "store_id", "cart_external_id"),
+        sa.Index(
+            "ix_inventory_reservations_item",
+            "store_id",
+            "inventory_item_external_id",
+            "location_external_id",
+        ),
+        sa.CheckConstraint("quantity > 0 AND quantity <> 'NaN'", name="quantity"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.BigInteger)
+    cart_external_id: Mapped[str]
+    inventory_item_external_id: Mapped[str]
+    location_external_id: Mapped[str]
+    quantity: Mapped[Decimal] = mapped_column(Quantity)
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class ShopSession(Base):
+    """A visitor's session in the application's shop. Personal: never in a log, a run's config or an error."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (sa.Index(None, "store_id", "customer_external_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, comment="a digest of the token, better than the token")
+    store_id: Mapped[int] = mapped_column(sa.BigInteger)
+    customer_external_id: Mapped[str | None] = mapped_column(comment="null: nobody is logged in")
+    cart_external_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), comment="its last activity")
+    expires_at: Mapped[datetime]
+
+
+class CartEvent(Base):
+    """What happened to a cart, for whoever acts on it: `cart.abandoned`."""
+
+    __tablename__ = "cart_events"
+    __table_args__ = (
+        sa.CheckConstraint("kind IN ('cart.abandoned')", name="kind"),
+        sa.Index(None, "store_id", "cart_external_id"),
+        sa.Index(None, "happened_at"),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    store_id: Mapped[int] = mapped_column(sa.BigInteger)
+    cart_external_id: Mapped[str]
+    kind: Mapped[str]
+    happened_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class CartRules(Base):
+    """What one store has otherwise than `cleaning.carts.CartKeep`; null: as there."""
+
+    __tablename__ = "cart_rules"
+
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    abandon: Mapped[timedelta | None] = mapped_column(comment="without activity for so long: abandoned")
+    anonymous: Mapped[timedelta | None] = mapped_column(comment="without activity for so long: deleted")
+    customer: Mapped[timedelta | None]
+    empty: Mapped[timedelta | None]
+    bought: Mapped[timedelta | None]
+    archive: Mapped[timedelta | None] = mapped_column(comment="how long deleted carts are kept archived")
+
+
+class CleaningTask(Claimed, Base):
+    """One thing that a cleaning job does, such as a sweep through a table: when it is due, which run has it, where
+    it has got to."""
+
+    __tablename__ = "cleaning_tasks"
+    label = "'cleaning ' || t.name"
+    __table_args__ = (*_claimed(), sa.Index(None, "job"))
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    job: Mapped[str]
+    place: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB, comment="of an unfinished pass: see cleaning/batches.py"
+    )
+    paused_at: Mapped[datetime | None] = mapped_column(comment="null: it is not paused")
+    paused_by: Mapped[str | None]
+    completed_at: Mapped[datetime | None] = mapped_column(comment="the end of its last whole pass")
+
+
+class CleaningResult(Base):
+    """What a run freed by one task, and what held it up."""
+
+    __tablename__ = "cleaning_results"
+    __table_args__ = (sa.Index(None, "finished_at"), sa.Index(None, "task", "finished_at"))
+
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    task: Mapped[str] = mapped_column(primary_key=True)
+    job: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    completed: Mapped[bool] = mapped_column(comment="false: the rest is the next run's")
+    rows_freed: Mapped[int] = mapped_column(sa.BigInteger, server_default="0", comment="of all its tables")
+    bytes_freed: Mapped[int] = mapped_column(
+        sa.BigInteger, server_default="0", comment="of those rows, without their index entries"
+    )
+    batches: Mapped[int] = mapped_column(server_default="0")
+    set_aside: Mapped[int] = mapped_column(server_default="0", comment="rows that could not be deleted")
+    figures: Mapped[dict[str, Any]] = mapped_column(server_default="{}", comment="rows and bytes by table")
+    pauses: Mapped[dict[str, Any]] = mapped_column(server_default="{}", comment="seconds by reason")
+    advice: Mapped[list[Any]] = mapped_column(
+        JSONB, server_default="[]", comment="what a person may want to do"
+    )
+
+
+class SetAsideRow(Base):
+    """A row that cleaning could not delete, because a foreign key or a trigger refuses it; tried again after a day."""
+
+    __tablename__ = "cleaning_set_aside"
+
+    task: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True, comment="the row's key, as text")
+    reason: Mapped[str] = mapped_column(comment="without personal data")
+    first_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    last_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class ArchivedRows(Base):
+    """Deleted rows of one batch, kept for a while: JSON lines, compressed and encrypted."""
+
+    __tablename__ = "archived_rows"
+    __table_args__ = (sa.Index(None, "expires_at"), sa.Index(None, "task", "archived_at"))
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    task: Mapped[str]
+    archived_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    expires_at: Mapped[datetime]
+    row_count: Mapped[int]
+    content: Mapped[bytes]
+
+
 class WebhookSubscription(Synced, Base):
-    """A subscription of ours at a store's platform, as it was when it was last looked at (`synced_at`).
+    """A subscription of ours at a store's platform, as it was when it was last looked at (the unit `webhooks`).
 
     `deleted_at`: it was found missing there, or removed by us.
     """
 
     __tablename__ = "webhook_subscriptions"
+    __table_args__ = (_deleted(),)
 
     topics: Mapped[list[str]] = mapped_column(comment="as the platform's deliveries name them")
     uri: Mapped[str]
@@ -654,6 +844,7 @@ class WebhookCoverage(Base):
     found."""
 
     __tablename__ = "webhook_coverage"
+    __table_args__ = (sa.Index(None, "hour"),)
 
     store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"), primary_key=True)
     resource: Mapped[str] = mapped_column(primary_key=True)
@@ -959,7 +1150,10 @@ class RejectedRow(Base):
     """
 
     __tablename__ = "rejected_rows"
-    __table_args__ = (sa.UniqueConstraint("store_id", "resource", "external_id"),)
+    __table_args__ = (
+        sa.UniqueConstraint("store_id", "resource", "external_id"),
+        sa.Index(None, "last_seen_at"),
+    )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
     store_id: Mapped[int] = mapped_column(sa.ForeignKey("stores.id"))
@@ -980,6 +1174,7 @@ class Incident(Base):
 
     __tablename__ = "incidents"
     __table_args__ = (
+        sa.Index(None, "resolved_at", postgresql_where=sa.text("resolved_at IS NOT NULL")),
         sa.CheckConstraint("status IN ('open', 'resolved')", name="status"),
         sa.CheckConstraint("notified IN ('nothing', 'open', 'escalated', 'resolved')", name="notified"),
         sa.Index(

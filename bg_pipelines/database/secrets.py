@@ -26,8 +26,12 @@ ENCRYPTED = (
     ("stores", "credentials"),
     ("rejected_rows", "payload"),
     ("webhook_events", "payload"),
+    ("webhook_subscriptions", "signature_key"),
     ("data_requests", "subject"),
+    ("archived_rows", "content"),
 )
+_KEYS = {"webhook_subscriptions": ("store_id", "external_id")}
+"""The keys of those tables whose key is not `id`."""
 
 
 class Cipher:
@@ -117,16 +121,22 @@ def _keep_known_value(connection: psycopg.Connection[Any], cipher: Cipher) -> No
 
 def _reencrypt(connection: psycopg.Connection[Any], cipher: Cipher) -> None:
     for table, column in ENCRYPTED:
-        names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
-        update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s AND {column} = %s").format(**names)
+        key = _KEYS.get(table, ("id",))
+        names = {
+            "table": sql.Identifier(table),
+            "column": sql.Identifier(column),
+            "key": sql.SQL(", ").join(map(sql.Identifier, key)),
+            "same": sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in key),
+        }
+        update = sql.SQL("UPDATE {table} SET {column} = %s WHERE {same} AND {column} = %s").format(**names)
         with connection.cursor(name="encrypted") as held:  # rows by the thousand, not all at once
             held.execute(
-                sql.SQL("SELECT id, {column} FROM {table} WHERE {column} IS NOT NULL").format(**names)
+                sql.SQL("SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL").format(**names)
             )
-            for id_, value in held:
+            for *row, value in held:
                 renewed = cipher.reencrypted(value)
                 if renewed is not None:
-                    connection.execute(update, (renewed, id_, value))
+                    connection.execute(update, (renewed, *row, value))
 
 
 def cipher(settings: Settings) -> Cipher:

@@ -1,20 +1,23 @@
 """Fingerprints: what makes two failures the same fault, and so one incident.
 
-    StoreUnit       a unit of a store, or the whole store, fails with one type of error
-    Platform        the same in many stores of a platform: one cause, such as a rotated app secret
-    Circuit         a circuit breaker of a store or a platform is open
-    RejectedRows    rows of a store's table could not be loaded
-    RejectedEdits   the platform refuses edits of a store's customers
-    RejectedCounts  the platform refuses corrections of a store's stock
-    Drift           an audit found that a store's table differs from its source
-    Job             runs of a job fail with one type of error
-    Installation    the database or the settings are wrong: every job is affected
-    AlertTarget     an alert target cannot be reached
-    TextsStopped    no text messages are sent, or none to a prefix: the account, a spike of opt-outs or of spending
-    TextsRefused    Twilio refuses text messages with a code that says nothing of their recipients
-    TextsUnclear    text messages of which nobody knows whether they were sent
-    TextReplies     replies to text messages wait for a person
-    DataRequest     a customer's data was asked for, or its erasure, and a person has to do something
+    StoreUnit             a unit of a store, or the whole store, fails with one type of error
+    Platform              the same in many stores of a platform: one cause, such as a rotated app secret
+    Circuit               a circuit breaker of a store or a platform is open
+    RejectedRows          rows of a store's table could not be loaded
+    RejectedEdits         the platform refuses edits of a store's customers
+    RejectedCounts        the platform refuses corrections of a store's stock
+    Drift                 an audit found that a store's table differs from its source
+    MissingSubscriptions  webhook subscriptions of a store disappeared at its platform
+    RefusedSubscriptions  the platform refuses webhook subscriptions of a store
+    Job                   runs of a job fail with one type of error
+    Installation          the database or the settings are wrong: every job is affected
+    AlertTarget           an alert target cannot be reached
+    TextsStopped          no text messages are sent, or none to a prefix: the account, a spike of opt-outs or of spending
+    TextsRefused          Twilio refuses text messages with a code that says nothing of their recipients
+    TextsUnclear          text messages of which nobody knows whether they were sent
+    TextReplies           replies to text messages wait for a person
+    DataRequest           a customer's data was asked for, or its erasure, and a person has to do something
+    Cleaning              a task of a cleaning job fails
 
 The column `incidents.fingerprint` has it as text, `kind:…`; only `str()` writes that text and only `parse` reads it.
 The kind is in `incidents.kind`, too, for queries.
@@ -29,6 +32,7 @@ from typing import ClassVar
 from bg_pipelines.errors import ErrorType
 
 _WHOLE_STORE = "unreachable"
+_MANY = "many"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,30 @@ class Drift:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.store_id}:{self.table}"
+
+
+@dataclass(frozen=True)
+class MissingSubscriptions:
+    """`store_id` is None where many stores of the platform have it."""
+
+    kind: ClassVar[str] = "missing_subscriptions"
+    platform: str
+    store_id: int | None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
+
+
+@dataclass(frozen=True)
+class RefusedSubscriptions:
+    """As `MissingSubscriptions`."""
+
+    kind: ClassVar[str] = "refused_subscriptions"
+    platform: str
+    store_id: int | None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
 
 
 @dataclass(frozen=True)
@@ -193,6 +221,15 @@ class DataRequest:
 
 
 @dataclass(frozen=True)
+class Cleaning:
+    kind: ClassVar[str] = "cleaning"
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.task}"
+
+
+@dataclass(frozen=True)
 class Unknown:
     """A text without a type in this release: a later one wrote it."""
 
@@ -210,6 +247,8 @@ Fingerprint = (
     | RejectedEdits
     | RejectedCounts
     | Drift
+    | MissingSubscriptions
+    | RefusedSubscriptions
     | Job
     | Installation
     | AlertTarget
@@ -218,8 +257,13 @@ Fingerprint = (
     | TextsUnclear
     | TextReplies
     | DataRequest
+    | Cleaning
     | Unknown
 )
+
+
+OfStoreOrMany = MissingSubscriptions | RefusedSubscriptions
+"""Faults of a store that park nothing, and of which many stores of a platform make one."""
 
 
 def parse(text: str) -> Fingerprint:
@@ -246,10 +290,16 @@ def _parse(text: str) -> Fingerprint:
             return RejectedCounts(int(store))
         case ["drift", store, table]:
             return Drift(int(store), table)
+        case ["missing_subscriptions", platform, store]:
+            return MissingSubscriptions(platform, None if store == _MANY else int(store))
+        case ["refused_subscriptions", platform, store]:
+            return RefusedSubscriptions(platform, None if store == _MANY else int(store))
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release
             return Installation(part, ":".join(detail))
+        case ["cleaning", task]:
+            return Cleaning(task)
         case ["target", *target]:
             return AlertTarget(":".join(target))
         case ["texts_stopped", cause]:

@@ -27,6 +27,7 @@ from bg_pipelines.incidents.fingerprints import (
     Drift,
     Fingerprint,
     Job,
+    RefusedSubscriptions,
     RejectedRows,
     circuit_keys,
 )
@@ -222,8 +223,8 @@ def _hurry(connection: Connection, keys: Sequence[str]) -> int:
 
 
 def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
-    """For rows that could not be loaded the next pass reads everything; for drift the audit is due. Returns their
-    incidents."""
+    """For rows that could not be loaded the next pass reads everything; for drift the audit is due, for refused webhook
+    subscriptions the unit that asks for them. Returns their incidents."""
     of: dict[tuple[int, str], set[int]] = {}
     for incident in held:
         match incident.fingerprint:
@@ -231,6 +232,9 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
                 of.setdefault((store_id, table), set()).add(incident.id)
             case Drift(store_id):
                 of.setdefault((store_id, Unit.AUDIT.value), set()).add(incident.id)
+            case RefusedSubscriptions(platform, store_id):
+                for one in [store_id] if store_id else _stores_of(connection, platform):
+                    of.setdefault((one, Unit.WEBHOOKS.value), set()).add(incident.id)
     stores, units = [store for store, _ in of], [unit for _, unit in of]
     found = connection.execute(
         "SELECT store_id, resource FROM sync_states WHERE (store_id, resource) IN "
@@ -240,12 +244,22 @@ def _read_again(connection: Connection, held: Sequence[_Held]) -> set[int]:
     # An unfinished pass may be past these rows already: one that begins from now on is wanted. What is parked under
     # another incident stays parked.
     connection.execute(
-        "UPDATE sync_states SET last_full_at = NULL, full_pass_wanted_at = clock_timestamp(), "
+        "UPDATE sync_states SET last_full_at = NULL, full_pass_wanted_at = clock_timestamp(), hinted_at = clock_timestamp(), "
         "next_due_at = CASE WHEN next_due_at IS NOT NULL THEN least(next_due_at, clock_timestamp()) END "
         "WHERE (store_id, resource) IN (SELECT * FROM unnest(%s::bigint[], %s::text[]))",
         (stores, units),
     )
     return {incident for row in found for incident in of[row]}
+
+
+def _stores_of(connection: Connection, platform: str) -> list[int]:
+    return [
+        store_id
+        for (store_id,) in connection.execute(
+            "SELECT id FROM stores WHERE platform = %s AND paused_at IS NULL AND deleted_at IS NULL",
+            (platform,),
+        )
+    ]
 
 
 def _why_nothing(incident: _Held) -> str:

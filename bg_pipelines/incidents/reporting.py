@@ -27,6 +27,7 @@ from bg_pipelines.incidents.fingerprints import (
     Circuit,
     Fingerprint,
     Installation,
+    OfStoreOrMany,
     StoreUnit,
 )
 from bg_pipelines.queues import TIERS
@@ -187,6 +188,40 @@ def _report_store(
     return incident_id
 
 
+def report_of_many(
+    connection: Connection, fault: Fault, many: OfStoreOrMany, *, occurrence: str | None = None
+) -> int:
+    """Report a store's fault that parks nothing: on its own incident or, from the `ONE_CAUSE_FROM`th store of its platform
+    with an open one of this kind on, on one of them all, `many`; returns its id."""
+    _lock(connection, many)
+    rows = connection.execute(
+        "SELECT id, fingerprint, store_id FROM incidents WHERE status = 'open' AND kind = %s AND platform = %s "
+        "ORDER BY id FOR NO KEY UPDATE",
+        (many.kind, fault.platform),
+    ).fetchall()
+    of_stores = {incident_id: store_id for incident_id, text, store_id in rows if text != str(many)}
+    if len(of_stores) == len(rows) and len({fault.store_id, *of_stores.values()}) < ONE_CAUSE_FROM:
+        return _write(connection, fault, occurrence, repeat=True)
+    error = IntegrationError(
+        f"Many stores have the same; the last, {fault.subject}: {fault.error.message}",
+        error_type=fault.error.error_type,
+        severity=fault.error.severity,
+        recoverable=fault.error.recoverable,
+        source=fault.error.source,
+        details=fault.error.details,
+    )
+    of_many = fault._replace(
+        fingerprint=many,
+        subject=f"platform {fault.platform}: many stores",
+        error=error,
+        store_id=None,
+        payload=None,
+    )
+    incident_id = _write(connection, of_many, occurrence, repeat=True)
+    _merge(connection, list(of_stores), incident_id)
+    return incident_id
+
+
 def recount(connection: Connection) -> None:
     """Have the incidents of platforms name how many stores there are now: those that recovered do not report it."""
     rows = connection.execute(
@@ -299,12 +334,19 @@ def is_reported(connection: Connection, occurrence: str) -> bool:
     return bool(row and row[0])
 
 
-def clear(connection: Connection, over: Collection[Fingerprint], how: str) -> int:
-    """These faults recovered: resolve their open incidents; returns how many.
+def clear(
+    connection: Connection, over: Collection[Fingerprint], how: str, *, quiet_for: timedelta = timedelta(0)
+) -> int:
+    """These faults recovered: resolve their open incidents that were not seen for so long; returns how many.
 
     What is parked under them is due now: it was parked for this fault.
     """
-    return _resolve(connection, how, "fingerprint = ANY(%(given)s)", {"given": [str(one) for one in over]})
+    return _resolve(
+        connection,
+        how,
+        "fingerprint = ANY(%(given)s) AND last_seen_at <= clock_timestamp() - %(quiet_for)s",
+        {"given": [str(one) for one in over], "quiet_for": quiet_for},
+    )
 
 
 def clear_job(connection: Connection, job: str, tier: str | None = None) -> int:

@@ -66,6 +66,11 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "What could be repaired matches the source again: look in `bg-pipelines incidents show N` for the columns, and "
         "for who else writes to these tables. `bg-pipelines audit STORE` audits it again now, and closes it if no drift is found."
     ),
+    ErrorType.EVENTS_MISSED: (
+        "Nothing was lost but carts: what the events told of is read by the next pass. Find out why they did not come: "
+        "`bg-pipelines check` tells whether the receiver is reached at `BG_PUBLIC_URL`, and a platform removes a "
+        "subscription whose deliveries fail for hours. It closes when all has been well for six hours."
+    ),
     ErrorType.CREDENTIALS: (
         "Make a new token in the shop's admin and give it with "
         "`bg-pipelines stores add STORE --domain DOMAIN --token -` (an app with a client id: "

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import requests
 from rich.console import Console
@@ -43,8 +43,12 @@ JOBS: dict[str, dict[str, Any]] = {
     "store_sync": {},
     "inventory_sync": {},
     "customer_sync": {},
-    "drift_audit": {"sample": 5},  # a look; each row that is asked for by its id costs the store's budget
+    "create_shopify_webhook": {},
 }
+AUDIT = {"sample": 5}
+"""A look: each row that is asked for by its id costs the store's budget."""
+WARM_SECONDS = 1
+CHANGE_SECONDS = 30
 TABLES = {
     "stores": "stores",
     "locations": "locations",
@@ -64,7 +68,7 @@ Rows = dict[str, dict[tuple[str, str], datetime | None]]
 """Of each table the rows by store and id, with the time of their last change where the sandbox tells it."""
 
 
-def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> int:
+def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webhook_port: int) -> int:
     """Run it; returns the exit code: 0 if every job succeeded and the database equals the sandbox."""
     project = Path.cwd()
     if not (project / "dagster.yaml").exists():
@@ -86,19 +90,24 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
         # The demo's alerts go to the sandbox, not to anybody's phone.
         os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
         os.environ["BG_ALERT_PHONES"] = ""
-        runs = stack.enter_context(_runs())
         shops = requests.get(f"{url}/sandbox/shops", timeout=10).json()
+        with console.status("starting the receiver of webhooks"):
+            stack.enter_context(_receiver(webhook_port, shops))
+        runs = stack.enter_context(_runs())
         merchants = requests.get(f"{url}/sandbox/merchants", timeout=10).json()
         stores = [_store("shopify", shop, shop["domain"]) for shop in shops]
         stores += [_store("square", merchant, merchant["id"].lower()) for merchant in merchants]
         _require_none_but(database, {store.domain for store in stores})
         changes = save_stores(database, cipher(settings), stores)
+        _forget_subscriptions(database)
         console.print(
             f"[bold]{len(shops)} Shopify and {len(merchants)} Square stores[/] of the sandbox at {url}: "
             f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"
         )
         names = [store.name for store in stores]
-        ran = [_run_job(console, database, runs, job, names) for job in JOBS]
+        ran = [_run_job(console, database, runs, job, names, config) for job, config in JOBS.items()]
+        ran.append(_show_a_change(console, database, runs, url, shops[0]))
+        ran.append(_run_job(console, database, runs, "drift_audit", names, AUDIT))
         ran += _show_a_fault(console, database, runs, url, shops[-1])
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
@@ -108,11 +117,14 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int) -> i
 
 
 def _run_job(
-    console: Console, database: Database, runs: Runs, name: str, stores: list[str]
+    console: Console,
+    database: Database,
+    runs: Runs,
+    name: str,
+    stores: list[str],
+    config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     run_id = str(uuid.uuid4())
-    # Stores are named, so that a second demo syncs them too, although nothing is due yet.
-    request = {"job": name, "run_id": run_id, "config": {"stores": stores, **JOBS[name]}}
     done = threading.Event()
     with _progress(console) as progress:
         watcher = threading.Thread(
@@ -120,19 +132,85 @@ def _run_job(
         )
         watcher.start()
         try:
-            with suppress(BrokenPipeError):
-                print(json.dumps(request), file=runs.stdin, flush=True)
-            assert runs.stdout is not None
-            answer = runs.stdout.readline()
+            # Stores are named, so that a second demo syncs them too, although nothing is due yet.
+            _start(runs, name, run_id, {"stores": stores, **(config or {})})
+            return _ended(runs, name, run_id)
         finally:
             done.set()
             watcher.join()
+
+
+def _start(runs: Runs, name: str, run_id: str, config: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError):
+        print(json.dumps({"job": name, "run_id": run_id, "config": config}), file=runs.stdin, flush=True)
+
+
+def _ended(runs: Runs, name: str, run_id: str) -> dict[str, Any]:
+    assert runs.stdout is not None
+    answer = runs.stdout.readline()
     if not answer:
         raise configuration_error(
             "the process of the demo's runs ended unexpectedly; "
             f"`dagster job execute -m bg_pipelines.definitions -j {name}` shows why"
         )
     return {"job": name, "run_id": run_id, "success": json.loads(answer)["success"]}
+
+
+def _show_a_change(
+    console: Console, database: Database, runs: Runs, url: str, shop: dict[str, Any]
+) -> dict[str, Any]:
+    """A shop counts its stock: how long until its webhook has made that our row; returns the run that handled it."""
+    place = f"{url}/sandbox/shops/{shop['domain']}"
+    levels = requests.get(f"{place}/export?only=inventory_levels", timeout=30).json()["inventory_levels"]
+    level = next(level for level in levels if level["isActive"])
+    with database.transaction() as connection:
+        held = connection.execute(
+            "SELECT available FROM inventory_levels WHERE external_id = %s", (level["id"],)
+        ).fetchone()
+    # Another number than what we hold, also where an earlier demo has counted.
+    counted = (held[0] if held else 0) + 1
+    run_id = str(uuid.uuid4())
+    _start(runs, "handle_webhooks", run_id, {"warm_seconds": WARM_SECONDS})
+    _wait_for(database, "SELECT FROM job_runs WHERE run_id = %s", (run_id,))
+    changed = {
+        "edit": "set_quantity",
+        "inventory_item_id": level["item"]["id"],
+        "location_id": level["location"]["id"],
+        "quantity": counted,
+    }
+    began = time.monotonic()
+    requests.post(f"{place}/edits", json=changed, timeout=10).raise_for_status()
+    row = "SELECT FROM inventory_levels WHERE external_id = %s AND available = %s"
+    arrived = _wait_for(database, row, (level["id"], counted))
+    milliseconds = (time.monotonic() - began) * 1000
+    console.print(
+        f"[bold]a change[/]: {shop['name']} counts {counted} pieces of an item; "
+        + (
+            f"told by its webhook, that is a row in `inventory_levels` {milliseconds:.0f} ms later"
+            if arrived
+            else f"[red]no webhook has told of it in {CHANGE_SECONDS} s[/]"
+        ),
+        soft_wrap=True,
+    )
+    run = _ended(runs, "handle_webhooks", run_id)
+    return {**run, "success": run["success"] and arrived}
+
+
+def _wait_for(database: Database, query: LiteralString, parameters: tuple[Any, ...]) -> bool:
+    """Whether the query had a row before `CHANGE_SECONDS` were over."""
+    end = time.monotonic() + CHANGE_SECONDS
+    while time.monotonic() < end:
+        with database.transaction() as connection:
+            if connection.execute(query, parameters).rowcount:
+                return True
+        time.sleep(0.02)
+    return False
+
+
+def _forget_subscriptions(database: Database) -> None:
+    """This sandbox is a new one: it knows nothing of the subscriptions that an earlier demo made."""
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM webhook_subscriptions")
 
 
 def _show_a_fault(
@@ -166,7 +244,7 @@ def _show_a_fault(
 def _progress(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description:<15}"),
+        TextColumn("{task.description:<22}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("stores, {task.fields[rows]:,} rows"),
@@ -322,6 +400,23 @@ def _sandbox(port: int) -> Iterator[str]:
         if not line:
             raise configuration_error("the sandbox did not start; run `bg-pipelines sandbox` to see why")
         yield next(word for word in line.split() if word.startswith("http"))
+
+
+@contextmanager
+def _receiver(port: int, shops: list[dict[str, Any]]) -> Iterator[None]:
+    """The receiver, on `port` or, where that is taken, any other; every process started later knows its address."""
+    os.environ["BG_SHOPIFY_WEBHOOK_SECRET"] = ",".join(shop["client_secret"] for shop in shops)
+    command = [sys.executable, "-m", "bg_pipelines.cli", "serve-webhooks", "--port"]
+    with child([*command, str(port if is_free(port) else 0)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise configuration_error(
+                "the receiver did not start; run `bg-pipelines serve-webhooks` to see why"
+            )
+        address = next(word for word in line.split() if word.startswith("http"))
+        os.environ["BG_PUBLIC_URL"] = address.removesuffix("/webhooks/")
+        yield
 
 
 @contextmanager

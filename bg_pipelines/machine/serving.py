@@ -9,6 +9,7 @@ worker's successor. The workers end with this process, however it ends.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -194,7 +195,12 @@ def run_worker(listening: socket.socket) -> None:
     app = make_app(settings, open_database(settings))
     # Not earlier: what migrates the embedded database tells of every step.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    uvicorn.Server(configuration(app)).run([listening])
+    server = uvicorn.Server(configuration(app))
+    server.config.load()
+    # What is there from the start stays: to look through it for garbage would make everybody wait now and then.
+    gc.collect()
+    gc.freeze()
+    server.run([listening])
 
 
 def configuration(app: Starlette, *, request_seconds: float = REQUEST_SECONDS) -> uvicorn.Config:

@@ -16,6 +16,7 @@ from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
+from bg_pipelines.operations import webhook_checks
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.wording import did_you_mean
 
@@ -25,7 +26,7 @@ _READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS"
 
 
 def find_faults() -> list[str]:
-    """A sentence for each fault of settings, key, databases, migrations, alerts and each store's access."""
+    """A sentence for each fault of settings, key, databases, migrations, alerts, webhooks and each store's access."""
     try:
         settings = load_settings()
     except IntegrationError as error:
@@ -50,6 +51,8 @@ def find_faults() -> list[str]:
     except IntegrationError as error:
         faults.append(f"Dagster's storage: {error.message}")
     faults += _alert_faults(settings)
+    if settings.public_url is not None:
+        faults += webhook_checks.address_faults(settings.public_url)
     if key is not None and database is not None and not any(f.startswith("database:") for f in faults):
         try:
             with database.transaction() as connection:
@@ -58,9 +61,20 @@ def find_faults() -> list[str]:
             faults.append(error.message)
         else:
             faults += _store_faults(database, key, settings)
+            if settings.public_url is not None:
+                with database.transaction() as connection:
+                    faults += webhook_checks.secret_faults(connection, key, settings)
     if database is not None:
         database.close()
     return faults
+
+
+def find_hints() -> list[str]:
+    """What is no fault, and may not be what is wanted."""
+    try:
+        return list(webhook_checks.hints(load_settings()))
+    except IntegrationError:
+        return []  # a fault, which is listed
 
 
 def _unknown_variables() -> list[str]:

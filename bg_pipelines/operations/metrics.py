@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.queues import AUDIT_EVERY, JOB_UNITS, JOBS, QUEUES, TIERS, Unit
+from bg_pipelines.queues import JOB_UNITS, JOBS, OWN_INTERVALS, QUEUES, TIERS
 from bg_pipelines.work.pulse import DEAD_AFTER
 from bg_pipelines.work.queue import all_queues
 
@@ -170,8 +170,7 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             _STATES,
             now=now,
             intervals=[TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
-            audit=Unit.AUDIT,
-            audit_every=AUDIT_EVERY,
+            own_intervals=[OWN_INTERVALS.get(unit) for units in JOB_UNITS.values() for unit in units],
             **_OWN,
         )
         stores = _stores(states, tries, incidents)
@@ -225,8 +224,7 @@ _SERVER = """
 _STATES = """
     SELECT s.id AS store_id, s.name AS store, s.platform, own.job,
         bool_and(y.attempts = 0 AND y.last_succeeded_at IS NOT NULL AND y.next_due_at IS NOT NULL AND y.next_due_at > :now
-            - CASE WHEN y.resource = :audit THEN CAST(:audit_every AS interval)
-                ELSE coalesce(make_interval(mins => s.interval_minutes), (CAST(:intervals AS interval[]))[s.tier]) END) AS current,
+            - coalesce(own.every, make_interval(mins => s.interval_minutes), (CAST(:intervals AS interval[]))[s.tier])) AS current,
         coalesce(bool_or(y.next_due_at <= :now AND NOT leased), false)::int AS size,
         coalesce(extract(epoch FROM :now - min(y.next_due_at) FILTER (WHERE y.next_due_at <= :now AND NOT leased)), 0)::float
             AS oldest_seconds,
@@ -237,7 +235,8 @@ _STATES = """
             AS parked_seconds,
         coalesce(greatest(0, extract(epoch FROM :now - min(y.next_due_at))), 0)::float AS behind_seconds
     FROM sync_states y JOIN stores s ON s.id = y.store_id
-    JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = y.resource
+    JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[]), CAST(:own_intervals AS interval[])) own(unit, job, every)
+        ON own.unit = y.resource
     LEFT JOIN incidents i ON i.id = y.incident_id
     CROSS JOIN LATERAL (SELECT coalesce(y.lease_expires_at > :now, false) AS leased) held
     WHERE s.paused_at IS NULL AND s.deleted_at IS NULL

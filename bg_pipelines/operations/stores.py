@@ -139,7 +139,8 @@ def list_stores(database: Database) -> list[StoreRow]:
     """All stores by name, with the oldest of their units' last successes."""
     query = sa.text(
         "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "
-        "CASE WHEN s.deleted_at IS NOT NULL THEN 'erased' WHEN s.paused_at IS NOT NULL THEN 'paused' "
+        "CASE WHEN s.deleted_at IS NOT NULL THEN 'erased' "
+        "WHEN s.uninstalled_at IS NOT NULL THEN 'uninstalled' WHEN s.paused_at IS NOT NULL THEN 'paused' "
         "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
         "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
         "WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' ELSE 'new' END, min(y.last_succeeded_at) "
@@ -160,6 +161,8 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
         ]
         if unknown:
             raise bad_data(unknown, "stores")
+        if not paused:
+            _require_installed(session, names)
         condition = Store.paused_at.is_(None) if paused else Store.paused_at.is_not(None)
         result = session.execute(
             sa.update(Store)
@@ -168,6 +171,25 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
             .returning(Store.id)
         )
         return len(result.all())
+
+
+def _require_installed(session: Session, names: Sequence[str]) -> None:
+    """Raises IntegrationError (bad_data) naming each store that has no credentials, because its shop removed the app."""
+    removed = session.scalars(
+        sa.select(Store.name)
+        .where(Store.name.in_(names), Store.uninstalled_at.is_not(None))
+        .order_by(Store.name)
+    )
+    faults = [
+        CsvFault(
+            None,
+            "name",
+            f"the shop of {name} removed the app: `bg-pipelines stores add` with a new token resumes it",
+        )
+        for name in removed
+    ]
+    if faults:
+        raise bad_data(faults, "stores")
 
 
 def held_values(database: Database, platform: str, domain: str) -> tuple[int, int | None, str | None]:
@@ -213,6 +235,8 @@ def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
         _come_sooner(session, store.id, timedelta(minutes=_minutes(new.tier, new.every)))
     if access_changed:
         store.credentials = cipher.encrypt(new.credentials())
+        if store.uninstalled_at is not None:
+            store.uninstalled_at = store.paused_at = None
         _make_due(session, store.id)
     return "updated"
 

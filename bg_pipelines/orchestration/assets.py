@@ -14,6 +14,7 @@ _PARENTS = {
     Unit.INVENTORY_LEVELS: Unit.PRODUCT_VARIANTS,
     Unit.CUSTOMERS: Unit.STORE,
     Unit.ORDERS: Unit.CUSTOMERS,
+    Unit.WEBHOOKS: Unit.STORE,
 }
 
 TABLES = (

@@ -223,14 +223,14 @@ def _type(entry: dg.EventLogEntry) -> dg.DagsterEventType | None:
     minimum_interval_seconds=DELIVER_SECONDS,
 )
 def deliver_alerts() -> Iterator[dg.SkipReason]:
-    """Announce what has changed of incidents, and deliver what is due of alerts."""
+    """Announce what has changed of incidents, deliver what is due of alerts, report data requests that are nearly due."""
     try:
         settings = load_settings()
         database = kept_database(settings)
         with database.transaction() as connection:
             reporting.clear_database_outages(connection)
-        requests.remind(database)
         counts = alerts.tell(database, settings)
+        requests.remind(database)  # told at the next tick
     except IntegrationError as error:
         yield dg.SkipReason(f"No alert was sent: {error.message}")
     else:

@@ -14,6 +14,7 @@ from bg_pipelines.webhooks.handling import HandlingSummary
 ASSET_KEYS = {
     Unit.STORE: dg.AssetKey("stores"),
     **{unit: dg.AssetKey(unit.resource.value) for unit in Unit if unit.resource is not None},
+    Unit.WEBHOOKS: dg.AssetKey("webhook_subscriptions"),
 }
 """The table that a unit fills, as Dagster's asset; an audit fills none."""
 
@@ -37,6 +38,8 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         "stores": dg.MetadataValue.int(summary.done),
         "stores_failed": dg.MetadataValue.int(summary.done - summary.complete),
     }
+    if summary.idle is not None:
+        metadata["idle"] = dg.MetadataValue.text(summary.idle)
     if summary.failures:
         metadata["failed"] = _table(
             {

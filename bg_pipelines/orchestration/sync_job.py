@@ -26,12 +26,14 @@ from bg_pipelines.orchestration.failures import (
 )
 from bg_pipelines.orchestration.reports import report
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
-from bg_pipelines.orchestration.ticks import retries_sensor, tier_schedules
+from bg_pipelines.orchestration.ticks import Idle, never_idle, retries_sensor, tier_schedules
 from bg_pipelines.queues import JOB_UNITS, JOBS, TIERS, Unit
 from bg_pipelines.retries import Policies
-from bg_pipelines.settings import load_settings
+from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines.sync.summary import BACKFILLS
+from bg_pipelines.sync.summary import BACKFILLS, UnitSummary
+from bg_pipelines.sync.units import UNITS, Process
+from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import RunRecord, pulse
 from bg_pipelines.work.queue import all_queues
 
@@ -86,6 +88,10 @@ Then = Callable[[dg.OpExecutionContext, Database, IsOver], None]
 """What a job does when its stores are done; the last argument tells whether the run's time is over."""
 
 
+def _units_of_sync(_: Settings) -> Mapping[Unit, Process]:
+    return UNITS
+
+
 def sync_job(
     name: str,
     *,
@@ -94,11 +100,14 @@ def sync_job(
     config: type[SyncConfig] = SyncConfig,
     then: Then | None = None,
     then_seconds: float = THEN_SECONDS,
+    processes: Callable[[Settings], Mapping[Unit, Process]] = _units_of_sync,
+    idle: Idle = never_idle,
     database_delay_seconds: float = DATABASE_DELAY_SECONDS,
 ) -> SyncJob:
     """The job of this name in `queues`, with an op named `op`, and one for `then`, named and described as that is.
 
-    `then` has what is left of `max_minutes`, and `then_seconds` at least. `database_delay_seconds`: see
+    `then` has what is left of `max_minutes`, and `then_seconds` at least. `processes` makes what each unit does from the
+    settings that the run begins with; where `idle` has a reason, no run is started. `database_delay_seconds`: see
     `failures.DATABASE_RETRIES`.
     """
     units = JOB_UNITS[name]
@@ -110,7 +119,13 @@ def sync_job(
         platforms: PlatformsResource,
     ) -> None:
         with as_dagster_failures(context, database_delay_seconds=database_delay_seconds):
-            report(context, _run(context, config, database, platforms, units))
+            settings = load_settings()
+            reason = idle(settings)
+            if reason is None:
+                summary = _run(context, config, database, platforms, units, settings, processes(settings))
+            else:
+                summary = _pass_over(context, config, database, units, reason)
+            report(context, summary)
         if then is None:
             _tell(context, config, database)
 
@@ -140,7 +155,7 @@ def sync_job(
             )(after)
             then_op(synced)
 
-    return SyncJob(job, tier_schedules(job, op, units), [retries_sensor(job, units)])
+    return SyncJob(job, tier_schedules(job, op, units, idle), [retries_sensor(job, units, idle)])
 
 
 def _run(
@@ -149,6 +164,8 @@ def _run(
     database: DatabaseResource,
     platforms: PlatformsResource,
     units: tuple[Unit, ...],
+    settings: Settings,
+    processes: Mapping[Unit, Process],
 ) -> Summary:
     """Run one sync. Raises only if the job itself could not work.
 
@@ -170,8 +187,22 @@ def _run(
         run_id=context.run_id,
         connect=platforms.connect,
         log=context.log.info,
-        policies=Policies(load_settings().retry_policies, jobs=tuple(JOBS)),
+        policies=Policies(settings.retry_policies, jobs=tuple(JOBS)),
+        processes=processes,
     ).run()
+
+
+def _pass_over(
+    context: dg.OpExecutionContext,
+    config: SyncConfig,
+    database: DatabaseResource,
+    units: tuple[Unit, ...],
+    reason: str,
+) -> Summary:
+    with database.database.transaction() as connection:
+        store_units.pass_over(connection, units, config.tiers)
+    context.log.info(f"Nothing to do: {reason}.")
+    return Summary(idle=reason, units={unit: UnitSummary() for unit in units})
 
 
 def _wrong(name: str, why: str) -> IntegrationError:

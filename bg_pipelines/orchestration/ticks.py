@@ -21,7 +21,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.orchestration.failures import TIER_TAG, error_of
 from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.queues import JOBS, TIERS, Unit
-from bg_pipelines.settings import load_settings
+from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import since_last_seen
 from bg_pipelines.work.runner import LEASE
@@ -38,15 +38,27 @@ WANTED_SECONDS = 5.0
 ALIVE = LEASE
 """A run without a heartbeat for one lease has lost its claims and no longer blocks the next run."""
 
+Idle = Callable[[Settings], str | None]
+"""Says why a job has nothing to do for any store, as the settings are; None: it has."""
+
+
+def never_idle(_: Settings) -> str | None:
+    return None
+
+
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
-def tier_schedules(job: dg.JobDefinition, op: str, units: Sequence[Unit]) -> list[dg.ScheduleDefinition]:
+def tier_schedules(
+    job: dg.JobDefinition, op: str, units: Sequence[Unit], idle: Idle = never_idle
+) -> list[dg.ScheduleDefinition]:
     """One schedule for each tier of the job, as the table in `queues` says. `op` is the one that is told the tier."""
-    return [_tier_schedule(job, op, units, tier) for tier in TIERS]
+    return [_tier_schedule(job, op, units, tier, idle) for tier in TIERS]
 
 
-def _tier_schedule(job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: int) -> dg.ScheduleDefinition:
+def _tier_schedule(
+    job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: int, idle: Idle
+) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{job.name}_tier_{tier}",
         job=job,
@@ -58,13 +70,15 @@ def _tier_schedule(job: dg.JobDefinition, op: str, units: Sequence[Unit], tier: 
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_tier_{tier} {context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
         config = {"ops": {op: {"config": {"tiers": [tier]}}}}
-        return _look(context.instance, job, units, tier=tier, tick=tick, config=config)
+        return _look(context.instance, job, units, idle, tier=tier, tick=tick, config=config)
 
     return schedule
 
 
-def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDefinition:
-    """Starts the job for what is due off its tier's ticks: what failed before, and what is new."""
+def retries_sensor(
+    job: dg.JobDefinition, units: Sequence[Unit], idle: Idle = never_idle
+) -> dg.SensorDefinition:
+    """Starts the job for what is due off its tier's ticks: what failed before, what is new, what was hinted at."""
 
     @dg.sensor(
         name=f"{job.name}_{RETRIES}",
@@ -75,7 +89,7 @@ def retries_sensor(job: dg.JobDefinition, units: Sequence[Unit]) -> dg.SensorDef
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         tick = f"{job.name}_{RETRIES} {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
-        return _look(context.instance, job, units, tier=None, tick=tick)
+        return _look(context.instance, job, units, idle, tier=None, tick=tick)
 
     return sensor
 
@@ -154,6 +168,7 @@ def _look(
     instance: dg.DagsterInstance,
     job: dg.JobDefinition,
     units: Sequence[Unit],
+    idle: Idle,
     *,
     tier: int | None,
     tick: str,
@@ -170,6 +185,9 @@ def _look(
                 due = store_units.is_due(connection, units, tiers=[tier])
             if not due:
                 return dg.SkipReason("no retry is due" if tier is None else f"no store of tier {tier} is due")
+            if reason := idle(settings):
+                store_units.pass_over(connection, units, tuple(TIERS) if tier is None else (tier,))
+                return dg.SkipReason(reason)
             busy = at_work(instance, connection, job.name, label)
     except IntegrationError as error:
         alerts.report_failure(job.name, error, run_id=tick, tier=label)

@@ -96,6 +96,70 @@ class UpdateOutcome(NamedTuple):
     reason: str | None = None
 
 
+class Wanted(NamedTuple):
+    """A webhook subscription as it should be: what its deliveries of `topics` hold, and where they go.
+
+    `include_fields` are all that is asked of a payload (None: everything); `filter` is the platform's own search syntax.
+    """
+
+    topics: tuple[str, ...]
+    uri: str
+    include_fields: tuple[str, ...] | None = None
+    filter: str | None = None
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A webhook subscription as the platform has it; its fields are those of `Wanted`.
+
+    `delivers` is false where it is switched off, or delivers in a form that we do not read. `signature_key` signs its
+    deliveries where it has a key of its own, and the platform told it.
+    """
+
+    external_id: str
+    topics: tuple[str, ...]
+    uri: str
+    include_fields: tuple[str, ...] | None
+    filter: str | None
+    source_updated_at: datetime
+    delivers: bool = True
+    signature_key: str | None = field(repr=False, default=None)
+
+
+class Webhooks(Protocol):
+    """A store's webhook subscriptions at its platform. Every method raises IntegrationError, as `Platform`'s do.
+
+    Where one topic is refused and others may not be, that is `scopes` or `query_rejected`; an address that the platform
+    does not deliver to is `configuration`.
+    """
+
+    each_topic: bool
+    """Whether each topic has a subscription of its own; otherwise one subscription has all topics."""
+
+    own_keys: bool
+    """Whether each subscription signs its deliveries with a key of its own."""
+
+    def subscriptions(self) -> list[Subscription]:
+        """All that our app has at this store, whoever made them, read to the last page; maybe without their keys."""
+        ...
+
+    def signature_key(self, external_id: str) -> str | None:
+        """The key of one subscription; None where it has none of its own, or is gone."""
+        ...
+
+    def subscribe(self, wanted: Wanted) -> Subscription:
+        """Make a subscription; the one that is there already, where the platform refuses a second."""
+        ...
+
+    def update(self, external_id: str, wanted: Wanted) -> Subscription | None:
+        """Make a subscription as it should be, switched on; None where it is gone."""
+        ...
+
+    def unsubscribe(self, external_id: str) -> None:
+        """Remove a subscription; one that is gone already is no fault."""
+        ...
+
+
 class ProductPages(NamedTuple):
     """Products with the variants that they have now; `cut` are those with more variants than were listed."""
 
@@ -163,6 +227,11 @@ class Platform(Protocol):
         A fault of one is that one's outcome. If an error is raised, some may have been written: the same corrections
         given again, in the same order, are written once.
         """
+        ...
+
+    @property
+    def webhooks(self) -> Webhooks | None:
+        """Its webhook subscriptions; None where it has no webhooks, or they are not made by API."""
         ...
 
     def faults(self) -> list[str]:

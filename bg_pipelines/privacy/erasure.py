@@ -67,7 +67,9 @@ _EMPTY_PAYLOAD = {
 }
 _HAS_PAYLOAD = {
     "rejected_rows": "t.payload <> ''",
-    "webhook_events": "t.payload IS NOT NULL AND NOT (t.status = 'pending' AND t.topic = ANY(%(commands)s))",
+    # What is being carried out; and a text message that came may be a STOP.
+    "webhook_events": "t.payload IS NOT NULL "
+    "AND NOT (t.status = 'pending' AND (t.topic = ANY(%(commands)s) OR t.source = 'twilio'))",
 }
 
 

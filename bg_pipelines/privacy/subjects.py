@@ -16,6 +16,7 @@ from bg_pipelines.database.names import find_customer, find_store
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.privacy.tables import ANSWERS
 
 SHORTEST_PHONE = 7
 """Fewer digits are found in anything."""
@@ -137,7 +138,12 @@ def find_subject(
     emails, phones = {email}, {phone}
     for row in connection.execute(
         "SELECT email, phone, phone_given FROM customers WHERE store_id = %(store)s AND external_id = %(customer)s "
-        "UNION SELECT email, phone, NULL FROM carts WHERE store_id = %(store)s AND customer_external_id = %(customer)s",
+        "UNION SELECT email, phone, NULL FROM orders WHERE store_id = %(store)s AND customer_external_id = %(customer)s "
+        "UNION SELECT email, phone, NULL FROM carts WHERE store_id = %(store)s AND customer_external_id = %(customer)s "
+        "UNION SELECT NULL, phone, NULL FROM text_messages "
+        "WHERE store_id = %(store)s AND customer_external_id = %(customer)s "
+        "UNION SELECT NULL, phone, NULL FROM text_subscriptions "
+        "WHERE store_id = %(store)s AND customer_external_id = %(customer)s",
         {"store": store_id, "customer": customer},
     ):
         emails.add(row[0])
@@ -161,8 +167,8 @@ def find_subject(
 def with_held_orders(connection: psycopg.Connection[Any], store_id: int, subject: Subject) -> Subject:
     """With the orders that are held of them: what of an order could not be loaded names the order at best."""
     held = connection.execute(
-        "SELECT external_id FROM orders WHERE store_id = %s AND customer_external_id = %s",
-        (store_id, subject.customer),
+        f"SELECT t.external_id FROM orders t WHERE {ANSWERS['orders'].of_customer}",  # noqa: S608
+        subject.parameters(store_id),
     ).fetchall()
     return subject.joined(Subject(subject.customer, tuple(order for (order,) in held)))
 

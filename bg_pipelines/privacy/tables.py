@@ -43,12 +43,13 @@ class Answer(NamedTuple):
 
 _CUSTOMER = f"{OF_STORE} AND t.external_id = %(customer)s"
 _CHANGES = f"{OF_STORE} AND t.customer_external_id = %(customer)s"
-_ORDERS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.external_id = ANY(%(orders)s))"
 # One that is known to be somebody else's is theirs, whatever phone they share.
-_CARTS = (
-    f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR (t.customer_external_id IS NULL "
-    "AND (lower(t.email) = ANY(%(emails)s) OR t.phone = ANY(%(phones)s))))"
+_ANONYMOUS = (
+    "(t.customer_external_id IS NULL AND lower(t.email) = ANY(%(emails)s)) "
+    "OR (t.customer_external_id IS NULL AND t.phone = ANY(%(phones)s))"
 )
+_ORDERS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR t.external_id = ANY(%(orders)s) OR {_ANONYMOUS})"
+_CARTS = f"{OF_STORE} AND (t.customer_external_id = %(customer)s OR {_ANONYMOUS})"
 
 _NUMBERS = "t.phone = ANY(%(phones)s)"
 
@@ -72,7 +73,7 @@ ANSWERS: Mapping[str, Answer] = {
         "payloads of carts, of requests like these, and of what was not understood; encrypted",
         of_customer=f"({OF_STORE} OR t.store_id IS NULL)",
         searched="payload",
-        otherwise="A pending one is ignored",
+        otherwise="A pending one is ignored; a text message that came, maybe a STOP, is left until it is handled",
         kept=("source", "topic", "webhook_id", "event_id", "resource", "object_id", "status", "reason"),
         # The request itself is settled by whoever carries it out.
         of_store=f"{OF_STORE} AND NOT (t.status = 'pending' AND t.topic = 'shop/redact')",
@@ -153,7 +154,16 @@ ANSWERS: Mapping[str, Answer] = {
         "whose a cart is, their e-mail and phone; also of one that only these say is theirs",
         of_customer=_CARTS,
         emptied={"customer_external_id": None, "email": None, "phone": None},
-        kept=("currency",),
+        kept=("currency", "payment_state"),
+    ),
+    "cart_events": Answer("nothing: which cart was abandoned, and when"),
+    "cart_rules": Answer("nothing: how long the store keeps carts"),
+    "inventory_reservations": Answer("nothing: which cart holds what stock"),
+    "sessions": Answer(
+        "whose a session is; it ends with its erasure",
+        of_customer=_CHANGES,
+        emptied={"customer_external_id": None},
+        kept=("id",),
     ),
     "customers": Answer(
         "the profile: names, company, e-mail, phone, addresses, tags, locale, note, consents",
@@ -238,6 +248,15 @@ ANSWERS: Mapping[str, Answer] = {
         stays="the row is kept with its id, platform and domain, as proof and to know a shop that comes back; its name "
         "becomes `erased-ID`, credentials and all else are emptied",
     ),
+    "archived_rows": Answer(
+        "nothing of carts, which are archived without e-mail, phone and customer. A rule of your own archives whole rows, which "
+        "erasure does not reach",
+        of_store=None,
+        stays="until they expire",
+    ),
+    "cleaning_tasks": Answer("nothing: times, places and counts", of_store=None, stays="of no store"),
+    "cleaning_results": Answer("nothing: counts", of_store=None, stays="of no store"),
+    "cleaning_set_aside": Answer("nothing: a row's key, and who refuses to let it go", of_store=None, stays="of no store"),
     "job_runs": Answer("nothing: times and counts of runs of all stores", of_store=None, stays="of no store"),
     "encryption_check": Answer("nothing: a known text", of_store=None, stays="of no store"),
 }  # fmt: skip

@@ -113,8 +113,7 @@ def lock_alone(connection: Connection, store_id: int) -> None:
 
 
 def bury(connection: Connection, store_id: int, subject: Subject) -> None:
-    """Set the tombstones of a customer: theirs, of orders that are named, and of carts that only an e-mail or a phone
-    says are theirs."""
+    """Set the tombstones of a customer: theirs, and those of orders and carts that are not known by their id."""
     lock_alone(connection, store_id)
     parameters = subject.parameters(store_id)
     connection.execute(
@@ -122,8 +121,10 @@ def bury(connection: Connection, store_id: int, subject: Subject) -> None:
         INSERT INTO erased_rows (store_id, resource, external_id)
         SELECT %(store)s, 'customers', %(customer)s WHERE %(customer)s::text IS NOT NULL
         UNION ALL
-        (SELECT %(store)s, 'orders', named FROM unnest(%(orders)s::text[]) AS named EXCEPT
-            SELECT o.store_id, 'orders', o.external_id FROM orders o
+        (SELECT %(store)s, 'orders', named FROM unnest(%(orders)s::text[]) AS named
+            UNION SELECT t.store_id, 'orders', t.external_id FROM orders t
+            WHERE t.customer_external_id IS NULL AND {ANSWERS["orders"].of_customer}
+            EXCEPT SELECT o.store_id, 'orders', o.external_id FROM orders o
             WHERE o.store_id = %(store)s AND o.customer_external_id = %(customer)s)
         UNION ALL
         SELECT t.store_id, 'carts', t.external_id FROM carts t WHERE {ANSWERS["carts"].of_customer}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,6 +33,7 @@ from bg_pipelines.sync.summary import (
     SyncRequest,
     UnitSummary,
 )
+from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.sync.visit import Visit
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
@@ -47,7 +48,7 @@ class SyncRun:
     """One run: claims until nothing is left that was due when it began. Used once.
 
     `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `clock` counts
-    seconds; `policies` and `rng` decide about retries. Raises IntegrationError only if the run itself cannot work (the
+    seconds; `policies` and `rng` decide about retries; `processes` are what each unit does. Raises IntegrationError only if the run itself cannot work (the
     database, the key, an unknown store): a store that fails is in the summary.
     """
 
@@ -67,6 +68,7 @@ class SyncRun:
         clock: Callable[[], float] = time.monotonic,
         policies: Policies | None = None,
         rng: random.Random | None = None,
+        processes: Mapping[Unit, Process] = UNITS,
     ) -> None:
         self.database = database
         self.cipher = cipher
@@ -77,6 +79,7 @@ class SyncRun:
         self.limits = limits or Limits()
         self.clock = clock
         self.policies = policies or Policies()
+        self.processes = processes
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
         self.summary = Summary(units={unit: UnitSummary() for unit in request.units})
         self.runner: Runner[Batch] = Runner(

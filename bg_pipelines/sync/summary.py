@@ -159,8 +159,12 @@ class ResourceAudit:
 
 @dataclass
 class Summary:
-    """What a run did. `total`, `done` and `complete` count stores; `given_back` those whose turn was over unfinished."""
+    """What a run did. `total`, `done` and `complete` count stores; `given_back` those whose turn was over unfinished.
 
+    `idle` is why there was nothing to do for any store.
+    """
+
+    idle: str | None = None
     total: int = 0
     done: int = 0
     complete: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import psycopg
@@ -27,7 +27,7 @@ from bg_pipelines.sync.settling import (
     Yielded,
 )
 from bg_pipelines.sync.stores import Connect, connect_store, read_store
-from bg_pipelines.sync.units import UNITS
+from bg_pipelines.sync.units import Process
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.runner import Stopped
 from bg_pipelines.work.store_units import Claim
@@ -43,6 +43,7 @@ class Run(Protocol):
     policies: Policies
     rng: random.Random
     request: summary.SyncRequest
+    processes: Mapping[Unit, Process]
     connect: Connect
 
     @property
@@ -143,7 +144,7 @@ class Visit:
         tries = None
         try:
             context.platform = self._connect()
-            UNITS[context.unit](context)
+            self.run_.processes[context.unit](context)
             return Done(), None
         except TurnOver:
             return Yielded(), None

@@ -34,7 +34,8 @@ class Topic(NamedTuple):
 
     `table` is what its events are about: a resource's table, or that of a document. `object_type` is the vendor's name of the
     object, of which an id is made where the payload has only a number, and `id_field` where that number stands.
-    `fields` are all that is asked of a payload (None: everything). `by_api` is false where a subscription is made in
+    `fields` are all that is asked of a payload (None: everything), `filter` which events are, in the vendor's search
+    syntax. `by_api` is false where a subscription is made in
     the app's own configuration.
     """
 
@@ -45,6 +46,7 @@ class Topic(NamedTuple):
     fields: tuple[str, ...] | None = None
     id_field: str = "id"
     by_api: bool = True
+    filter: str | None = None
 
 
 class Subject(NamedTuple):

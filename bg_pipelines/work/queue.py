@@ -174,12 +174,17 @@ class Queue(Generic[C]):
         parameters: Mapping[str, Any] | None = None,
         *,
         next_due_at: datetime | None = None,
+        due_now_if: str = "false",
     ) -> None:
-        """Succeeded: reset the failures; due again at `next_due_at`, or never. Raises like `save`."""
+        """Succeeded: reset the failures; due again at `next_due_at`, or never. Raises like `save`.
+
+        `due_now_if` is a condition on the row under which it is due at once instead.
+        """
         self.save(
             connection,
             claim,
-            "next_due_at = %(next_due_at)s, attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, "
+            f"next_due_at = CASE WHEN {due_now_if} THEN clock_timestamp() ELSE %(next_due_at)s::timestamptz END, "
+            "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, "
             f"incident_id = NULL, {_FREE}{f', {assignments}' if assignments else ''}",
             {**(parameters or {}), "next_due_at": next_due_at},
         )

@@ -15,8 +15,8 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.models import SyncState
-from bg_pipelines.queues import TIERS
-from bg_pipelines.work.queue import DUE, Queue
+from bg_pipelines.queues import TIERS, next_hour
+from bg_pipelines.work.queue import DUE, Queue, clock
 
 Connection = psycopg.Connection[Any]
 
@@ -167,6 +167,9 @@ def _among(
     }
 
 
+_OFF_TICK = "(t.retry_strategy IS NOT NULL OR t.last_succeeded_at IS NULL OR t.hinted_at IS NOT NULL)"
+
+
 def is_due(
     connection: Connection,
     units: Sequence[str],
@@ -176,9 +179,10 @@ def is_due(
 ) -> bool:
     """Whether a run of these units would find work: one query, by index, however many stores there are.
 
-    With `retries` only work that is due outside of its tier's ticks counts: what failed before and what is new.
+    With `retries` only work that is due outside of its tier's ticks counts: what failed before, what is new, and what was
+    hinted at (`hint`).
     """
-    off_tick = "AND (t.retry_strategy IS NOT NULL OR t.last_succeeded_at IS NULL)" if retries else ""
+    off_tick = f"AND {_OFF_TICK}" if retries else ""
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM sync_states t JOIN stores ON stores.id = t.store_id "  # noqa: S608
         f"WHERE {DUE} AND {_AMONG} {off_tick} {_CLOSED_OR_PROBED})",
@@ -233,6 +237,19 @@ def hint(connection: Connection, hinted: Collection[tuple[int, str]]) -> None:
         "ORDER BY y.store_id, y.resource FOR NO KEY UPDATE OF y)",
         ([store_id for store_id, _ in hinted], [unit for _, unit in hinted]),
     )
+
+
+def pass_over(connection: Connection, units: Sequence[str], tiers: Sequence[int] = tuple(TIERS)) -> int:
+    """There is nothing to do for these units: all that are due and unclaimed are done, as if each had been visited, and
+    due again at the next hour; returns how many."""
+    return connection.execute(
+        "UPDATE sync_states s SET next_due_at = %(next)s, last_succeeded_at = clock_timestamp(), attempts = 0, "  # noqa: S608
+        "last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, hinted_at = NULL FROM ("
+        "SELECT t.store_id, t.resource FROM sync_states t JOIN stores ON stores.id = t.store_id "
+        f"WHERE {DUE} AND {_AMONG} ORDER BY t.store_id, t.resource FOR UPDATE OF t SKIP LOCKED) held "
+        "WHERE s.store_id = held.store_id AND s.resource = held.resource",
+        {**_among(units, None, tiers), "due_before": None, "now": None, "next": next_hour(clock(connection))},
+    ).rowcount
 
 
 def make_carrier_due(
@@ -330,7 +347,7 @@ def complete(
     full_pass_since: datetime | None = None,
     now: datetime | None = None,
 ) -> None:
-    """Done, and due again at `next_due_at`. Raises like `Queue.save`.
+    """Done, and due again at `next_due_at`; at once if it was hinted at since it was claimed. Raises like `Queue.save`.
 
     `full_pass_since` is when a full pass began that has ended with this: it is what a person asked for before then.
     """
@@ -340,7 +357,9 @@ def complete(
         "cursor = %(cursor)s, last_succeeded_at = coalesce(%(now)s, clock_timestamp()), "
         "last_full_at = CASE WHEN %(full)s::timestamptz IS NULL THEN last_full_at ELSE coalesce(%(now)s, clock_timestamp()) END, "
         "full_pass_wanted_at = CASE WHEN full_pass_wanted_at <= %(full)s THEN NULL ELSE full_pass_wanted_at END, "
-        "backfill = CASE WHEN %(full)s::timestamptz IS NULL THEN backfill END",
-        {"cursor": Jsonb(cursor), "full": full_pass_since, "now": now},
+        "backfill = CASE WHEN %(full)s::timestamptz IS NULL THEN backfill END, "
+        "hinted_at = CASE WHEN hinted_at > %(claimed)s THEN hinted_at END",
+        {"cursor": Jsonb(cursor), "full": full_pass_since, "now": now, "claimed": claim.claimed_at},
         next_due_at=next_due_at,
+        due_now_if="hinted_at > %(claimed)s",
     )

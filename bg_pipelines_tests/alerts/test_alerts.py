@@ -174,6 +174,13 @@ def test_what_comes_to_need_a_person_is_told_once_more_escalated_or_not(house: H
     assert "Requires attention." in house.sandbox.world.hooks["ops"].received[-1].body["message"]
 
 
+def test_a_fault_that_becomes_more_severe_is_told_once_more(house: House) -> None:
+    for severity in ("low", "low", "medium", "medium", "low", "high"):
+        house.report(severity=severity)
+        house.tell()
+    assert house.heard() == ["[low] store harbor: timeout", STILL, "[high] store harbor: timeout, still"]
+
+
 def test_what_needed_a_person_from_the_start_is_told_once(house: House) -> None:
     house.report(needs_attention=True)
     house.tell()

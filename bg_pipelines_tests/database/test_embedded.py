@@ -136,7 +136,11 @@ def test_the_first_use_creates_a_server_that_answers(home: Path) -> None:
     server = embedded.ensure(home)
     server.create_database("shop")
     server.create_database("shop")
-    assert server.url("shop") == f"postgresql+psycopg://postgres:@:5432/shop?host={server.socket_directory}"
+    options = "options=--log_min_messages%3Dlog"
+    assert (
+        server.url("shop")
+        == f"postgresql+psycopg://postgres:@:5432/shop?host={server.socket_directory}&{options}"
+    )
     with psycopg.connect(server.url("shop", driver=None)) as connection:
         row = connection.execute("SELECT upper('é'), current_setting('timezone')").fetchone()
     assert row == ("É", "UTC")

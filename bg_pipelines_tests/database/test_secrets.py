@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.secrets import KEY_FILE, Cipher, cipher, verify_key
+from bg_pipelines.database.models import Base
+from bg_pipelines.database.secrets import ENCRYPTED, KEY_FILE, Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.settings import Settings
 from bg_pipelines_tests.support import PATIENCE
@@ -170,6 +172,11 @@ def test_a_key_is_rotated_by_naming_the_new_one_first_and_the_old_one_may_go_the
             "SELECT min(id), 'products', '1', 'bad', %s FROM stores",
             (Cipher(KEY).encrypt({"title": "x"}),),
         )
+        connection.execute(
+            "INSERT INTO webhook_subscriptions (store_id, external_id, source_updated_at, topics, uri, signature_key) "
+            "SELECT min(id), 'wbhk', now(), '{}', 'u', %s FROM stores",
+            (Cipher(KEY).encrypt("signs"),),
+        )
     assert verify(database, KEY) is None
     assert verify(database, f"{KEY},{OTHER}") is None
     assert verify(database, OTHER) is not None, "nothing is encrypted anew before the new key is the first"
@@ -179,9 +186,22 @@ def test_a_key_is_rotated_by_naming_the_new_one_first_and_the_old_one_may_go_the
     with database.transaction() as connection:
         held = [row[0] for row in connection.execute("SELECT credentials FROM stores ORDER BY id")]
         [payload] = connection.execute("SELECT payload FROM rejected_rows").fetchone() or ()
+        [key] = connection.execute("SELECT signature_key FROM webhook_subscriptions").fetchone() or ()
     assert [new.can_decrypt(credentials) for credentials in held] == [True, True, False]
     assert new.decrypt(held[0]) == {"access_token": "x"}
     assert new.decrypt(payload) == {"title": "x"}
+    assert new.decrypt(key) == "signs"
+
+
+def test_every_column_of_bytes_is_encrypted_anew_but_for_digests_and_the_known_value() -> None:
+    binary = {
+        (table.name, column.name)
+        for table in Base.metadata.tables.values()
+        for column in table.columns
+        if isinstance(column.type, sa.LargeBinary)
+    }
+    digests = {("person_customers", "email_key"), ("person_customers", "phone_key")}
+    assert binary - digests - {("encryption_check", "token")} == set(ENCRYPTED)
 
 
 def test_with_a_database_of_ones_own_a_missing_key_is_an_error(tmp_path: Path) -> None:

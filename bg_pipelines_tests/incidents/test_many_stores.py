@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -15,7 +16,13 @@ from bg_pipelines.alerts.recipients import Address
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.fingerprints import Circuit, Platform, StoreUnit
+from bg_pipelines.incidents.fingerprints import (
+    Circuit,
+    MissingSubscriptions,
+    Platform,
+    RefusedSubscriptions,
+    StoreUnit,
+)
 from bg_pipelines.incidents.handling import resolve, retry
 from bg_pipelines.incidents.reading import list_incidents, show
 from bg_pipelines.incidents.reporting import ONE_CAUSE_FROM, Fault, clear_recovered
@@ -400,3 +407,74 @@ def test_a_recovery_among_ten_thousand_reads_a_few_pages_and_waits_for_nobody(da
 
 def test_the_fingerprint_of_a_platform_s_fault_is_its_platform_unit_and_type() -> None:
     assert str(Platform("shopify", None, ErrorType.CREDENTIALS)) == "platform:shopify:unreachable:credentials"
+
+
+# Faults that park nothing
+
+
+def lose_subscriptions(database: Database, store: int, platform: str = "shopify") -> int:
+    error = IntegrationError.of(
+        ErrorType.EVENTS_MISSED, "2 webhook subscriptions disappeared", source=platform
+    )
+    fault = Fault(
+        MissingSubscriptions(platform, store),
+        subject=f"store {platform}-{store}",
+        error=error,
+        needs_attention=False,
+        platform=platform,
+        store_id=store,
+    )
+    with database.transaction() as connection:
+        many = MissingSubscriptions(platform, None)
+        return reporting.report_of_many(connection, fault, many, occurrence=f"attempt {store}")
+
+
+def test_subscriptions_that_disappear_in_many_stores_are_one_incident(database: Database) -> None:
+    stores = add_stores(database, ONE_CAUSE_FROM + 2)
+    [other] = add_stores(database, 1, platform="square")
+    lose_subscriptions(database, other, platform="square")
+    own = [lose_subscriptions(database, store) for store in stores[: ONE_CAUSE_FROM - 1]]
+    assert len(set(own)) == len(own)
+    of_many = {lose_subscriptions(database, store) for store in stores[ONE_CAUSE_FROM - 1 :]}
+    assert len(of_many) == 1
+    assert open_ones(database) == [
+        ("store square-" + str(other), "events_missed"),
+        ("platform shopify: many stores", "events_missed"),
+    ]
+    [incident] = query(database, "SELECT * FROM incidents WHERE id = ANY(%s)", list(of_many))
+    assert incident["occurrences"] == 3
+    assert f"the last, store shopify-{stores[-1]}: 2 webhook subscriptions disappeared" in incident["message"]
+    merged = query(database, "SELECT merged_into FROM incidents WHERE id = ANY(%s)", own)
+    assert {row["merged_into"] for row in merged} == of_many
+
+
+def test_a_fault_is_over_once_it_was_not_seen_for_as_long_as_is_said(database: Database) -> None:
+    [store] = add_stores(database, 1)
+    lose_subscriptions(database, store)
+    query(database, "UPDATE incidents SET last_seen_at = now() - interval '59 minutes'")
+    over = [MissingSubscriptions("shopify", store)]
+    with database.transaction() as connection:
+        assert reporting.clear(connection, over, "well", quiet_for=timedelta(hours=1)) == 0
+        assert reporting.clear(connection, over, "well", quiet_for=timedelta(minutes=59)) == 1
+
+
+def test_a_retry_of_what_many_stores_are_refused_asks_for_it_in_all_of_them(database: Database) -> None:
+    stores = add_stores(database, ONE_CAUSE_FROM)
+    query(database, "UPDATE sync_states SET resource = 'webhooks', next_due_at = now() + interval '1 hour'")
+    query(database, "UPDATE stores SET paused_at = now() WHERE id = %s", stores[0])
+    with database.transaction() as connection:
+        incident = reporting.report_fault(
+            connection,
+            Fault(
+                RefusedSubscriptions("shopify", None),
+                subject="platform shopify: many stores",
+                error=IntegrationError.of(ErrorType.SCOPES, "the app lacks a scope", source="shopify"),
+                needs_attention=True,
+                platform="shopify",
+            ),
+        )
+    retry(database, [incident], by="jo")
+    due = query(
+        database, "SELECT store_id FROM sync_states WHERE next_due_at <= now() AND hinted_at <= now()"
+    )
+    assert {row["store_id"] for row in due} == set(stores[1:])

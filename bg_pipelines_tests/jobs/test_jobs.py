@@ -53,8 +53,9 @@ def test_every_job_has_the_tags_of_its_queue() -> None:
 
 @pytest.mark.usefixtures("environment")
 def test_with_no_config_the_jobs_do_all_that_is_due(
-    make_sandbox: MakeSandbox, add_shops: AddShops, database: Database
+    make_sandbox: MakeSandbox, add_shops: AddShops, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BG_PUBLIC_URL", "https://hooks.example.com")
     sandbox = make_sandbox(shops=3, variants=60)
     add_shops(sandbox)
     for job in JOB_UNITS:
@@ -63,6 +64,28 @@ def test_with_no_config_the_jobs_do_all_that_is_due(
         assert metadata(result)["stores"] == 3
     assert_equal_to_source(database, sandbox)
     assert metadata(execute("store_sync"))["stores"] == 0
+
+
+@pytest.mark.usefixtures("environment")
+def test_webhooks_are_subscribed_to_and_without_a_public_url_that_is_said_and_no_failure(
+    make_sandbox: MakeSandbox, add_shops: AddShops, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=1)
+    add_shops(sandbox)
+    [shop] = sandbox.world.shops.values()
+    result = execute("create_shopify_webhook")
+    assert result.success
+    assert metadata(result)["idle"].startswith("BG_PUBLIC_URL is not set")
+    assert sandbox.world.requests() == []
+    monkeypatch.setenv("BG_PUBLIC_URL", "https://hooks.example.com/")
+    assert metadata(execute("create_shopify_webhook"))["stores"] == 0, (
+        "it was done; due again at the next hour"
+    )
+    shown = metadata(execute("create_shopify_webhook", stores=[shop.domain.split(".")[0]]))
+    assert (shown["stores"], shown["stores_failed"]) == (1, 0)
+    assert shown["rows_changed"] == len(shop.subscriptions.table) > 20
+    assert {row["uri"] for row in shop.subscriptions.table} == {"https://hooks.example.com/webhooks/shopify"}
+    assert query(database, "SELECT * FROM incidents") == []
 
 
 @pytest.mark.usefixtures("environment")
@@ -368,13 +391,16 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
         if job.name in JOBS
     }
     common = {"stores", "tiers", "force", "batch_size", "max_workers", "max_minutes"}
+    cleaning = {"tasks", "only_due", "dry_run", "max_minutes", "batch_milliseconds"}
     assert fields == {
         "store_sync": common,
         "inventory_sync": common,
         "customer_sync": {*common, "backfill"},
         "drift_audit": {*common, "sample"},
+        "create_shopify_webhook": common,
         "handle_webhooks": {"max_workers", "max_minutes", "warm_seconds"},
         "share_product_text_message": {"batch_size", "max_workers", "max_minutes", "warm_seconds"},
+        "clean_active_carts": cleaning,
     }
 
 

@@ -43,6 +43,8 @@ def start_demo(project: Path, *options: str) -> subprocess.Popen[str]:
         "demo",
         "--sandbox-port",
         str(free_port()),
+        "--webhook-port",
+        str(free_port()),
         *options,
     ]
     return subprocess.Popen(
@@ -94,6 +96,7 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     assert re.search(r"stock levels +10,596 +10,596 +10,596", output), output
     assert re.search(r"12 Shopify and 2 Square stores", output), output
     assert re.search(r"their lines +12,646 +12,646 *\n", output), output
+    assert re.search(r"a change: .+ told by its webhook, that is a row .+ \d+ ms later\n", output), output
     assert re.search(r"alert: \[high\] store .+: credentials\n", output), output
     assert re.search(r"alert: \[all clear\] store .+: credentials\n", output), output
     wait_until_nothing_is_left(project)
@@ -108,6 +111,8 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
         ("store_sync", "SUCCESS"),
         ("inventory_sync", "SUCCESS"),
         ("customer_sync", "SUCCESS"),
+        ("create_shopify_webhook", "SUCCESS"),
+        ("handle_webhooks", "SUCCESS"),
         ("drift_audit", "SUCCESS"),
     }
     os.killpg(second.pid, signal.SIGINT)

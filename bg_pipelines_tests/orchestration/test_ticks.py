@@ -189,7 +189,7 @@ def test_with_10_000_stores_and_none_due_a_tick_is_one_query_by_index_and_no_run
     database: Database, instance: dg.DagsterInstance, tick: Tick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_fleet(database, 10_000)
-    names = [s.name for s in defs.get_repository_def().schedule_defs] + [
+    names = [s.name for s in defs.get_repository_def().schedule_defs if s.job_name in JOB_UNITS] + [
         f"{name}_{RETRIES}" for name in JOB_UNITS
     ]
     tick(names[0])  # which opens the database, once a process
@@ -239,6 +239,38 @@ def test_the_sensor_starts_what_failed_and_what_is_new_but_not_what_a_tick_takes
     assert tick("inventory_sync_retries") == "no retry is due"
     query(database, "UPDATE sync_states SET retry_strategy = NULL, last_succeeded_at = NULL")
     assert isinstance(tick("store_sync_retries"), dg.RunRequest)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_sensor_starts_what_was_hinted_at(database: Database, tick: Tick) -> None:
+    add_fleet(database, 6)
+    with database.transaction() as connection:
+        [store] = connection.execute("SELECT min(id) FROM stores").fetchone() or ()
+        store_units.hint(connection, [(store, Unit.ORDERS)])
+    assert isinstance(tick("customer_sync_retries"), dg.RunRequest)
+    assert tick("store_sync_retries") == "no retry is due"
+
+
+@pytest.mark.usefixtures("environment")
+def test_without_a_public_url_a_tick_passes_over_the_webhooks_and_starts_nothing(
+    database: Database, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_fleet(database, 6)
+    query(
+        database,
+        "UPDATE sync_states SET next_due_at = now(), last_succeeded_at = NULL WHERE resource = 'webhooks'",
+    )
+    for name in ("create_shopify_webhook_tier_1", "create_shopify_webhook_retries"):
+        assert str(tick(name)).startswith("BG_PUBLIC_URL is not set")
+        assert str(tick(name)).startswith("no ")
+    states = query(
+        database,
+        "SELECT next_due_at > now() AS later, last_succeeded_at FROM sync_states WHERE resource = 'webhooks'",
+    )
+    assert all(row["later"] and row["last_succeeded_at"] for row in states)
+    monkeypatch.setenv("BG_PUBLIC_URL", "https://hooks.example.com")
+    query(database, "UPDATE sync_states SET next_due_at = now() WHERE resource = 'webhooks'")
+    assert isinstance(tick("create_shopify_webhook_tier_1"), dg.RunRequest)
 
 
 @pytest.mark.usefixtures("environment")

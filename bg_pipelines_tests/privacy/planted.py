@@ -77,6 +77,7 @@ def plant(database: Database, cipher: Cipher, store: int, who: Person) -> None:
         for name, owner in carts.items():
             put("carts", external_id=f"{who.number} {name}", **owner)
             put("cart_items", external_id=f"{who.number} {name}/1", cart_external_id=f"{who.number} {name}")
+        put("sessions", id=f"session of {who.number} in {store}", customer_external_id=who.id)
         for field, status in (("locale", "recorded"), ("note", "pending"), ("email_consent", "applied")):
             put("customer_changes", customer_external_id=who.id, field=field, status=status)
         put(
@@ -160,6 +161,8 @@ def plant_store(database: Database, cipher: Cipher, store: int, mark: str) -> No
 KINDS: Mapping[str, dict[str, Any]] = {
     "sync_attempts": {"status": "failed"},
     "circuits": {"platform": None},
+    "carts": {"payment_state": "none"},
+    "cart_events": {"kind": "cart.abandoned"},
     "webhook_events": {"status": "handled"},
     "customer_changes": {"status": "recorded"},
     "inventory_corrections": {"status": "applied"},

@@ -19,6 +19,7 @@ from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, StoreProfile
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
+from bg_pipelines.sync.units import UNITS
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests.support import Scripted, as_store, page, product, product_ids, query
@@ -36,7 +37,7 @@ def names(make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]]) 
 def run_with(database: Database, cipher: Cipher, names: list[str]) -> Run:
     """Sync all stores; the first one's platform answers with what is given instead of its own methods."""
 
-    def run(units: tuple[Unit, ...] = tuple(Unit), **methods: Callable[..., Any]) -> Summary:
+    def run(units: tuple[Unit, ...] = tuple(UNITS), **methods: Callable[..., Any]) -> Summary:
         def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Any:
             platform = platforms.connect(access, api_version="2026-07", sleep=sleep)
             if access.name == names[0]:

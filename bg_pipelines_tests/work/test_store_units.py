@@ -14,7 +14,7 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.queues import TIERS, Unit
+from bg_pipelines.queues import TIERS, Unit, next_hour
 from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import all_queues
@@ -290,6 +290,66 @@ def test_the_unit_that_carries_a_queue_s_work_is_due_where_some_of_that_work_is(
     )
     expected = {well, failed} if failing else {well}
     assert set(due_now) == {(store, "inventory_levels") for store in expected}
+
+
+def test_what_was_hinted_at_is_due_now_but_for_what_waits_for_its_retry_or_a_person(
+    connection: Connection,
+) -> None:
+    later = NOON + timedelta(days=9999)
+    well, failing, parked, other = add_stores(connection, 4, due=later)
+    connection.execute("UPDATE sync_states SET attempts = 1 WHERE store_id = %s", (failing,))
+    connection.execute(
+        "UPDATE sync_states SET next_due_at = NULL, attempts = 1 WHERE store_id = %s", (parked,)
+    )
+    connection.execute("UPDATE sync_states SET last_succeeded_at = now()")
+    assert not store_units.is_due(connection, UNITS, retries=True)
+    store_units.hint(connection, [(store, "products") for store in (well, failing, parked)])
+    rows = connection.execute(
+        "SELECT store_id, next_due_at <= clock_timestamp() FROM sync_states WHERE hinted_at IS NOT NULL"
+    )
+    assert dict(rows.fetchall()) == {well: True, failing: False, parked: None}
+    assert store_units.is_due(connection, UNITS, retries=True)
+    assert not store_units.is_due(connection, UNITS[1:], retries=True)
+    assert other not in {store for store, _ in rows_of(claim(connection, now=None, due_before=None))}
+
+
+def test_a_hint_during_a_pass_makes_another_pass_due_and_one_before_it_is_answered_by_it(
+    connection: Connection,
+) -> None:
+    later = NOON + timedelta(days=9999)
+    [store] = add_stores(connection, due=later, units=["products"])
+    hinted = "SELECT hinted_at IS NOT NULL, next_due_at <= clock_timestamp() FROM sync_states"
+
+    def work() -> Claim:
+        [work] = store_units.claim(connection, ["products"], owner="me", limit=1, lease=LEASE)
+        return work
+
+    store_units.hint(connection, [(store, "products")])
+    held = work()
+    store_units.hint(connection, [(store, "products")])
+    store_units.complete(connection, held, {}, next_due_at=later)
+    assert connection.execute(hinted).fetchone() == (True, True)
+    store_units.complete(connection, work(), {}, next_due_at=later)
+    assert connection.execute(hinted).fetchone() == (False, False)
+
+
+def test_what_is_passed_over_is_done_and_due_at_the_next_hour(connection: Connection) -> None:
+    due, busy, paused = add_stores(connection, 3, units=["webhooks"])
+    [tier_1] = add_stores(connection, tier=1, units=["webhooks"])
+    connection.execute("UPDATE stores SET paused_at = now() WHERE id = %s", (paused,))
+    connection.execute(
+        "UPDATE sync_states SET lease_owner = 'x', lease_expires_at = now() + interval '1 day' WHERE store_id = %s",
+        (busy,),
+    )
+    connection.execute("UPDATE sync_states SET next_due_at = now() - interval '1 s'")
+    assert store_units.pass_over(connection, ["webhooks"], [2]) == 1
+    [(store, succeeded, next_due)] = connection.execute(
+        "SELECT store_id, last_succeeded_at, next_due_at FROM sync_states WHERE next_due_at > now()"
+    ).fetchall()
+    assert (store, succeeded is not None) == (due, True)
+    assert next_due == next_hour(database_clock(connection))
+    assert store_units.pass_over(connection, ["webhooks"]) == 1
+    assert not store_units.is_due(connection, ["webhooks"], tiers=[1]), tier_1
 
 
 def test_what_is_due_is_counted_in_stores_that_nobody_is_at_work_on(connection: Connection) -> None:

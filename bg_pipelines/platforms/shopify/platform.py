@@ -4,8 +4,8 @@ Every connection is read in pages of 250 by id, to the end. With ids as the orde
 pages are read keeps its place, so that none is passed over; `updated_at` narrows an incremental pass. Products
 and variants are two flat connections, because a product's own `variants` would need one more call for each
 product that has more of them than a page can afford (cost: see docs/decisions.md).
-Customers and orders are in sales.py, stock in stock.py, edits of customers in customer_edits.py, exports in bulk.py,
-paging in pages.py.
+Customers and orders are in sales.py, stock in stock.py, edits of customers in customer_edits.py, webhook subscriptions
+in subscriptions.py, exports in bulk.py, paging in pages.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bg_pipelines.platforms.protocol import (
     StoreAccess,
     UpdateOutcome,
 )
-from bg_pipelines.platforms.shopify import bulk, customer_edits, sales, stock
+from bg_pipelines.platforms.shopify import bulk, customer_edits, sales, stock, subscriptions
 from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, EXPORTS, ExportLimits, export_pages, is_export
 from bg_pipelines.platforms.shopify.client import (
     ClientCredentials,
@@ -44,6 +44,7 @@ from bg_pipelines.platforms.shopify.pages import (
 )
 from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
 from bg_pipelines.platforms.shopify.stock import Stock
+from bg_pipelines.platforms.shopify.subscriptions import Subscriptions
 from bg_pipelines.records import (
     Location,
     Page,
@@ -125,6 +126,7 @@ DOCUMENTS = (
     *customer_edits.DOCUMENTS,
     *bulk.DOCUMENTS,
     *stock.DOCUMENTS,
+    *subscriptions.DOCUMENTS,
     SHOP,
     LOCATIONS,
     PRODUCTS,
@@ -173,6 +175,7 @@ class ShopifyPlatform:
         self._sales = Sales(self._reader)
         self._stock = Stock(client, self._reader)
         self._edits = CustomerEdits(client, self._sales)
+        self.webhooks = Subscriptions(client, self._reader)
 
     def close(self) -> None:
         self._client.close()

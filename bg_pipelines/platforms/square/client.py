@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -90,9 +90,9 @@ class SquareClient:
     def close(self) -> None:
         self.transport.close()
 
-    def get(self, *place: str) -> Answer:
+    def get(self, *place: str, **query: str) -> Answer:
         """Ask for what is at a place: `get("locations", "main")`."""
-        return self._call("GET", _path(place), None)
+        return self._call("GET", _path(place) + (f"?{urlencode(query)}" if query else ""), None)
 
     def post(self, what: str, /, **content: Any) -> Answer:
         return self._call("POST", what, content)
@@ -100,14 +100,25 @@ class SquareClient:
     def put(self, *place: str, content: Mapping[str, Any]) -> Answer:
         return self._call("PUT", _path(place), content)
 
+    def delete(self, *place: str) -> Answer:
+        return self._call("DELETE", _path(place), None)
+
     def answers(
         self, what: str, content: Mapping[str, Any], cursor: str | None
     ) -> Iterator[tuple[Answer, str | None]]:
         """The answers of a search from behind a cursor to its end, each with the cursor behind it."""
+        return self._paged(lambda more: self.post(what, **content, **more), cursor)
+
+    def listed(self, *place: str, **query: str) -> Iterator[Answer]:
+        """The answers of a list that is asked for with GET, to its end."""
+        return (answer for answer, _ in self._paged(lambda more: self.get(*place, **query, **more), None))
+
+    def _paged(
+        self, ask: Callable[[dict[str, str]], Answer], cursor: str | None
+    ) -> Iterator[tuple[Answer, str | None]]:
         seen = {cursor}
         while True:
-            more = {"cursor": cursor} if cursor else {}
-            answer = self.post(what, **content, **more)
+            answer = ask({"cursor": cursor} if cursor else {})
             cursor = answer.data.get("cursor") or None
             if cursor is not None and not isinstance(cursor, str):
                 raise malformed("Square's answer has a cursor that is no text")

@@ -33,6 +33,7 @@ from bg_pipelines.platforms.square.client import (
     time_text,
 )
 from bg_pipelines.platforms.square.converters import Converted, Node, Sale
+from bg_pipelines.platforms.square.subscriptions import Subscriptions
 from bg_pipelines.platforms.square.writes import CHANGE, COUNTS, EDITABLE
 from bg_pipelines.records import OrderLine, Page, Part, Record, Refund, Resource, StoreProfile
 
@@ -98,6 +99,7 @@ class SquarePlatform:
         self._phase = zlib.crc32(name.encode()) % LATE_ORDERS_EVERY.total_seconds()
         self.corrections_a_call = sizes.changes
         self._held_merchant: Node | None = None
+        self.webhooks = Subscriptions(client)
 
     def close(self) -> None:
         self._client.close()

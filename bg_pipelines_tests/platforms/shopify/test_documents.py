@@ -27,11 +27,12 @@ from graphql import (
 )
 from graphql.execution.values import get_variable_values
 
-from bg_pipelines.platforms.protocol import Correction
-from bg_pipelines.platforms.shopify import bulk, customer_edits, platform, sales, stock
+from bg_pipelines.platforms.protocol import Correction, Wanted
+from bg_pipelines.platforms.shopify import bulk, customer_edits, platform, sales, stock, subscriptions
 from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.records import Resource
+from bg_pipelines.webhooks.topics import TOPICS
 from bg_pipelines_tests.platforms.scripted import Asked, Reply
 
 LARGEST_PAGE = 250
@@ -61,8 +62,10 @@ every_document = pytest.mark.parametrize("document", platform.DOCUMENTS, ids=nam
 
 
 @every_document
-def test_a_document_is_valid_at_the_vendor(vendor: GraphQLSchema, document: str) -> None:
-    assert validate(vendor, parse(document)) == []
+def test_a_document_is_valid_at_the_vendor(
+    vendor: GraphQLSchema, next_vendor: GraphQLSchema, document: str
+) -> None:
+    assert validate(vendor, parse(document)) == validate(next_vendor, parse(document)) == []
 
 
 @every_document
@@ -138,7 +141,7 @@ def test_every_connection_asks_for_a_page_that_the_vendor_gives(vendor: GraphQLS
 
 
 def test_no_document_of_the_module_is_forgotten() -> None:
-    modules = (platform, bulk, sales, stock, customer_edits)
+    modules = (platform, bulk, sales, stock, customer_edits, subscriptions)
     assert {document for module in modules for document in documents_of(module)} == set(platform.DOCUMENTS)
     assert len({name_of(document) for document in platform.DOCUMENTS}) == len(platform.DOCUMENTS)
 
@@ -180,6 +183,14 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     shop.update_customer("gid://shopify/Customer/1", {"first_name": "Ada", "note": None})
     for consent in ("email_consent", "sms_consent"):
         shop.update_customer("gid://shopify/Customer/1", {consent: "unsubscribed"})
+    for topic in TOPICS["shopify"].values():
+        if topic.by_api:
+            wanted = Wanted((topic.name,), "https://hooks.example.com", topic.fields, topic.filter)
+            made = shop.webhooks.subscribe(wanted)
+            assert made.topics == wanted.topics
+            shop.webhooks.update(made.external_id, wanted)
+    shop.webhooks.subscriptions()
+    shop.webhooks.unsubscribe("gid://shopify/WebhookSubscription/1")
 
     sent = {name_of(asked.body["query"]) for asked in server.asked}
     assert sent == {name_of(document) for document in platform.DOCUMENTS}
@@ -249,6 +260,13 @@ def as_far_as_needed(asked: Asked) -> Reply:
             return Reply.of({"data": {"order": {"rows": {"nodes": [], "pageInfo": end}}}})
         case "CustomersByIds":
             return Reply.of({"data": {"rows": [CUSTOMER]}})
+        case "Subscribe" | "UpdateSubscription":
+            made = {"id": "1", "topic": asked.body["variables"].get("topic", "SHOP_UPDATE")}
+            made |= {"updatedAt": "2026-01-01T00:00:00Z"}
+            made |= {"format": "JSON", "includeFields": [], "uri": "x", "filter": None}
+            return Reply.of({"data": {"outcome": {"webhookSubscription": made, "userErrors": []}}})
+        case "Unsubscribe":
+            return Reply.of({"data": {"outcome": {"deletedWebhookSubscriptionId": "1", "userErrors": []}}})
         case "UpdateCustomer" | "UpdateEmailConsent" | "UpdateSmsConsent":
             return Reply.of({"data": {"outcome": {"customer": CUSTOMER, "userErrors": []}}})
         case by_ids if by_ids.endswith(("ByIds", "WithVariants")):

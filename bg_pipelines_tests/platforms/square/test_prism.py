@@ -24,11 +24,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from bg_pipelines.platforms import http
-from bg_pipelines.platforms.protocol import Correction
+from bg_pipelines.platforms.protocol import Correction, Wanted
 from bg_pipelines.platforms.square.client import SquareClient
 from bg_pipelines.platforms.square.platform import SquarePlatform
 from bg_pipelines.platforms.square.writes import EDITABLE
 from bg_pipelines.records import Resource
+from bg_pipelines.webhooks.topics import TOPICS
 from bg_pipelines_tests.platforms.square.conftest import TABLES
 from bg_pipelines_tests.support import PROJECT
 
@@ -49,6 +50,11 @@ OPERATIONS = {
     "BatchRetrieveInventoryCounts",
     "BatchRetrieveInventoryChanges",
     "BatchChangeInventory",
+    "ListWebhookSubscriptions",
+    "CreateWebhookSubscription",
+    "RetrieveWebhookSubscription",
+    "UpdateWebhookSubscription",
+    "DeleteWebhookSubscription",
 }
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678900, UTC)
 
@@ -220,6 +226,13 @@ def test_every_kind_of_request_is_as_square_describes_it(
         == "stale"
     )
     assert platform.faults() == []
+    wanted = Wanted(tuple(TOPICS["square"]), "https://hooks.example.com/webhooks/square")
+    webhooks = platform.webhooks
+    made = webhooks.subscribe(wanted)
+    assert made.signature_key == webhooks.signature_key(made.external_id)
+    assert webhooks.update(made.external_id, wanted) is not None
+    assert [one.external_id for one in webhooks.subscriptions()] == [made.external_id]
+    webhooks.unsubscribe(made.external_id)
     assert faults_of(answers) == []
     asked = {(one.method, one.path) for one in answers}
     for path, methods in description["paths"].items():

@@ -91,18 +91,32 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index(
+        "ix_orders_email",
+        "orders",
+        ["store_id", sa.literal_column("lower(email)")],
+        unique=False,
+        postgresql_where=sa.text("customer_external_id IS NULL AND email IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_orders_phone",
+        "orders",
+        ["store_id", "phone"],
+        unique=False,
+        postgresql_where=sa.text("customer_external_id IS NULL AND phone IS NOT NULL"),
+    )
+    op.create_index(
         "ix_carts_email",
         "carts",
         ["store_id", sa.literal_column("lower(email)")],
         unique=False,
-        postgresql_where=sa.text("email IS NOT NULL"),
+        postgresql_where=sa.text("customer_external_id IS NULL AND email IS NOT NULL"),
     )
     op.create_index(
         "ix_carts_phone",
         "carts",
         ["store_id", "phone"],
         unique=False,
-        postgresql_where=sa.text("phone IS NOT NULL"),
+        postgresql_where=sa.text("customer_external_id IS NULL AND phone IS NOT NULL"),
     )
     op.create_table(
         "webhook_subscriptions",
@@ -367,8 +381,10 @@ def downgrade() -> None:
     op.drop_table("data_requests")
     op.drop_table("webhook_subscriptions")
     op.drop_index(op.f("ix_carts_store_id_customer_external_id"), table_name="carts")
-    op.drop_index("ix_carts_phone", table_name="carts", postgresql_where=sa.text("phone IS NOT NULL"))
-    op.drop_index("ix_carts_email", table_name="carts", postgresql_where=sa.text("email IS NOT NULL"))
+    op.drop_index("ix_carts_phone", table_name="carts")
+    op.drop_index("ix_orders_phone", table_name="orders")
+    op.drop_index("ix_carts_email", table_name="carts")
+    op.drop_index("ix_orders_email", table_name="orders")
     op.drop_index(
         "ix_carts_checkout", table_name="carts", postgresql_where=sa.text("checkout_external_id IS NOT NULL")
     )

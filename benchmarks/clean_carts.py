@@ -1,0 +1,291 @@
+"""Deleting expired carts beside a shop at work: one big DELETE, batches of 2,000, and `clean_active_carts`.
+
+Each works on a copy of the same tables, beside the same steady load of small writes and reads by a process of its own.
+The batches are those of an application's cleaning task: keys of 2,000 expired carts by an index on their last activity,
+then their items, their reservations and they themselves by these keys. Only the product checks each cart once more
+before it deletes it, marks the few that have been abandoned since, and counts what it freed; all three delete the same carts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+from typing import Any, NamedTuple
+
+import psycopg
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import machine
+from bg_pipelines.cleaning.carts import CartKeep
+from bg_pipelines.cleaning.jobs import cart_tasks
+from bg_pipelines.cleaning.run import CleaningRun
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
+
+CARTS = 5_000_000
+SMALL = 100_000
+STORES = 500
+WRITES_PER_SECOND = 200
+WRITERS = 4
+READERS = 2
+QUIET_SECONDS = 20.0
+BATCH = 2_000
+KEEP = CartKeep()
+KEY = "0" * 43 + "="
+
+_FILL = """
+    CREATE TEMPORARY TABLE made AS
+    SELECT 1 + n % %(stores)s AS store_id, 'gid://shopify/Cart/' || md5(n::text) AS external_id,
+        now() - random() * interval '28 days'
+        - CASE WHEN n % 2 = 0 THEN interval '32 days' ELSE interval '0' END AS seen_at, CASE WHEN random() < 0.532 THEN 'customer ' || n END AS customer
+    FROM generate_series(1, %(carts)s) n;
+    INSERT INTO carts (store_id, external_id, source_updated_at, source_created_at, customer_external_id, currency, total,
+        abandoned_at) SELECT store_id, external_id, seen_at, seen_at, customer, 'EUR', 20,
+        CASE WHEN seen_at < now() - interval '2 hours' THEN seen_at + interval '2 hours' END FROM made;
+    INSERT INTO cart_items (store_id, external_id, source_updated_at, cart_external_id, variant_external_id, title, quantity,
+        unit_price) SELECT store_id, external_id || '/' || k, seen_at, external_id, 'variant ' || k, 'a thing', 1, 10
+        FROM made CROSS JOIN generate_series(1, 2) k"""
+_EXPIRED = (
+    "customer_external_id IS NULL AND source_updated_at < now() - interval '30 days' AND completed_at IS NULL "
+    "AND deleted_at IS NULL AND payment_state IN ('none', 'settled')"
+)
+_OF_CART = "store_id = gone.store_id AND cart_external_id = gone.external_id"
+
+
+class Measured(NamedTuple):
+    """Milliseconds of the load's writes and reads, and what was deleted in how long."""
+
+    writes: list[float]
+    reads: list[float]
+    carts: int = 0
+    seconds: float = 0.0
+
+    @property
+    def p99(self) -> float:
+        return statistics.quantiles([*self.writes, *self.reads], n=100)[98]
+
+
+def run(console: Console, *, small: bool, carts: int | None = None) -> dict[str, Any]:
+    """Deletions per second of each manner, and what the load felt."""
+    number = carts or (SMALL if small else CARTS)
+    quiet_seconds = 5.0 if small else QUIET_SECONDS
+    with machine.own_postgres() as url:
+        with console.status(f"making {number:,} carts and {2 * number:,} items"):
+            _make(url, number)
+        manners: dict[str, Callable[[str], int]] = {
+            "no cleaning": lambda _: time.sleep(quiet_seconds) or 0,
+            "one DELETE": _one_delete,
+            f"batches of {BATCH:,}": _batches,
+            "clean_active_carts": _product,
+        }
+        results = {}
+        for name, work in manners.items():
+            with console.status(name):
+                results[name] = _beside_load(url, work)
+    return _report(console, number, results)
+
+
+def _make(url: str, number: int) -> None:
+    with _connect(url) as connection:
+        connection.execute("SELECT setseed(0.5)")
+        for statement in _FILL.split(";"):
+            connection.execute(statement.replace("%(stores)s", str(STORES)).replace("%(carts)s", str(number)))
+        connection.execute("CREATE INDEX carts_activity ON carts (source_updated_at)")  # the batches need it
+        connection.execute("VACUUM ANALYZE carts, cart_items")
+        connection.execute("CHECKPOINT")
+
+
+def _beside_load(url: str, work: Callable[[str], int]) -> Measured:
+    """What `work` does on a copy of the tables while the load runs."""
+    copy, server = (
+        sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+        for name in ("a_copy", "postgres")
+    )
+    with _connect(server) as connection:
+        connection.execute("DROP DATABASE IF EXISTS a_copy WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE a_copy TEMPLATE {machine.DATABASE} STRATEGY file_copy")
+        connection.execute("CHECKPOINT")
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    load = spawn.Process(target=_load, args=(copy, theirs), daemon=True)
+    load.start()
+    try:
+        ours.recv()  # it is warm
+        ours.send("begin")
+        began = time.perf_counter()
+        deleted = work(copy)
+        seconds = time.perf_counter() - began
+        ours.send("end")
+        writes, reads = ours.recv()
+    finally:
+        load.terminate()
+        load.join()
+    return Measured(writes, reads, deleted, seconds)
+
+
+def _one_delete(url: str) -> int:
+    with _connect(url) as connection:
+        row = connection.execute(
+            f"WITH gone AS (DELETE FROM carts WHERE {_EXPIRED} RETURNING store_id, external_id), "
+            f"items AS (DELETE FROM cart_items USING gone WHERE cart_items.{_OF_CART.replace('AND ', 'AND cart_items.')}), "
+            "held AS (DELETE FROM inventory_reservations USING gone "
+            f"WHERE inventory_reservations.{_OF_CART.replace('AND ', 'AND inventory_reservations.')}) SELECT count(*) FROM gone"
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _batches(url: str) -> int:
+    deleted = 0
+    with _connect(url) as connection:
+        while True:
+            with connection.transaction():
+                keys = connection.execute(
+                    f"SELECT store_id, external_id FROM carts WHERE {_EXPIRED} ORDER BY source_updated_at LIMIT {BATCH}"
+                ).fetchall()
+                if not keys:
+                    return deleted
+                stores, ids = [key[0] for key in keys], [key[1] for key in keys]
+                for table in ("cart_items", "inventory_reservations"):
+                    connection.execute(
+                        f"DELETE FROM {table} t USING unnest(%s::bigint[], %s::text[]) k (store_id, external_id) "
+                        "WHERE t.store_id = k.store_id AND t.cart_external_id = k.external_id",
+                        (stores, ids),
+                    )
+                deleted += connection.execute(
+                    "DELETE FROM carts t USING unnest(%s::bigint[], %s::text[]) k (store_id, external_id) "
+                    "WHERE t.store_id = k.store_id AND t.external_id = k.external_id",
+                    (stores, ids),
+                ).rowcount
+
+
+def _product(url: str) -> int:
+    database = Database(url)
+    [carts] = [task for task in cart_tasks(KEEP, Cipher(KEY)) if task.name == "carts"]
+    try:
+        summary = CleaningRun(
+            database, "clean_active_carts", [carts], run_id="benchmark", max_minutes=60
+        ).run()
+    finally:
+        database.close()
+    [done] = summary.done
+    if not done.outcome.completed:
+        raise RuntimeError(f"the sweep did not end: {done.outcome.why}")
+    return summary.figures["carts.rows"]
+
+
+# The load: a process of its own, told when to begin and to end, that answers with its times.
+
+
+def _load(url: str, pipe: Pipe) -> None:
+    with _connect(url) as connection:
+        live = connection.execute(
+            "SELECT store_id, external_id FROM carts WHERE customer_external_id IS NOT NULL LIMIT 20000"
+        ).fetchall()
+    times: dict[str, list[float]] = {"write": [], "read": []}
+    counting, ended = threading.Event(), threading.Event()
+
+    def worker(number: int, kind: str, per_second: float) -> None:
+        rng = random.Random(number)
+        with _connect(url) as connection:
+            due = time.perf_counter() + rng.random() / per_second
+            while not ended.is_set():
+                time.sleep(max(0.0, due - time.perf_counter()))
+                cart = rng.choice(live)
+                began = time.perf_counter()
+                if kind == "read":
+                    connection.execute(
+                        "SELECT * FROM carts c JOIN cart_items i ON i.store_id = c.store_id "
+                        "AND i.cart_external_id = c.external_id WHERE c.store_id = %s AND c.external_id = %s",
+                        cart,
+                    ).fetchall()
+                elif rng.random() < 0.5:
+                    connection.execute(
+                        "UPDATE carts SET source_updated_at = now() WHERE store_id = %s AND external_id = %s",
+                        cart,
+                    )
+                else:
+                    connection.execute(
+                        "INSERT INTO cart_items (store_id, external_id, source_updated_at, cart_external_id, title, quantity) "
+                        "VALUES (%s, gen_random_uuid()::text, now(), %s, 'a thing', 1)",
+                        cart,
+                    )
+                if counting.is_set():
+                    times[kind].append((time.perf_counter() - began) * 1000)
+                # What was due while it waited is made up for, like customers who do not wait for one another.
+                due += 1 / per_second
+
+    each = WRITES_PER_SECOND / WRITERS
+    threads = [threading.Thread(target=worker, args=(n, "write", each), daemon=True) for n in range(WRITERS)]
+    threads += [
+        threading.Thread(target=worker, args=(100 + n, "read", WRITES_PER_SECOND / READERS), daemon=True)
+        for n in range(READERS)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    pipe.send("warm")
+    pipe.recv()
+    counting.set()
+    pipe.recv()
+    ended.set()
+    for thread in threads:
+        thread.join(10)
+    pipe.send((times["write"], times["read"]))
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+
+
+def _report(console: Console, number: int, results: dict[str, Measured]) -> dict[str, Any]:
+    quiet, batches, product = (
+        results[name] for name in ("no cleaning", f"batches of {BATCH:,}", "clean_active_carts")
+    )
+    table = Table(
+        box=None,
+        header_style="bold",
+        title=f"{number:,} carts, {machine.description()}",
+        title_justify="left",
+    )
+    for column in (
+        "",
+        "carts deleted",
+        "seconds",
+        "carts/s",
+        "load p50 ms",
+        "p99 ms",
+        "longest write ms",
+        "writes/s",
+    ):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, result in results.items():
+        table.add_row(
+            name,
+            f"{result.carts:,}",
+            f"{result.seconds:.1f}",
+            f"{result.carts / result.seconds:,.0f}" if result.carts else "",
+            f"{statistics.median([*result.writes, *result.reads]):.2f}",
+            f"{result.p99:.2f}",
+            f"{max(result.writes):.1f}",
+            f"{len(result.writes) / result.seconds:.0f}",
+        )
+    console.print(table)
+    if len({result.carts for result in results.values() if result.carts}) != 1:
+        raise RuntimeError("they did not delete the same carts")
+    return {
+        "carts": number,
+        "deleted": product.carts,
+        "carts_per_second": round(product.carts / product.seconds),
+        "batches_carts_per_second": round(batches.carts / batches.seconds),
+        "speedup_over_batches": round(product.carts / product.seconds / (batches.carts / batches.seconds), 2),
+        "longest_writer_wait_ms": round(max(product.writes), 1),
+        "load_p99_ms": round(product.p99, 2),
+        "load_p99_ratio": round(product.p99 / quiet.p99, 2),
+    }
