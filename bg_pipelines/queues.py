@@ -28,6 +28,10 @@ AUDIT_EVERY = timedelta(days=1)
 SUBSCRIPTIONS_EVERY = timedelta(hours=1)
 """How often a store's webhook subscriptions are looked at, whatever its tier: all at the hour, by one run a tier."""
 
+HEALTHY_FACTOR = 1
+"""By how much less often a table is read whose changes webhooks have told of for a day, every one (docs/webhooks.md):
+4 makes of five minutes twenty. 1: never less often."""
+
 EARLY = timedelta(seconds=30)
 """A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
 
@@ -89,6 +93,7 @@ JOBS: dict[str, Job] = {
     # One at a time: a run keeps the rate of the sender and the limit of the day.
     "share_product_text_message": Job(DEFAULT, max_concurrent_runs=1, crons={}),
     "clean_active_carts": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "*/15 * * * *"}),
+    "clean_database": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "17 * * * *"}),
 }
 
 

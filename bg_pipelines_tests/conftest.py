@@ -206,7 +206,7 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
         options = {
             key: request.pop(key)
             for key in (
-                *("lease", "progress_seconds", "turn_seconds", "policies", "rng", "processes"),
+                *("lease", "progress_seconds", "turn_seconds", "policies", "rng", "processes", "coverage"),
                 *(field.name for field in dataclasses.fields(Limits)),
             )
             if key in request

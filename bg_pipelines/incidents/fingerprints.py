@@ -9,6 +9,7 @@
     Drift                 an audit found that a store's table differs from its source
     MissingSubscriptions  webhook subscriptions of a store disappeared at its platform
     RefusedSubscriptions  the platform refuses webhook subscriptions of a store
+    UntoldChanges         webhooks tell nothing of much that changes at a store, or at all of a platform
     Job                   runs of a job fail with one type of error
     Installation          the database or the settings are wrong: every job is affected
     AlertTarget           an alert target cannot be reached
@@ -135,6 +136,18 @@ class RefusedSubscriptions:
 
 
 @dataclass(frozen=True)
+class UntoldChanges:
+    """As `MissingSubscriptions`."""
+
+    kind: ClassVar[str] = "untold"
+    platform: str
+    store_id: int | None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
+
+
+@dataclass(frozen=True)
 class Job:
     kind: ClassVar[str] = "job"
     job: str
@@ -249,6 +262,7 @@ Fingerprint = (
     | Drift
     | MissingSubscriptions
     | RefusedSubscriptions
+    | UntoldChanges
     | Job
     | Installation
     | AlertTarget
@@ -294,6 +308,8 @@ def _parse(text: str) -> Fingerprint:
             return MissingSubscriptions(platform, None if store == _MANY else int(store))
         case ["refused_subscriptions", platform, store]:
             return RefusedSubscriptions(platform, None if store == _MANY else int(store))
+        case ["untold", platform, store]:
+            return UntoldChanges(platform, None if store == _MANY else int(store))
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release

@@ -33,6 +33,7 @@ from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.summary import BACKFILLS, UnitSummary
 from bg_pipelines.sync.units import UNITS, Process
+from bg_pipelines.webhooks.healing import Healing
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import RunRecord, pulse
 from bg_pipelines.work.queue import all_queues
@@ -188,6 +189,7 @@ def _run(
         connect=platforms.connect,
         log=context.log.info,
         policies=Policies(settings.retry_policies, jobs=tuple(JOBS)),
+        coverage=Healing(context.job_name),
         processes=processes,
     ).run()
 

@@ -7,8 +7,8 @@ A unit raises what ends it early: `IntegrationError` (it failed), `NotReady` (th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 import psycopg
@@ -19,6 +19,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
+from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, Limits, ResourceAudit
 from bg_pipelines.work.store_units import Claim
@@ -30,6 +31,38 @@ class StoreRef(NamedTuple):
     id: int
     name: str
     platform: str
+
+
+class Coverage(Protocol):
+    """Whoever follows how much of what changes is told by webhooks, before a pass finds it."""
+
+    def note_changed(
+        self, connection: psycopg.Connection[Any], store: StoreRef, resource: Resource, ids: Sequence[str]
+    ) -> None:
+        """An incremental pass has written some of these rows, in this transaction."""
+
+    def interval(
+        self, connection: psycopg.Connection[Any], store: StoreRef, resource: Resource, usual: timedelta
+    ) -> timedelta:
+        """How often the table is to be read, of a store that is `usual`ly read so often."""
+
+
+class NoCoverage:
+    """Nobody follows it."""
+
+    def note_changed(
+        self, connection: psycopg.Connection[Any], store: StoreRef, resource: Resource, ids: Sequence[str]
+    ) -> None:
+        pass
+
+    def interval(
+        self,
+        connection: psycopg.Connection[Any],  # noqa: ARG002
+        store: StoreRef,  # noqa: ARG002
+        resource: Resource,  # noqa: ARG002
+        usual: timedelta,
+    ) -> timedelta:
+        return usual
 
 
 class TurnOver(Exception):  # noqa: N818 (not an error: others wait)
@@ -65,6 +98,7 @@ class Context(Protocol):
     sample: int
     policies: Policies
     rng: random.Random
+    coverage: Coverage
 
     def check_stopped(self) -> None:
         """Raises Stopped as soon as the run is being stopped."""

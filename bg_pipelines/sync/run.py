@@ -22,6 +22,7 @@ from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
+from bg_pipelines.sync.context import Coverage, NoCoverage
 from bg_pipelines.sync.stores import Connect
 from bg_pipelines.sync.summary import (
     ChangeReport,
@@ -48,8 +49,9 @@ class SyncRun:
     """One run: claims until nothing is left that was due when it began. Used once.
 
     `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `clock` counts
-    seconds; `policies` and `rng` decide about retries; `processes` are what each unit does. Raises IntegrationError only if the run itself cannot work (the
-    database, the key, an unknown store): a store that fails is in the summary.
+    seconds; `policies` and `rng` decide about retries; `coverage` is told what passes find; `processes` are what each
+    unit does. Raises IntegrationError only if the run itself cannot work (the database, the key, an unknown store): a store
+    that fails is in the summary.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SyncRun:
         clock: Callable[[], float] = time.monotonic,
         policies: Policies | None = None,
         rng: random.Random | None = None,
+        coverage: Coverage | None = None,
         processes: Mapping[Unit, Process] = UNITS,
     ) -> None:
         self.database = database
@@ -81,6 +84,7 @@ class SyncRun:
         self.policies = policies or Policies()
         self.processes = processes
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
+        self.coverage = coverage or NoCoverage()
         self.summary = Summary(units={unit: UnitSummary() for unit in request.units})
         self.runner: Runner[Batch] = Runner(
             database,

@@ -19,7 +19,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
 from bg_pipelines.records import PARTS, Page
 from bg_pipelines.sync.completeness import Completeness, count_held
-from bg_pipelines.sync.context import Context, NotReady, TurnOver
+from bg_pipelines.sync.context import Context, NotReady, StoreRef, TurnOver
 from bg_pipelines.sync.deletions import mark_not_listed_deleted, mark_orphans_deleted
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
@@ -56,6 +56,7 @@ class TableSync:
         self.table = self.resource.value
         self.then = then
         self.state = CursorState.parse(context.claim.cursor)
+        self.store = StoreRef(context.claim.store_id, context.store_name, context.claim.platform)
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
 
     def run(self) -> None:
@@ -214,6 +215,9 @@ class TableSync:
 
         loaded = self.loader.load(connection, pages, seen_at=self.seen_at, full_pass=full_pass, kept=kept)
         attempts.count(connection, self.context.attempt, len(pages), loaded.counts)
+        if not current.full and loaded.counts.inserted + loaded.counts.updated:
+            ids = [record.external_id for page in pages for record in page.records]
+            self.context.coverage.note_changed(connection, self.store, self.resource, ids)
         behind = replace(
             current,
             read=current.read + loaded.rows_read,
@@ -263,10 +267,13 @@ class TableSync:
             if compared.needs_full:
                 store_units.save(connection, self.claim, state.dump())
             else:
+                every = self.context.coverage.interval(
+                    connection, self.store, self.resource, self.claim.interval
+                )
                 self.context.complete(
                     connection,
                     state.dump(),
-                    next_due_at=next_turn(self.claim.claimed_at, self.claim.interval, self.claim.store_id),
+                    next_due_at=next_turn(self.claim.claimed_at, every, self.claim.store_id),
                     full_pass_since=current.began_at if current.full else None,
                 )
                 self.then(connection)

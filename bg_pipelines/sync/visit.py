@@ -16,7 +16,7 @@ from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync import summary
-from bg_pipelines.sync.context import NotReady, StoreRef, TurnOver
+from bg_pipelines.sync.context import Coverage, NotReady, StoreRef, TurnOver
 from bg_pipelines.sync.settling import (
     OUT_OF_REACH,
     Done,
@@ -43,6 +43,7 @@ class Run(Protocol):
     policies: Policies
     rng: random.Random
     request: summary.SyncRequest
+    coverage: Coverage
     processes: Mapping[Unit, Process]
     connect: Connect
 
@@ -201,6 +202,7 @@ class UnitContext:
         self.sample = run.request.sample
         self.policies = run.policies
         self.rng = run.rng
+        self.coverage = run.coverage
         self.has_progressed = False
         self.check_stopped = run.check_stopped
         self.say = run.say

@@ -14,6 +14,7 @@ from bg_pipelines.privacy import commands as privacy
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync.stores import Store
 from bg_pipelines.webhooks.events import HANDLED, IGNORED
+from bg_pipelines.webhooks.uninstall import is_removed, uninstall
 from bg_pipelines.work import store_units
 
 
@@ -66,6 +67,17 @@ def _fetch_exports(order: Order) -> Done:
     return Done(HANDLED, None if due else "nothing waited for it")
 
 
+def _uninstall(order: Order) -> Done:
+    """The store is paused and its credentials dropped, unless the app has been installed again meanwhile."""
+    if order.store.is_uninstalled or order.store.is_deleted:
+        return Done(HANDLED, "it was done before")
+    if not order.ask(is_removed):
+        return Done(IGNORED, "the app is installed")
+    with order.database.transaction() as connection:
+        uninstall(connection, order.store.id, order.cipher)
+    return Done()
+
+
 def _obey_the_law(order: Order) -> Done:
     request = privacy.carry_out(
         order.database, order.store.id, order.topic, order.payload, cipher=order.cipher, home=order.home
@@ -75,6 +87,7 @@ def _obey_the_law(order: Order) -> Done:
 
 COMMANDS: Mapping[tuple[str, str], Command] = {
     **{("shopify", topic): _obey_the_law for topic in privacy.TOPICS},
+    ("shopify", "app/uninstalled"): _uninstall,
     ("shopify", "shop/update"): _read_profile,
     ("shopify", "bulk_operations/finish"): _fetch_exports,
 }

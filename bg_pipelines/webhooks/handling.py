@@ -35,6 +35,7 @@ from bg_pipelines.sync.stores import Connect, Store, connect_store
 from bg_pipelines.webhooks import events as inbox
 from bg_pipelines.webhooks import text_batch
 from bg_pipelines.webhooks.events import QUEUE, Event
+from bg_pipelines.webhooks.healing import clear_if_well
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
 from bg_pipelines.webhooks.store_batch import StoreBatch
 from bg_pipelines.webhooks.text_batch import TextEvent
@@ -49,6 +50,8 @@ RESERVE = 0.5
 """The share of a store's rate limit that hints leave to its passes."""
 LOOK_SECONDS = 0.15
 """How often a warm run looks into the inbox: half of this is what an event waits on average."""
+WELL_SECONDS = 600.0
+"""How often a store that is told of changes is looked at, whether that was its fault."""
 MOST_AGES = 100_000
 """From receipt to settled row: of more events in a run the first count."""
 
@@ -166,6 +169,7 @@ class HandlingRun:
         self._at_work: set[int] = set()
         self._turn = 0
         self._turns: dict[int, int] = {}
+        self._looked: dict[int, float] = {}
         self._told = 0
 
     def run(self) -> HandlingSummary:
@@ -251,6 +255,7 @@ class HandlingRun:
         try:
             work.run()
             failed = False
+            self._look_whether_well(batch)
         except IntegrationError as error:
             work.release()
             if not is_expected(error):
@@ -261,6 +266,15 @@ class HandlingRun:
                 self._at_work.discard(batch.store_id)
                 self.summary.batches += 1
                 self.summary.batches_failed += failed
+
+    def _look_whether_well(self, batch: Batch) -> None:
+        now = self.clock()
+        with self._lock:
+            if now - self._looked.get(batch.store_id, -WELL_SECONDS) < WELL_SECONDS:
+                return
+            self._looked[batch.store_id] = now
+        with self.database.transaction() as connection:
+            clear_if_well(connection, batch.store_id, batch.platform)
 
     def _take_texts(self, texts: Sequence[TextEvent]) -> None:
         try:

@@ -24,7 +24,7 @@ from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.rejects import report_rejects
 from bg_pipelines.sync.stores import Store, read_store
-from bg_pipelines.webhooks import carts, commands, hints
+from bg_pipelines.webhooks import carts, commands, healing, hints
 from bg_pipelines.webhooks import events as inbox
 from bg_pipelines.webhooks.commands import Order
 from bg_pipelines.webhooks.events import HANDLED, IGNORED, NOT_UNDERSTOOD, PASSED_ON, QUEUE, Event
@@ -251,6 +251,15 @@ class StoreBatch:
             counts = hints.load(connection, self.run_.cipher, self.store_id, answer, self.seen_at)
             if rejected := [table.value for table, count in counts.items() if count.rejected]:
                 self._report_rejects(connection, rejected)
+            for table, count in counts.items():
+                changed = count.inserted + count.updated + count.deleted
+                # Of rows with parts these are counted, too.
+                rows = (
+                    changed
+                    if table is Resource.PRODUCT_VARIANTS
+                    else min(changed, len({event.object_id for event in done}))
+                )
+                healing.add(connection, self.store_id, table, told=rows)
             return counts, inbox.settle(connection, done, HANDLED)
 
         counts, ages = self._transact(act)

@@ -70,6 +70,25 @@ def test_a_finished_export_is_fetched_at_once(
     assert outcomes(database) == {"handled": 2}
 
 
+def test_a_shop_that_removed_the_app_is_paused_and_its_hints_are_ignored(
+    shop: Shop, database: Database, tell: Tell, order: Callable[..., None], handle: Handle
+) -> None:
+    order("app/uninstalled")
+    handle()
+    assert (outcomes(database), reasons(database)) == ({"ignored": 1}, {"the app is installed"})
+    edit(shop, "uninstall")
+    order("app/uninstalled")
+    tell(shop.domain.split(".")[0], "orders/updated", {"id": 1})
+    handle()
+    assert outcomes(database) == {"handled": 1, "ignored": 2}
+    [store] = query(database, "SELECT paused_at, uninstalled_at FROM stores")
+    assert store["paused_at"] is not None
+    assert store["uninstalled_at"] is not None
+    order("app/uninstalled")
+    handle()
+    assert "it was done before" in reasons(database)
+
+
 def test_a_customer_who_is_to_be_erased_is_and_so_is_what_their_cart_tells_later(
     shop: Shop, database: Database, tell: Tell, order: Callable[..., None], handle: Handle
 ) -> None:

@@ -13,14 +13,14 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents import handling
-from bg_pipelines.queues import EARLY, Unit
+from bg_pipelines.queues import EARLY, JOB_UNITS, Unit
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.declared import declared, same_address, units_of
 from bg_pipelines.webhooks.subscriptions import keep_subscriptions
 from bg_pipelines.webhooks.topics import TOPICS
 from bg_pipelines.work import store_units
-from bg_pipelines_tests.support import connect_by, expire_leases, query
+from bg_pipelines_tests.support import CATALOGUE, assert_equal_to_source, connect_by, expire_leases, query
 
 Keep = Callable[..., Summary]
 PUBLIC = "https://hooks.example.com"
@@ -99,6 +99,10 @@ AS_DECLARED = [(topic, URI) for topic in sorted(BY_API)]
 def test_the_first_look_makes_all_that_is_declared_and_the_second_asks_for_the_list_only(
     keep: Keep, sandbox: Sandbox, shop: Shop, database: Database, names: tuple[str, ...]
 ) -> None:
+    with database.transaction() as connection:
+        assert store_units.is_due(connection, [Unit.WEBHOOKS], retries=True), (
+            "the sensor starts it for a new store"
+        )
     summary = keep()
     assert (summary.complete, summary.failures) == (1, [])
     assert calls(sandbox) == {"WebhookSubscriptions": 1, "Subscribe": len(BY_API)}
@@ -210,6 +214,39 @@ def test_what_was_deleted_behind_our_back_is_back_reported_once_and_its_tables_a
     keep(stores=names)
     assert [row["occurrences"] for row in query(database, "SELECT occurrences FROM incidents")] == [1]
     assert len(held(database)) == len(BY_API)
+
+
+def test_what_changed_while_they_were_gone_is_read_although_no_tick_is_due(
+    keep: Keep,
+    sync: Callable[..., Summary],
+    sandbox: Sandbox,
+    shop: Shop,
+    database: Database,
+    names: tuple[str, ...],
+) -> None:
+    keep()
+    sync(units=CATALOGUE)
+    query(database, "UPDATE sync_states SET next_due_at = now() + interval '1 hour'")
+    edit(shop, "drop_subscriptions")
+    for _ in range(10):
+        sandbox.world.change_one()
+    sync(units=CATALOGUE)
+    with pytest.raises(AssertionError):
+        assert_equal_to_source(database, sandbox)
+    keep(stores=names)
+    with database.transaction() as connection:
+        for units in (JOB_UNITS["store_sync"], JOB_UNITS["inventory_sync"], JOB_UNITS["customer_sync"]):
+            assert store_units.is_due(connection, units, retries=True)
+    sync(units=CATALOGUE)
+    assert_equal_to_source(database, sandbox)
+    assert (
+        query(
+            database,
+            "SELECT 1 FROM sync_states WHERE hinted_at IS NOT NULL AND resource = ANY(%s)",
+            list(CATALOGUE),
+        )
+        == []
+    )
 
 
 def test_the_incident_is_over_when_none_has_been_missing_for_six_hours(

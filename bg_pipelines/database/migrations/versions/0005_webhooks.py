@@ -314,6 +314,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("incident_id IS NOT NULL"),
     )
     op.create_index(
+        "ix_webhook_events_not_understood",
+        "webhook_events",
+        ["received_at"],
+        unique=False,
+        postgresql_where=sa.text("status = 'not_understood'"),
+    )
+    op.create_index(
         "ix_webhook_events_pending",
         "webhook_events",
         ["store_id", "next_due_at", "id"],
@@ -360,6 +367,11 @@ def downgrade() -> None:
     op.drop_column("stores", "uninstalled_at")
     op.drop_index(op.f("ix_webhook_events_store_id_resource_object_id"), table_name="webhook_events")
     op.drop_index(op.f("ix_webhook_events_received_at"), table_name="webhook_events")
+    op.drop_index(
+        "ix_webhook_events_not_understood",
+        table_name="webhook_events",
+        postgresql_where=sa.text("status = 'not_understood'"),
+    )
     op.drop_index(
         "ix_webhook_events_pending",
         table_name="webhook_events",
