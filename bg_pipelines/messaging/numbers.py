@@ -57,14 +57,11 @@ def read_number(text: str, countries: Collection[str], *, region: str | None = N
     return Number(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164), country)
 
 
-def country_of(phone: str) -> str | None:
-    """The country of a number in E.164, as far as it shows."""
+def calling_code(country: str) -> str:
+    """The digits that numbers of a country begin with: 1 for the USA."""
     import phonenumbers
 
-    try:
-        return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or None
-    except phonenumbers.NumberParseException:
-        return None
+    return str(phonenumbers.country_code_for_region(country))
 
 
 def masked(phone: str) -> str:
