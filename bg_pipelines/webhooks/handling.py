@@ -12,11 +12,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from array import array
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,12 +35,14 @@ from bg_pipelines.webhooks.events import QUEUE, Event
 from bg_pipelines.webhooks.healing import clear_if_well
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
 from bg_pipelines.webhooks.store_batch import StoreBatch
+from bg_pipelines.webhooks.summary import JOB, HandlingRequest, HandlingSummary
 from bg_pipelines.webhooks.text_batch import TextEvent
 from bg_pipelines.wording import counted
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, Log, Runner, Warmth
 
-JOB = "handle_webhooks"
+__all__ = ["JOB", "HandlingRequest", "HandlingRun", "HandlingSummary"]
+
 EVENTS_AT_ONCE = 1_000
 """Of a store, claimed together."""
 RESERVE = 0.5
@@ -54,48 +53,6 @@ WELL_SECONDS = 600.0
 """How often a store that is told of changes is looked at, whether that was its fault."""
 MOST_AGES = 100_000
 """From receipt to settled row: of more events in a run the first count."""
-
-
-@dataclass(frozen=True)
-class HandlingRequest:
-    """The request for a run.
-
-    `max_workers` is how many stores are worked on at once. It ends once nothing is due, with `warm_seconds` so long after
-    that, and after `max_minutes` in any case.
-    """
-
-    max_workers: int = 8
-    max_minutes: float = 15
-    warm_seconds: float = 0
-    job: str = JOB
-
-
-@dataclass
-class HandlingSummary:
-    """What a run did: events by outcome, rows by table, how many were asked for in how many calls.
-
-    `batches` of how many stores; `seconds_to_row` are what it took from an event's receipt to its row, at p50 and p99.
-    """
-
-    events: Counter[str] = field(default_factory=Counter)
-    rows: dict[str, Counts] = field(default_factory=dict)
-    asked: int = 0
-    asks: int = 0
-    batches: int = 0
-    batches_failed: int = 0
-    stores: int = 0
-    seconds: float = 0.0
-    ages: array[float] = field(default_factory=lambda: array("d"))
-
-    @property
-    def changed(self) -> int:
-        """Rows inserted, updated or marked deleted."""
-        return sum(c.inserted + c.updated + c.deleted for c in self.rows.values())
-
-    def seconds_to_row(self, share: float) -> float | None:
-        """So long, or less, it took for this share of the events; None where there was none."""
-        ages = sorted(self.ages)
-        return ages[min(len(ages) - 1, int(share * len(ages)))] if ages else None
 
 
 class Batch(NamedTuple):
@@ -114,9 +71,10 @@ TWILIO = 0
 class HandlingRun:
     """One run. Used once.
 
-    `home` is where exports for data requests are written; `connect` makes a platform out of a store's access and a sleep; `log` takes progress lines; `is_wanted` tells whether
-    another run waits for this one's place; `clock` counts seconds; `policies` and `rng` decide about retries. Raises
-    IntegrationError only if the run itself cannot work: what failed of a store is settled in its events.
+    `home` is where exports for data requests are written; `connect` makes a platform out of a store's access and a sleep;
+    `log` takes progress lines; `warmth` is how the run stays warm, instead of the request's seconds; `clock` counts
+    seconds; `policies` and `rng` decide about retries. Raises IntegrationError only if the run itself cannot work: what
+    failed of a store is settled in its events.
     """
 
     def __init__(

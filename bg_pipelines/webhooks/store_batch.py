@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psycopg
 
-from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.database.sqlstates import is_conflict, is_outage
+from bg_pipelines.database.sqlstates import is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
-from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.failing import fail_together
-from bg_pipelines.incidents.fingerprints import StoreUnit
-from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.records import Resource
-from bg_pipelines.retries import Policies
 from bg_pipelines.sync.rejects import report_rejects
 from bg_pipelines.sync.stores import Store, read_store
-from bg_pipelines.webhooks import carts, commands, healing, hints
+from bg_pipelines.webhooks import carts, commands, healing, hints, settling
 from bg_pipelines.webhooks import events as inbox
 from bg_pipelines.webhooks.commands import Order
-from bg_pipelines.webhooks.events import HANDLED, IGNORED, NOT_UNDERSTOOD, PASSED_ON, QUEUE, Event
+from bg_pipelines.webhooks.events import HANDLED, IGNORED, NOT_UNDERSTOOD, Event
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
+from bg_pipelines.webhooks.settling import Settling
 from bg_pipelines.webhooks.topics import Kind
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.runner import Stopped
@@ -53,26 +46,16 @@ OUT_OF_REACH = {
     ErrorType.MALFORMED_RESPONSE,
 } | LEFT_TO_THE_PASS
 """After these the store is not asked again in the same batch."""
-_TRIES = 3
-"""How often a transaction that conflicts with another is tried: the losing one has done nothing."""
 
 
-class Run(Protocol):
+class Run(settling.Run, Protocol):
     """What a batch asks of the run that handles it."""
 
-    database: Database
     cipher: Cipher
     home: Path
-    run_id: str
-    job: str
-    policies: Policies
-    rng: random.Random
     platforms: KeptPlatforms
 
     def check_stopped(self) -> None: ...
-    def say(self, message: str) -> None: ...
-    def note_settled(self, status: str, events: int, ages: Sequence[float] = ()) -> None: ...
-    def note_failed(self, events: int) -> None: ...
     def note_asked(self, rows: int) -> None: ...
     def note_rows(self, table: str, counts: Counts) -> None: ...
 
@@ -84,6 +67,7 @@ class StoreBatch:
         self.run_ = run
         self.store_id = store_id
         self.events = events
+        self.settling = Settling(run, store_id)
         self.unreachable: IntegrationError | None = None
 
     def run(self) -> None:
@@ -93,7 +77,7 @@ class StoreBatch:
             by_kind.setdefault(event.declared.kind if event.declared else None, []).append(event)
         self._read_store()
         if unknown := by_kind.get(None):
-            self._settle(unknown, NOT_UNDERSTOOD, "its topic is not one of this program's")
+            self.settling.settle(unknown, NOT_UNDERSTOOD, "its topic is not one of this program's")
         if documents := by_kind.get(Kind.DOCUMENT):
             self._guarded(documents, self._apply)
         for command in by_kind.get(Kind.COMMAND, []):
@@ -116,21 +100,21 @@ class StoreBatch:
             new = {unit for unit, is_new, _ in units if is_new}
             return store, new, {unit for unit, _, is_parked in units if is_parked}, clock(connection)
 
-        self.store, self.new, self.parked, self.seen_at = self._transact(act)
+        self.store, self.new, self.parked, self.seen_at = self.settling.transact(act)
 
     # Documents and commands
 
     def _apply(self, left: list[Event]) -> None:
         """Apply carts and checkouts. A paused store's as well: nothing else would ever bring them."""
         if self.store.is_deleted or self.store.is_uninstalled:
-            self._settle(left, IGNORED, "its store is no longer synced")
+            self.settling.settle(left, IGNORED, "its store is no longer synced")
             return
         documents: list[carts.Document] = []
         for event in list(left):
             try:
                 documents.append(carts.Document(event, self._payload(event)))
             except IntegrationError as error:
-                self._retry([event], error)  # alone: of another key, perhaps
+                self.settling.fail(self.store, [event], error)  # alone: of another key, perhaps
                 left.remove(event)
         if not documents:
             return
@@ -142,10 +126,10 @@ class StoreBatch:
                 self._report_rejects(connection, carts.TABLES)
             return counts, inbox.settle(connection, left, HANDLED)
 
-        counts, ages = self._transact(act)
+        counts, ages = self.settling.transact(act)
         for table, count in counts.items():
             self.run_.note_rows(table, count)
-        self._note_settled(HANDLED, left, ages)
+        self.settling.note_settled(HANDLED, left, ages)
 
     def _carry_out(self, left: list[Event]) -> None:
         [event] = left
@@ -160,12 +144,14 @@ class StoreBatch:
         )
         done = commands.carry_out(event.source, order)
         if done is None:
-            self._settle(left, NOT_UNDERSTOOD, "no command of this program's")
+            self.settling.settle(left, NOT_UNDERSTOOD, "no command of this program's")
         elif done.status == HANDLED:
-            ages = self._transact(lambda connection: inbox.settle(connection, left, HANDLED, done.reason))
-            self._note_settled(HANDLED, left, ages)
+            ages = self.settling.transact(
+                lambda connection: inbox.settle(connection, left, HANDLED, done.reason)
+            )
+            self.settling.note_settled(HANDLED, left, ages)
         else:
-            self._settle(left, done.status, done.reason)
+            self.settling.settle(left, done.status, done.reason)
 
     def _with_platform(self, call: Callable[[Platform], T]) -> T:
         row, platform = self.run_.platforms.take(self.store)
@@ -186,9 +172,9 @@ class StoreBatch:
         for table, told in by_table.items():
             self.run_.check_stopped()
             if table not in set(Resource):
-                self._settle(told, NOT_UNDERSTOOD, "its table is not one of this program's")
+                self.settling.settle(told, NOT_UNDERSTOOD, "its table is not one of this program's")
             elif reason := self._why_ignored():
-                self._settle(told, IGNORED, reason)
+                self.settling.settle(told, IGNORED, reason)
             else:
                 self._guarded(told, lambda left, table=table: self._take(Resource(table), left))  # type: ignore[misc]
 
@@ -213,16 +199,18 @@ class StoreBatch:
     def _take(self, resource: Resource, left: list[Event]) -> None:
         """Ask for the rows of a table that its events tell of; what is settled is taken out of `left`."""
         if reason := self._why_passed_on(resource):
-            self._pass_on(resource, left, reason)
+            self.settling.pass_on(hints.UNITS[resource], left, reason)
             return
         if self.unreachable is not None:
             raise self.unreachable
-        split = self._transact(lambda connection: hints.split(connection, self.store_id, resource, left))
+        split = self.settling.transact(
+            lambda connection: hints.split(connection, self.store_id, resource, left)
+        )
         if split.later:
-            self._transact(lambda connection: inbox.release(connection, split.later))
+            self.settling.transact(lambda connection: inbox.release(connection, split.later))
             _take_out(left, split.later)
         if split.known:
-            self._settle(split.known, HANDLED, "it is known to be deleted")
+            self.settling.settle(split.known, HANDLED, "it is known to be deleted")
             _take_out(left, split.known)
         if split.passed_on:
             why = (
@@ -230,7 +218,7 @@ class StoreBatch:
                 if any(e.object_id for e in split.passed_on)
                 else "it names no row"
             )
-            self._pass_on(resource, split.passed_on, why)
+            self.settling.pass_on(hints.UNITS[resource], split.passed_on, why)
             _take_out(left, split.passed_on)
         if not split.asked:
             return
@@ -239,7 +227,7 @@ class StoreBatch:
     def _ask(
         self, platform: Platform, resource: Resource, asked: dict[str, list[Event]], left: list[Event]
     ) -> None:
-        for ids, answer in hints.ask(platform, self._transact, self.store_id, resource, list(asked)):
+        for ids, answer in hints.ask(platform, self.settling.transact, self.store_id, resource, list(asked)):
             self.run_.note_asked(len(ids))
             done = [event for object_id in ids for event in asked[object_id]]
             self._load(answer, done)
@@ -262,10 +250,10 @@ class StoreBatch:
                 healing.add(connection, self.store_id, table, told=rows)
             return counts, inbox.settle(connection, done, HANDLED)
 
-        counts, ages = self._transact(act)
+        counts, ages = self.settling.transact(act)
         for table, count in counts.items():
             self.run_.note_rows(table.value, count)
-        self._note_settled(HANDLED, done, ages)
+        self.settling.note_settled(HANDLED, done, ages)
 
     def _report_rejects(self, connection: Connection, tables: Sequence[str]) -> None:
         report_rejects(
@@ -278,25 +266,6 @@ class StoreBatch:
         )
 
     # Outcomes
-
-    def _settle(self, events: Sequence[Event], status: str, reason: str | None = None) -> None:
-        self._transact(lambda connection: inbox.settle(connection, events, status, reason))
-        self._note_settled(status, events)
-
-    def _pass_on(self, resource: Resource, events: Sequence[Event], reason: str) -> None:
-        _, others = self._transact(
-            lambda connection: inbox.pass_on(connection, events, hints.UNITS[resource], reason)
-        )
-        self._note_settled(PASSED_ON, events)
-        self.run_.note_settled(PASSED_ON, others)
-
-    def _note_settled(self, status: str, events: Sequence[Event], ages: Sequence[float] = ()) -> None:
-        self.run_.note_settled(status, len(events), ages)
-        if any(event.incident_id is not None for event in events):
-            # Apart: whoever retries an incident has its lock before those of its events.
-            self._transact(
-                lambda connection: reporting.clear_recovered(connection, self.store_id, [QUEUE.table])
-            )
 
     def _guarded(self, events: Sequence[Event], work: Callable[[list[Event]], None]) -> None:
         """Do this work; those of the events that it leaves, because it failed, are settled as failed."""
@@ -329,56 +298,14 @@ class StoreBatch:
             waits = [e for e in events if error.error_type is ErrorType.THROTTLED and hints.is_deletion([e])]
             left = [event for event in events if event not in waits]
             if left:
-                self._pass_on(Resource(resource), left, error.error_type)
+                self.settling.pass_on(hints.UNITS[Resource(resource)], left, error.error_type)
             events = waits
         if events:
-            self._retry(events, error)
-
-    def _retry(self, events: list[Event], error: IntegrationError) -> None:
-        """Retried as the policy of the error says, or parked under one incident for all of them."""
-        fault = Fault(
-            StoreUnit(self.store_id, QUEUE.table, error.error_type),
-            subject=f"store {self.store.name}",
-            error=error,
-            needs_attention=True,
-            job=self.run_.job,
-            platform=self.store.platform,
-            store_id=self.store_id,
-            units=sorted({event.resource for event in events if event.resource}),
-            payload=f"webhook_events of store {self.store_id}",
-        )
-        failed = self._transact(
-            lambda connection: fail_together(
-                connection,
-                QUEUE,
-                events,
-                fault,
-                rng=self.run_.rng,
-                job=self.run_.job,
-                policies=self.run_.policies,
-                occurrence=events[0].owner,
-            )
-        )
-        self.run_.note_failed(len(failed))
-        self.run_.say(
-            f"{self.store.name}: {len(failed)} events failed ({error.error_type}): {error.message}; {failed[0]}"
-        )
+            self.settling.fail(self.store, events, error)
 
     def release(self) -> None:
         """What could not even be settled is for a later claim."""
-        with suppress(IntegrationError):
-            self._transact(lambda connection: inbox.release(connection, self.events))
-
-    def _transact(self, act: Callable[[Connection], T]) -> T:
-        """A transaction, tried again on conflict."""
-        for left in reversed(range(_TRIES)):
-            try:
-                with self.run_.database.transaction() as connection:
-                    return act(connection)
-            except IntegrationError as error:
-                if not left or not is_conflict(error):
-                    raise
-        raise AssertionError
+        self.settling.release(self.events)
 
 
 def _take_out(left: list[Event], done: Sequence[Event]) -> None:
