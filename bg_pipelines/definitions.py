@@ -8,6 +8,7 @@ import dagster as dg
 
 from bg_pipelines.jobs import (
     clean_active_carts,
+    clean_database,
     create_shopify_webhook,
     customer_sync,
     drift_audit,
@@ -34,6 +35,7 @@ defs = dg.Definitions(
         handle_webhooks.handle_webhooks,
         share_product_text_message.share_product_text_message,
         clean_active_carts.clean_active_carts,
+        clean_database.clean_database,
     ],
     schedules=[
         *store_sync.schedules,
@@ -41,6 +43,7 @@ defs = dg.Definitions(
         *customer_sync.schedules,
         *drift_audit.schedules,
         *clean_active_carts.schedules,
+        *clean_database.schedules,
         *create_shopify_webhook.schedules,
     ],
     sensors=[

@@ -93,6 +93,7 @@ JOBS: dict[str, Job] = {
     # One at a time: a run keeps the rate of the sender and the limit of the day.
     "share_product_text_message": Job(DEFAULT, max_concurrent_runs=1, crons={}),
     "clean_active_carts": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "*/15 * * * *"}),
+    "clean_database": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "17 * * * *"}),
 }
 
 

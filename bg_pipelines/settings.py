@@ -153,6 +153,9 @@ class Settings(BaseSettings):
     public_url: Annotated[
         str | None, _shaped(_ADDRESS, "must be an address like https://hooks.example.com")
     ] = Field(default=None, description="where vendors reach `bg-pipelines serve-webhooks`")
+    retention_file: Path | None = Field(
+        default=None, description="TOML with retention rules of your own, and changes of ours"
+    )
     alert_phones: Phones = Field(default=(), description="who gets alerts by SMS, through Twilio")
     alert_urls: Urls = Field(default=(), description="other alert targets: apprise URLs, which hold secrets")
     twilio_account_sid: Annotated[

@@ -31,6 +31,7 @@ TOPICS = {
     "webhooks": "What platforms tell of changes (docs/webhooks.md).",
     "texts": "Text messages, consent and replies (docs/text-messages.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
+    "cleaning": "What is deleted, how far it is, and pausing it (docs/cleaning.md).",
 }
 
 

@@ -930,6 +930,7 @@ class TextMessage(Claimed, Base):
         sa.Index("ix_text_messages_due", "next_due_at", "id", postgresql_where=sa.text("status = 'pending'")),
         sa.Index(None, "phone", "sent_at"),
         sa.Index(None, "sent_at"),
+        sa.Index(None, "created_at"),
         sa.Index(None, "store_id", "customer_external_id"),
         sa.Index(
             "ix_text_messages_error_code", "status_at", postgresql_where=sa.text("error_code IS NOT NULL")
@@ -1036,6 +1037,7 @@ class TextReply(Base):
         sa.Index("ix_text_replies_open", "id", postgresql_where=sa.text("settled_at IS NULL")),
         sa.Index(None, "message_id"),
         sa.Index(None, "phone"),
+        sa.Index(None, "received_at"),
     )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +35,8 @@ from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling, reading
-from bg_pipelines.machine.processes import child, configuration_error, is_free, require_free
+from bg_pipelines.machine import demo_texts
+from bg_pipelines.machine.processes import any_free_port, child, configuration_error, is_free, require_free
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 
@@ -91,6 +92,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
         os.environ["BG_ALERT_URLS"] = f"{url.replace('http://', 'json://')}/hooks/demo"
         os.environ["BG_ALERT_PHONES"] = ""
         shops = requests.get(f"{url}/sandbox/shops", timeout=10).json()
+        demo_texts.use_sandbox(url)
         with console.status("starting the receiver of webhooks"):
             stack.enter_context(_receiver(webhook_port, shops))
         runs = stack.enter_context(_runs())
@@ -107,6 +109,14 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
         names = [store.name for store in stores]
         ran = [_run_job(console, database, runs, job, names, config) for job, config in JOBS.items()]
         ran.append(_show_a_change(console, database, runs, url, shops[0]))
+        ran += demo_texts.show_text_messages(
+            console,
+            database,
+            url,
+            shops[0],
+            lambda job: _run(runs, job),
+            lambda act: _handle(database, runs, act),
+        )
         ran.append(_run_job(console, database, runs, "drift_audit", names, AUDIT))
         ran += _show_a_fault(console, database, runs, url, shops[-1])
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
@@ -138,6 +148,23 @@ def _run_job(
         finally:
             done.set()
             watcher.join()
+
+
+def _run(runs: Runs, name: str) -> dict[str, Any]:
+    """Run a job that is of no stores, with no config."""
+    run_id = str(uuid.uuid4())
+    _start(runs, name, run_id, {})
+    return _ended(runs, name, run_id)
+
+
+def _handle(database: Database, runs: Runs, act: Callable[[], bool]) -> dict[str, Any]:
+    """Run handle_webhooks, and do something while it is at work."""
+    run_id = str(uuid.uuid4())
+    _start(runs, "handle_webhooks", run_id, {"warm_seconds": WARM_SECONDS})
+    _wait_for(database, "SELECT FROM job_runs WHERE run_id = %s", (run_id,))
+    went_well = act()
+    run = _ended(runs, "handle_webhooks", run_id)
+    return {**run, "success": run["success"] and went_well}
 
 
 def _start(runs: Runs, name: str, run_id: str, config: dict[str, Any]) -> None:
@@ -406,16 +433,17 @@ def _sandbox(port: int) -> Iterator[str]:
 def _receiver(port: int, shops: list[dict[str, Any]]) -> Iterator[None]:
     """The receiver, on `port` or, where that is taken, any other; every process started later knows its address."""
     os.environ["BG_SHOPIFY_WEBHOOK_SECRET"] = ",".join(shop["client_secret"] for shop in shops)
-    command = [sys.executable, "-m", "bg_pipelines.cli", "serve-webhooks", "--port"]
-    with child([*command, str(port if is_free(port) else 0)], stdout=subprocess.PIPE, text=True) as process:
+    port = port if is_free(port) else any_free_port()
+    # Twilio signs the address that it calls: the receiver has to know its own.
+    os.environ["BG_PUBLIC_URL"] = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "bg_pipelines.cli", "serve-webhooks", "--port", str(port)]
+    with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             raise configuration_error(
                 "the receiver did not start; run `bg-pipelines serve-webhooks` to see why"
             )
-        address = next(word for word in line.split() if word.startswith("http"))
-        os.environ["BG_PUBLIC_URL"] = address.removesuffix("/webhooks/")
         yield
 
 

@@ -71,6 +71,12 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def require_free(port: int) -> None:
     if not is_free(port):
         raise configuration_error(f"port {port} is taken: end what uses it, or give another with --port")

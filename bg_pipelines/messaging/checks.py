@@ -40,9 +40,10 @@ PUBLISHED = "ACTIVE"
 
 @dataclass(frozen=True)
 class Rules:
-    """What a house allows; `templates` are those of its messages."""
+    """What a house allows; `home` is the calling code of its own country, `templates` are those of its messages."""
 
     countries: Collection[str] = ("US", "CA")
+    home: str = "1"
     daily_messages: int = 3
     daily_segments: int = 2_000
     double_opt_in: bool = False

@@ -19,7 +19,7 @@ from bg_pipelines.incidents.fingerprints import TextReplies, TextsUnclear
 from bg_pipelines.messaging import checks, consent
 from bg_pipelines.messaging.answers import AnswerRules
 from bg_pipelines.messaging.checks import Hold, Refuse, Rules
-from bg_pipelines.messaging.numbers import read_number
+from bg_pipelines.messaging.numbers import calling_code, read_number
 from bg_pipelines.messaging.outbox import NewText, TextClaim, put
 from bg_pipelines.messaging.templates import ALERTS, Text, load_templates
 from bg_pipelines.settings import Settings
@@ -92,6 +92,7 @@ def rules_of(settings: Settings) -> Rules:
     """The settings of a house. Raises IntegrationError (configuration) for templates that are wrong."""
     return Rules(
         countries=frozenset(settings.text_countries),
+        home=calling_code(settings.text_countries[0]) if settings.text_countries else "",
         daily_messages=settings.text_daily_messages,
         daily_segments=settings.text_daily_segments,
         double_opt_in=settings.text_double_opt_in,

@@ -176,7 +176,7 @@ class Sending:
                 self._count_segments(connection)
                 if self.clock() - self._looked_around_at >= LOOK_AROUND_SECONDS:
                     self._looked_around_at = self.clock()
-                    spikes.watch_prefixes(connection)
+                    spikes.watch_prefixes(connection, self.rules.home)
         return claims
 
     def group(self, batch: TextClaim) -> str:  # noqa: ARG002 (there is one)

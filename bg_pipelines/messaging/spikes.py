@@ -76,15 +76,23 @@ def watch_filtered(connection: Connection, limits: Limits = LIMITS) -> bool:
     return True
 
 
-def watch_prefixes(connection: Connection, limits: Limits = LIMITS) -> list[str]:
-    """While messages are sent: prefixes that get many more than usual. Returns those that are stopped for it."""
+def watch_prefixes(connection: Connection, home: str, limits: Limits = LIMITS) -> list[str]:
+    """While messages are sent: prefixes abroad that get many more than usual. Returns those that are stopped for it.
+
+    `home` is the calling code of one's own country, where a busy hour is no sign of anything.
+    """
     rows = connection.execute(
         "SELECT hour.prefix, hour.sent FROM (SELECT substr(phone, 2, %(digits)s) AS prefix, count(*) AS sent "
-        "FROM text_messages WHERE sent_at > clock_timestamp() - interval '1 hour' GROUP BY 1 "
+        "FROM text_messages WHERE sent_at > clock_timestamp() - interval '1 hour' AND phone NOT LIKE %(home)s GROUP BY 1 "
         "HAVING count(*) >= %(least)s) hour WHERE hour.sent > %(times)s * (SELECT count(*) / 168.0 FROM text_messages w "
         "WHERE w.sent_at BETWEEN clock_timestamp() - interval '7 days' AND clock_timestamp() - interval '1 hour' "
         "AND substr(w.phone, 2, %(digits)s) = hour.prefix)",
-        {"digits": PREFIX_DIGITS, "least": limits.to_prefix, "times": limits.to_prefix_times_usual},
+        {
+            "home": f"+{home}%",
+            "digits": PREFIX_DIGITS,
+            "least": limits.to_prefix,
+            "times": limits.to_prefix_times_usual,
+        },
     ).fetchall()
     for prefix, sent in rows:
         _stop(

@@ -31,6 +31,8 @@ DEFAULT_WAIT_SECONDS = 1.0
 LOOKED_THROUGH = 1000
 """How many of the newest messages to a number are looked through for one: a page, one call."""
 CLOCK_SLACK = timedelta(minutes=5)
+LOOKED_BACK = timedelta(days=1)
+"""The list of messages to a number goes back far enough if it holds one that is so much older than what is looked for."""
 SOURCE = "twilio"
 
 _SENDER = "BG_TWILIO_FROM or BG_TWILIO_MESSAGING_SERVICE_SID is no sender of this Twilio account"
@@ -146,17 +148,19 @@ class TextMessages:
         """
         with _understood():
             found = self._client.messages.list(to=to, limit=LOOKED_THROUGH)
-            earliest = since + self._http.ahead - CLOCK_SLACK
+            for message in found:
+                text = message.body or ""
+                # A trial account's messages begin with a note of Twilio's; a Messaging Service may change signs in them.
+                if text.rstrip().endswith(body.rstrip()) or re.search(rf"\b{re.escape(reference)}\b", text):
+                    return str(message.sid)
+            # Whenever it was: a clock that is wrong must not hide it. By time is only told whether the list goes back far
+            # enough, and that generously.
+            earliest = since + self._http.ahead - LOOKED_BACK
             newer = [
                 message
                 for message in found
                 if not isinstance(message.date_created, datetime) or message.date_created >= earliest
             ]
-            for message in newer:
-                text = message.body or ""
-                # A trial account's messages begin with a note of Twilio's; a Messaging Service may change signs in them.
-                if text.rstrip().endswith(body.rstrip()) or re.search(rf"\b{re.escape(reference)}\b", text):
-                    return str(message.sid)
             if len(found) >= LOOKED_THROUGH and len(newer) == len(found):
                 raise _of(
                     ErrorType.OUTCOME_UNKNOWN,

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bg_pipelines import platforms
 from bg_pipelines.alerts.recipients import addresses
+from bg_pipelines.cleaning import retention
 from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
 from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import Cipher, cipher, verify_key
@@ -50,6 +51,7 @@ def find_faults() -> list[str]:
         dagster.close()
     except IntegrationError as error:
         faults.append(f"Dagster's storage: {error.message}")
+    faults += _retention_faults(settings, database)
     faults += _alert_faults(settings)
     if settings.public_url is not None:
         faults += webhook_checks.address_faults(settings.public_url)
@@ -83,6 +85,19 @@ def _unknown_variables() -> list[str]:
         name for name in os.environ if name.startswith("BG_") and name not in (*known, *_READ_ELSEWHERE)
     ]
     return [f"{name}: no such setting" + did_you_mean(name, known) for name in sorted(unknown)]
+
+
+def _retention_faults(settings: Settings, database: Database | None) -> list[str]:
+    """Of rules in a file of the user's own, and of ours that it changes: ours are held to the tables by a test."""
+    try:
+        rules = retention.load_rules(settings.retention_file)
+        own = [rule for rule in rules if rule not in retention.RULES]
+        if not own or database is None:
+            return []
+        with database.transaction() as connection:
+            return retention.find_faults(connection, own)
+    except IntegrationError as error:
+        return [error.message]
 
 
 def _alert_faults(settings: Settings) -> list[str]:

@@ -37,7 +37,6 @@ from bg_pipelines.webhooks import text_batch
 from bg_pipelines.webhooks.events import QUEUE, Event
 from bg_pipelines.webhooks.healing import clear_if_well
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
-from bg_pipelines.webhooks.retention import clean_inbox, is_overdue
 from bg_pipelines.webhooks.store_batch import StoreBatch
 from bg_pipelines.webhooks.text_batch import TextEvent
 from bg_pipelines.wording import counted
@@ -53,7 +52,6 @@ LOOK_SECONDS = 0.15
 """How often a warm run looks into the inbox: half of this is what an event waits on average."""
 WELL_SECONDS = 600.0
 """How often a store that is told of changes is looked at, whether that was its fault."""
-CLEAN_SECONDS = 60.0
 MOST_AGES = 100_000
 """From receipt to settled row: of more events in a run the first count."""
 
@@ -185,7 +183,6 @@ class HandlingRun:
             self.runner.shares.share_among_groups()
 
         def end() -> None:
-            self._clean()
             self.summary.seconds = self.clock() - began
             self.summary.stores = len(self._turns)
 
@@ -194,15 +191,6 @@ class HandlingRun:
         finally:
             self.platforms.close()
         return self.summary
-
-    def _clean(self) -> None:
-        """Old events go, about once an hour, in a part of what is left of the run's time."""
-        with self.database.transaction() as connection:
-            if not is_overdue(connection):
-                return
-        until = self.clock() + CLEAN_SECONDS
-        for name, rows in clean_inbox(self.database, may_go_on=lambda: self.clock() < until).items():
-            self.runner.log(f"{rows:,} old rows deleted: {name.replace('_', ' ')}")
 
     def _connect(self, store: Store) -> Platform:
         return connect_store(

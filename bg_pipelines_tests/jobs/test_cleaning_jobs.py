@@ -10,6 +10,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines_tests.cleaning.test_carts import add_cart, ids
 from bg_pipelines_tests.dagster_runs import execute, metadata
+from bg_pipelines_tests.support import query
 
 
 @pytest.mark.usefixtures("environment")
@@ -30,3 +31,21 @@ def test_clean_active_carts_shows_what_it_freed_and_a_dry_run_what_it_would(data
     ]
     assert materialized.asset_key == dg.AssetKey("clean_active_carts")
     assert metadata(execute("clean_active_carts", tasks=["carts"]))["rows_freed"] == 0
+
+
+@pytest.mark.usefixtures("environment")
+def test_clean_database_does_all_of_its_tasks(database: Database, instance: dg.DagsterInstance) -> None:
+    query(database, "INSERT INTO cart_events (store_id, cart_external_id, kind, happened_at) "
+          "VALUES (1, 'c', 'cart.abandoned', now() - interval '91 days')")  # fmt: skip
+    dry = execute("clean_database", instance, dry_run=True)
+    assert metadata(dry)["rows_to_free"] == 1
+    result = execute("clean_database", instance)
+    assert result.success
+    shown = metadata(result)
+    assert (shown["rows_freed"], "failed" in shown, "skipped" in shown) == (1, False, False)
+    assert {row["task"] for row in query(database, "SELECT task FROM cleaning_results")} >= {
+        "cart_events",
+        "dagster_history",
+        "vacuum",
+        "advice",
+    }

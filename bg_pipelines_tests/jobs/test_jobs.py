@@ -401,6 +401,7 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
         "handle_webhooks": {"max_workers", "max_minutes", "warm_seconds"},
         "share_product_text_message": {"batch_size", "max_workers", "max_minutes", "warm_seconds"},
         "clean_active_carts": cleaning,
+        "clean_database": cleaning,
     }
 
 

@@ -97,6 +97,9 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     assert re.search(r"12 Shopify and 2 Square stores", output), output
     assert re.search(r"their lines +12,646 +12,646 *\n", output), output
     assert re.search(r"a change: .+ told by its webhook, that is a row .+ \d+ ms later\n", output), output
+    assert re.search(
+        r"back_in_stock: delivered\n.+\n  product_share: delivered\n.+\n  product_share: refused", output
+    ), output
     assert re.search(r"alert: \[high\] store .+: credentials\n", output), output
     assert re.search(r"alert: \[all clear\] store .+: credentials\n", output), output
     wait_until_nothing_is_left(project)
@@ -114,6 +117,7 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
         ("create_shopify_webhook", "SUCCESS"),
         ("handle_webhooks", "SUCCESS"),
         ("drift_audit", "SUCCESS"),
+        ("share_product_text_message", "SUCCESS"),
     }
     os.killpg(second.pid, signal.SIGINT)
     output, _ = second.communicate(timeout=PATIENCE)

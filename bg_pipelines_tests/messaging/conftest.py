@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,12 +17,36 @@ from bg_pipelines.messaging.sending import Sender, Sending, Sent
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.sandbox import Sandbox
-from bg_pipelines_tests.support import query
+from bg_pipelines_tests.support import DatabaseClock, query
 
 ANN = "+12125550123"
 """In New York."""
 BEN = "+13105550124"
 """In Los Angeles."""
+
+
+NOON = datetime(2026, 11, 23, 17, tzinfo=UTC)
+"""Of a Monday, in New York."""
+EMPTIED = (
+    "stores, products, product_variants, inventory_levels, orders, customers, customer_changes, incidents, webhook_events, "
+    "job_runs, text_messages, text_replies, text_subscriptions, sms_consents, sms_opt_outs"
+)
+
+
+@pytest.fixture(scope="module")
+def clock(own_database: Database) -> Iterator[DatabaseClock]:
+    clock = DatabaseClock(own_database.engine.url.render_as_string(hide_password=False), NOON)
+    own_database.engine.dispose()  # for connections whose clock is this one
+    yield clock
+    clock.connection.close()
+
+
+@pytest.fixture
+def database(own_database: Database, clock: DatabaseClock) -> Database:
+    """The file's database, emptied, at noon."""
+    clock.set(NOON)
+    query(own_database, f"TRUNCATE {EMPTIED} RESTART IDENTITY CASCADE")
+    return own_database
 
 
 @pytest.fixture

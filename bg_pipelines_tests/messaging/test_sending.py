@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling
 from bg_pipelines.messaging.checks import Rules
@@ -16,15 +14,6 @@ from bg_pipelines.messaging.pace import Pace
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines_tests.messaging.conftest import ANN, BEN, Outbox, client_of
 from bg_pipelines_tests.support import DatabaseClock, HandClock, query
-
-
-@pytest.fixture
-def database(clock: DatabaseClock, database_url: str) -> Iterator[Database]:
-    """One that goes by `clock`: noon of a Monday in New York."""
-    clock.set(datetime(2026, 11, 23, 17, tzinfo=UTC))
-    database = Database(database_url)
-    yield database
-    database.close()
 
 
 def test_a_share_is_sent_once_with_title_price_and_a_link_that_names_it(outbox: Outbox) -> None:

@@ -41,6 +41,7 @@ MAKERS = {
     "SELECT (SELECT min(id) FROM alerts), 'sms:' || n, due FROM rows",
     "webhook_events": "INSERT INTO webhook_events (store_id, source, topic, webhook_id, next_due_at) "
     f"SELECT {_STORE}, 'shopify', 'orders/updated', 'w' || n, due FROM rows",
+    "cleaning_tasks": "INSERT INTO cleaning_tasks (name, job, next_due_at) SELECT 'task ' || n, 'clean_database', due FROM rows",
     "text_messages": "INSERT INTO text_messages (idempotency_key, kind, template, store_id, phone, next_due_at) "
     f"SELECT 'k' || n, 'product_share', 'product_share', {_STORE}, '+12125550123', due FROM rows",
 }

@@ -232,7 +232,7 @@ class TwilioAccount:
             "error_code": code,
             "status_callback": status_callback,
         }
-        sid = f"SM{digest(self._seed, 'twilio', 'message', len(self.messages) + 1)}"
+        sid = f"SM{digest(self._seed, 'twilio', 'message', self.opened_at, len(self.messages) + 1)}"
         message = Message(self, sid, fields, script)
         self.messages.append(message)
         if status_callback is not None:
@@ -256,7 +256,7 @@ class TwilioAccount:
         elif word in STARTS:
             self.opted_out.discard(number)
         self.replies += 1
-        sid = f"SM{digest(self._seed, 'twilio', 'reply', self.replies)}"
+        sid = f"SM{digest(self._seed, 'twilio', 'reply', self.opened_at, self.replies)}"
         fields = {
             "AccountSid": self.account_sid,
             "ApiVersion": API_VERSION,

@@ -137,7 +137,7 @@ ALERTS = """
     END $$;
     CREATE FUNCTION subscription_is_new() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE
         item text;
-        price numeric;
+        known_price numeric;
         status text;
     BEGIN
         IF NEW.alert = 'order_ready' THEN
@@ -148,10 +148,10 @@ ALERTS = """
             END IF;
             RETURN NULL;
         END IF;
-        SELECT v.inventory_item_external_id, v.price INTO item, price FROM product_variants v
+        SELECT v.inventory_item_external_id, v.price INTO item, known_price FROM product_variants v
             WHERE v.store_id = NEW.store_id AND v.external_id = NEW.variant_external_id FOR SHARE;
         IF NEW.alert = 'price_drop' THEN
-            UPDATE text_subscriptions s SET price = coalesce(s.price, subscription_is_new.price) WHERE s.id = NEW.id;
+            UPDATE text_subscriptions s SET price = coalesce(s.price, known_price) WHERE s.id = NEW.id;
         ELSE
             PERFORM FROM inventory_levels WHERE store_id = NEW.store_id AND inventory_item_external_id = item
                 ORDER BY external_id FOR SHARE;

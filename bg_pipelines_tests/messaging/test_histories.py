@@ -1,0 +1,266 @@
+"""Whatever happens, in whatever order: each message is at Twilio once or says why not, and nobody is sent to who should not
+be.
+
+Random histories (consent given and revoked, replies, moves between states, clocks, changes of daylight saving, lost
+answers, kills, rates) beside a plain model of what the law wants; the sandbox's ledger is what is compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.messaging import answers, consent
+from bg_pipelines.messaging.answers import AnswerRules
+from bg_pipelines.messaging.checks import Rules
+from bg_pipelines.sandbox import Fault, Sandbox
+from bg_pipelines_tests.messaging.conftest import EMPTIED, SHOP, Outbox, client_of
+from bg_pipelines_tests.messaging.test_sending import Killed, KilledSender
+from bg_pipelines_tests.support import DatabaseClock, query
+
+PHONES = ("+12125550123", "+13055550124", "+12145550125", "+15025550126", "+13105550127")
+HOURS: dict[str, tuple[str, int, int]] = {
+    PHONES[0]: ("America/New_York", 8, 21),
+    PHONES[1]: ("America/New_York", 8, 20),
+    PHONES[2]: ("America/Chicago", 9, 21),
+    PHONES[3]: ("America/New_York", 10, 21),
+    PHONES[4]: ("America/Los_Angeles", 8, 21),
+}
+STATES: dict[str | None, tuple[str, int, int] | None] = {
+    None: None,
+    "CT": ("America/New_York", 9, 20),
+    "HI": ("Pacific/Honolulu", 8, 21),
+    "WA": ("America/Los_Angeles", 8, 21),
+}
+RULES = Rules(daily_messages=2, daily_segments=40)
+KINDS = ("product_share", "customer_alert")
+SUNDAY_HOURS = 12
+"""In Texas, until noon."""
+
+
+@dataclass
+class Model:
+    """What is known of a number: until when it may be sent to at a moment, by everything that was said and done."""
+
+    may: dict[tuple[str, str], bool] = field(default_factory=dict)
+    stopped: dict[tuple[str, str], bool] = field(default_factory=dict)
+    states: dict[str, str | None] = field(default_factory=dict)
+
+    def say(self, phone: str, kinds: tuple[str, ...], gives: bool) -> None:
+        for kind in kinds:
+            self.may[phone, kind] = gives
+            self.stopped[phone, kind] = not gives
+
+    def hours_allow(self, phone: str, at: datetime) -> bool:
+        clocks = [HOURS[phone], STATES[self.states.get(phone)]]
+        for of in clocks:
+            if of is None:
+                continue
+            local = at.astimezone(ZoneInfo(of[0]))
+            opens = SUNDAY_HOURS if phone == PHONES[2] and of is clocks[0] and local.weekday() == 6 else of[1]
+            if not opens <= local.hour < of[2]:
+                return False
+        return True
+
+
+class History:
+    """A house, its recipients and Twilio, on one clock."""
+
+    def __init__(self, database: Database, sandbox: Sandbox, clock: DatabaseClock, start: datetime) -> None:
+        clock.set(start)
+        query(database, f"TRUNCATE {EMPTIED} RESTART IDENTITY CASCADE")
+        query(database, SHOP)
+        self.clock = clock
+        self.account = sandbox.world.twilio
+        self.account.messages.clear()
+        self.account.faults.clear()
+        self.account.opted_out.clear()
+        sandbox.world.clock.read = lambda: clock.now.timestamp()
+        self.outbox = Outbox(database, sandbox, client_of(sandbox), RULES)
+        self.model = Model()
+        self.kinds: dict[str, str] = {}
+        self.asked_for: set[str] = set()
+        self.replies = self.checked = 0
+        for number, phone in enumerate(PHONES):
+            query(
+                database,
+                "INSERT INTO customers (store_id, external_id, source_updated_at, first_name, phone, email_verified, "
+                "addresses, tags, source_created_at) VALUES (1, %s, now(), 'A', %s, false, '[]', '{}', now())",
+                f"c{number}",
+                phone,
+            )
+
+    # The events
+
+    def put(self, phone: int, alert: bool, requested: bool) -> None:
+        about: dict[str, Any] = {"requested_by": "jane" if requested else None}
+        if alert:
+            about |= {"template": "order_ready", "product": None, "order": "o1"}
+        with suppress(IntegrationError):
+            id_ = self.outbox.put(PHONES[phone], **about)
+            row = self.outbox.row(id_)
+            self.kinds[row["reference"]] = row["kind"]
+            if requested:
+                self.asked_for.add(row["reference"])
+
+    def consents(self, phone: int, kind: int, gives: bool) -> None:
+        kinds = KINDS if kind == 2 else (KINDS[kind],)
+        self.wait(1)
+        with self.outbox.database.transaction() as connection:
+            event = consent.Event(
+                PHONES[phone],
+                consent.ALL if kind == 2 else kinds[0],
+                "granted" if gives else "revoked",
+                "form",
+                "web",
+            )
+            consent.record(connection, event)
+        self.model.say(PHONES[phone], kinds, gives)
+
+    def replies_with(self, phone: int, body: str) -> None:
+        self.wait(1)
+        self.replies += 1
+        number = PHONES[phone]
+        was_stopped = any(self.model.stopped.get((number, kind)) for kind in KINDS)
+        fields = {"From": number, "Body": body, "MessageSid": f"SM{self.replies}"}
+        with self.outbox.database.transaction() as connection:
+            answers.handle(connection, "inbound", fields, AnswerRules())
+        if body != "START":
+            self.model.say(number, KINDS, False)
+        elif was_stopped:
+            self.model.say(number, KINDS, True)
+
+    def moves(self, phone: int, state: str | None) -> None:
+        self.model.states[PHONES[phone]] = state
+        address = "[]" if state is None else f'[{{"country_code": "US", "province_code": "{state}"}}]'
+        query(
+            self.outbox.database,
+            "UPDATE customers SET addresses = %s WHERE phone = %s",
+            address,
+            PHONES[phone],
+        )
+
+    def wait(self, minutes: int) -> None:
+        self.clock.advance(minutes=minutes)
+
+    def fault(self, kind: str) -> None:
+        self.account.faults.append(Fault(kind, times=1, operation="CreateMessage"))
+
+    def lost_look_up(self) -> None:
+        self.account.faults.append(Fault("server_error", times=1, operation="ListMessage"))
+
+    def run(self) -> None:
+        self.outbox.send(workers=2)
+        self.check_new()
+
+    def killed_run(self, before: bool) -> None:
+        with suppress(Killed):
+            self.outbox.send(KilledSender(self.outbox.sender, before), workers=1)
+        self.check_new()
+
+    # What holds after each
+
+    def check_new(self) -> None:
+        """Each message that Twilio has been given since the last look was right at this moment."""
+        now = self.clock.now
+        for message in self.account.messages[self.checked :]:
+            reference = next((known for known in self.kinds if known in message.body), None)
+            if reference is None:
+                assert "opted out" in message.body, "a confirmation, which goes to who has just opted out"
+                continue
+            kind, phone = self.kinds[reference], message.to
+            assert not self.model.stopped.get((phone, kind)), f"{phone} had opted out of {kind}"
+            assert self.model.may.get((phone, kind)) or reference in self.asked_for, "nobody had consented"
+            assert self.model.hours_allow(phone, now), f"{now} is a quiet hour of {phone}"
+        self.checked = len(self.account.messages)
+        a_day_ago = now.timestamp() - 24 * 3600
+        sent = Counter(
+            message.to
+            for message in self.account.messages
+            if message.created_at > a_day_ago and any(known in message.body for known in self.kinds)
+        )
+        assert max(sent.values(), default=0) <= RULES.daily_messages
+        assert sum(sent.values()) <= RULES.daily_segments
+
+    def end(self) -> None:
+        """Nothing fails any more: everything that is due is done, until nothing is."""
+        self.account.faults.clear()
+        for _ in range(60):
+            [row] = query(
+                self.outbox.database,
+                "SELECT min(greatest(next_due_at, lease_expires_at)) AS due FROM text_messages WHERE status = 'pending'",
+            )
+            if row["due"] is None:
+                break
+            self.clock.set(max(self.clock.now, row["due"]) + timedelta(seconds=1))
+            self.run()
+        rows = query(self.outbox.database, "SELECT * FROM text_messages WHERE kind <> 'service'")
+        at_twilio = Counter(
+            reference
+            for message in self.account.messages
+            for reference in self.kinds
+            if reference in message.body
+        )
+        for row in rows:
+            times = at_twilio[row["reference"]]
+            assert row["status"] != "pending" or row["incident_id"], (
+                "it was neither sent nor refused nor parked"
+            )
+            assert times == (1 if row["status"] == "queued" else 0), (times, row["status"], row["reason"])
+            assert row["status"] != "refused" or row["reason"]
+
+
+PHONE = st.integers(0, len(PHONES) - 1)
+FAULTS = ["apply_then_cut", "half_json", "cut", "server_error", "too_many_requests", "html"]
+EVENT = st.one_of(
+    st.tuples(st.just("put"), PHONE, st.booleans(), st.booleans()),
+    st.tuples(st.just("put"), PHONE, st.booleans(), st.booleans()),
+    st.tuples(st.just("consents"), PHONE, st.integers(0, 2), st.booleans()),
+    st.tuples(
+        st.just("replies_with"), PHONE, st.sampled_from(["STOP", "alto", "please stop texting", "START"])
+    ),
+    st.tuples(st.just("moves"), PHONE, st.sampled_from([None, "CT", "HI", "WA"])),
+    st.tuples(st.just("wait"), st.integers(1, 20 * 60)),
+    st.tuples(st.just("fault"), st.sampled_from(FAULTS)),
+    st.tuples(st.just("lost_look_up")),
+    st.tuples(st.just("run")),
+    st.tuples(st.just("run")),
+    st.tuples(st.just("killed_run"), st.booleans()),
+)
+STARTS = [
+    datetime(2026, 11, 23, 17, tzinfo=UTC),
+    datetime(2026, 3, 8, 5, tzinfo=UTC),  # the night in which the clocks go forward
+    datetime(2026, 10, 31, 22, tzinfo=UTC),  # and back
+    datetime(2026, 11, 29, 14, tzinfo=UTC),  # a Sunday
+]
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(start=st.sampled_from(STARTS), events=st.lists(EVENT, min_size=12, max_size=30))
+def test_each_message_is_sent_once_and_to_nobody_who_should_not_get_it(
+    database: Database,
+    sandbox: Sandbox,
+    clock: DatabaseClock,
+    start: datetime,
+    events: list[tuple[Any, ...]],
+) -> None:
+    history = History(database, sandbox, clock, start)
+    for name, *arguments in events:
+        act: Callable[..., None] = getattr(history, name)
+        act(*arguments)
+    history.end()
