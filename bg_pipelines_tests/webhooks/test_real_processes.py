@@ -32,7 +32,7 @@ from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sandbox.shopify.cost import Bucket
 from bg_pipelines.sync import Summary
-from bg_pipelines.webhooks.events import is_due
+from bg_pipelines.webhooks.events import QUEUE, is_due
 from bg_pipelines.webhooks.handling import LOOK_SECONDS, RESERVE, Batch, HandlingRequest, HandlingRun
 from bg_pipelines.webhooks.subscriptions import keep_subscriptions
 from bg_pipelines.webhooks.topics import TOPICS
@@ -159,19 +159,24 @@ class Handling:
             raise self.failure
 
     def _watch(self) -> None:
+        dead: list[str] = []
         try:
             for number in itertools.count(1):
                 if self._done.wait(LOOK_SECONDS):
                     return
                 try:
                     with self.database.transaction() as connection:
+                        # What a run held that the database ended, as `take_over` frees it for the run's next try.
+                        QUEUE.release_runs(connection, dead)
                         due = is_due(connection)
+                    dead.clear()
                     if due:
                         self._run(number)
                 except IntegrationError as error:
                     if not is_outage(error):
                         raise
                     self.outages += 1
+                    dead.append(f"handling-{number}")
         except BaseException as error:  # noqa: BLE001 (raised where the test waits)
             self.failure = error
 
