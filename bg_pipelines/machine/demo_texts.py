@@ -59,7 +59,7 @@ def show_text_messages(
     _edit(twilio, edit="set_inbound_url", url=f"{public}/webhooks/twilio/inbound")
     _edit(twilio, edit="set_delays", sent=0.1, delivered=0.2)
     rules = desk.rules_of(load_settings())
-    store, phone = shop["name"], _number_at_daytime()
+    store, phone = shop["name"], number_at_daytime()
     product, variant, levels = _a_product(database, store)
     console.print(f"[bold]text messages[/] to {masked(phone)}")
 
@@ -133,7 +133,7 @@ def _a_product(database: Database, store: str) -> tuple[str, str, list[tuple[str
     return row[0], row[1], [(row[2], location) for location in row[3]]
 
 
-def _number_at_daytime() -> str:
+def number_at_daytime() -> str:
     """A number that no earlier demo has opted out."""
     now = datetime.now(UTC)
     for country, beginning in PLACES.items():
