@@ -36,6 +36,7 @@ from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling, reading
 from bg_pipelines.machine import demo_texts
+from bg_pipelines.machine.demo_carts import freed, make_old_carts
 from bg_pipelines.machine.processes import any_free_port, child, configuration_error, is_free, require_free
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
@@ -119,6 +120,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
         )
         ran.append(_run_job(console, database, runs, "drift_audit", names, AUDIT))
         ran += _show_a_fault(console, database, runs, url, shops[-1])
+        ran += _show_cleaning(console, database, runs)
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
@@ -148,6 +150,17 @@ def _run_job(
         finally:
             done.set()
             watcher.join()
+
+
+def _show_cleaning(console: Console, database: Database, runs: Runs) -> list[dict[str, Any]]:
+    """Carts and history of long ago are made, and cleaned; returns the runs."""
+    console.print("[bold]cleaning[/]: 500 carts and other rows of long ago are made for it")
+    make_old_carts(database)
+    with console.status("cleaning"):
+        ran = [_run(runs, name) for name in ("clean_active_carts", "clean_database")]
+    for line in freed(database, [run["run_id"] for run in ran]):
+        console.print(f"  {line}", soft_wrap=True)
+    return ran
 
 
 def _run(runs: Runs, name: str) -> dict[str, Any]:

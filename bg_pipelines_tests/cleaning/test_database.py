@@ -24,16 +24,27 @@ from bg_pipelines_tests.typed import Run, ok, refused
 DAY = timedelta(days=1)
 
 
-def clean(database: Database, rules: list[Rule] | None = None, **options: Any) -> Summary:
+def clean(
+    database: Database,
+    rules: list[Rule] | None = None,
+    *,
+    run_id: str = "run",
+    upkeep: bool = True,
+    **options: Any,
+) -> Summary:
+    chosen = list(RULES) if rules is None else rules
     given = database_tasks(
-        list(RULES) if rules is None else rules,
+        chosen,
         Cipher(KEY),
         home=Path("nowhere"),
         data=None,
         history=lambda run: run.finished(run.so_far("").figures),
     )
-    run = CleaningRun(database, "clean_database", given, run_id="run", sleep=lambda _: None, **options)
-    summary = run.run()
+    if not upkeep:
+        given = given[: len(chosen)]
+    summary = CleaningRun(
+        database, "clean_database", given, run_id=run_id, sleep=lambda _: None, **options
+    ).run()
     assert [(done.task, done.failure) for done in summary.done if done.failure] == []
     return summary
 

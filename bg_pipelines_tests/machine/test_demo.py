@@ -96,6 +96,10 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     assert re.search(r"stock levels +10,596 +10,596 +10,596", output), output
     assert re.search(r"12 Shopify and 2 Square stores", output), output
     assert re.search(r"their lines +12,646 +12,646 *\n", output), output
+    assert re.search(
+        r"clean_active_carts freed: 400 cart_items, 250 carts found abandoned, 200 carts, ", output
+    ), output
+    assert re.search(r"clean_database freed: 400 cart_events", output), output
     assert re.search(r"a change: .+ told by its webhook, that is a row .+ \d+ ms later\n", output), output
     assert re.search(
         r"back_in_stock: delivered\n.+\n  product_share: delivered\n.+\n  product_share: refused", output
@@ -117,6 +121,8 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
         ("create_shopify_webhook", "SUCCESS"),
         ("handle_webhooks", "SUCCESS"),
         ("drift_audit", "SUCCESS"),
+        ("clean_active_carts", "SUCCESS"),
+        ("clean_database", "SUCCESS"),
         ("share_product_text_message", "SUCCESS"),
     }
     os.killpg(second.pid, signal.SIGINT)
