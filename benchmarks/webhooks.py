@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import plain_receiver
+from benchmarks.harness.event_to_row import event_to_row
 from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
 from benchmarks.harness.store import CIPHER
 from benchmarks.harness.webhook_sender import SECRET, SHOP, Sender, Sent, sending
@@ -38,16 +39,18 @@ KEY = "0" * 43 + "="
 class Size:
     seconds: float
     rounds: int
+    edits: int
 
 
-FULL = Size(seconds=8, rounds=5)
-SMALL = Size(seconds=1, rounds=1)
+FULL = Size(seconds=8, rounds=5, edits=150)
+SMALL = Size(seconds=1, rounds=1, edits=12)
 
 
 class Receiver:
     """One of the two, its sender, and what came of its turns."""
 
-    def __init__(self, process_ids: list[int], sender: Sender) -> None:
+    def __init__(self, process_ids: list[int], sender: Sender, port: int) -> None:
+        self.port = port
         self.workers = [psutil.Process(process_id) for process_id in process_ids]
         self.sender = sender
         self.turns: list[Sent] = []
@@ -115,6 +118,8 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
             at_half = ours.take(database, size, ours.a_second / 2)
             plain_at_half = plain.take(database, size, plain.a_second / 2)
         memory = ours.memory_mb()
+        with console.status("from an event to its row"):
+            to_row = event_to_row(database, ours.port, size.edits)
     ratios = [a.a_second / b.a_second for a, b in zip(ours.turns, plain.turns, strict=True)]
     figures: dict[str, Any] = {
         "throughput_ratio_to_plain": round(statistics.median(ratios), 2),
@@ -133,6 +138,7 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
         "deliveries": ours.taken,
         "sender_processor_share": round(max(turn.processor for turn in ours.turns), 2),
         "rounds": size.rounds,
+        **to_row,
         "machine": description(),
         "load_average_before": round(busy_before, 2),
     }
@@ -169,7 +175,7 @@ def _serve_ours(url: str) -> Iterator[Receiver]:
         with sending(port) as sender:
             _wait_for(port)
             workers = [worker.pid for worker in psutil.Process(process.pid).children()]
-            yield Receiver(workers, sender)
+            yield Receiver(workers, sender, port)
 
 
 @contextmanager
@@ -186,7 +192,7 @@ def _serve_plain(url: str) -> Iterator[Receiver]:
             processes.append(process.pid)
         sender = stack.enter_context(sending(port))
         _wait_for(port)
-        yield Receiver(processes, sender)
+        yield Receiver(processes, sender, port)
 
 
 def _wait_for(port: int) -> None:
@@ -214,4 +220,8 @@ def _show(console: Console, size: Size, figures: dict[str, Any]) -> None:
         f"{figures['throughput_ratio_to_plain']} times the plain receiver ({size.rounds} rounds of {size.seconds:g} s each); "
         f"a worker has {figures['worker_rss_mb']:.0f} MB after {figures['deliveries']:,} deliveries; the sender takes "
         f"{figures['sender_processor_share']:.0%} of one processor"
+    )
+    console.print(
+        f"from an edit at the shop to its row, with 100 ms of latency at its API: {figures['event_to_row_p50_ms']} ms at p50, "
+        f"{figures['event_to_row_p99_ms']} ms at p99 of {size.edits} edits"
     )

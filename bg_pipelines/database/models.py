@@ -813,7 +813,6 @@ class WebhookEvent(Claimed, Base):
             "id",
             postgresql_where=sa.text("status = 'pending'"),
         ),
-        sa.Index("ix_webhook_events_due", "next_due_at", postgresql_where=sa.text("status = 'pending'")),
         sa.Index(
             "ix_webhook_events_not_understood",
             "received_at",

@@ -14,7 +14,6 @@ from bg_pipelines.cleaning.run import TaskRun
 from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.orchestration import run_history
 from bg_pipelines.orchestration.cleaning_job import Work, cleaning_job
 from bg_pipelines.settings import load_settings
 
@@ -27,6 +26,9 @@ def _rules() -> list[Rule]:
 
 
 def _work(instance: dg.DagsterInstance, database: Database, cipher: Cipher) -> Work:
+    # Here, for it loads what migrates Dagster's storage, which no other start has a use for.
+    from bg_pipelines.orchestration import run_history
+
     settings = load_settings()
     rules = _rules()
 

@@ -31,6 +31,8 @@ HANDLED, PASSED_ON, IGNORED, NOT_UNDERSTOOD = "handled", "passed_on", "ignored",
 SOURCES = tuple(TOPICS)
 """Whose events are a store's; Twilio's are of none, see `text_batch`."""
 
+PASSED_ON_AT_ONCE = 10_000
+
 
 class Event(NamedTuple):
     """A claimed event. `payload` is encrypted, and only there where it is the sole source, or a command."""
@@ -103,14 +105,23 @@ def waiting_stores(
         return cursor.fetchall()
 
 
+_DUE = f"t.next_due_at <= {NOW} AND {UNCLAIMED}"
+# Store by store as well: a condition on the time alone would be looked for in the whole table.
+_IS_DUE = f"""
+    WITH RECURSIVE waiting AS (
+        ({_FIRST.format(behind="t.store_id IS NOT NULL")})
+        UNION ALL SELECT n.* FROM waiting CROSS JOIN LATERAL ({_FIRST.format(behind="t.store_id > waiting.store_id")}) n
+    )
+    SELECT EXISTS (SELECT FROM waiting w CROSS JOIN LATERAL (SELECT FROM webhook_events t WHERE t.status = 'pending'
+            AND t.source = ANY(%(sources)s) AND t.store_id = w.store_id AND {_DUE} ORDER BY t.next_due_at, t.id LIMIT 1) one
+            WHERE w.next_due_at <= {NOW})
+        OR EXISTS (SELECT FROM (SELECT t.source FROM webhook_events t WHERE t.status = 'pending' AND t.store_id IS NULL
+            AND {_DUE} ORDER BY t.next_due_at, t.id) texts WHERE source = 'twilio')"""  # noqa: S608 (made of constants)
+
+
 def is_due(connection: Connection) -> bool:
-    """Whether a run would find something: one query, by index."""
-    row = connection.execute(
-        "SELECT EXISTS (SELECT FROM webhook_events t WHERE t.status = 'pending' "  # noqa: S608
-        "AND (t.source = ANY(%(sources)s) AND t.store_id IS NOT NULL OR t.source = 'twilio' AND t.store_id IS NULL) "
-        f"AND t.next_due_at <= {NOW} AND {UNCLAIMED})",
-        {"sources": list(SOURCES), "now": None},
-    ).fetchone()
+    """Whether a run would find something: one query, by index, however many events others have claimed."""
+    row = connection.execute(_IS_DUE, {"sources": list(SOURCES), "now": None}).fetchone()
     return bool(row and row[0])
 
 
@@ -174,8 +185,8 @@ def settle(
 def pass_on(
     connection: Connection, events: Sequence[Event], units: Sequence[Unit], reason: str
 ) -> tuple[list[float], int]:
-    """Leave these events of a store's table to its next passes, which are due at once, and with them all others that
-    wait: a pass finds every change, but not what was deleted.
+    """Leave these events of a store's table to its next passes, which are due at once, and with them others that wait: a
+    pass finds every change, but not what was deleted.
 
     Returns like `settle`, and how many others.
     """
@@ -184,7 +195,7 @@ def pass_on(
     others = connection.execute(
         f"UPDATE webhook_events SET {_SETTLED} WHERE id IN (SELECT t.id FROM webhook_events t "  # noqa: S608
         "WHERE t.store_id = %(store)s AND t.status = 'pending' AND t.resource = %(resource)s AND t.source = %(source)s "
-        f"AND t.topic = ANY(%(topics)s) AND t.next_due_at <= {NOW} AND {UNCLAIMED} FOR UPDATE SKIP LOCKED)",
+        f"AND t.topic = ANY(%(topics)s) AND t.next_due_at <= {NOW} AND {UNCLAIMED} LIMIT %(most)s FOR UPDATE SKIP LOCKED)",
         {
             "status": PASSED_ON,
             "reason": reason,
@@ -193,6 +204,7 @@ def pass_on(
             "source": events[0].source,
             "topics": [t.name for t in TOPICS[events[0].source].values() if t.kind is Kind.CHANGED],
             "now": None,
+            "most": PASSED_ON_AT_ONCE,
         },
     ).rowcount
     store_units.hint(connection, [(store_id, unit) for unit in units])

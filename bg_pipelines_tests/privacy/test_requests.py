@@ -71,6 +71,7 @@ def test_a_data_request_is_a_private_file_of_all_that_is_held_and_of_nobody_else
         "text_messages": 2,
         "text_subscriptions": 2,
         "text_replies": 1,
+        "sessions": 1,
     }
     assert {name: len(held[name]) for name in tables} == {**dict.fromkeys(tables, 0), **rows}
     assert held["store"] == {

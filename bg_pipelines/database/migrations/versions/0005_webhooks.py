@@ -300,13 +300,6 @@ def upgrade() -> None:
         ),
     )
     op.create_index(
-        "ix_webhook_events_due",
-        "webhook_events",
-        ["next_due_at"],
-        unique=False,
-        postgresql_where=sa.text("status = 'pending'"),
-    )
-    op.create_index(
         op.f("ix_webhook_events_incident_id"),
         "webhook_events",
         ["incident_id"],
@@ -381,9 +374,6 @@ def downgrade() -> None:
         op.f("ix_webhook_events_incident_id"),
         table_name="webhook_events",
         postgresql_where=sa.text("incident_id IS NOT NULL"),
-    )
-    op.drop_index(
-        "ix_webhook_events_due", table_name="webhook_events", postgresql_where=sa.text("status = 'pending'")
     )
     op.drop_table("webhook_events")
     op.drop_table("webhook_coverage")
