@@ -53,7 +53,14 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
-LONGEST = ("test_crashes", "test_run_queue", "test_demo", "test_jobs", "test_afternoon")
+LONGEST = (
+    "test_crashes",
+    "test_run_queue",
+    "test_demo",
+    "test_jobs",
+    "test_afternoon",
+    "test_real_processes",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

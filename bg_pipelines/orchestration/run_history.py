@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -105,20 +105,20 @@ def _old_runs(instance: dg.DagsterInstance, keep: HistoryKeep, now: datetime) ->
             yield lambda runs=runs: _forget(instance, runs)  # type: ignore[misc]
 
 
-def _forget(instance: dg.DagsterInstance, runs: Iterable[str]) -> Counter[str]:
-    """These runs go: first the run, so that one that is interrupted leaves events without a run, which are found later."""
+def _forget(instance: dg.DagsterInstance, runs: Sequence[str]) -> Counter[str]:
+    """These runs go, last of all they themselves: one that is interrupted is found again."""
     figures: Counter[str] = Counter()
+    figures["dagster_events.rows"] = _forget_events(instance, runs)
     for run_id in runs:
         with suppress(Exception):  # a log that cannot be deleted keeps no run
             instance.compute_log_manager.delete_logs(prefix=[run_id])
-        figures["dagster_events.rows"] += _forget_events(instance, run_id)
         instance.run_storage.delete_run(run_id)
         figures["dagster_runs.rows"] += 1
     return figures
 
 
-def _forget_events(instance: dg.DagsterInstance, run_id: str) -> int:
-    """The run's events but those of assets: Dagster's own `delete_events` knows no difference."""
+def _forget_events(instance: dg.DagsterInstance, runs: Sequence[str]) -> int:
+    """The runs' events but those of assets: Dagster's own `delete_events` knows no difference."""
     events = SqlEventLogStorageTable
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
@@ -130,7 +130,7 @@ def _forget_events(instance: dg.DagsterInstance, run_id: str) -> int:
     )
     with storage.index_connection() as connection:
         return int(
-            connection.execute(events.delete().where(sa.and_(events.c.run_id == run_id, others))).rowcount
+            connection.execute(events.delete().where(sa.and_(events.c.run_id.in_(runs), others))).rowcount
         )
 
 

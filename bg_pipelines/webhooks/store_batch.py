@@ -145,7 +145,7 @@ class StoreBatch:
         counts, ages = self._transact(act)
         for table, count in counts.items():
             self.run_.note_rows(table, count)
-        self._note_handled(left, ages)
+        self._note_settled(HANDLED, left, ages)
 
     def _carry_out(self, left: list[Event]) -> None:
         [event] = left
@@ -163,7 +163,7 @@ class StoreBatch:
             self._settle(left, NOT_UNDERSTOOD, "no command of this program's")
         elif done.status == HANDLED:
             ages = self._transact(lambda connection: inbox.settle(connection, left, HANDLED, done.reason))
-            self._note_handled(left, ages)
+            self._note_settled(HANDLED, left, ages)
         else:
             self._settle(left, done.status, done.reason)
 
@@ -265,14 +265,7 @@ class StoreBatch:
         counts, ages = self._transact(act)
         for table, count in counts.items():
             self.run_.note_rows(table.value, count)
-        self._note_handled(done, ages)
-
-    def _note_handled(self, done: Sequence[Event], ages: Sequence[float]) -> None:
-        self.run_.note_settled(HANDLED, len(done), ages)
-        if any(event.incident_id is not None for event in done):
-            self._transact(
-                lambda connection: reporting.clear_recovered(connection, self.store_id, [QUEUE.table])
-            )
+        self._note_settled(HANDLED, done, ages)
 
     def _report_rejects(self, connection: Connection, tables: Sequence[str]) -> None:
         report_rejects(
@@ -288,13 +281,22 @@ class StoreBatch:
 
     def _settle(self, events: Sequence[Event], status: str, reason: str | None = None) -> None:
         self._transact(lambda connection: inbox.settle(connection, events, status, reason))
-        self.run_.note_settled(status, len(events))
+        self._note_settled(status, events)
 
     def _pass_on(self, resource: Resource, events: Sequence[Event], reason: str) -> None:
         _, others = self._transact(
             lambda connection: inbox.pass_on(connection, events, hints.UNITS[resource], reason)
         )
-        self.run_.note_settled(PASSED_ON, len(events) + others)
+        self._note_settled(PASSED_ON, events)
+        self.run_.note_settled(PASSED_ON, others)
+
+    def _note_settled(self, status: str, events: Sequence[Event], ages: Sequence[float] = ()) -> None:
+        self.run_.note_settled(status, len(events), ages)
+        if any(event.incident_id is not None for event in events):
+            # Apart: whoever retries an incident has its lock before those of its events.
+            self._transact(
+                lambda connection: reporting.clear_recovered(connection, self.store_id, [QUEUE.table])
+            )
 
     def _guarded(self, events: Sequence[Event], work: Callable[[list[Event]], None]) -> None:
         """Do this work; those of the events that it leaves, because it failed, are settled as failed."""

@@ -226,12 +226,13 @@ def hint(connection: Connection, hinted: Collection[tuple[int, str]]) -> None:
     """Something changed at the source, or may have, that the next pass of these (store, unit) finds: they are due now,
     and started within half a minute instead of at their tier's tick.
 
-    One that is parked or failing keeps its due time: the pass that ends that finds it as well. Where a run is just at
+    One that is parked, failing or waiting for its platform keeps its due time: the pass that ends that finds it as well. Where a run is just at
     work on it, it is due again when that has succeeded.
     """
     connection.execute(
         "UPDATE sync_states SET hinted_at = clock_timestamp(), next_due_at = "
-        "CASE WHEN attempts = 0 AND next_due_at IS NOT NULL THEN least(next_due_at, clock_timestamp()) ELSE next_due_at END "
+        "CASE WHEN attempts = 0 AND retry_strategy IS NULL AND next_due_at IS NOT NULL "
+        "THEN least(next_due_at, clock_timestamp()) ELSE next_due_at END "
         "WHERE (store_id, resource) IN (SELECT y.store_id, y.resource FROM sync_states y "
         "JOIN unnest(%s::bigint[], %s::text[]) AS h(store_id, unit) ON h.store_id = y.store_id AND h.unit = y.resource "
         "ORDER BY y.store_id, y.resource FOR NO KEY UPDATE OF y)",

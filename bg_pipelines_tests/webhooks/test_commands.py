@@ -11,6 +11,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
+from bg_pipelines.work import store_units
 from bg_pipelines_tests.support import SALES, query
 from bg_pipelines_tests.webhooks.conftest import Handle, Tell, outcomes, reasons
 
@@ -64,6 +65,9 @@ def test_a_finished_export_is_fetched_at_once(
     edit(shop, "set_bulk_seconds", seconds=3600)
     assert sync(units=SALES, backfill="bulk").units[Unit.ORDERS].waiting == 1
     waiting = state(database, Unit.ORDERS)["next_due_at"]
+    with database.transaction() as connection:
+        store_units.hint(connection, [(1, Unit.ORDERS)])
+    assert state(database, Unit.ORDERS)["next_due_at"] == waiting, "a hint does not look for it earlier"
     order("bulk_operations/finish", admin_graphql_api_id="gid://shopify/BulkOperation/1")
     handle()
     assert state(database, Unit.ORDERS)["next_due_at"] < waiting

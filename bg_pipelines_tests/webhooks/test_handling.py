@@ -286,6 +286,7 @@ def test_more_rows_than_are_worth_asking_for_are_left_to_a_pass_that_is_due_at_o
     assert row["hinted_at"] is not None
     assert row["next_due_at"] <= row["hinted_at"] + timedelta(seconds=1)
     assert sync(units=SALES, run_id="hinted").failures == []
+    assert state(database, shop, Unit.ORDERS)["hinted_at"] is None
     equal(database, sandbox)
 
 

@@ -145,10 +145,11 @@ class ShopifyClient:
         Raises IntegrationError: see `Transport`, `classify_status` and `classify_errors`.
         """
         body = orjson.dumps({"query": document, "variables": variables})
+        rows = len(variables.get("ids", ()))
         may_wait = self._throttle_wait_seconds
         renewed = False
         while True:
-            self._pace(document)
+            self._pace(document, rows)
             try:
                 answer = self._post(self._url, body, self._authorization())
                 if answer.status == 401 and isinstance(self._credentials, ClientCredentials) and not renewed:
@@ -156,7 +157,7 @@ class ShopifyClient:
                     self._renew_token(self._credentials)
                     renewed = True
                     continue
-                return self._read(document, answer)
+                return self._read(document, rows, answer)
             except IntegrationError as error:
                 if error.error_type is not ErrorType.THROTTLED:
                     raise
@@ -166,14 +167,14 @@ class ShopifyClient:
                 may_wait -= seconds
                 self.sleep(seconds)
 
-    def _pace(self, document: str) -> None:
-        """Wait until the bucket holds what this document cost last time, to avoid a refusal.
+    def _pace(self, document: str, rows: int) -> None:
+        """Wait until the bucket holds what this document cost last time, for so many ids, to avoid a refusal.
 
         With a reserve there is no waiting. Raises IntegrationError (throttled) where the call would take of it.
         """
         if self._budget is None:
             return
-        needed = self._costs.get(document, 0.0) + self._reserve * self._budget.maximum
+        needed = self._costs.get(document, 0.0) * max(rows, 1) + self._reserve * self._budget.maximum
         seconds = self._budget.wait_seconds(needed, self.clock())
         if seconds > 0 and self._reserve:
             raise IntegrationError.of(
@@ -184,14 +185,14 @@ class ShopifyClient:
         if seconds > 0:
             self.sleep(min(seconds, self._throttle_wait_seconds))
 
-    def _read(self, document: str, received: http.Answer) -> Answer:
+    def _read(self, document: str, rows: int, received: http.Answer) -> Answer:
         details: dict[str, Any] = {"status": received.status}
         if request_id := received.headers.get("X-Request-Id"):
             details["request_id"] = request_id
         if received.status != 200:
             raise classify_status(received.status, received.headers, details)
         answer = self._transport.object_of(received, details)
-        self._note_cost(document, answer)
+        self._note_cost(document, rows, answer)
         if errors := answer.get("errors"):
             raise classify_errors(errors, answer.get("extensions"), details)
         data = answer.get("data")
@@ -199,11 +200,13 @@ class ShopifyClient:
             raise malformed("Shopify answered without data", details)
         return Answer(data, vendor_time(received.headers))
 
-    def _note_cost(self, document: str, answer: dict[str, Any]) -> None:
+    def _note_cost(self, document: str, rows: int, answer: dict[str, Any]) -> None:
         try:
             cost = answer["extensions"]["cost"]
             throttle = cost["throttleStatus"]
-            self._costs[document] = float(cost["requestedQueryCost"])
+            requested = float(cost["requestedQueryCost"]) / max(rows, 1)
+            # By ids the price is each one's, and a little for the call: of few ids the most for one.
+            self._costs[document] = max(requested, self._costs.get(document, 0.0)) if rows else requested
             self._budget = _Budget(
                 available=float(throttle["currentlyAvailable"]),
                 maximum=float(throttle["maximumAvailable"]),

@@ -553,6 +553,18 @@ def test_calls_with_a_reserve_leave_it_to_others_and_never_wait(
     assert clock.slept == []
 
 
+def test_what_a_call_by_ids_costs_is_known_from_one_with_fewer_ids(shop: Shop, connect: Connect) -> None:
+    edit(shop, "set_budget", maximum=100, restore=1)
+    client = connect(shop.api_url, StaticToken(shop.token), reserve=0.5)
+    ids = [row["id"] for row in shop.export(["products"])["products"]] * 50
+    client.execute(platform.PRODUCTS_BY_IDS, {"ids": ids[:1]})
+    error = failure_of(lambda: client.execute(platform.PRODUCTS_BY_IDS, {"ids": ids[:50]}))
+    assert error.error_type is ErrorType.THROTTLED
+    assert len(shop.requests) == 1
+    client.execute(platform.PRODUCTS_BY_IDS, {"ids": ids[:2]})
+    assert shop.bucket.available >= 50
+
+
 class StoppedError(Exception):
     """What a run's sleep raises when the run is told to stop."""
 
