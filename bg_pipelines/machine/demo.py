@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -110,14 +110,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
         names = [store.name for store in stores]
         ran = [_run_job(console, database, runs, job, names, config) for job, config in JOBS.items()]
         ran.append(_show_a_change(console, database, runs, url, shops[0]))
-        ran += demo_texts.show_text_messages(
-            console,
-            database,
-            url,
-            shops[0],
-            lambda job: _run(runs, job),
-            lambda act: _handle(database, runs, act),
-        )
+        ran += demo_texts.show_text_messages(console, database, url, shops[0], lambda job: _run(runs, job))
         ran.append(_run_job(console, database, runs, "drift_audit", names, AUDIT))
         ran += _show_a_fault(console, database, runs, url, shops[-1])
         ran += _show_cleaning(console, database, runs)
@@ -168,16 +161,6 @@ def _run(runs: Runs, name: str) -> dict[str, Any]:
     run_id = str(uuid.uuid4())
     _start(runs, name, run_id, {})
     return _ended(runs, name, run_id)
-
-
-def _handle(database: Database, runs: Runs, act: Callable[[], bool]) -> dict[str, Any]:
-    """Run handle_webhooks, and do something while it is at work."""
-    run_id = str(uuid.uuid4())
-    _start(runs, "handle_webhooks", run_id, {"warm_seconds": WARM_SECONDS})
-    _wait_for(database, "SELECT FROM job_runs WHERE run_id = %s", (run_id,))
-    went_well = act()
-    run = _ended(runs, "handle_webhooks", run_id)
-    return {**run, "success": run["success"] and went_well}
 
 
 def _start(runs: Runs, name: str, run_id: str, config: dict[str, Any]) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import requests
 from rich.console import Console
 
@@ -31,8 +29,6 @@ BY = "the demo"
 
 Run = Callable[[str], dict[str, Any]]
 """Runs a job to its end."""
-Handling = Callable[[Callable[[], bool]], dict[str, Any]]
-"""Runs handle_webhooks and meanwhile what it is given, which says whether it went well."""
 
 
 def use_sandbox(url: str) -> None:
@@ -51,7 +47,7 @@ def use_sandbox(url: str) -> None:
 
 
 def show_text_messages(
-    console: Console, database: Database, url: str, shop: dict[str, Any], run: Run, handling: Handling
+    console: Console, database: Database, url: str, shop: dict[str, Any], run: Run
 ) -> list[dict[str, Any]]:
     """Everything, with the runs that did it; one of them has not succeeded if anything is otherwise than it should be."""
     twilio = f"{url}/sandbox/twilio/edits"
@@ -59,43 +55,38 @@ def show_text_messages(
     _edit(twilio, edit="set_inbound_url", url=f"{public}/webhooks/twilio/inbound")
     _edit(twilio, edit="set_delays", sent=0.1, delivered=0.2)
     rules = desk.rules_of(load_settings())
-    store, phone = shop["name"], _number_at_daytime()
+    store, phone = shop["name"], number_at_daytime()
     product, variant, levels = _a_product(database, store)
     console.print(f"[bold]text messages[/] to {masked(phone)}")
 
-    def sell_out_and_restock() -> bool:
-        edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
-        for item, location in levels:
-            _edit(edits, edit="set_quantity", inventory_item_id=item, location_id=location, quantity=0)
-        gone = (
-            "SELECT 1 FROM inventory_levels WHERE inventory_item_external_id = %s HAVING max(available) <= 0"
-        )
-        if not _wait_for(database, gone, (levels[0][0],)):
-            return False
-        desk.grant(
-            database,
-            rules,
-            store,
-            phone,
-            "customer_alert",
-            source="demo",
-            channel="web",
-            wording="Text me when it is back in stock",
-            by=BY,
-        )
-        desk.subscribe(database, rules, store, "back_in_stock", phone, variant=variant, by=BY)
-        item, location = levels[0]
-        _edit(edits, edit="set_quantity", inventory_item_id=item, location_id=location, quantity=7)
-        return _wait_for(database, "SELECT FROM text_messages WHERE phone = %s", (phone,))
-
-    ran = [handling(sell_out_and_restock)]
+    edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
+    for item, location in levels:
+        _edit(edits, edit="set_quantity", inventory_item_id=item, location_id=location, quantity=0)
+    _settle(url)
+    ran = [run("handle_webhooks")]
+    desk.grant(
+        database,
+        rules,
+        store,
+        phone,
+        "customer_alert",
+        source="demo",
+        channel="web",
+        wording="Text me when it is back in stock",
+        by=BY,
+    )
+    desk.subscribe(database, rules, store, "back_in_stock", phone, variant=variant, by=BY)
+    item, location = levels[0]
+    _edit(edits, edit="set_quantity", inventory_item_id=item, location_id=location, quantity=7)
+    _settle(url)
+    ran.append(run("handle_webhooks"))
     desk.share(database, rules, store, product, phone, by=BY)
     ran.append(run("share_product_text_message"))
     _settle(url)
     desk.share(database, rules, store, product, phone, by=BY)
     _edit(twilio, edit="reply", number=phone, body="STOP")
     _settle(url)
-    ran.append(handling(lambda: True))
+    ran.append(run("handle_webhooks"))
     ran.append(run("share_product_text_message"))
     with database.transaction() as connection:
         rows = connection.execute(
@@ -133,7 +124,7 @@ def _a_product(database: Database, store: str) -> tuple[str, str, list[tuple[str
     return row[0], row[1], [(row[2], location) for location in row[3]]
 
 
-def _number_at_daytime() -> str:
+def number_at_daytime() -> str:
     """A number that no earlier demo has opted out."""
     now = datetime.now(UTC)
     for country, beginning in PLACES.items():
@@ -150,14 +141,3 @@ def _edit(address: str, **edit: Any) -> None:
 def _settle(url: str) -> None:
     """Until everything that the sandbox posts has arrived."""
     requests.get(f"{url}/sandbox/deliveries?wait={SECONDS}", timeout=SECONDS + 10).raise_for_status()
-
-
-def _wait_for(database: Database, query: Any, parameters: tuple[Any, ...]) -> bool:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        with database.transaction() as connection:
-            found: psycopg.Cursor[Any] = connection.execute(query, parameters)
-            if found.rowcount:
-                return True
-        time.sleep(0.02)
-    return False

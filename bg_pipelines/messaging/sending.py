@@ -44,7 +44,7 @@ UNCLEAR_WAIT = timedelta(seconds=60)
 20 seconds for the call itself)."""
 CALL_WITHIN_SECONDS = 10.0
 LOOK_AROUND_SECONDS = 30.0
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.15
 """How often a warm run looks into the outbox: half of this is what a message waits on average."""
 ACCOUNT_ERRORS = frozenset({ErrorType.CREDENTIALS, ErrorType.PAYMENT_REQUIRED, ErrorType.CONFIGURATION})
 """Faults of the account or its sender: every other message would meet them as well."""

@@ -124,6 +124,8 @@ class Admin:
                 return log_handlers(account, account.requests)
             case ["faults"]:
                 return fault_handlers(account, incoming, (*twilio.KINDS, *WEBHOOK_KINDS))
+            case ["taken"]:
+                return {"GET": account.taken, "DELETE": account.forget_messages}
             case ["deliveries"]:
                 return log_handlers(account, account.outbox.sent)
             case ["edits"]:

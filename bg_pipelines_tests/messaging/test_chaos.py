@@ -20,6 +20,7 @@ from bg_pipelines_tests.support import PROJECT, query
 
 MESSAGES = int(os.environ.get("BG_CHAOS_MESSAGES", "150"))
 SEED = 7
+REFUSED = "too_many_requests"
 LOST = ("apply_then_cut", "half_json", "cut", "server_error", "html", "bad_gateway")
 
 
@@ -42,6 +43,10 @@ def test_each_message_is_at_twilio_once_or_says_why_not(database_url: str, sandb
     account.faults += [
         Fault(rng.choice(LOST), times=1, after=rng.randrange(MESSAGES), operation="CreateMessage")
         for _ in range(MESSAGES // 10)
+    ]
+    account.faults += [
+        Fault(REFUSED, times=1, after=rng.randrange(MESSAGES // 2), operation="CreateMessage")
+        for _ in range(10)
     ]
     account.faults += [
         Fault("server_error", times=1, after=rng.randrange(20), operation="ListMessage") for _ in range(3)

@@ -188,7 +188,7 @@ class TwilioAccount:
         self.inbound_url: str | None = None
         self.most_per_second: float | None = None
         self.outbox = Outbox(courier, self.faults, Random(seed))  # noqa: S311 (which callbacks are shuffled)
-        self.replies = 0
+        self.replies = self.made = 0
         self.opened_at = clock.seconds()
         self._taken_at: deque[float] = deque()
         self.base_url = ""
@@ -232,7 +232,8 @@ class TwilioAccount:
             "error_code": code,
             "status_callback": status_callback,
         }
-        sid = f"SM{digest(self._seed, 'twilio', 'message', self.opened_at, len(self.messages) + 1)}"
+        self.made += 1
+        sid = f"SM{digest(self._seed, 'twilio', 'message', self.opened_at, self.made)}"
         message = Message(self, sid, fields, script)
         self.messages.append(message)
         if status_callback is not None:
@@ -291,6 +292,16 @@ class TwilioAccount:
 
     def find(self, sid: str) -> Message | None:
         return next((message for message in self.messages if message.sid == sid), None)
+
+    def taken(self) -> dict[str, float]:
+        """When the last message to each number was taken, in seconds since 1970."""
+        with self.lock:
+            return {message.to: message.created_at for message in self.messages}
+
+    def forget_messages(self) -> list[Node]:
+        with self.lock:
+            self.messages.clear()
+        return []
 
     def export(self) -> list[Node]:
         """Every message as the API would show it, oldest first."""
