@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.platforms.shopify.bulk import ExportLimits
 from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
-from bg_pipelines_tests.support import SALES, query
+from bg_pipelines_tests.support import SALES, connect_by, query
 from bg_pipelines_tests.webhooks.conftest import Handle, Tell, outcomes, reasons
 
 Sync = Callable[..., Summary]
@@ -63,7 +64,8 @@ def test_a_finished_export_is_fetched_at_once(
     handle()
     assert reasons(database) == {"nothing waited for it"}
     edit(shop, "set_bulk_seconds", seconds=3600)
-    assert sync(units=SALES, backfill="bulk").units[Unit.ORDERS].waiting == 1
+    connect = connect_by(shopify={"exports": ExportLimits(looks_seconds=(0.02,))})
+    assert sync(units=SALES, backfill="bulk", connect=connect).units[Unit.ORDERS].waiting == 1
     waiting = state(database, Unit.ORDERS)["next_due_at"]
     with database.transaction() as connection:
         store_units.hint(connection, [(1, Unit.ORDERS)])
