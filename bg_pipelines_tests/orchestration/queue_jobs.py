@@ -8,10 +8,8 @@ import psycopg
 
 from bg_pipelines.queues import DEFAULT, JOBS, Job
 
-DEFAULTS = {
-    name: Job(DEFAULT, DEFAULT.max_concurrent_runs, {}) for name in ("clean_database", "clean_active_carts")
-}
-"""Jobs of the other queue; there they are only names."""
+DEFAULTS = {name: Job(DEFAULT, DEFAULT.max_concurrent_runs, {}) for name in ("errand", "chore")}
+"""Jobs of the other queue without a limit of their own, which those of the product there have."""
 
 
 @dg.op

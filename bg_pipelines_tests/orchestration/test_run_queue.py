@@ -94,7 +94,7 @@ def test_stores_go_first_and_neither_queue_waits_for_the_other(
     stores, default = STORES_SYNC.name, DEFAULT.name
 
     # Those of `default` came first.
-    enqueue("clean_database", "clean_active_carts", "clean_database", "clean_active_carts", "clean_database")
+    enqueue("errand", "chore", "errand", "chore", "errand")
     enqueue("store_sync", "store_sync", "store_sync", "inventory_sync")
     enqueue("inventory_sync", tier=1)
     assert waiting() == {stores: 5, default: 5}
