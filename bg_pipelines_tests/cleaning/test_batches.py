@@ -206,10 +206,10 @@ import sys
 from bg_pipelines.database.engine import Database
 from bg_pipelines.cleaning.batches import Manners
 from bg_pipelines_tests.cleaning.test_carts import clean
-import time
 database = Database(sys.argv[1])
 print("begun", flush=True)
-clean(database, run_id="killed", manners=Manners(batch_seconds=0.001))
+# With long rests it is never done before it is killed.
+clean(database, run_id="killed", manners=Manners(batch_seconds=0.001, rest=50, first_size=1))
 """
 
 
