@@ -149,7 +149,10 @@ def claim(
 _SETTLED = (
     "status = %(status)s, reason = %(reason)s, settled_at = clock_timestamp(), next_due_at = NULL, attempts = 0, "
     "last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, lease_owner = NULL, "
-    "lease_expires_at = NULL"
+    "lease_expires_at = NULL, "
+    # Of an erased store nothing is kept, whatever its vendor still sends.
+    "payload = CASE WHEN EXISTS (SELECT FROM stores WHERE id = webhook_events.store_id AND deleted_at IS NOT NULL) "
+    "THEN NULL ELSE payload END"
 )
 
 

@@ -73,9 +73,16 @@ class StoreBatch:
     def run(self) -> None:
         """Raises Stopped, and IntegrationError (database) where the run itself cannot work."""
         by_kind: dict[Kind | None, list[Event]] = {}
+        erased: list[Event] = []
         for event in self.events:
-            by_kind.setdefault(event.declared.kind if event.declared else None, []).append(event)
+            kind = event.declared.kind if event.declared else None
+            if kind in (Kind.DOCUMENT, Kind.COMMAND) and event.payload is None:
+                erased.append(event)
+            else:
+                by_kind.setdefault(kind, []).append(event)
         self._read_store()
+        if erased:
+            self.settling.settle(erased, IGNORED, "its content was erased")
         if unknown := by_kind.get(None):
             self.settling.settle(unknown, NOT_UNDERSTOOD, "its topic is not one of this program's")
         if documents := by_kind.get(Kind.DOCUMENT):

@@ -139,3 +139,17 @@ def test_a_command_that_cannot_be_carried_out_waits_for_a_person_with_its_reason
     [incident] = query(database, "SELECT error_type, message, needs_attention FROM incidents")
     assert (incident["error_type"], incident["needs_attention"]) == ("bad_data", True)
     assert incident["message"] == "customer: must be an object and is not"
+
+
+def test_what_an_erased_store_is_still_sent_is_not_kept_and_not_carried_out_when_it_is_replayed(
+    database: Database, order: Callable[..., None], handle: Handle
+) -> None:
+    query(database, "UPDATE stores SET deleted_at = now()")
+    order("customers/redact", customer=CUSTOMER, orders_to_redact=[])
+    handle()
+    assert query(database, "SELECT count(*) AS kept FROM webhook_events WHERE payload IS NOT NULL") == [
+        {"kept": 0}
+    ]
+    query(database, "UPDATE webhook_events SET status = 'pending', next_due_at = now()")
+    handle()
+    assert reasons(database) == {"its content was erased"}
