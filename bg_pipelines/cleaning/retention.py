@@ -16,13 +16,13 @@ from typing import Any
 import psycopg
 
 from bg_pipelines.cleaning.relations import Connection, Keys, Span, find
+from bg_pipelines.cleaning.spans import A_SPAN, read_span
 from bg_pipelines.cleaning.sweeps import Child, Rows, RowSweep
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.wording import did_you_mean
 from bg_pipelines.work.queue import all_queues
 
-_SPAN = re.compile(r"(\d+) (hour|day|week)s?")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
 
 
@@ -126,8 +126,8 @@ def load_rules(file: Path | None) -> list[Rule]:
     for name, text in keep.items() if isinstance(keep, dict) else ():
         if name not in rules:
             faults.append(f"keep.{name}: no such rule{did_you_mean(name, rules)}")
-        elif (span := _span(text)) is None:
-            faults.append(f"keep.{name}: {_A_SPAN}")
+        elif (span := read_span(text)) is None:
+            faults.append(f"keep.{name}: {A_SPAN}")
         else:
             rules[name] = replace(rules[name], keep=span)
     own = content.get("rule", [])
@@ -142,7 +142,6 @@ def load_rules(file: Path | None) -> list[Rule]:
     return list(rules.values())
 
 
-_A_SPAN = "must be a span like '90 days' (hours, days or weeks)"
 _FIELDS = ("table", "age", "keep", "condition", "hold", "archive", "batch", "name")
 
 
@@ -166,18 +165,13 @@ def _own_rule(given: Any, where: str, faults: list[str]) -> Rule | None:
     ]
     for name in ("keep", "archive"):
         if name == "keep" or name in given:
-            values[name] = _span(given.get(name))
+            values[name] = read_span(given.get(name))
             if values[name] is None:
-                wrong.append(f"{where}.{name}: {_A_SPAN}")
+                wrong.append(f"{where}.{name}: {A_SPAN}")
     if "batch" in given and (type(given["batch"]) is not int or given["batch"] < 1):
         wrong.append(f"{where}.batch: must be a whole number of rows")
     faults += wrong
     return None if wrong else Rule(**values)
-
-
-def _span(text: Any) -> timedelta | None:
-    match = _SPAN.fullmatch(text) if isinstance(text, str) else None
-    return timedelta(**{f"{match[2]}s": int(match[1])}) if match else None
 
 
 def _wrong(file: Path, faults: Sequence[str]) -> IntegrationError:
