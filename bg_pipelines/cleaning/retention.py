@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from bg_pipelines.cleaning import partitions
 from bg_pipelines.cleaning.relations import Connection, Keys, Span, find
 from bg_pipelines.cleaning.spans import A_SPAN, read_span
 from bg_pipelines.cleaning.sweeps import Child, Rows, RowSweep
@@ -31,7 +32,8 @@ class Rule:
     """Rows of `table` whose `age` (a time, indexed) is more than `keep` ago go, if `condition` holds and `hold` does not.
 
     `condition` and `hold` are SQL on the row `t`. `archive`: how long deleted rows are kept archived. `batch`: the size of
-    the first batch; those after it follow from the time it took. `children` are rows that go with one of these.
+    the first batch; those after it follow from the time it took. `partitions`: the table is partitioned by ranges of `age` of
+    this width (`partitions.AHEAD`), and loses whole ones. `children` are rows that go with one of these.
     """
 
     table: str
@@ -41,6 +43,7 @@ class Rule:
     hold: str = "false"
     archive: timedelta | None = None
     batch: int = 500
+    partitions: str = ""
     name: str = ""
     children: tuple[Child, ...] = ()
 
@@ -142,7 +145,8 @@ def load_rules(file: Path | None) -> list[Rule]:
     return list(rules.values())
 
 
-_FIELDS = ("table", "age", "keep", "condition", "hold", "archive", "batch", "name")
+_FIELDS = ("table", "age", "keep", "condition", "hold", "archive", "batch", "partitions", "name")
+_WIDTHS = tuple(partitions.AHEAD)
 
 
 def _own_rule(given: Any, where: str, faults: list[str]) -> Rule | None:
@@ -170,6 +174,14 @@ def _own_rule(given: Any, where: str, faults: list[str]) -> Rule | None:
                 wrong.append(f"{where}.{name}: {A_SPAN}")
     if "batch" in given and (type(given["batch"]) is not int or given["batch"] < 1):
         wrong.append(f"{where}.batch: must be a whole number of rows")
+    if "partitions" in given:
+        if given["partitions"] not in _WIDTHS:
+            wrong.append(f"{where}.partitions: must be one of {', '.join(_WIDTHS)}")
+        wrong += [
+            f"{where}.{name}: whole partitions go, so leave it out, or leave out `partitions`"
+            for name in ("condition", "hold", "archive", "batch")
+            if name in given
+        ]
     faults += wrong
     return None if wrong else Rule(**values)
 
@@ -215,6 +227,9 @@ def _faults(connection: Connection, rule: Rule) -> Iterable[str]:
     is_time, indexed, key = row
     if not is_time:
         yield f"{rule.table}.{rule.age} is no time"
+        return
+    if rule.partitions:
+        yield from partitions.find_faults(connection, rule.table, rule.age)
         return
     if not indexed:
         yield f"no index begins with {rule.age}: CREATE INDEX CONCURRENTLY ON {rule.table} ({rule.age})"

@@ -15,6 +15,7 @@ from bg_pipelines.cleaning import advice, files, upkeep
 from bg_pipelines.cleaning.jobs import database_task_names, database_tasks
 from bg_pipelines.cleaning.retention import RULES, Rule, find_faults, load_rules
 from bg_pipelines.cleaning.run import CleaningRun, Summary
+from bg_pipelines.cleaning.tasks import Task
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
@@ -26,6 +27,16 @@ from bg_pipelines_tests.typed import Run, ok, refused, words
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
+def tasks_of(rules: list[Rule]) -> list[Task]:
+    return database_tasks(
+        rules,
+        Cipher(KEY),
+        home=Path("nowhere"),
+        data=None,
+        history=lambda run: run.finished(run.so_far("").figures),
+    )
+
+
 def clean(
     database: Database,
     rules: list[Rule] | None = None,
@@ -35,13 +46,7 @@ def clean(
     **options: Any,
 ) -> Summary:
     chosen = list(RULES) if rules is None else rules
-    given = database_tasks(
-        chosen,
-        Cipher(KEY),
-        home=Path("nowhere"),
-        data=None,
-        history=lambda run: run.finished(run.so_far("").figures),
-    )
+    given = tasks_of(chosen)
     if not upkeep:
         given = given[: len(chosen)]
     summary = CleaningRun(
