@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from bg_pipelines.cleaning import advice, carts, files, retention, upkeep
+from bg_pipelines.cleaning import advice, carts, files, partitions, retention, upkeep
 from bg_pipelines.cleaning.batches import Outcome
 from bg_pipelines.cleaning.carts import CartKeep
-from bg_pipelines.cleaning.preview import Preview, preview
+from bg_pipelines.cleaning.preview import Preview, in_words, preview
 from bg_pipelines.cleaning.retention import Rule
 from bg_pipelines.cleaning.run import TaskRun
 from bg_pipelines.cleaning.tasks import Task
@@ -84,15 +84,23 @@ def preview_database(
     database: Database, rules: Sequence[Rule], cipher: Cipher, names: Sequence[str]
 ) -> list[Preview]:
     """The dry run of `clean_database`: of its retention rules."""
+    chosen = [rule for rule in rules if not names or rule.task in names]
     with database.transaction() as connection:
-        sweeps = [
-            retention.sweep(connection, rule, cipher) for rule in rules if not names or rule.task in names
+        sweeps = [retention.sweep(connection, rule, cipher) for rule in chosen if not rule.partitions]
+        whole = [
+            in_words(rule.task, partitions.count(connection, rule.table, rule.keep))
+            for rule in chosen
+            if rule.partitions
         ]
-    return preview(database, sweeps)
+    return preview(database, sweeps) + whole
 
 
 def _retain(rule: Rule, cipher: Cipher) -> Callable[[TaskRun], Outcome]:
     def work(run: TaskRun) -> Outcome:
+        if rule.partitions:
+            upkeep = partitions.Upkeep(run.database, rule.task, rule.table, rule.partitions, rule.keep)
+            why = upkeep.run(run.stop)
+            return run.finished(upkeep.figures, why, set_aside=upkeep.set_aside)
         with run.database.transaction() as connection:
             sweep = retention.sweep(connection, rule, cipher)
         return run.sweep(sweep)
