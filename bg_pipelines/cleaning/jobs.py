@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from bg_pipelines.cleaning import advice, carts, files, partitions, retention, upkeep
+from bg_pipelines.cleaning import advice, carts, files, partitions, repack, retention, upkeep
 from bg_pipelines.cleaning.batches import Outcome
 from bg_pipelines.cleaning.carts import CartKeep
 from bg_pipelines.cleaning.preview import Preview, in_words, preview
@@ -52,6 +52,7 @@ _UPKEEP_EVERY = {
     "left_over_indexes": timedelta(days=1),
     "vacuum": timedelta(hours=1),
     "reindex": timedelta(days=1),
+    "repack": timedelta(days=1),
     "advice": timedelta(days=1),
 }
 _HOURLY = timedelta(hours=1)
@@ -69,13 +70,18 @@ def database_tasks(
     home: Path,
     data: Path | None,
     history: Callable[[TaskRun], Outcome],
+    may_repack: bool = False,
 ) -> list[Task]:
-    """The tasks of `clean_database`. `data` is the server's folder where it is on this machine; `history` prunes Dagster's."""
+    """The tasks of `clean_database`. `data` is the server's folder where it is on this machine; `history` prunes Dagster's;
+    `may_repack`: a person allows `REPACK`."""
     tasks = {
         **{rule.task: Task(rule.task, _HOURLY, _retain(rule, cipher)) for rule in rules},
         HISTORY: Task(HISTORY, _HOURLY, history),
         LOG_FILES: Task(LOG_FILES, _HOURLY, lambda run: run.finished(files.rotate(home))),
-        **{name: Task(name, every, _keep_up(name, data)) for name, every in _UPKEEP_EVERY.items()},
+        **{
+            name: Task(name, every, _keep_up(name, data, may_repack=may_repack))
+            for name, every in _UPKEEP_EVERY.items()
+        },
     }
     return [tasks[name] for name in database_task_names(rules)]
 
@@ -108,7 +114,7 @@ def _retain(rule: Rule, cipher: Cipher) -> Callable[[TaskRun], Outcome]:
     return work
 
 
-def _keep_up(name: str, data: Path | None) -> Callable[[TaskRun], Outcome]:
+def _keep_up(name: str, data: Path | None, *, may_repack: bool) -> Callable[[TaskRun], Outcome]:
     def work(run: TaskRun) -> Outcome:
         if name == "advice":
             return _advise(run)
@@ -116,6 +122,9 @@ def _keep_up(name: str, data: Path | None) -> Callable[[TaskRun], Outcome]:
             done = upkeep.vacuum(run.database, run.stop)
         elif name == "reindex":
             done = upkeep.reindex(run.database, run.stop, data=data)
+        elif name == "repack":
+            done, found = repack.repack(run.database, run.stop, allowed=may_repack, data=data)
+            return run.finished(done.figures, done.why, advice=[one._asdict() for one in found])
         else:
             done = upkeep.remove_left_over(run.database)
         return run.finished(done.figures, done.why)

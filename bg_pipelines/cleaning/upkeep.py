@@ -1,8 +1,8 @@
 """Upkeep: vacuum, statistics and indexes, where a table needs it and the server has room; everything else is advice.
 
 Done here: `VACUUM (ANALYZE)` of tables with many dead or changed rows, `REINDEX CONCURRENTLY` of large bloated indexes,
-removal of what an interrupted `REINDEX CONCURRENTLY` left behind. A person decides about all else (`advise`). Only tables
-that this role owns are touched. `REPACK (CONCURRENTLY)` of PostgreSQL 19 is not used yet.
+removal of what an interrupted `REINDEX CONCURRENTLY` left behind. A person decides about all else (`advice`, `repack`). Only
+tables that this role owns are touched.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def vacuum(database: Database, stop: StopAsked, *, dead_rows: int = DEAD_ROWS) -
                 return Kept(figures, why)
             enough = dead_rows + DEAD_SHARE * table.live
             if table.dead > enough:
-                done = _run(connection, f"VACUUM (ANALYZE, SKIP_LOCKED) {table.name}")
+                done = run_statement(connection, f"VACUUM (ANALYZE, SKIP_LOCKED) {table.name}")
                 figures["upkeep.vacuumed"] += done
             elif table.changed > enough:
-                figures["upkeep.analyzed"] += _run(connection, f"ANALYZE (SKIP_LOCKED) {table.name}")
+                figures["upkeep.analyzed"] += run_statement(connection, f"ANALYZE (SKIP_LOCKED) {table.name}")
     return Kept(figures)
 
 
@@ -99,11 +99,10 @@ def reindex(
                 return Kept(figures, why)
             if index.expected > index.size * (1 - BLOATED_SHARE):
                 continue
-            room = LARGEST_REBUILD_BYTES if data is None else free(data) / 2
-            if index.size > room:
+            if index.size > room(data, free):
                 figures["upkeep.no_room"] += 1
                 continue
-            if _run(connection, f"REINDEX INDEX CONCURRENTLY {index.name}"):
+            if run_statement(connection, f"REINDEX INDEX CONCURRENTLY {index.name}"):
                 [after] = _rows(connection, "SELECT pg_relation_size(to_regclass(%s)) AS size", index.name)
                 figures["upkeep.reindexed"] += 1
                 figures["upkeep.bytes"] += max(0, index.size - after.size)
@@ -123,10 +122,15 @@ def remove_left_over(database: Database) -> Kept:
     figures: Counter[str] = Counter()
     with autocommit(database, LOCK_TIMEOUT_MS) as connection:
         for index in _rows(connection, _LEFT_OVER):
-            if _run(connection, f"DROP INDEX CONCURRENTLY {index.name}"):
+            if run_statement(connection, f"DROP INDEX CONCURRENTLY {index.name}"):
                 figures["upkeep.left_over_indexes"] += 1
                 figures["upkeep.bytes"] += index.size
     return Kept(figures)
+
+
+def room(data: Path | None, free: Callable[[Path], int]) -> float:
+    """How large a copy may be: half of what is free, or where nobody knows that, not very large."""
+    return LARGEST_REBUILD_BYTES if data is None else free(data) / 2
 
 
 def _rows(connection: Connection, statement: str, *parameters: Any) -> list[Any]:
@@ -134,7 +138,7 @@ def _rows(connection: Connection, statement: str, *parameters: Any) -> list[Any]
         return cursor.execute(statement, parameters).fetchall()
 
 
-def _run(connection: Connection, statement: str) -> bool:
+def run_statement(connection: Connection, statement: str) -> bool:
     """Whether the statement was done; a lock that is not to be had leaves it to the next run."""
     try:
         connection.execute(statement)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bg_pipelines.cleaning import advice, files, upkeep
+from bg_pipelines.cleaning import advice, files, repack, upkeep
 from bg_pipelines.cleaning.jobs import database_task_names, database_tasks
 from bg_pipelines.cleaning.retention import RULES, Rule, find_faults, load_rules
 from bg_pipelines.cleaning.run import CleaningRun, Summary
@@ -221,6 +221,46 @@ def test_vacuum_reindex_and_left_over_indexes_where_they_are_needed(database: Da
     assert now["size"] < size[0] / 2
     assert upkeep.remove_left_over(database).figures["upkeep.left_over_indexes"] == 1
     assert query(database, "SELECT to_regclass('used_name_ccnew') IS NULL AS gone") == [{"gone": True}]
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed", "why"),
+    [
+        ({}, True, None),
+        ({"version": 180_004}, True, "PostgreSQL 19 is the first"),
+        ({}, False, "BG_REPACK is not set"),
+        ({"wal_level": "minimal"}, True, "it needs wal_level replica"),
+        ({"slots": 0}, True, "max_repack_replication_slots above 0"),
+        ({"long_transaction": True}, True, "a long transaction is under way"),
+    ],
+)
+def test_tables_are_repacked_only_on_a_server_that_can_and_where_a_person_allows_it(
+    change: dict[str, Any], allowed: bool, why: str | None
+) -> None:
+    server = repack.Server(190_000, "replica", 5, False)._replace(**change)
+    found = repack.why_not(server, allowed=allowed)
+    assert found is why or (why is not None and why in (found or ""))
+    table = repack.Bloated("public.carts", 1, 1, keyed=True)
+    word = "REPACK (CONCURRENTLY, ANALYZE)" if server.version >= 190_000 else "VACUUM (FULL, ANALYZE)"
+    assert repack.statement(server, table) == f"{word} public.carts"
+
+
+def test_a_table_that_is_mostly_empty_is_advice_where_it_cannot_be_repacked(database: Database) -> None:
+    with psycopg.connect(plain(database), autocommit=True) as connection:
+        for name in ("emptied", "filled"):
+            connection.execute(f"CREATE TABLE {name} (id bigint PRIMARY KEY, name text)")
+            connection.execute(
+                f"INSERT INTO {name} SELECT n, repeat('x', n % 50) FROM generate_series(1, 20000) n"
+            )
+        connection.execute("DELETE FROM emptied WHERE id % 10 <> 0")
+        connection.execute("VACUUM ANALYZE emptied, filled")
+        version = connection.info.server_version
+        done, [advice] = repack.repack(
+            database, lambda: None, allowed=False, data=None, bloated_bytes=100_000
+        )
+    assert (done.figures, advice.about) == ({}, "public.emptied")
+    assert "MB for rows of about 0 MB; not done: " in advice.why
+    assert advice.sql.startswith("VACUUM (FULL" if version < repack.REPACK_FROM else "REPACK (CONCURRENTLY")
 
 
 def test_advice_names_what_a_person_may_do_and_does_nothing(database: Database) -> None:
