@@ -103,6 +103,7 @@ def rules_of(settings: Settings) -> Rules:
         daily_messages=settings.text_daily_messages,
         daily_segments=settings.text_daily_segments,
         double_opt_in=settings.text_double_opt_in,
+        cart_reminders=settings.text_cart_reminders,
         templates=load_templates(settings.text_templates),
     )
 

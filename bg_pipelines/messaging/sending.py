@@ -10,6 +10,7 @@ none; where that cannot be known it is parked. A worker that was held up between
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -29,7 +30,7 @@ from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Fingerprint, TextsRefused, TextsStopped, TextsUnclear, parse
 from bg_pipelines.incidents.reporting import Fault
-from bg_pipelines.messaging import checks, consent, spikes
+from bg_pipelines.messaging import checks, consent, reminders, spikes
 from bg_pipelines.messaging.checks import Hold, Refuse, Rules, Send
 from bg_pipelines.messaging.outbox import JOB, QUEUE, SENDABLE, UNREAD, TextClaim
 from bg_pipelines.messaging.pace import Pace
@@ -126,7 +127,7 @@ class Sending:
         self._segments_left = 0
         self._uncommitted = 0
         """Segments of messages that are decided to be sent, and not yet recorded as begun."""
-        self._looked_around_at = -LOOK_AROUND_SECONDS
+        self._looked_around_at = -math.inf
         self._stopped = threading.Event()
         """The account's fault was met: what is claimed and not begun is given back."""
         self.runner: Runner[TextClaim] = Runner(
@@ -147,6 +148,7 @@ class Sending:
     def run(self) -> Sent:
         """Send what is due. Raises IntegrationError only where the run itself could not work."""
         began = self.clock()
+        self._look_around()
         with self.database.transaction() as connection:
             self.runner.record.begin(connection)
             due_before = database_clock(connection)
@@ -162,6 +164,7 @@ class Sending:
     def claim(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[TextClaim]:
         if crowded:
             return []
+        self._look_around()
         with self.database.transaction() as connection:
             claims = QUEUE.claim(
                 connection,
@@ -174,10 +177,19 @@ class Sending:
             )
             if claims:
                 self._count_segments(connection)
-                if self.clock() - self._looked_around_at >= LOOK_AROUND_SECONDS:
-                    self._looked_around_at = self.clock()
-                    spikes.watch_prefixes(connection, self.rules.home)
         return claims
+
+    def _look_around(self) -> None:
+        """What is neither claimed nor told by anybody, every half a minute: carts that were left, and pumping."""
+        if self.clock() - self._looked_around_at < LOOK_AROUND_SECONDS:
+            return
+        self._looked_around_at = self.clock()
+        with self.database.transaction() as connection:
+            spikes.watch_prefixes(connection, self.rules.home)
+        considered = reminders.AT_ONCE if self.rules.cart_reminders else 0
+        while considered >= reminders.AT_ONCE:
+            with self.database.transaction() as connection:
+                considered = reminders.put_due(connection, self.rules.countries)
 
     def group(self, batch: TextClaim) -> str:  # noqa: ARG002 (there is one)
         return "twilio"

@@ -160,6 +160,15 @@ def test_what_is_no_keyword_reaches_a_person_under_one_incident(outbox: Outbox, 
     assert outbox.incidents() == [("text_replies", "resolved")]
 
 
+def test_a_call_for_help_that_twilio_does_not_answer_reaches_a_person(outbox: Outbox, reply: Reply) -> None:
+    reply("HELP")
+    reply("?Que", OptOutType="HELP")
+    assert desk.open_replies(outbox.database) == []
+    reply("¡Ayuda!")
+    [waiting] = desk.open_replies(outbox.database)
+    assert (waiting.body, waiting.reading) == ("¡Ayuda!", "help")
+
+
 def test_an_opt_out_is_passed_on_to_the_platforms(outbox: Outbox, reply: Reply) -> None:
     put_customer(outbox, "subscribed")
     reply("STOP")
