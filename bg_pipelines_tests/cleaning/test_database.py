@@ -264,18 +264,40 @@ def test_a_table_that_is_mostly_empty_is_advice_where_it_cannot_be_repacked(data
 
 
 def test_advice_names_what_a_person_may_do_and_does_nothing(database: Database) -> None:
-    query(database, "CREATE TABLE small (id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text)")
-    query(database, "CREATE INDEX one ON small (name)")
-    query(database, "CREATE INDEX two ON small (name)")
-    query(database, "SELECT setval('small_id_seq', 30000)")
+    with psycopg.connect(plain(database), autocommit=True) as connection:
+        for statement in (
+            "CREATE TABLE small (id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text)",
+            "CREATE INDEX one ON small (name)",
+            "CREATE INDEX two ON small (name)",
+            "CREATE INDEX half_made ON small (id, name)",
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'half_made'::regclass",
+            "CREATE TABLE large (small_id smallint REFERENCES small) WITH (autovacuum_enabled = off)",
+            "INSERT INTO small (name) SELECT 'x' FROM generate_series(1, 10)",
+            "INSERT INTO large SELECT 1 FROM generate_series(1, 3000)",
+            "DELETE FROM large WHERE ctid > '(1,0)'",
+            "SELECT setval('small_id_seq', 30000)",
+            "INSERT INTO cleaning_results (run_id, task, job, started_at, finished_at, completed) "
+            "VALUES ('r', 't', 'j', now() - interval '31 days', now(), true)",
+            "SELECT pg_stat_force_next_flush()",
+        ):
+            connection.execute(statement)
     with database.transaction() as connection:
-        found = {one.what: one for one in advice.advise(connection)}
+        assert {one.about for one in advice.advise(connection)} == {"two", "half_made", "public.small_id_seq"}
+        found = advice.advise(connection, advice.From(index_bytes=0, rows=20, transactions=1))
         sizes = advice.sizes(connection)
-    assert found["duplicate index"].sql == "DROP INDEX CONCURRENTLY two"
-    assert found["sequence near its end"].about == "public.small_id_seq"
+    by = {(one.what, one.about): one.sql for one in found}
+    assert by["duplicate index", "two"] == "DROP INDEX CONCURRENTLY two"
+    assert by["unused index", "one"] == "DROP INDEX CONCURRENTLY one"
+    assert by["invalid index", "half_made"] == "REINDEX INDEX CONCURRENTLY half_made"
+    assert by["missing index", "large"] == "CREATE INDEX CONCURRENTLY ON large (small_id)"
+    assert by["many dead rows", "large"] == "VACUUM (ANALYZE, VERBOSE) large"
+    assert by["wraparound", "small"] == "VACUUM (FREEZE, VERBOSE) small"
+    assert ("sequence near its end", "public.small_id_seq") in by
+    assert "small_pkey" not in {about for _, about in by}, "what keeps rows unique is of use"
     [grown] = advice.growth({"small": 1_000_000}, {"small": 500_000_000, "other": 1})
     assert grown.why == "1 MB a week ago, 500 MB now"
     assert "carts" in sizes
+    assert query(database, "SELECT to_regclass('two') IS NOT NULL AS there") == [{"there": True}]
 
 
 def test_commands_show_pause_and_preview(database: Database, run: Run) -> None:
