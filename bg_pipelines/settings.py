@@ -156,6 +156,10 @@ class Settings(BaseSettings):
     retention_file: Path | None = Field(
         default=None, description="TOML with retention rules of your own, and changes of ours"
     )
+    repack: bool = Field(
+        default=False,
+        description="on PostgreSQL 19, rewrite tables that are mostly empty space; see docs/cleaning.md before",
+    )
     alert_phones: Phones = Field(default=(), description="who gets alerts by SMS, through Twilio")
     alert_urls: Urls = Field(default=(), description="other alert targets: apprise URLs, which hold secrets")
     twilio_account_sid: Annotated[

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
+from bg_pipelines.cleaning.aside import reason_of
 from bg_pipelines.cleaning.pressure import REST_SECONDS, Watch
 from bg_pipelines.cleaning.relations import Axis, Connection, Span
 from bg_pipelines.database.engine import Database
@@ -261,15 +262,3 @@ def _explained(error: psycopg.Error) -> BaseException:
         f"cleaning lacks a right: {error.diag.message_primary}. Grant it; docs/cleaning.md has the list.",
         source="database",
     )
-
-
-def reason_of(error: psycopg.Error) -> str:
-    """Why a row could not be deleted: who refused it, without the row's own values."""
-    diagnosis = error.diag
-    if diagnosis.constraint_name:
-        return f"the constraint {diagnosis.constraint_name} of {diagnosis.table_name} ({error.sqlstate})"
-    if diagnosis.context:
-        # Where it was raised; what was said there may be anything.
-        place = diagnosis.context.splitlines()[0]
-        return f"{place} ({error.sqlstate})" if place.startswith("PL/") else f"a trigger ({error.sqlstate})"
-    return f"{type(error).__name__} ({error.sqlstate})"

@@ -164,10 +164,10 @@ def _take_reply(connection: Connection, fields: Mapping[str, str], rules: Answer
         case Reading.STOP | Reading.REFUSAL:
             _opt_out(connection, phone, body, sid, last, fields, rules)
         case Reading.START:
-            _record(connection, phone, consent.ALL, body, sid)
+            _opt_in(connection, phone, consent.ALL, body, sid)
         case Reading.YES:
             for kind in asked(connection, phone):
-                _record(connection, phone, kind, body, sid)
+                _opt_in(connection, phone, kind, body, sid)
         case _:
             pass
     if reading in (Reading.REFUSAL, Reading.OTHER):
@@ -233,9 +233,9 @@ def _opt_out(
         return  # no country that is sent to: nothing is confirmed
 
 
-def _record(connection: Connection, phone: str, kind: str, body: str, sid: str) -> None:
+def _opt_in(connection: Connection, phone: str, kind: str, body: str, sid: str) -> None:
     event = consent.Event(phone, kind, "confirmed", "reply", "sms", wording=body, evidence=sid)
-    consent.record(connection, event)
+    consent.opt_in(connection, event)
 
 
 def report_open_replies(connection: Connection, occurrence: str | None = None) -> int:

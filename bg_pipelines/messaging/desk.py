@@ -39,6 +39,13 @@ STATUSES = (
     "failed",
     "canceled",
 )
+ABOUT = {
+    "product_share": "news of products",
+    "customer_alert": "alerts about your orders and wishes",
+    "cart_reminder": "shopping cart reminders",
+    "all": "news of products and orders",
+}
+"""What a number is asked for."""
 SETTLED_AS = ("sent", "again", "dropped")
 
 
@@ -278,37 +285,35 @@ def grant(
     by: str,
     occurred_at: datetime | None = None,
 ) -> None:
-    """Record that a number consented to messages of a kind; with double opt-in it is asked to answer YES.
+    """Record that a number consented to messages of a kind; with double opt-in, and for reminders of carts, it is asked to
+    answer YES.
 
     Raises IntegrationError (bad_data).
     """
     number = read_number(phone, rules.countries)
     with database.transaction() as connection:
         store_id = find_store(connection, store)
-        consent.record(
-            connection,
-            consent.Event(
-                number.phone,
-                kind,
-                "granted",
-                source,
-                channel,
-                wording,
-                store_id=store_id,
-                recorded_by=by,
-                occurred_at=occurred_at,
-            ),
+        granted = consent.Event(
+            number.phone,
+            kind,
+            "granted",
+            source,
+            channel,
+            wording,
+            store_id=store_id,
+            recorded_by=by,
+            occurred_at=occurred_at,
         )
-        if rules.double_opt_in:
+        if rules.double_opt_in or kind in consent.CONFIRMED_BY_NAME:
+            consent.record(connection, granted)
             ask(connection, store_id, number.phone, kind, rules, by=by)
+        else:
+            consent.opt_in(connection, granted)
 
 
 def ask(connection: Connection, store_id: int, phone: str, kind: str, rules: Rules, *, by: str) -> None:
     """Ask a number to confirm its consent by answering YES (double opt-in)."""
-    about = {"product_share": "products", "customer_alert": "your orders and wishes"}.get(
-        kind, "products and orders"
-    )
-    text = NewText("opt_in", store_id, phone, fields={"about": about}, created_by=by)
+    text = NewText("opt_in", store_id, phone, fields={"about": ABOUT[kind]}, created_by=by)
     id_, _ = put(connection, text, rules.countries)
     consent.record(
         connection,

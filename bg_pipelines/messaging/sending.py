@@ -251,6 +251,7 @@ class Sending:
             surprise = unexpected(error, details={"maybe_sent": True})
             self.sent.count(*self._settle_failure(claim, surprise))
             return
+        self.pace.went_through()
         self._settle_sent(claim, sid)
         self.sent.count("sent")
 
@@ -357,7 +358,7 @@ class Sending:
         unclear = looked_up or bool(error.details.get("maybe_sent"))
         code = error.details.get("code")
         if error.error_type is ErrorType.THROTTLED:
-            self.pace.hold(float(error.details.get("retry_after_seconds") or 1.0))
+            self.pace.slow_down(error.details.get("retry_after_seconds"))
         with self.database.transaction() as connection:
             if error.error_type is ErrorType.BAD_DATA and not unclear:
                 self._refuse_for_good(connection, claim, error, code)

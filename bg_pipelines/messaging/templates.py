@@ -50,7 +50,7 @@ TEMPLATES: Mapping[str, str] = {
     "price_drop": "{store}: {title} is now {price}, was {was}. {link} Reply STOP to opt out",
     "order_ready": "{store}: your order {order} is ready. Ref {reference}. Reply STOP to opt out",
     "opt_out": "{store}: you are opted out and get no more messages. Reply START to opt in again. Ref {reference}",
-    "opt_in": "{store}: reply YES to get text messages about {about}. Message and data rates may apply. "
+    "opt_in": "{store}: reply YES to get {about} by text message. Message and data rates may apply. "
     "Reply HELP for help, STOP to opt out. Ref {reference}",
 }
 ALERTS = ("back_in_stock", "price_drop", "order_ready")

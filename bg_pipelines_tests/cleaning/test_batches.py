@@ -15,7 +15,7 @@ import pytest
 from bg_pipelines.cleaning import tasks
 from bg_pipelines.cleaning.batches import Manners, Pace
 from bg_pipelines.cleaning.carts import TABLES
-from bg_pipelines.cleaning.pressure import Limits, Pressure, Watch, measure, reason_to_wait
+from bg_pipelines.cleaning.pressure import Limits, measure
 from bg_pipelines.database.engine import Database
 from bg_pipelines_tests.cleaning.test_carts import DAY, add_cart, clean, ids
 from bg_pipelines_tests.support import PROJECT, HandClock, query, wait_for
@@ -181,24 +181,6 @@ def test_it_waits_while_the_database_is_busy_and_yields_when_that_takes_long(dat
     assert summary.done[0].pauses == {"sessions waiting for locks": pytest.approx(60)}
     assert count(database) == 50
     assert clean(database, run_id="calm").figures["carts.rows"] == 50
-
-
-def test_what_it_waits_for() -> None:
-    calm, limits = Pressure(3, 0, None, None, False), Limits()
-    assert reason_to_wait(calm, limits) is None
-    assert reason_to_wait(calm._replace(vacuuming=True), limits) == "a vacuum of the same table"
-    assert reason_to_wait(calm._replace(active_sessions=51), limits) == "many active sessions"
-    assert reason_to_wait(calm._replace(replica_lag_seconds=11.0), limits) == "replica lag"
-    assert reason_to_wait(calm._replace(wal_files_to_archive=65), limits) == "WAL waiting to be archived"
-    clock = HandClock()
-    looks: list[int] = []
-    watch = Watch(lambda: looks.append(1) or calm, limits, clock=clock)  # type: ignore[func-returns-value]
-    for _ in range(5):
-        watch.look()
-    assert len(looks) == 1, "it looks once a second"
-    clock.seconds += 1
-    watch.look()
-    assert len(looks) == 2
 
 
 KILLED = """

@@ -141,7 +141,7 @@ def test_by_setting_stop_ends_the_kind_it_answers_alone(outbox: Outbox, reply: R
     reply("STOP", rules=AnswerRules(stop_scope="kind"))
     assert opted_out(outbox) == {"product_share"}
     reply("STOP")
-    assert opted_out(outbox) == {"product_share", "customer_alert"}
+    assert opted_out(outbox) == set(consent.KINDS)
     reply("START")
     assert opted_out(outbox) == set()
 
@@ -171,6 +171,30 @@ def test_an_opt_out_is_passed_on_to_the_platforms(outbox: Outbox, reply: Reply) 
         "unsubscribed",
         "opt-out (reply)",
     )
+
+
+def test_an_opt_in_is_passed_on_as_well_and_never_overtaken_by_the_opt_out_before_it(
+    outbox: Outbox, reply: Reply
+) -> None:
+    put_customer(outbox, "subscribed")
+    reply("STOP")
+    reply("START")
+    reply("START")
+    edits = query(outbox.database, "SELECT from_value, to_value FROM customer_changes ORDER BY id")
+    assert edits == [
+        {"from_value": "subscribed", "to_value": "unsubscribed"},
+        {"from_value": "unsubscribed", "to_value": "subscribed"},
+    ]
+    query(outbox.database, "DELETE FROM customer_changes")
+    query(outbox.database, "UPDATE customers SET sms_consent = 'not_subscribed'")
+    about: Any = {"source": "form", "channel": "web", "wording": "Text me", "by": "jane"}
+    desk.grant(outbox.database, outbox.rules, "harbor", ANN, "product_share", **about)
+    assert query(outbox.database, "SELECT FROM customer_changes") == [], (
+        "a platform knows one consent, to all"
+    )
+    desk.grant(outbox.database, outbox.rules, "harbor", ANN, "all", **about)
+    [edit] = query(outbox.database, "SELECT to_value FROM customer_changes WHERE status = 'pending'")
+    assert edit == {"to_value": "subscribed"}
 
 
 def test_what_a_platform_says_counts_and_is_kept_as_evidence_when_relied_on(outbox: Outbox) -> None:
@@ -215,6 +239,25 @@ def test_the_ledger_is_never_changed_and_who_writes_it_first_or_last_does_not_ma
     for statement in ("UPDATE sms_consents SET event = 'granted'", "DELETE FROM sms_consents"):
         with pytest.raises(Exception, match="is a ledger"):
             query(outbox.database, statement)
+
+
+@pytest.mark.parametrize(
+    ("said", "may"),
+    [
+        ([("all", "granted")], False),
+        ([("all", "confirmed")], False),
+        ([("cart_reminder", "granted")], False),
+        ([("cart_reminder", "granted"), ("cart_reminder", "confirmed")], True),
+        ([("cart_reminder", "confirmed"), ("all", "revoked")], False),
+        ([("cart_reminder", "confirmed"), ("all", "revoked"), ("all", "confirmed")], False),
+        ([("cart_reminder", "confirmed"), ("product_share", "revoked")], True),
+    ],
+)
+def test_reminders_of_carts_need_a_double_opt_in_that_names_them(
+    said: list[tuple[str, str]], may: bool
+) -> None:
+    events = [Said(kind, event, NOON + timedelta(hours=n)) for n, (kind, event) in enumerate(said)]
+    assert (verdict("cart_reminder", events, double_opt_in=False).why_not is None) is may
 
 
 @pytest.mark.parametrize(
@@ -322,5 +365,5 @@ def test_states_and_replies_arrive_through_the_receiver(outbox: Outbox, tmp_path
     )
     assert run.run().events == {"handled": 4}
     assert outbox.row(id_)["status"] == "delivered"
-    assert opted_out(outbox) == {"product_share", "customer_alert"}
+    assert opted_out(outbox) == set(consent.KINDS)
     assert {row["payload"] for row in query(outbox.database, "SELECT payload FROM webhook_events")} == {None}

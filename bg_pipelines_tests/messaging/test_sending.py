@@ -9,6 +9,7 @@ import pytest
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling
+from bg_pipelines.messaging import consent
 from bg_pipelines.messaging.checks import Rules
 from bg_pipelines.messaging.pace import Pace
 from bg_pipelines.sandbox import Fault, Sandbox, edit
@@ -130,8 +131,19 @@ def test_429_slows_all_down_and_loses_nothing(outbox: Outbox, clock: DatabaseClo
     pace = Pace(10_000, clock=HandClock())
     assert str(outbox.send(pace=pace)) == "1 retrying"
     assert pace.reserve() == pytest.approx(1, abs=0.01)
-    clock.advance(seconds=2)
+    clock.advance(minutes=1)
     assert str(outbox.send()) == "1 sent"
+
+
+def test_each_429_that_names_no_delay_is_waited_out_longer(outbox: Outbox, clock: DatabaseClock) -> None:
+    id_ = outbox.put()
+    outbox.sandbox.world.twilio.faults.append(Fault("too_many_requests"))
+    waits = []
+    for _ in range(4):
+        outbox.send()
+        waits.append(outbox.row(id_)["retry_reason"].rpartition(", ")[2])
+        clock.advance(minutes=30)
+    assert waits == ["next within 60 s", "next within 120 s", "next within 240 s", "next within 480 s"]
 
 
 @pytest.mark.parametrize("code", [21211, 21614, 21635])
@@ -155,7 +167,7 @@ def test_who_opted_out_at_twilio_is_opted_out_here(outbox: Outbox) -> None:
     outbox.put()
     assert str(outbox.send()) == "1 refused"
     opted_out = query(outbox.database, "SELECT kind, how FROM sms_opt_outs ORDER BY kind")
-    assert opted_out == [{"kind": kind, "how": "twilio"} for kind in ("customer_alert", "product_share")]
+    assert opted_out == [{"kind": kind, "how": "twilio"} for kind in sorted(consent.KINDS)]
 
 
 def test_a_fault_of_the_account_stops_sending_under_one_incident_until_one_goes_through(
