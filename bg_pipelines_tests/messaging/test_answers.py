@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.messaging import answers, consent, desk, spikes
+from bg_pipelines.messaging import answers, consent, desk, handling, spikes
 from bg_pipelines.messaging.answers import AnswerRules, Outcome
 from bg_pipelines.messaging.consent import Event, Said, verdict
 from bg_pipelines.sandbox import edit
@@ -153,19 +153,19 @@ def test_what_is_no_keyword_reaches_a_person_under_one_incident(outbox: Outbox, 
     assert outbox.incidents() == [("text_replies", "open")]
     [incident] = query(outbox.database, "SELECT message FROM incidents")
     assert "red" not in incident["message"]
-    first, second = desk.open_replies(outbox.database)
+    first, second = handling.open_replies(outbox.database)
     assert (first.body, first.reading, first.phone) == ("Do you have it in red?", "other", ANN)
-    assert desk.settle_reply(outbox.database, first.id, by="jane") == 1
-    assert desk.settle_reply(outbox.database, second.id, by="jane") == 0
+    assert handling.settle_reply(outbox.database, first.id, by="jane") == 1
+    assert handling.settle_reply(outbox.database, second.id, by="jane") == 0
     assert outbox.incidents() == [("text_replies", "resolved")]
 
 
 def test_a_call_for_help_that_twilio_does_not_answer_reaches_a_person(outbox: Outbox, reply: Reply) -> None:
     reply("HELP")
     reply("?Que", OptOutType="HELP")
-    assert desk.open_replies(outbox.database) == []
+    assert handling.open_replies(outbox.database) == []
     reply("¡Ayuda!")
-    [waiting] = desk.open_replies(outbox.database)
+    [waiting] = handling.open_replies(outbox.database)
     assert (waiting.body, waiting.reading) == ("¡Ayuda!", "help")
 
 
