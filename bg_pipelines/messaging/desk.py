@@ -191,7 +191,7 @@ def grant(
 
 def ask(connection: Connection, store_id: int, phone: str, kind: str, rules: Rules, *, by: str) -> None:
     """Ask a number to confirm its consent by answering YES (double opt-in)."""
-    text = NewText("opt_in", store_id, phone, fields={"about": ABOUT[kind]}, created_by=by)
+    text = NewText("opt_in", store_id, phone, fields={"about": ABOUT[kind], "kind": kind}, created_by=by)
     id_, _ = put(connection, text, rules.countries)
     consent.record(
         connection,
