@@ -7,6 +7,7 @@ the second are outdone by options of the connection.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from typing import Any
@@ -55,15 +56,28 @@ _OF_JOBS = {"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout
 # Transport security and passwords: without them a connection would be refused, or less safe than was asked for.
 _KEPT = re.compile(r"PG(SSL|GSS|KRB|PASS|REQUIRE|CHANNELBINDING|OAUTH)")
 
-# Not among the options above: an older server does not know `transaction_timeout`, and of `synchronous_commit` all but
-# "off" will do. What leaves the house is recorded before it is sent, and the record must outlive a crash.
-_SETTLE = f"""
-SELECT current_setting('server_encoding'), current_setting('{_MARK}', true),
-    CASE WHEN current_setting('{_MARK}', true) = 'yes' AND current_setting('synchronous_commit') = 'off'
-        THEN set_config('synchronous_commit', 'on', false) END,
-    CASE WHEN current_setting('{_MARK}', true) = 'yes' AND current_setting('transaction_timeout', true) <> '0'
-        THEN set_config('transaction_timeout', '0', false) END
-"""
+# Not among the options above: an older server does not know `transaction_timeout`; of `synchronous_commit` all but
+# "off" will do, for what leaves the house is recorded before it is sent, and the record must outlive a crash; and only
+# who is allowed to may keep values out of the server's log, which quotes them with each error.
+_WHERE = {
+    "synchronous_commit": ("on", "current_setting('synchronous_commit') = 'off'"),
+    "transaction_timeout": ("0", "current_setting('transaction_timeout', true) <> '0'"),
+    "log_min_messages": (
+        "log",
+        "current_setting('log_min_messages') NOT IN ('log', 'fatal', 'panic') "
+        "AND has_parameter_privilege('log_min_messages', 'SET')",
+    ),
+    "log_parameter_max_length": (
+        "0",
+        "current_setting('log_parameter_max_length') <> '0' "
+        "AND has_parameter_privilege('log_parameter_max_length', 'SET')",
+    ),
+}
+_SETTLE = f"SELECT current_setting('server_encoding'), current_setting('{_MARK}', true)" + "".join(
+    f", CASE WHEN current_setting('{_MARK}', true) = 'yes' AND {condition} "
+    f"THEN set_config('{name}', '{value}', false) END"
+    for name, (value, condition) in _WHERE.items()
+)
 
 
 def forget_environment() -> None:
@@ -134,3 +148,19 @@ def _require_fit(row: tuple[Any, ...] | None) -> None:
 
 def _configuration(message: str, source: str = "database") -> IntegrationError:
     return IntegrationError.of(ErrorType.CONFIGURATION, message, source=source)
+
+
+def _without_values(record: logging.LogRecord) -> bool:
+    """Of an error that psycopg passes over it tells the text, which quotes a row."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            f"{type(part).__name__} {getattr(part, 'sqlstate', None) or ''}".strip()
+            if isinstance(part, BaseException)
+            else part
+            for part in record.args
+        )
+    record.exc_info = None
+    return True
+
+
+logging.getLogger("psycopg").addFilter(_without_values)

@@ -171,6 +171,45 @@ def test_a_pooler_that_hands_on_no_options_is_refused_in_one_sentence(
     assert "the address of the server itself" in error.message
 
 
+def test_an_error_that_psycopg_passes_over_is_logged_without_the_row(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(database_url)
+    with pytest.raises(psycopg.Error), database.transaction() as connection:  # noqa: PT012
+        connection.execute("CREATE TEMPORARY TABLE rows (orders int)")
+        with connection.cursor().copy("COPY rows FROM STDIN") as copy:
+            copy.write("Quendolin@example.com\n")
+            raise psycopg.DataError("Quendolin")  # a second one: psycopg tells of the first, and goes on
+    database.close()
+    assert "psycopg" in {record.name for record in caplog.records}
+    assert "Quendolin" not in caplog.text
+
+
+def test_values_are_kept_out_of_the_log_of_a_server_that_lets_us(server_home: Any, database_url: str) -> None:
+    name = sa.make_url(database_url).database
+    shown = "SELECT current_setting('log_min_messages'), current_setting('log_parameter_max_length')"
+    with psycopg.connect(embedded.ensure(server_home).url("postgres", driver=None), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET log_min_messages = 'warning'")
+        admin.execute(f"ALTER DATABASE {name} SET log_parameter_max_length = -1")
+        admin.execute("DROP ROLE IF EXISTS clerk")
+        admin.execute("CREATE ROLE clerk LOGIN")
+        try:
+            of_the_clerk = database_url.replace("postgres:@", "clerk:@")
+            for url, expected in ((database_url, ("log", "0")), (of_the_clerk, ("warning", "-1"))):
+                database = Database(url)
+                with database.transaction() as connection:
+                    assert connection.execute(shown).fetchone() == expected
+                database.close()
+            admin.execute("GRANT SET ON PARAMETER log_min_messages, log_parameter_max_length TO clerk")
+            database = Database(of_the_clerk)
+            with database.transaction() as connection:
+                assert connection.execute(shown).fetchone() == ("log", "0")
+            database.close()
+        finally:
+            admin.execute("REVOKE SET ON PARAMETER log_min_messages, log_parameter_max_length FROM clerk")
+            admin.execute("DROP ROLE clerk")
+
+
 def test_a_database_that_is_only_read_is_an_outage(database_url: str) -> None:
     database = Database(database_url)
     with pytest.raises(IntegrationError) as raised, database.transaction() as connection:  # noqa: PT012
