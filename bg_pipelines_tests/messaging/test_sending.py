@@ -11,6 +11,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling
 from bg_pipelines.messaging import consent
 from bg_pipelines.messaging.checks import Rules
+from bg_pipelines.messaging.handling import settle_unclear
 from bg_pipelines.messaging.pace import Pace
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines_tests.messaging.conftest import ANN, BEN, Outbox, client_of
@@ -100,8 +101,6 @@ def test_a_kill_between_record_and_settling_neither_loses_nor_doubles(
 def test_where_twilio_cannot_tell_it_is_parked_and_a_person_settles_it(
     outbox: Outbox, clock: DatabaseClock
 ) -> None:
-    from bg_pipelines.messaging import desk
-
     class Redacted(KilledSender):
         """An account that keeps no texts."""
 
@@ -119,8 +118,8 @@ def test_where_twilio_cannot_tell_it_is_parked_and_a_person_settles_it(
     assert str(outbox.send(sender)) == "1 parked"
     assert outbox.incidents() == [("texts_unclear", "open")]
     with pytest.raises(IntegrationError):
-        desk.settle_unclear(outbox.database, id_, "maybe", by="jane")
-    desk.settle_unclear(outbox.database, id_, "sent", by="jane")
+        settle_unclear(outbox.database, id_, "maybe", by="jane")
+    settle_unclear(outbox.database, id_, "sent", by="jane")
     assert (outbox.row(id_)["status"], outbox.incidents()) == ("sent", [("texts_unclear", "resolved")])
     assert len(outbox.at_twilio()) == 1
 
@@ -195,13 +194,29 @@ def test_a_fault_of_the_account_stops_sending_under_one_incident_until_one_goes_
     assert len(outbox.at_twilio()) == 20
 
 
-def test_a_code_that_says_nothing_of_the_recipient_parks_by_its_code(outbox: Outbox) -> None:
-    edit(outbox.sandbox.world.twilio, "set_invalid", numbers=[ANN], code=21408)
+@pytest.mark.parametrize("code", [21408, 21612, 29999, 30038])
+def test_a_code_that_says_nothing_of_the_recipient_parks_by_its_code(outbox: Outbox, code: int) -> None:
+    edit(outbox.sandbox.world.twilio, "set_invalid", numbers=[ANN], code=code)
     parked, sent = outbox.put(), outbox.put(phone=BEN)
     assert outbox.send().outcomes == {"parked": 1, "sent": 1}
-    assert outbox.incidents() == [("texts_refused:21408", "open")]
+    assert outbox.incidents() == [(f"texts_refused:{code}", "open")]
     assert query(outbox.database, "SELECT * FROM sms_opt_outs") == []
     assert (outbox.row(parked)["status"], outbox.row(sent)["status"]) == ("pending", "queued")
+
+
+def test_when_one_of_a_code_goes_through_those_of_other_codes_stay_parked(outbox: Outbox) -> None:
+    account = outbox.sandbox.world.twilio
+    edit(account, "set_invalid", numbers=[ANN], code=29999)
+    edit(account, "set_invalid", numbers=[BEN], code=30038)
+    outbox.put()
+    stays = outbox.put(phone=BEN)
+    assert outbox.send(workers=1).outcomes == {"parked": 2}
+    edit(account, "set_invalid", numbers=[], code=29999)
+    [incident] = query(outbox.database, "SELECT id FROM incidents WHERE fingerprint = 'texts_refused:29999'")
+    handling.retry(outbox.database, [incident["id"]], by="jane")
+    assert str(outbox.send()) == "1 sent"
+    assert dict(outbox.incidents()) == {"texts_refused:29999": "resolved", "texts_refused:30038": "open"}
+    assert outbox.row(stays)["next_due_at"] is None
 
 
 def test_a_message_is_held_until_the_recipient_s_morning_and_checked_again(
