@@ -204,6 +204,10 @@ class Settings(BaseSettings):
     text_double_opt_in: bool = Field(
         default=False, description="consent counts once its number has answered YES to a question sent to it"
     )
+    text_cart_reminders: bool = Field(
+        default=False,
+        description="remind people of carts that they left: marketing, so only those who answered YES to being asked",
+    )
     text_languages: Languages = Field(
         default=("en", "es", "fr"), description="whose words for STOP, START and HELP are understood"
     )

@@ -24,7 +24,6 @@ from bg_pipelines.cleaning.relations import Axis, Connection, Span
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.work.queue import clock
 
 TRIES = 4
 """So often a batch of the smallest size is tried before its rows are left to the next pass."""
@@ -143,10 +142,11 @@ class Pass:
         axis = self.sweep.axis
         if place is None:
             with self.transaction() as connection:
-                now = clock(connection).isoformat()
-                place = {"at": None, "end": axis.end(connection), "seen": 0, "began": now}
+                place = {"at": None, "end": axis.end(connection), "seen": 0}
                 self.keep(connection, place)
         at, end, seen = place["at"], place["end"], place["seen"]
+        # Of the whole pass so far, without the time between its runs.
+        start = self.clock() - place.get("seconds", 0.0)
         pace = Pace(place.get("size", self.manners.first_size or axis.first_size), self.manners.batch_seconds)
         tries = 0
         row_by_row = False
@@ -166,8 +166,9 @@ class Pass:
                         done, refused = self._row_by_row(connection, span)
                     else:
                         done = self.sweep.clean(connection, span)
-                    kept = {"at": reached, "size": pace.size, "seen": seen + pace.size}
-                    self.keep(connection, {**place, **kept})
+                    seconds = self.clock() - start
+                    kept = {"at": reached, "size": pace.size, "seen": seen + pace.size, "seconds": seconds}
+                    self.keep(connection, {"end": end, **kept})
             except IntegrationError as error:
                 if not is_expected(error):
                     raise

@@ -96,6 +96,7 @@ RULES: tuple[Rule, ...] = (
         "text_messages", "created_at", 400 * _DAY, "t.status NOT IN ('pending', 'queued', 'sending')",
         hold="EXISTS (SELECT FROM text_replies r WHERE r.message_id = t.id)",
     ),
+    Rule("text_subscriptions", "ended_at", 180 * _DAY),
     _deleted("locations"),
     _deleted("products"),
     _deleted("product_variants"),

@@ -1096,6 +1096,7 @@ class TextSubscription(Base):
             postgresql_where=sa.text("ended_at IS NULL"),
         ),
         sa.Index(None, "phone"),
+        sa.Index(None, "ended_at"),
         sa.Index(None, "store_id", "customer_external_id"),
     )
 
