@@ -26,6 +26,7 @@ from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import Facts, Message, compose
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.folders import private_folder
 from bg_pipelines.incidents import fingerprints, reporting
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, Fault
 
@@ -214,7 +215,7 @@ def _write(home: Path, known: dict[str, Entry], now: datetime) -> None:
 def _locked(home: Path) -> Iterator[None]:
     """One process at a time, so that two concurrent failures do not notify twice."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        private_folder(home)
         lock = os.open(home / "alerts-sent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:
         yield

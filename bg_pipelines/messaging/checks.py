@@ -162,16 +162,20 @@ def decide(claim: TextClaim, facts: Facts, rules: Rules, segments_left: int) -> 
     if claim.expires_at <= now:
         return Refuse("expired before it could be sent")
     relies_on: Said | None = None
-    if claim.kind != "service":
+    # The confirmation of an opt-out answers somebody who has just written, whatever they are opted out of.
+    is_confirmation = claim.template == "opt_out"
+    if not is_confirmation:
         try:
             read_number(claim.phone, rules.countries)
         except IntegrationError as error:
             return Refuse(error.message)
+        about = claim.fields.get("kind") if claim.template == "opt_in" else claim.kind
         for kind, how in facts.opt_outs:
-            if kind in (claim.kind, consent.ALL):
+            if consent.ALL in (kind, about) or kind == about:
                 return Refuse(
                     "the number can never be reached" if how == "unreachable" else f"opted out: {how}"
                 )
+    if claim.kind != "service":
         if facts.requested_by is None:
             verdict = consent.verdict(claim.kind, said_of(facts), double_opt_in=rules.double_opt_in)
             if verdict.why_not is not None:
@@ -186,7 +190,7 @@ def decide(claim: TextClaim, facts: Facts, rules: Rules, segments_left: int) -> 
     stopped = [name for name in facts.stopped if not _prefix_of(name)]
     if stopped and claim.incident_id is None:
         return Hold(now + STOPPED_WAIT, "sending is stopped")
-    if claim.kind == "service":
+    if is_confirmation:
         return Send(text, None, VALID[0] * 60)
     places = quiet_hours.places_of(
         claim.phone, [Address(country, state) for country, state in facts.addresses if country]
@@ -300,15 +304,15 @@ def render(
 ) -> Text:
     link = facts.link or own_link(facts)
     currency = facts.currency or ""
-    # What is ours is not to be overwritten by what came with the row, or it would lack its reference.
     fields: dict[str, Any] = {
-        **given,
         "store": facts.store,
         "title": cart_title(facts.in_cart) if facts.needs_cart else facts.title,
         "price": templates.money(facts.price, currency) if facts.price is not None else None,
-        # Without a page of its own the message is found by the reference itself.
-        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
         "order": facts.order_name,
+        **given,
+        # By these a message is found again, so that nothing may take their place. Without a page of its own it has the
+        # reference itself.
+        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
         "reference": reference,
     }
     if isinstance(given.get("was"), str):

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.messaging import answers, consent, desk, spikes
+from bg_pipelines.messaging import answers, consent, desk, handling, spikes
 from bg_pipelines.messaging.answers import AnswerRules, Outcome
+from bg_pipelines.messaging.checks import Rules
 from bg_pipelines.messaging.consent import Event, Said, verdict
 from bg_pipelines.sandbox import edit
 from bg_pipelines.settings import Settings
 from bg_pipelines.webhooks.handling import HandlingRequest, HandlingRun
-from bg_pipelines_tests.messaging.conftest import ANN, NOON, Outbox
+from bg_pipelines_tests.messaging.conftest import ANN, BEN, NOON, Outbox
 from bg_pipelines_tests.support import KEY, PATIENCE, DatabaseClock, query, wait_for
 from bg_pipelines_tests.webhooks.conftest import receiving
 
@@ -153,19 +154,19 @@ def test_what_is_no_keyword_reaches_a_person_under_one_incident(outbox: Outbox, 
     assert outbox.incidents() == [("text_replies", "open")]
     [incident] = query(outbox.database, "SELECT message FROM incidents")
     assert "red" not in incident["message"]
-    first, second = desk.open_replies(outbox.database)
+    first, second = handling.open_replies(outbox.database)
     assert (first.body, first.reading, first.phone) == ("Do you have it in red?", "other", ANN)
-    assert desk.settle_reply(outbox.database, first.id, by="jane") == 1
-    assert desk.settle_reply(outbox.database, second.id, by="jane") == 0
+    assert handling.settle_reply(outbox.database, first.id, by="jane") == 1
+    assert handling.settle_reply(outbox.database, second.id, by="jane") == 0
     assert outbox.incidents() == [("text_replies", "resolved")]
 
 
 def test_a_call_for_help_that_twilio_does_not_answer_reaches_a_person(outbox: Outbox, reply: Reply) -> None:
     reply("HELP")
     reply("?Que", OptOutType="HELP")
-    assert desk.open_replies(outbox.database) == []
+    assert handling.open_replies(outbox.database) == []
     reply("¡Ayuda!")
-    [waiting] = desk.open_replies(outbox.database)
+    [waiting] = handling.open_replies(outbox.database)
     assert (waiting.body, waiting.reading) == ("¡Ayuda!", "help")
 
 
@@ -204,6 +205,24 @@ def test_an_opt_in_is_passed_on_as_well_and_never_overtaken_by_the_opt_out_befor
     desk.grant(outbox.database, outbox.rules, "harbor", ANN, "all", **about)
     [edit] = query(outbox.database, "SELECT to_value FROM customer_changes WHERE status = 'pending'")
     assert edit == {"to_value": "subscribed"}
+
+
+@pytest.mark.parametrize("kind", ["customer_alert", "all"])
+def test_the_question_of_a_double_opt_in_waits_for_the_morning_and_is_not_asked_after_a_stop(
+    outbox: Outbox, reply: Reply, clock: DatabaseClock, kind: str
+) -> None:
+    outbox.rules = Rules(double_opt_in=True)
+    clock.set(NOON + timedelta(hours=11))
+    about: Any = {"source": "form", "channel": "web", "wording": "Text me", "by": "jane"}
+    for phone in (ANN, BEN):
+        desk.grant(outbox.database, outbox.rules, "harbor", phone, kind, **about)
+    assert str(outbox.send()) == "1 sent, 1 held", "in California it is eight in the evening"
+    clock.set(NOON + timedelta(hours=20))
+    reply("STOP")
+    assert str(outbox.send()) == "1 refused"
+    reply("YES", phone=BEN)
+    outbox.put(template="back_in_stock", phone=BEN, variant="v1", requested_by=None)
+    assert str(outbox.send()) == "1 held", "it is five in the morning there, and else it would be sent"
 
 
 def test_what_a_platform_says_counts_and_is_kept_as_evidence_when_relied_on(outbox: Outbox) -> None:
