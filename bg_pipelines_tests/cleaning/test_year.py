@@ -187,6 +187,9 @@ def test_what_is_kept_takes_no_more_room_at_the_end_of_a_year_than_before(
             database, "SELECT pg_stat_force_next_flush()"
         )  # which comes within seconds where weeks are as long as weeks
         test_database.clean(database, rules, run_id=f"database {week}", upkeep=IS_FULL)
+        if IS_FULL:
+            # As the server does by itself within minutes, which no week has here.
+            clock.connection.execute("VACUUM")
         history = dagster.clean(now)
         if week > LAST / 2:
             seen.append(
