@@ -19,13 +19,17 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.retries import Policies
 
-SHOPIFY_API_VERSION = "2026-07"
+SHOPIFY_API_VERSION = "2026-10"
+LOWEST_SHOPIFY_API_VERSION = "2026-04"
+"""Since then `inventorySetQuantities` has the compare-and-swap that stock corrections stand on."""
 TWILIO_API_URL = "https://api.twilio.com"
 
 
 def _api_version(value: str) -> str:
     if not re.fullmatch(r"\d{4}-(01|04|07|10)|unstable", value):
-        raise ValueError("versions are quarterly, like 2026-07")
+        raise ValueError("versions are quarterly, like 2026-10")
+    if value < LOWEST_SHOPIFY_API_VERSION:
+        raise ValueError(f"lacks what is asked for: give {LOWEST_SHOPIFY_API_VERSION} or a later one")
     return value
 
 

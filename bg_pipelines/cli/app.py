@@ -163,13 +163,15 @@ def migrate() -> None:
 @app.command()
 def check() -> None:
     """Check settings, key, databases, migrations, webhooks, and each store's credentials and scopes; list every fault."""
+    from datetime import UTC, datetime
+
     from bg_pipelines.operations import checks
     from bg_pipelines.wording import counted
 
     faults = checks.find_faults()
     for fault in faults:
         console.print(f"- {fault}", soft_wrap=True)
-    for hint in checks.find_hints():
+    for hint in checks.find_hints(datetime.now(UTC).date()):
         console.print(f"hint: {hint}", soft_wrap=True)
     console.print(counted(len(faults), "fault") if faults else "no faults found")
     sys.exit(1 if faults else 0)
