@@ -185,6 +185,10 @@ class Settings(BaseSettings):
         _shaped(r"MG[0-9A-Za-z]{32}", "must be MG and 32 letters and digits, from Twilio's console"),
     ] = None
     twilio_api_url: Annotated[str, AfterValidator(_api_url)] = TWILIO_API_URL
+    insecure: bool = Field(
+        default=False,
+        description="tokens may go unencrypted to APIs at http:// addresses of other machines: for tests in a network of your own",
+    )
     text_countries: Countries = Field(
         default=("US", "CA"), description="ISO 3166 codes of the countries that text messages may go to"
     )

@@ -119,8 +119,8 @@ class ShopifyClient:
         reserve: float = 0.0,
     ) -> None:
         self.api_version = api_version
-        self._base_url = base_url.rstrip("/")
-        self._url = f"{self._base_url}/admin/api/{api_version}/graphql.json"
+        self.base_url = base_url.rstrip("/")
+        self._url = f"{self.base_url}/admin/api/{api_version}/graphql.json"
         self._credentials = credentials
         self._on_token = on_token
         self.sleep = sleep
@@ -245,7 +245,7 @@ class ShopifyClient:
             "client_secret": credentials.client_secret,
             "grant_type": "client_credentials",
         }
-        url = f"{self._base_url}/admin/oauth/access_token"
+        url = f"{self.base_url}/admin/oauth/access_token"
         received = self._post(url, orjson.dumps(request), {})
         details = {"status": received.status}
         if received.status in (400, 401):
