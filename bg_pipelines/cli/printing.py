@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.wording import visible
 
 if TYPE_CHECKING:
@@ -115,8 +116,14 @@ def print_json(content: dict[str, Any]) -> None:
 
 @contextmanager
 def open_migrated() -> Iterator[Database]:
-    """The application's database, at the newest revision. Raises IntegrationError."""
+    """The application's database, at the newest revision.
+
+    Raises IntegrationError, also (bad_data) for a value that no column takes, such as an id of thirty digits.
+    """
     # Imported here, so that help does not wait for a database driver.
+    import psycopg
+    import sqlalchemy as sa
+
     from bg_pipelines.database.engine import open_database
     from bg_pipelines.settings import load_settings
 
@@ -124,6 +131,12 @@ def open_migrated() -> Iterator[Database]:
     try:
         database.require_migrated()
         yield database
+    except (psycopg.DataError, sa.exc.DataError) as error:
+        what = type(getattr(error, "orig", None) or error).__name__
+        message = (
+            f"a value that was given is too large, or not of its kind ({what}); nothing was changed by it"
+        )
+        raise IntegrationError.of(ErrorType.BAD_DATA, message, source="command line") from None
     finally:
         database.close()
 
