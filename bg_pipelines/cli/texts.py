@@ -9,7 +9,7 @@ import typer
 from bg_pipelines.cli.printing import AsJson, By, console, logged_in, new_table, open_migrated, print_json
 from bg_pipelines.database.engine import Database
 from bg_pipelines.messaging import consent, desk, handling
-from bg_pipelines.messaging.numbers import masked, read_number
+from bg_pipelines.messaging.numbers import any_number, masked
 from bg_pipelines.messaging.templates import ALERTS
 from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import counted, minute, plain
@@ -143,7 +143,7 @@ def show_consent(
     """Show everything that is known of a number's consent, as evidence; or record consent. Prints personal data."""
     settings = load_settings()
     rules = desk.rules_of(settings)
-    phone = read_number(number, rules.countries).phone
+    phone = any_number(number)
     with open_migrated() as database:
         if grant is not None:
             if store is None or wording is None:
@@ -194,8 +194,7 @@ def opt_out(
     by: By = None,
 ) -> None:
     """Stop messages to a number at once, for a person who asked for it in whatever way."""
-    rules = desk.rules_of(load_settings())
-    phone = read_number(number, rules.countries).phone
+    phone = any_number(number)
     with open_migrated() as database, database.transaction() as connection:
         consent.opt_out(
             connection, phone, kind, source="staff", channel="staff", wording=how, by=by or logged_in()

@@ -304,15 +304,15 @@ def render(
 ) -> Text:
     link = facts.link or own_link(facts)
     currency = facts.currency or ""
-    # What is ours is not to be overwritten by what came with the row, or it would lack its reference.
     fields: dict[str, Any] = {
-        **given,
         "store": facts.store,
         "title": cart_title(facts.in_cart) if facts.needs_cart else facts.title,
         "price": templates.money(facts.price, currency) if facts.price is not None else None,
-        # Without a page of its own the message is found by the reference itself.
-        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
         "order": facts.order_name,
+        **given,
+        # By these a message is found again, so that nothing may take their place. Without a page of its own it has the
+        # reference itself.
+        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
         "reference": reference,
     }
     if isinstance(given.get("was"), str):

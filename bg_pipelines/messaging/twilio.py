@@ -76,6 +76,8 @@ _CODES: Mapping[int, tuple[ErrorType, str]] = {
     ),
     21705: (ErrorType.CONFIGURATION, _SENDER),
 }
+_TOLD = frozenset({401, 404, 429})
+"""Statuses that say enough, whatever comes with them."""
 
 
 class TextMessages:
@@ -282,15 +284,19 @@ class _Http:
         theirs = vendor_time(answer.headers)
         self.ahead = theirs - datetime.now(UTC) if theirs else timedelta()
         content = _object(answer.content)
+        if (
+            content is None
+            and (answer.status < 300 or 400 <= answer.status < 500)
+            and answer.status not in _TOLD
+        ):
+            raise _malformed(
+                f"Twilio's answer ({answer.status}) is not the JSON it should be: cut off, or of somebody in between",
+                {"status": answer.status, "maybe_sent": sends},
+            )
         if not 200 <= answer.status < 300:
             code = (content or {}).get("code")
             code = code if isinstance(code, int) else None
             raise classify(answer.status, code, answer.headers, maybe_sent=sends)
-        if content is None:
-            raise _malformed(
-                "Twilio's answer is not the JSON it should be",
-                {"status": answer.status, "maybe_sent": sends},
-            )
         return Response(answer.status, answer.content.decode("utf-8", "replace"), dict(answer.headers))
 
 

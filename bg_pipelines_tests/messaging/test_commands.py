@@ -90,6 +90,16 @@ def test_who_opted_out_cannot_be_shared_with_and_the_evidence_says_why(run: Run,
     assert evidence["now"] == dict.fromkeys(consent.KINDS, "opted out: staff")
 
 
+@pytest.mark.parametrize("number", ["+49 30 901820", "+1 900 555 0123", "+12125550123"])
+def test_nobody_s_opt_out_is_refused_whatever_their_number(run: Run, database: Database, number: str) -> None:
+    assert "gets no more messages" in ok(run("texts", "opt-out", number, "--how", "called us"))
+    assert "opted out: staff" in ok(run("texts", "consent", number))
+    assert {row["phone"] for row in query(database, "SELECT phone FROM sms_opt_outs")} == {
+        number.replace(" ", "")
+    }
+    assert "cannot be read" in refused(run("texts", "opt-out", "jane", "--how", "called us"))
+
+
 def test_a_subscription_is_typed_and_replies_are_read_and_settled(
     run: Run, number: str, database: Database
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from bg_pipelines.messaging.handling import settle_unclear
 from bg_pipelines.messaging.pace import Pace
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines_tests.messaging.conftest import ANN, BEN, Outbox, client_of
-from bg_pipelines_tests.support import DatabaseClock, HandClock, query
+from bg_pipelines_tests.support import PROJECT, DatabaseClock, HandClock, query
 
 
 def test_a_share_is_sent_once_with_title_price_and_a_link_that_names_it(outbox: Outbox) -> None:
@@ -37,14 +38,28 @@ def test_one_key_is_one_message(outbox: Outbox) -> None:
     assert len(outbox.at_twilio()) == 1
 
 
-def test_the_application_puts_a_message_by_its_own_insert(outbox: Outbox) -> None:
-    query(
-        outbox.database,
-        "INSERT INTO text_messages (idempotency_key, kind, template, store_id, phone, product_external_id, requested_by) "
-        "VALUES ('cart 12', 'product_share', 'product_share', 1, %s, 'p1', 'product page')",
-        ANN,
-    )
+def test_the_application_puts_a_message_by_its_own_insert_as_the_documentation_has_it(outbox: Outbox) -> None:
+    page = (PROJECT / "docs" / "text-messages.md").read_text(encoding="utf-8")
+    message, given = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    [product] = re.findall(r"gid://shopify/Product/\d+", message)
+    for table, column in (("products", "external_id"), ("product_variants", "product_external_id")):
+        query(outbox.database, f"UPDATE {table} SET {column} = %s", product)
+    for statement in (message, message, given):
+        query(outbox.database, statement)
     assert str(outbox.send()) == "1 sent"
+    with outbox.database.transaction() as connection:
+        [(kind, event)] = [(entry.kind, entry.event) for entry in consent.history(connection, ANN)]
+    assert (kind, event) == ("customer_alert", "granted")
+
+
+def test_what_comes_with_a_row_never_takes_the_place_of_its_reference(outbox: Outbox) -> None:
+    id_ = outbox.put(
+        fields={"link": "https://harbor.example/sale", "reference": "none", "title": "All shirts"}
+    )
+    outbox.send()
+    [body] = outbox.at_twilio()
+    assert outbox.row(id_)["reference"] in body
+    assert body.startswith("Harbor: All shirts, $49.00. https://harbor.example/products/")
 
 
 @pytest.mark.parametrize("kind", ["apply_then_cut", "half_json", "cut", "server_error", "html"])

@@ -244,6 +244,21 @@ def test_what_is_missing_is_listed_exactly() -> None:
     )
 
 
+@pytest.mark.parametrize("code", [21614, 21408, 20006])
+def test_a_refusal_that_cannot_be_read_is_looked_into_and_tried_again(
+    messages: TextMessages, sandbox: Sandbox, code: int
+) -> None:
+    edit(sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=code)
+    sandbox.world.twilio.faults.append(Fault("half_json", times=1, operation="CreateMessage"))
+    error = refused(lambda: messages.send(PHONE, BODY))
+    assert (error.error_type, error.recoverable, error.details["maybe_sent"]) == (
+        "malformed_response",
+        True,
+        True,
+    )
+    assert refused(lambda: messages.send(PHONE, BODY)).details["code"] == code
+
+
 @pytest.mark.parametrize("length", [0, 40])
 def test_half_an_answer_leaves_it_unclear(connect: Callable[..., TextMessages], length: int) -> None:
     head = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 400\r\n\r\n"
