@@ -261,6 +261,7 @@ class CustomerEdits:
         unit = StoreUnit(self.claim.store_id, QUEUE.table, error.error_type)
         fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
         with self.database.transaction() as connection:
+            worked_lately = store_units.worked_lately(connection, self.claim.store_id)
             for change in (change for edit in edits for change in edit.changes):
                 fail(
                     connection,
@@ -271,6 +272,7 @@ class CustomerEdits:
                     policies=self.context.policies,
                     rng=self.context.rng,
                     job=self.context.job,
+                    worked_lately=worked_lately,
                 )
             self._require_lease(connection)
         for edit in edits:

@@ -21,6 +21,7 @@ from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
+from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import Queue
 
 LEASE = timedelta(minutes=1)
@@ -137,6 +138,7 @@ class StockCorrections:
 
     def _park(self, claims: list[CorrectionClaim], error: IntegrationError) -> None:
         with self.context.database.transaction() as connection:
+            worked_lately = store_units.worked_lately(connection, self.claim.store_id)
             for claim in claims:
                 fail(
                     connection,
@@ -147,6 +149,7 @@ class StockCorrections:
                     policies=self.context.policies,
                     rng=self.context.rng,
                     job=self.context.job,
+                    worked_lately=worked_lately,
                 )
         for claim in claims:
             self.context.note_correction(

@@ -181,6 +181,9 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
     if 300 <= status < 400:
         message = f"Square's API has moved from this address ({status}): give the store its new --api-url"
         return _of(ErrorType.CONFIGURATION, message, details)
+    if code is None and status not in _OF_THE_CALL:
+        message = f"Square refuses the call and gives no reason ({said}): mostly for a moment; retried automatically"
+        return _of(ErrorType.REFUSED, message, details)
     at = f" at {field}" if field else ""
     error = _of(ErrorType.QUERY_REJECTED, f"Square refuses the request ({said}{at})", details)
     # A cursor expires; the pages are read again.
@@ -188,6 +191,8 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
     return error
 
 
+_OF_THE_CALL = frozenset({400, 405, 406, 411, 413, 414, 415, 422, 431})
+"""What is wrong is the request itself, also where no code says so."""
 _UNAUTHORISED = (
     "Square does not accept the access token ({said}): it is wrong, expired or revoked. "
     "Make a new one and give it with `bg-pipelines stores add`"
