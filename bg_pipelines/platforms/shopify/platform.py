@@ -273,8 +273,10 @@ class ShopifyPlatform:
     undated: frozenset[Resource] = frozenset()
     editable = EDITABLE
 
-    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
-        return self._edits.update(external_id, values)
+    def update_customer(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None = None
+    ) -> UpdateOutcome:
+        return self._edits.update(external_id, values, if_still)
 
     def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         return self._stock.correct(corrections)

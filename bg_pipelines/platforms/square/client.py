@@ -84,8 +84,8 @@ class SquareClient:
             "Square-Version": VERSION,
             "Content-Type": "application/json",
         }
-        self._sleep = sleep
-        self._throttle_wait_seconds = throttle_wait_seconds
+        self.sleep = sleep
+        self.throttle_wait_seconds = throttle_wait_seconds
 
     def close(self) -> None:
         self.transport.close()
@@ -97,8 +97,13 @@ class SquareClient:
     def post(self, what: str, /, **content: Any) -> Answer:
         return self._call("POST", what, content)
 
-    def put(self, *place: str, content: Mapping[str, Any]) -> Answer:
-        return self._call("PUT", _path(place), content)
+    def put(self, *place: str, content: Mapping[str, Any], may_wait_seconds: float | None = None) -> Answer:
+        """`may_wait_seconds` is for what must not be sent later than that; by default a minute."""
+        return self._call("PUT", _path(place), content, may_wait_seconds)
+
+    def post_soon(self, what: str, content: Mapping[str, Any], may_wait_seconds: float) -> Answer:
+        """As `post`, for what must not be sent later than that."""
+        return self._call("POST", what, content, may_wait_seconds)
 
     def delete(self, *place: str) -> Answer:
         return self._call("DELETE", _path(place), None)
@@ -129,11 +134,18 @@ class SquareClient:
             if cursor is None:
                 return
 
-    def _call(self, method: str, path: str, content: Mapping[str, Any] | None) -> Answer:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        content: Mapping[str, Any] | None,
+        may_wait_seconds: float | None = None,
+    ) -> Answer:
         """What was answered, after waiting out rate limits. Raises IntegrationError: see `Transport` and `classify`."""
         url = f"{self.base_url}/v2/{path}"
         body = None if content is None else orjson.dumps(content)
-        may_wait, pause = self._throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait, pause = self.throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait = may_wait if may_wait_seconds is None else min(may_wait, may_wait_seconds)
         while True:
             try:
                 return self._read(self.transport.request(method, url, headers=self._headers, body=body))
@@ -143,7 +155,7 @@ class SquareClient:
                     raise
                 may_wait -= seconds
                 pause *= 2
-                self._sleep(seconds)
+                self.sleep(seconds)
 
     def _read(self, received: http.Answer) -> Answer:
         if not 200 <= received.status < 300:

@@ -355,12 +355,14 @@ class SquarePlatform:
 
     # What we write
 
-    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+    def update_customer(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None = None
+    ) -> UpdateOutcome:
         def page(answer: Answer) -> Page:
             rows = [answer.data.get("customer")]
             return _page(answer, rows, self._converter(Resource.CUSTOMERS, answer))
 
-        return writes.update_customer(self._client, external_id, values, page)
+        return writes.update_customer(self._client, external_id, values, page, if_still)
 
     def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         return writes.correct_stock(self._client, corrections, self._sizes.changes)

@@ -704,3 +704,21 @@ def test_an_edit_without_an_outcome_is_malformed_and_never_taken_for_applied(
     shop.faults.append(Fault("null_field", field=field))
     error = failure_of(lambda: platform.update_customer(customer.external_id, {"note": "x"}))
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
+
+
+def test_what_staff_write_while_the_rate_limit_makes_us_wait_is_not_replaced(
+    shop: Shop, platform: ShopifyPlatform, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.faults.append(Fault("too_many_requests", seconds=30, times=1, operation="mutation UpdateCustomer("))
+
+    def staff(_: float) -> None:
+        edit(shop, "update_customer", id=customer.external_id, fields={"note": "theirs"})
+
+    monkeypatch.setattr(platform._client, "sleep", staff)
+    outcome = platform.update_customer(
+        customer.external_id, {"note": "ours"}, lambda row: row.note == customer.note
+    )
+    assert outcome.status == "changed"
+    assert outcome.page is not None
+    assert [row.note for row in outcome.page.records] == [held(shop, customer).note] == ["theirs"]
+    assert platform.update_customer(customer.external_id, {"note": "x"}, lambda _: True).status == "applied"
