@@ -289,7 +289,10 @@ class Settling:
             vendors_fault=outcome.platform
             in (Transition.OPENED, Transition.STILL_OPEN, Transition.PROBE_FAILED, Transition.AILING),
             new_credentials=self._has_new_credentials(connection),
-            worked_lately=store_units.worked_lately(connection, self.store.id),
+            # A scope may be of one unit alone; what puts the store out of reach is of all.
+            worked_lately=store_units.worked_lately(
+                connection, self.store.id, None if error.error_type in OUT_OF_REACH else claim.unit
+            ),
             job=self.job,
             policies=self.policies,
         )

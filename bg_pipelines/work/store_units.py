@@ -256,11 +256,13 @@ def pass_over(connection: Connection, units: Sequence[str], tiers: Sequence[int]
     ).rowcount
 
 
-def worked_lately(connection: Connection, store_id: int) -> bool:
-    """Whether any unit of the store succeeded within the last day: what its platform refuses now it took then."""
+def worked_lately(connection: Connection, store_id: int, unit: str | None = None) -> bool:
+    """Whether the unit, or (None) any of the store, succeeded within the last day: what its platform refuses now it took
+    then."""
     row = connection.execute(
-        "SELECT coalesce(max(last_succeeded_at) > clock_timestamp() - %s, false) FROM sync_states WHERE store_id = %s",
-        (LATELY, store_id),
+        "SELECT coalesce(max(last_succeeded_at) > clock_timestamp() - %(lately)s, false) FROM sync_states "
+        "WHERE store_id = %(store)s AND (%(unit)s::text IS NULL OR resource = %(unit)s)",
+        {"lately": LATELY, "store": store_id, "unit": unit},
     ).fetchone()
     return bool(row and row[0])
 

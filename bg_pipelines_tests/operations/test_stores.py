@@ -551,7 +551,7 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
     set_paused(database, ["Paused"], True)
     with database.transaction() as connection:
         connection.execute(
-            "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z', attempts = (name = 'Failing')::int, "
+            "UPDATE sync_states SET last_succeeded_at = clock_timestamp(), attempts = (name = 'Failing')::int, "
             "last_error = CASE WHEN name = 'Failing' THEN '{\"message\": \"no answer\"}'::jsonb END "
             "FROM stores WHERE id = store_id AND name IN ('Ok', 'Failing', 'Waiting')"
         )
@@ -568,6 +568,11 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
         ("Waiting", "needs attention"),
     ]
     assert isinstance(rows[0], StoreRow)
+    assert rows[2].last_synced_at is not None
+    late = "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z' WHERE resource = 'orders'"
+    change(database, late)
+    rows = list_stores(database)
+    assert [row.state for row in rows][2:3] == ["late"]
     assert rows[2].last_synced_at is not None
     assert rows[2].last_synced_at.isoformat() == "2026-11-23T12:00:00+00:00"
 

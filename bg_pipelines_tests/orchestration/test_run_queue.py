@@ -93,7 +93,10 @@ def test_the_first_tier_never_waits_and_neither_queue_waits_for_the_other(
         )
 
     def wait_until(held_now: dict[str, int], waiting_now: dict[str, int]) -> None:
-        wait_for(lambda: (held(), waiting()) == (held_now, waiting_now), PATIENCE)
+        try:
+            wait_for(lambda: (held(), waiting()) == (held_now, waiting_now), PATIENCE)
+        except AssertionError:
+            raise AssertionError((held(), waiting())) from None
 
     stores, default = STORES_SYNC.name, DEFAULT.name
     first, second, third = (f"{stores} {tier}" for tier in (1, 2, 3))
