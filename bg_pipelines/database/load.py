@@ -25,7 +25,8 @@ from psycopg.abc import Buffer
 from psycopg.types.array import ListDumper
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.records import UNWRITABLE, Reject
+from bg_pipelines.records import Reject
+from bg_pipelines.values import UNWRITABLE
 
 
 @dataclass

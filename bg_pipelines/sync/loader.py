@@ -10,6 +10,7 @@ what a full pass does differently, and sums are returned.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import PARTS, Page, Part, Record, Reject, Resource
 from bg_pipelines.sync.deletions import mark_children_deleted, mark_deleted, mark_left_parts_deleted
 from bg_pipelines.sync.rejects import keep_rejects
+from bg_pipelines.values import Refused, read_rows
 
 Connection = psycopg.Connection[Any]
 Rows = Sequence[Record] | Sequence[Part]
@@ -71,7 +73,7 @@ class Loader:
         `kept` is called, by table, with the rows that were not refused. Raises IntegrationError (count_mismatch) unless
         every row that was read is accounted for.
         """
-        pages = self.without_erased(connection, pages)
+        pages = self.without_erased(connection, self.readable(pages))
         rejects = [reject for page in pages for reject in page.rejects if not reject.table]
         counts = Counts(read=sum(page.read for page in pages), rejected=len(rejects))
         records = [record for page in pages for record in page.records]
@@ -114,6 +116,26 @@ class Loader:
         keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
         return Loaded(counts, rows_read, marked, moved)
 
+    def readable(self, pages: Sequence[Page]) -> Sequence[Page]:
+        """The pages with values that can be read again; other rows are rejected, each with its column. Once for each page."""
+        return [page if page.readable else self._readable(page) for page in pages]
+
+    def _readable(self, page: Page) -> Page:
+        records, refused = read_rows(page.records)
+        rejects = [_reject(one) for one in refused]
+        of = {reject.external_id: reject.payload for reject in rejects if isinstance(reject.external_id, str)}
+        parts: dict[str, list[Part]] = {}
+        for table, rows in page.parts.items():
+            # What belongs to a row that is rejected is kept with it.
+            for part in rows if of else ():
+                if part.order_external_id in of:
+                    of[part.order_external_id].setdefault(table, []).append(part._asdict())
+            own = [part for part in rows if part.order_external_id not in of] if of else rows
+            kept, refused = read_rows(own)
+            parts[table] = list(kept)
+            rejects += [_reject(one, table) for one in refused]
+        return replace(page, records=records, parts=parts, rejects=[*page.rejects, *rejects], readable=True)
+
     def without_erased(self, connection: Connection, pages: Sequence[Page]) -> Sequence[Page]:
         """The pages without the personal data of rows that were erased here; until the transaction ends no more are.
 
@@ -155,3 +177,8 @@ class Loader:
             kept = [row for row in kept if row.external_id not in left_out]
             rejects += refused
         return counts, kept
+
+
+def _reject(refused: Refused, table: str | None = None) -> Reject:
+    reason = f"{refused.reason}; correct it at the source, it loads once it has changed there"
+    return Reject(refused.row.external_id, reason, refused.row._asdict(), table)

@@ -6,13 +6,19 @@ from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.context import Context
+from bg_pipelines.values import read_rows
 from bg_pipelines.work import attempts
 
 
 def sync_profile(context: Context) -> None:
     """Keep the shop's profile. Raises IntegrationError (configuration) where another store of ours is the same shop."""
     claim = context.claim
-    profile = context.platform.profile()
+    found = context.platform.profile()
+    kept, refused = read_rows([found])
+    if refused:
+        message = f"the shop's profile cannot be held: {refused[0].reason}; correct it at the source"
+        raise IntegrationError.of(ErrorType.BAD_DATA, message, source=claim.platform)
+    [profile] = kept
     with context.database.transaction() as connection:
         double = connection.execute(
             "SELECT name FROM stores WHERE platform = %s AND external_id = %s AND id < %s AND paused_at IS NULL "

@@ -201,6 +201,7 @@ class TableSync:
     def _load(self, connection: Connection, pages: list[Page]) -> tuple[Counts, CursorState]:
         """Pages into the tables; returns what became of their rows, and the state behind them."""
         current, full_pass = self.current, None
+        pages = list(self.loader.readable(pages))
         sums = dict(current.sums)
         whole = Completeness(self.resource, self.claim.store_id, current)
         if current.full:

@@ -23,6 +23,7 @@ from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import Reject
 from bg_pipelines.sync.rejects import keep_rejects
+from bg_pipelines.values import Amount, Time, read_rows
 from bg_pipelines.webhooks.events import Event
 from bg_pipelines.work.queue import clock
 
@@ -52,32 +53,32 @@ class CartRecord(NamedTuple):
     """The columns of `carts` that deliveries fill; `order_external_id` is not among them."""
 
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     customer_external_id: str | None
     checkout_external_id: str | None
     currency: str | None
-    total: str | None
+    total: Amount | None
     email: str | None
     phone: str | None
-    completed_at: str | None
-    source_created_at: str
-    cart_updated_at: str | None
-    checkout_updated_at: str | None
+    completed_at: Time | None
+    source_created_at: Time
+    cart_updated_at: Time | None
+    checkout_updated_at: Time | None
 
 
 class ItemRecord(NamedTuple):
     """A row of `cart_items`."""
 
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     cart_external_id: str
     product_external_id: str | None
     variant_external_id: str | None
     title: str
     sku: str | None
-    quantity: int | str
-    unit_price: str | None
-    total: str | None
+    quantity: Amount
+    unit_price: Amount | None
+    total: Amount | None
     currency: str | None
 
 
@@ -162,14 +163,8 @@ def apply_documents(
     # What a newer delivery holds is there, whenever it was marked deleted.
     seen_at = clock(connection)
     refused: list[Reject] = []
-    counts[CARTS] += load(
-        connection,
-        CARTS,
-        store_id,
-        tombstones.strip_rows(CARTS, [cart.record() for cart in changed.values()]),
-        seen_at=seen_at,
-        reject=refused.append,
-    )
+    records = tombstones.strip_rows(CARTS, [cart.record() for cart in changed.values()])
+    counts[CARTS] += _load(connection, CARTS, store_id, records, seen_at, refused)
     # With their items: a cart that is not there has none.
     rejects += [reject._replace(payload=changed.pop(str(reject.external_id)).kept_as()) for reject in refused]
     counts[ITEMS] += _load_items(connection, cipher, store_id, list(changed.values()), seen_at)
@@ -206,7 +201,7 @@ def _load_items(
         return Counts()
     items = [item._replace(currency=cart.values["currency"]) for cart in told for item in cart.items or ()]
     refused: list[Reject] = []
-    counts = load(connection, ITEMS, store_id, items, seen_at=seen_at, reject=refused.append)
+    counts = _load(connection, ITEMS, store_id, items, seen_at, refused)
     parameters = {
         "store": store_id,
         "carts": [cart.token for cart in told],
@@ -225,6 +220,25 @@ def _load_items(
         parameters,
     ).rowcount
     keep_rejects(connection, cipher, ITEMS, store_id, refused)
+    return counts
+
+
+def _load(
+    connection: Connection,
+    table: str,
+    store_id: int,
+    rows: Sequence[Any],
+    seen_at: datetime,
+    rejects: list[Reject],
+) -> Counts:
+    """Rows into a table; those that cannot be held are added to `rejects`."""
+    kept, refused = read_rows(rows)
+    rejects += [
+        Reject(row.external_id, f"{reason}; it loads with a later delivery", row._asdict())
+        for row, reason in refused
+    ]
+    counts = Counts(read=len(refused), rejected=len(refused))
+    counts += load(connection, table, store_id, kept, seen_at=seen_at, reject=rejects.append)
     return counts
 
 

@@ -178,7 +178,7 @@ class TableAudit:
         self, connection: psycopg.Connection[Any], ids: Sequence[str], answer: Page
     ) -> Counts:
         found = self.found
-        [answer] = self.loader.without_erased(connection, [answer])
+        [answer] = self.loader.without_erased(connection, self.loader.readable([answer]))
         held = self._held(connection, ids)
         unloadable = self._rejected(connection, list(ids))
         for reject in answer.rejects:
