@@ -290,6 +290,10 @@ def _reason(error: Exception, record: Any) -> str:
     place = re.search(r"column (\w+)", diagnostic.context or "")
     if place:
         column = place[1]
+    elif isinstance(error, psycopg.errors.ProgramLimitExceeded):
+        # Too long for an index, of which PostgreSQL names neither.
+        lengths = {len(value): name for name, value in record._asdict().items() if isinstance(value, str)}
+        column = lengths[max(lengths)]
     # PostgreSQL quotes the value as it is: what begins with a quotation mark may go on behind the next one. Where
     # a constraint is broken it quotes names only.
     quoted = r'(?s):? ".*"' if isinstance(error, psycopg.DataError) else r':? "[^"]*"'

@@ -14,7 +14,7 @@ def normalise(text: str | None, region: str | None) -> tuple[str | None, str | N
     `region` is the ISO 3166 code of the country whose national numbers the text may be in. A text that is no valid
     number there gives none: a guess would be somebody else's phone. An extension is only in the text.
     """
-    if not text:
+    if text is None or text == "":
         return None, None
     if _E164.fullmatch(text):
         return text, None

@@ -18,6 +18,8 @@ from zlib import crc32
 import psycopg
 from psycopg import sql
 
+from bg_pipelines.values import read_time
+
 CRC32_SINCE = 180_000
 """PostgreSQL 18 has crc32() itself; with an older one the rows are streamed here to be summed."""
 
@@ -215,8 +217,7 @@ def _sum(texts: list[str]) -> int:
 def _moment(text: Any) -> str:
     """A source's time in one spelling, whichever it came in."""
     try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        moment = read_time(text).replace(tzinfo=None).isoformat()
+    except ValueError:
         return ""
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    return moment.rstrip("0") if "." in moment else moment

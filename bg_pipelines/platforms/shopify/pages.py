@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.rejects import NONSENSE, rejected
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.records import Page, Part, Record, Reject
@@ -14,8 +16,6 @@ from bg_pipelines.records import Page, Part, Record, Reject
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 
 Node = dict[str, Any]
-# What a converter raises for an invalid node.
-_NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
 
 
 class PageSizes(NamedTuple):
@@ -162,8 +162,8 @@ class Converted:
         for node in nodes:
             try:
                 converted = convert(self, node)
-            except _NONSENSE as error:
-                self.rejects.append(_reject(node, error))
+            except NONSENSE as error:
+                self.rejects.append(rejected(node, error, partial(convert, Converted(self.data))))
                 continue
             if type(converted) is str:
                 self.gone.append(converted)
@@ -178,8 +178,8 @@ class Converted:
         for node in nodes:
             try:
                 append(convert(whole, node))
-            except _NONSENSE as error:
-                self.rejects.append(_reject(node, error, table))
+            except NONSENSE as error:
+                self.rejects.append(rejected(node, error, partial(convert, whole), table=table))
 
     def page(
         self,
@@ -217,6 +217,14 @@ def rows_of(connection: Any) -> Rows:
     return Rows(nodes, cursor if more else None)
 
 
+def nested_rows(node: Node, name: str) -> Rows:
+    """The rows of a connection that is nested in a row: if it is none, that is one row's fault."""
+    try:
+        return rows_of(node[name])
+    except IntegrationError:
+        raise ValueError(f"{name}: lacks rows or its page information") from None
+
+
 def note_cursor(cursor: str | None, seen: set[str | None]) -> None:
     if cursor is not None and cursor in seen:
         raise malformed("Shopify repeats a page's cursor: the end would never be reached")
@@ -241,18 +249,3 @@ def key(node: Node) -> tuple[str, str]:
 
 def _gone(_: Converted, external_id: Any) -> str:
     return str(external_id)
-
-
-def _reject(node: Any, error: Exception, table: str | None = None) -> Reject:
-    external_id = node.get("id") if isinstance(node, dict) else None
-    if not isinstance(external_id, str):
-        external_id = None
-    if isinstance(error, KeyError):
-        reason = f"{error.args[0]}: missing from the answer"
-    elif isinstance(error, ValueError):
-        reason = str(error)
-    else:
-        reason = "a field that holds further fields is null"
-    return Reject(
-        external_id, f"{reason}; correct it at the source, it loads once it has changed there", node, table
-    )

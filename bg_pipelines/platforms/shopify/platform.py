@@ -40,7 +40,7 @@ from bg_pipelines.platforms.shopify.pages import (
     PageReader,
     PageSizes,
     key,
-    rows_of,
+    nested_rows,
 )
 from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
 from bg_pipelines.platforms.shopify.stock import Stock
@@ -251,7 +251,7 @@ class ShopifyPlatform:
 
         def convert(page: Converted, node: Node) -> Product:
             product = _product(page, node)
-            listed = rows_of(node["variants"])
+            listed = nested_rows(node, "variants")
             variants.data = page.data
             parent = {"product": {"id": product.external_id}}
             nodes = [{**one, **parent} if isinstance(one, dict) else one for one in listed.nodes]

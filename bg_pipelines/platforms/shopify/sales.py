@@ -26,7 +26,7 @@ from bg_pipelines.platforms.shopify.pages import (
     Rows,
     count_of,
     key,
-    rows_of,
+    nested_rows,
 )
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund
 
@@ -144,12 +144,12 @@ class Sales:
         return self._reader.by_ids(ORDERS_BY_IDS, self._lines, ids, self._order, shows_all=all_are_shown)
 
     def customer(self, _: Converted, node: Node) -> Customer | str:
-        nested = rows_of(node["addressesV2"])
+        nested = nested_rows(node, "addressesV2")
         addresses = self._all(nested, CUSTOMER_ADDRESSES, "customer", node)
         return node["id"] if addresses is None else customer(node, addresses)
 
     def _order(self, page: Converted, node: Node) -> Order | str:
-        nested = rows_of(node["lineItems"])
+        nested = nested_rows(node, "lineItems")
         lines = self._all(nested, ORDER_LINES, "order", node)
         return node["id"] if lines is None else whole_order(page, node, lines)
 
@@ -182,25 +182,26 @@ def customer(node: Node, addresses: Sequence[Node]) -> Customer:
     if phone is not None:
         number, given = normalise(phone["phoneNumber"], region)
         sms_location = phone["sourceLocation"]
-        sms_source = sms_location["id"] if sms_location else _lower(phone["marketingCollectedFrom"])
+        collected_from = phone["marketingCollectedFrom"]
+        sms_source = _lower(collected_from) if sms_location is None else sms_location["id"]
     return Customer(
         *key(node),
         node["firstName"],
         node["lastName"],
         company,
-        email["emailAddress"] if email else None,
+        email["emailAddress"] if email is not None else None,
         node["verifiedEmail"],
         number,
         given,
-        _addresses(default["id"] if default else None, addresses) if addresses else "[]",
+        _addresses(default["id"] if default is not None else None, addresses) if addresses else "[]",
         node["tags"],
         node["locale"],
         node["note"],
-        email["marketingState"].lower() if email else None,
-        email["marketingUpdatedAt"] if email else None,
-        email_location["id"] if email_location else None,
-        phone["marketingState"].lower() if phone else None,
-        phone["marketingUpdatedAt"] if phone else None,
+        email["marketingState"].lower() if email is not None else None,
+        email["marketingUpdatedAt"] if email is not None else None,
+        email_location["id"] if email_location is not None else None,
+        phone["marketingState"].lower() if phone is not None else None,
+        phone["marketingUpdatedAt"] if phone is not None else None,
         sms_source,
         node["numberOfOrders"],
         spent["amount"],
@@ -220,6 +221,8 @@ def whole_order(page: Converted, node: Node, lines: Sequence[Node]) -> Order:
 def order(node: Node) -> Order:
     """An order as it was sold, without its parts."""
     refunded = node["refunds"]
+    if type(refunded) is not list:
+        raise ValueError("refunds: must be a list and is not")
     if len(refunded) >= REFUNDS_AT_MOST:
         raise ValueError(f"refunds: {len(refunded)}, and Shopify tells of no more; some may be missing")
     buyer, location = node["customer"], node["retailLocation"]
@@ -228,18 +231,18 @@ def order(node: Node) -> Order:
     return Order(
         *key(node),
         node["name"],
-        buyer["id"] if buyer else None,
-        location["id"] if location else None,
+        buyer["id"] if buyer is not None else None,
+        location["id"] if location is not None else None,
         node["sourceName"],
-        "cancelled" if cancelled_at else "closed" if closed_at else "open",
+        "cancelled" if cancelled_at is not None else "closed" if closed_at is not None else "open",
         _lower(node["displayFinancialStatus"]),
         _lower(node["displayFulfillmentStatus"]),
         False,
         node["test"],
         node["currencyCode"],
-        subtotal["shopMoney"]["amount"] if subtotal else None,
-        discount["shopMoney"]["amount"] if discount else None,
-        tax["shopMoney"]["amount"] if tax else None,
+        subtotal["shopMoney"]["amount"] if subtotal is not None else None,
+        discount["shopMoney"]["amount"] if discount is not None else None,
+        tax["shopMoney"]["amount"] if tax is not None else None,
         node["totalPriceSet"]["shopMoney"]["amount"],
         node["email"],
         node["phone"],
@@ -263,8 +266,8 @@ def line(order_node: Node, node: Node) -> OrderLine:
         external_id,
         order_node["updatedAt"],
         order_node["id"],
-        product["id"] if product else None,
-        variant["id"] if variant else None,
+        product["id"] if product is not None else None,
+        variant["id"] if variant is not None else None,
         node["title"],
         node["variantTitle"],
         node["sku"],
@@ -290,7 +293,7 @@ def refund(order_node: Node, node: Node) -> Refund:
         node["totalRefundedSet"]["shopMoney"]["amount"],
         order_node["currencyCode"],
         node["note"],
-        node["processedAt"] or node["createdAt"],
+        node["createdAt"] if node["processedAt"] is None else node["processedAt"],
     )
 
 
@@ -299,6 +302,10 @@ def _addresses(default_id: str | None, nodes: Sequence[Node]) -> str:
     if len(nodes) > 1 and nodes[0]["id"] != default_id:
         nodes = sorted(nodes, key=lambda node: node["id"] != default_id)
     kept = [{name: node[name] for name in ADDRESS if node[name] is not None} for node in nodes]
+    for address in kept:
+        for name, value in address.items():
+            if type(value) is not str:
+                raise ValueError(f"addresses.{name}: must be a text and is not")
     try:
         return orjson.dumps(kept).decode()
     except orjson.JSONEncodeError:

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, batch_key, batches
+from bg_pipelines.platforms.rejects import NONSENSE
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import (
@@ -21,6 +23,7 @@ from bg_pipelines.platforms.shopify.pages import (
     Node,
     PageReader,
     key,
+    nested_rows,
     note_cursor,
     rows_of,
 )
@@ -110,14 +113,15 @@ class Stock:
             note_cursor(rows.next_cursor, seen)
             first = Converted()
             to_drain: list[tuple[str, str]] = []
-            try:
-                for location in rows.nodes:
-                    levels = rows_of(location["inventoryLevels"])
-                    first.add(levels.nodes, partial(_level, location["id"]))
-                    if levels.next_cursor is not None:
-                        to_drain.append((location["id"], levels.next_cursor))
-            except (KeyError, TypeError):
-                raise malformed("Shopify's answer lacks a location's stock levels") from None
+            for location in rows.nodes:
+                try:
+                    place, levels = _text(location["id"]), nested_rows(location, "inventoryLevels")
+                except NONSENSE as error:
+                    first.add([location], partial(_refuse, error))
+                    continue
+                first.add(levels.nodes, partial(_level, place))
+                if levels.next_cursor is not None:
+                    to_drain.append((place, levels.next_cursor))
             # Where each part of this page of locations goes on: behind the last, with the next page of them.
             parts: list[str | None] = [
                 _token(locations_after, location, after) for location, after in to_drain
@@ -276,10 +280,23 @@ def _token(locations_after: str | None, location: str | None = None, after: str 
     return json.dumps({"locations_after": locations_after, "location": location, "after": after})
 
 
+def _refuse(error: Exception, _: Converted, __: Node) -> InventoryLevel:
+    """A location that does not tell its stock stands for it: what is held of it is asked for by id."""
+    raise error
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or not value:
+        raise ValueError("id: must be a text and is not")
+    return value
+
+
 def _level(location: str, _: Converted, node: Node) -> InventoryLevel | str:
     external_id, updated_at = key(node)
-    if not node["isActive"]:
+    if node["isActive"] is False:
         return external_id  # no longer stocked there
+    if node["isActive"] is not True:
+        raise ValueError("isActive: must be true or false and is not")
     quantities = {q["name"]: q["quantity"] for q in node["quantities"]}
     return InventoryLevel(
         external_id,

@@ -23,6 +23,7 @@ from bg_pipelines.platforms.protocol import (
     StoreAccess,
     UpdateOutcome,
 )
+from bg_pipelines.platforms.rejects import NONSENSE, id_of, rejected
 from bg_pipelines.platforms.square import converters as records
 from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import (
@@ -408,7 +409,7 @@ def _page(
     rows: list[Any],
     convert: Callable[[Node], Converted],
     *,
-    key: Callable[[Node], Any] = lambda row: row.get("id"),
+    key: Callable[[Any], Any] = id_of,
     resume: str | None = None,
     source_count: int | None = None,
 ) -> Page:
@@ -420,8 +421,8 @@ def _page(
     for row in rows:
         try:
             converted = convert(row)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            page.rejects.append(records.reject(row, error, key))
+        except NONSENSE as error:
+            page.rejects.append(rejected(row, error, convert, external_id=key(row)))
             continue
         if type(converted) is str:
             page.gone.append(converted)
