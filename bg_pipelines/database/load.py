@@ -72,6 +72,7 @@ def load(
     right_before: datetime | None = None,
     into_empty: bool = False,
     reject: Callable[[Reject], None],
+    met_again: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Counts:
     """Merge records of one type into `table`, in the caller's transaction.
 
@@ -82,7 +83,8 @@ def load(
     time, is not a newer version that arrived first: it is reset to the source's. `into_empty` says that the store
     probably has no row in the table yet: then there is nothing to merge with, and rows are copied into the table
     itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
-    be loaded.
+    be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were stamped since it began:
+    it has listed them before, or somebody else wrote them.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
@@ -92,7 +94,16 @@ def load(
     if unique:
         columns = records[0]._fields
         merge = _Merge(
-            connection, table, store_id, columns, seen_at, confirm_before, right_before, into_empty, reject
+            connection,
+            table,
+            store_id,
+            columns,
+            seen_at,
+            confirm_before,
+            right_before,
+            into_empty,
+            reject,
+            met_again,
         )
         counts += merge(unique)
     counts.require_complete(table)
@@ -127,11 +138,13 @@ class _Merge:
         right_before: datetime | None,
         into_empty: bool,
         reject: Callable[[Reject], None],
+        met_again: Callable[[Sequence[str]], None],
     ) -> None:
         self.connection = connection
         self.table = table
         self.into_empty = into_empty
         self.reject = reject
+        self.met_again = met_again
         self.parameters = {
             "store": store_id,
             "resource": table,
@@ -193,7 +206,11 @@ class _Merge:
         written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
         # What was written is stamped already, and of a first pass that is all.
         if self.parameters["confirm_before"] is not None and written < len(records):
-            execute(self.statements["confirm"], self.parameters)
+            confirmed = execute(self.statements["confirm"], self.parameters).rowcount
+            if written + confirmed < len(records):
+                self.met_again(
+                    [external_id for (external_id,) in execute(self.statements["again"], self.parameters)]
+                )
         return Counts(inserted=inserted, updated=written - inserted, unchanged=len(records) - written)
 
 
@@ -259,6 +276,11 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
             UPDATE {table} SET synced_at = now()
             WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
             AND synced_at < %(confirm_before)s""",
+        # What was written or confirmed just now has this transaction's time.
+        "again": """
+            SELECT external_id FROM {table}
+            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
+            AND synced_at >= %(confirm_before)s AND synced_at <> now() AND deleted_at IS NULL""",
     }
     return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
 

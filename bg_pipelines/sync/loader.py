@@ -41,13 +41,14 @@ class Loaded(NamedTuple):
     """What a load did; `gone` counts the rows that the source said are deleted, of `counts.deleted`.
 
     `counts.read` are rows and parts, `rows_read` are rows alone; `moved` tells whether rows were added, deleted or
-    rejected.
+    rejected. `again` are ids of rows that a full pass may have listed before: they are as they were, or rejected now.
     """
 
     counts: Counts
     rows_read: int
     gone: int
     moved: bool
+    again: list[str]
 
 
 class Loader:
@@ -78,9 +79,21 @@ class Loader:
         counts = Counts(read=sum(page.read for page in pages), rejected=len(rejects))
         records = [record for page in pages for record in page.records]
         refused_rows: list[Reject] = []
+        again: list[str] = []
         loaded, kept_rows = self._load_table(
-            connection, self.table, records, refused_rows, seen_at, full_pass, confirm=True
+            connection,
+            self.table,
+            records,
+            refused_rows,
+            seen_at,
+            full_pass,
+            confirm=True,
+            met_again=again.extend,
         )
+        rejected = {reject.key() for reject in (*rejects, *refused_rows)}
+        again += rejected
+        # One that is listed twice, and once cannot be loaded, stands with the rejected ones.
+        kept_rows = [row for row in kept_rows if row.external_id not in rejected] if rejects else kept_rows
         kept(self.table, kept_rows)
         counts += Counts(0, loaded.inserted, loaded.updated, loaded.unchanged, 0, loaded.rejected)
         gone = [external_id for page in pages for external_id in page.gone]
@@ -105,6 +118,13 @@ class Loader:
                         without[part.order_external_id].setdefault(name, []).append(part._asdict())
                 parts = [part for part in parts if part.order_external_id not in without]
             loaded_parts, kept_parts = self._load_table(connection, name, parts, refused, seen_at, full_pass)
+            left_out = {reject.key() for reject in refused}
+            if left_out or rejected:
+                kept_parts = [
+                    part
+                    for part in kept_parts
+                    if part.external_id not in left_out and part.order_external_id not in rejected
+                ]
             kept(name, kept_parts)
             counts += loaded_parts
             # Kept now, so that what is held of them is not taken for left behind.
@@ -114,7 +134,7 @@ class Loader:
                     connection, name, self.table, self.store_id, kept_rows, kept_parts
                 )
         keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
-        return Loaded(counts, rows_read, marked, moved)
+        return Loaded(counts, rows_read, marked, moved, again)
 
     def readable(self, pages: Sequence[Page]) -> Sequence[Page]:
         """The pages with values that can be read again; other rows are rejected, each with its column. Once for each page."""
@@ -156,6 +176,7 @@ class Loader:
         full_pass: FullPass | None,
         *,
         confirm: bool = False,
+        met_again: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> tuple[Counts, Sequence[Any]]:
         """Rows into one table; returns counts and the rows that were not refused. What was is added to `rejects`."""
         refused: list[Reject] = []
@@ -170,6 +191,7 @@ class Loader:
             right_before=full_pass.cutoff if full_pass else None,
             into_empty=full_pass.into_empty if full_pass else False,
             reject=refused.append,
+            met_again=met_again,
         )
         kept = newest(rows)
         if refused:

@@ -101,11 +101,13 @@ def held(
     listed_since: datetime | None = None,
     cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
+    rejected_too: bool = False,
     crc32_since: int = CRC32_SINCE,
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
-    `created_since`: only rows that were created since then, or synced since `listed_since`; `only`: of these ids.
+    `created_since`: only rows that were created since then, or synced since `listed_since`; `only`: of these ids;
+    `rejected_too`: and those others.
     """
     return _of_query(
         connection,
@@ -119,7 +121,7 @@ def held(
             store=sql.Literal(store_id),
             created=_created("t", created_since, listed_since),
             only=_only("external_id", only),
-            loadable=_loadable(table, store_id, "external_id"),
+            loadable=sql.SQL("true") if rejected_too else _loadable(table, store_id, "external_id"),
         ),
         crc32_since,
     )
@@ -135,6 +137,7 @@ def held_parts(
     listed_since: datetime | None = None,
     cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
+    rejected_too: bool = False,
     crc32_since: int = CRC32_SINCE,
 ) -> Sum:
     """Of the parts that stand in a table and belong to a row of `whole` that could be loaded; `only`: to one of these."""
@@ -156,7 +159,9 @@ def held_parts(
             created=created,
             only=_only("order_external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
-            whole_loadable=_loadable(whole, store_id, "order_external_id"),
+            whole_loadable=sql.SQL("true")
+            if rejected_too
+            else _loadable(whole, store_id, "order_external_id"),
         ),
         crc32_since,
     )

@@ -42,7 +42,8 @@ class PassState:
     is the end of a full pass. `gone` counts rows that the source said are deleted, `moved` tells whether rows came or
     went here. `source_count` and `last_count` are how many rows the source had at the first and at the last page,
     `listed_since` how old the oldest rows are that it lists. `sums` are of what a full pass has read, by table.
-    `backfill` is how a person wanted it read. `waits` counts how often the platform was not ready yet.
+    `backfill` is how a person wanted it read. `waits` counts how often the platform was not ready yet. `commits` are the
+    times of the transactions that kept what a full pass has read: its rows are stamped with them.
     """
 
     full: bool
@@ -60,6 +61,7 @@ class PassState:
     listed_since: datetime | None = None
     waits: int = 0
     sums: Mapping[str, Sum] = field(default_factory=dict)
+    commits: tuple[datetime, ...] = ()
 
     @property
     def cutoff(self) -> datetime:
@@ -74,9 +76,10 @@ class PassState:
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> PassState:
+        began_at = datetime.fromisoformat(kept["began_at"])
         return cls(
             full=kept["full"],
-            began_at=datetime.fromisoformat(kept["began_at"]),
+            began_at=began_at,
             into_empty=kept["into_empty"],
             backfill=kept.get("backfill"),
             vendor_began_at=_moment(kept["vendor_began_at"]),
@@ -90,6 +93,7 @@ class PassState:
             listed_since=_moment(kept["listed_since"]),
             waits=kept.get("waits", 0),
             sums={table: Sum(*summed) for table, summed in kept["sums"].items()},
+            commits=tuple(began_at + timedelta(microseconds=after) for after in kept.get("commits", ())),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -109,6 +113,7 @@ class PassState:
             "listed_since": _text(self.listed_since),
             "waits": self.waits,
             "sums": {table: list(summed) for table, summed in self.sums.items()},
+            "commits": [(at - self.began_at) // timedelta(microseconds=1) for at in self.commits],
         }
 
 

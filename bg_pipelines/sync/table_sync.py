@@ -27,7 +27,7 @@ from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
 from bg_pipelines.sync.summary import BACKFILLS
 from bg_pipelines.work import attempts, store_units
-from bg_pipelines.work.queue import clock
+from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
 
@@ -202,11 +202,11 @@ class TableSync:
         """Pages into the tables; returns what became of their rows, and the state behind them."""
         current, full_pass = self.current, None
         pages = list(self.loader.readable(pages))
-        sums = dict(current.sums)
+        sums, counted_off = dict(current.sums), set[str]()
         whole = Completeness(self.resource, self.claim.store_id, current)
         if current.full:
             records = [record for page in pages for record in page.records]
-            sums = whole.without_earlier_versions(connection, records)
+            sums, counted_off = whole.without_earlier_versions(connection, records)
             full_pass = FullPass(current.began_at, current.cutoff, current.into_empty)
 
         def kept(table: str, rows: Rows) -> None:
@@ -215,6 +215,13 @@ class TableSync:
                 sums = whole.summed(sums, table, rows)
 
         loaded = self.loader.load(connection, pages, seen_at=self.seen_at, full_pass=full_pass, kept=kept)
+        commits = current.commits
+        if current.full:
+            again = [one for one in loaded.again if one not in counted_off]
+            sums = whole.without_listed_twice(connection, sums, again)
+            commits = (
+                (*commits, transaction_time(connection)) if any(page.read for page in pages) else commits
+            )
         attempts.count(connection, self.context.attempt, len(pages), loaded.counts)
         if not current.full and loaded.counts.inserted + loaded.counts.updated:
             ids = [record.external_id for page in pages for record in page.records]
@@ -226,6 +233,7 @@ class TableSync:
             moved=current.moved or loaded.moved,
             resume=pages[-1].resume if pages else current.resume,
             sums=sums,
+            commits=commits,
         )
         return loaded.counts, replace(self.state, current=behind)
 
