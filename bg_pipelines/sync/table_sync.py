@@ -36,6 +36,8 @@ FULL_PASS_EVERY = timedelta(days=1)
 FULL_PASS_PAUSE = timedelta(hours=1)
 """A large table is not fully read more often because counts differ (see `Limits`): deletions can wait for so long."""
 ASKED_TOGETHER = 100
+ENDLESS_FROM = 10_000
+"""A pass that has read more than so many rows, and twice as many as there are, is reading a list without an end."""
 PARTS_A_ROW = 4
 """Orders have a few lines each; those of a commit's worth of orders with hundreds would fill the memory."""
 
@@ -57,6 +59,7 @@ class TableSync:
         self.then = then
         self.state = CursorState.parse(context.claim.cursor)
         self.store = StoreRef(context.claim.store_id, context.store_name, context.claim.platform)
+        self.read_at_most = ENDLESS_FROM
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
 
     def run(self) -> None:
@@ -235,7 +238,24 @@ class TableSync:
             sums=sums,
             commits=commits,
         )
+        self._require_end(connection, behind)
         return loaded.counts, replace(self.state, current=behind)
+
+    def _require_end(self, connection: Connection, behind: PassState) -> None:
+        """Raises IntegrationError (count_mismatch) where far more rows were read than there are."""
+        if behind.read <= self.read_at_most:
+            return
+        there = max(count_held(connection, self.table, self.claim.store_id), behind.last_count or 0)
+        self.read_at_most = ENDLESS_FROM + 2 * there
+        if behind.read > self.read_at_most:
+            raise IntegrationError(
+                f"{self.claim.platform} listed {behind.read:,} {self.table} without an end, and there are {there:,}. The "
+                "last pages were not kept; the next attempt reads everything again",
+                error_type=ErrorType.COUNT_MISMATCH,
+                severity="high",
+                source=self.table,
+                details={"read": behind.read, "there": there},
+            )
 
     # The end of a pass
 

@@ -18,6 +18,12 @@ PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 Node = dict[str, Any]
 
 
+EMPTY_PAGES = 100
+"""So many in a row are no list any more."""
+NESTED_ROWS = 10_000
+"""No row has more nested in it, be they lines or addresses: such a list has no end."""
+
+
 class PageSizes(NamedTuple):
     """How many rows a call asks for. Nested ones multiply: each document stays under the limit of 1000 cost points."""
 
@@ -41,51 +47,155 @@ class PageSizes(NamedTuple):
 PAGE_SIZES = PageSizes()
 
 
+# What may be different for fewer rows. A connection that never came about, a throttle or a refusal is not, nor the cost
+# of a single row, which is that of each.
+_OF_SIZE = {
+    ErrorType.SERVER_ERROR,
+    ErrorType.TIMEOUT,
+    ErrorType.MALFORMED_RESPONSE,
+    ErrorType.CONNECTION,
+}
+FEWER = 5
+"""A page that Shopify fails at is asked for with so many times fewer rows, down to one."""
+LARGER_AFTER = 20
+"""After so many pages of a size that Shopify manages, a larger one is tried again."""
+
+IDS = """
+query Ids($ids: [ID!]!) { rows: nodes(ids: $ids) { id } }"""
+
+
+def ids_only(name: str, connection: str, *, searched: bool = True, beside: str = "") -> str:
+    """The document that asks for nothing but the ids of a connection's rows, which Shopify manages where it fails at one."""
+    query, argument = (", $query: String", ", query: $query") if searched else ("", "")
+    return f"""
+query {name}Ids($first: Int!, $after: String{query}) {{
+  {beside}
+  rows: {connection}(first: $first, after: $after, sortKey: ID{argument}) {{ nodes {{ id }} {PAGE_INFO} }}
+}}"""
+
+
+UNANSWERED = (
+    "the row: Shopify fails whenever it is asked for it, and tells its id alone; ask Shopify's support, it loads once it is "
+    "answered"
+)
+
+
+class Unanswered(dict[str, Any]):
+    """In a row's place: its id, where Shopify fails whenever it is asked for the row itself."""
+
+
+class _Sizes:
+    """How many rows of a document are asked for at once: what the cost limit allows, and what Shopify manages."""
+
+    def __init__(self) -> None:
+        self._allowed: dict[str, int] = {}
+        self._managed: dict[str, tuple[int, int]] = {}
+
+    def rows(self, document: str, most: int) -> int:
+        managed, _ = self._managed.get(document, (most, 0))
+        return min(most, managed, self._allowed.get(document, most))
+
+    def too_costly(self, document: str, rows: int) -> None:
+        self._allowed[document] = max(1, rows // 2)
+
+    def failed(self, document: str, rows: int) -> None:
+        self._managed[document] = (max(1, rows // FEWER), 0)
+
+    def passed(self, document: str) -> None:
+        if document in self._managed:
+            rows, times = self._managed[document]
+            self._managed[document] = (rows * FEWER, 0) if times + 1 == LARGER_AFTER else (rows, times + 1)
+
+    def found(self, document: str) -> None:
+        """The one row is known; the others are as many as ever."""
+        self._managed.pop(document, None)
+
+
 class PageReader:
-    """Asks for pages, of as many rows as the shop's cost limit allows."""
+    """Asks for pages, of as many rows as the shop's cost limit allows and as Shopify manages."""
 
     def __init__(self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES) -> None:
         self.sizes = sizes
         self._client = client
-        self._page_rows: dict[str, int] = {}
+        self._at_once = _Sizes()
 
-    def page(self, document: str, variables: Node, after: str | None, rows: int | None = None) -> Answer:
-        """One page, of fewer rows where this shop's cost limit does not allow so many."""
+    def page(
+        self,
+        document: str,
+        variables: Node,
+        after: str | None,
+        rows: int | None = None,
+        *,
+        within: str | None = None,
+        ids: str | None = None,
+    ) -> Answer:
+        """One page, of fewer rows where Shopify does not take, or does not manage, so many.
+
+        `ids` is the document of the rows' ids: where Shopify fails at a single row and still tells its id, the answer
+        is that of `ids`, and its node an `Unanswered`.
+        """
         while True:
-            first = self._rows_at_once(document, rows or self.sizes.rows)
+            first = self._at_once.rows(document, rows or self.sizes.rows)
+            asked = {**variables, "first": first, "after": after}
             try:
-                return self._client.execute(document, {**variables, "first": first, "after": after})
+                answer = self._client.execute(document, asked)
             except IntegrationError as error:
-                self._ask_for_fewer(document, first, error)
+                if self._is_smaller(document, first, error):
+                    continue
+                named = self._probe(
+                    error, ids, {name: asked[name] for name in asked if f"${name}:" in (ids or "")}
+                )
+                if first > 1:
+                    self._at_once.failed(document, first)
+                    continue
+                self._at_once.found(document)
+                holder = named.data if within is None else named.data.get(within)
+                if holder is not None:
+                    nodes = rows_of(holder.get("rows")).nodes
+                    holder["rows"]["nodes"] = [Unanswered(node) for node in nodes if isinstance(node, dict)]
+                return named
+            self._at_once.passed(document)
+            return answer
 
     def answers(
-        self, document: str, variables: Node, after: str | None, within: str | None = None
+        self,
+        document: str,
+        variables: Node,
+        after: str | None,
+        within: str | None = None,
+        ids: str | None = None,
     ) -> Iterator[tuple[Answer, Node, Rows]]:
         """All answers of a connection from `after` on, each with the data that its rows are in, and these.
 
         The connection is `rows` in the answer, or in its field `within`; where that is null it has gone, and there
-        is no data.
+        is no data. `ids`: see `page`.
         """
-        seen = {after}
+        cursors = Cursors(after)
         while True:
-            answer = self.page(document, variables, after)
+            answer = self.page(document, variables, after, within=within, ids=ids)
             data = answer.data if within is None else answer.data.get(within)
             if data is None:
                 yield answer, {}, Rows([], None)
                 return
             rows = rows_of(data.get("rows"))
-            note_cursor(rows.next_cursor, seen)
+            cursors.note(rows.next_cursor, len(rows.nodes))
             yield answer, data, rows
             if rows.next_cursor is None:
                 return
             after = rows.next_cursor
 
     def connection(
-        self, document: str, variables: Node, after: str | None, convert: Convert, within: str | None = None
+        self,
+        document: str,
+        variables: Node,
+        after: str | None,
+        convert: Convert,
+        within: str | None = None,
+        ids: str | None = None,
     ) -> Iterator[Page]:
         """All pages of a connection from `after` on. What is within something that went away has no rows: the next
         pass finds them gone."""
-        for answer, data, rows in self.answers(document, variables, after, within):
+        for answer, data, rows in self.answers(document, variables, after, within, ids):
             converted = Converted(data)
             converted.add(rows.nodes, convert)
             yield converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
@@ -106,7 +216,7 @@ class PageReader:
             converted.data, vendor_time = answer.data, vendor_time or answer.vendor_time
             # A node of another kind than asked for has no fields.
             converted.add([node for node in nodes if node], convert)
-            if shows_all(answer.data):
+            if not all(nodes) and shows_all(answer.data):
                 converted.add([one for one, node in zip(asked, nodes, strict=True) if not node], _gone)
         return converted.page(vendor_time, resume=None)
 
@@ -116,26 +226,63 @@ class PageReader:
         """Answers about these ids, a few in each, with those that it is about and what is there of them."""
         left = list(dict.fromkeys(ids))
         while left:
-            first = self._rows_at_once(document, most or self.sizes.rows_by_ids)
+            first = self._at_once.rows(document, most or self.sizes.rows_by_ids)
             asked = left[:first]
             try:
                 answer = self._client.execute(document, {**variables, "ids": asked})
+                nodes = answer.data.get("rows")
+                if not isinstance(nodes, list) or len(nodes) != len(asked):
+                    raise malformed("Shopify's answer lacks some of the rows that were asked for")
+                self._at_once.passed(document)
             except IntegrationError as error:
-                self._ask_for_fewer(document, first, error)
-                continue
-            nodes = answer.data.get("rows")
-            if not isinstance(nodes, list) or len(nodes) != len(asked):
-                raise malformed("Shopify's answer lacks some of the rows that were asked for")
+                if self._is_smaller(document, first, error):
+                    continue
+                answer = self._probe(error, IDS, {"ids": asked})
+                if len(asked) > 1:
+                    self._at_once.failed(document, len(asked))
+                    continue
+                self._at_once.found(document)
+                [there] = answer.data.get("rows") or [None]
+                nodes = [Unanswered(there) if isinstance(there, dict) else None]
             yield answer, asked, nodes
             left = left[first:]
 
-    def _rows_at_once(self, document: str, most: int) -> int:
-        return self._page_rows.get(document, most)
-
-    def _ask_for_fewer(self, document: str, rows: int, error: IntegrationError) -> None:
+    def _is_smaller(self, document: str, rows: int, error: IntegrationError) -> bool:
+        """Whether fewer rows are asked for, where so many cost too much."""
         if error.error_type is not ErrorType.QUERY_TOO_COSTLY or rows == 1:
+            return False
+        self._at_once.too_costly(document, rows)
+        return True
+
+    def _probe(self, error: IntegrationError, ids: str | None, variables: Node) -> Answer:
+        """The ids of the rows that Shopify failed at; raises the error where it tells no more of them than of the rows.
+
+        So a vendor that is down costs one more call, and a row that it fails at costs that row.
+        """
+        if ids is None or error.error_type not in _OF_SIZE or error.details.get("sent") is False:
             raise error
-        self._page_rows[document] = max(1, rows // 2)
+        try:
+            answer = self._client.execute(ids, variables)
+        except IntegrationError:
+            raise error from None
+        return answer
+
+
+class Cursors:
+    """The cursors of one list, which must come to an end: none comes twice, and not all pages are empty."""
+
+    def __init__(self, first: str | None) -> None:
+        self._seen = {first}
+        self._empty = 0
+
+    def note(self, cursor: str | None, rows: int) -> None:
+        """Raises IntegrationError (malformed_response)."""
+        if cursor is not None and cursor in self._seen:
+            raise malformed("Shopify repeats a page's cursor: the end would never be reached")
+        self._seen.add(cursor)
+        self._empty = 0 if rows else self._empty + 1
+        if self._empty > EMPTY_PAGES:
+            raise malformed("Shopify's list goes on without rows: the end would never be reached")
 
 
 class Rows(NamedTuple):
@@ -160,6 +307,9 @@ class Converted:
         self.read += len(nodes)
         append = self.records.append
         for node in nodes:
+            if type(node) is Unanswered:
+                self.rejects.append(Reject(node.get("id"), UNANSWERED, dict(node)))
+                continue
             try:
                 converted = convert(self, node)
             except NONSENSE as error:
@@ -176,6 +326,9 @@ class Converted:
         """Parts of a row, each separately: an invalid one does not affect the row and the others."""
         append = self.parts.setdefault(table, []).append
         for node in nodes:
+            if type(node) is Unanswered:
+                self.rejects.append(Reject(node.get("id"), UNANSWERED, dict(node), table))
+                continue
             try:
                 append(convert(whole, node))
             except NONSENSE as error:
@@ -223,12 +376,6 @@ def nested_rows(node: Node, name: str) -> Rows:
         return rows_of(node[name])
     except IntegrationError:
         raise ValueError(f"{name}: lacks rows or its page information") from None
-
-
-def note_cursor(cursor: str | None, seen: set[str | None]) -> None:
-    if cursor is not None and cursor in seen:
-        raise malformed("Shopify repeats a page's cursor: the end would never be reached")
-    seen.add(cursor)
 
 
 def count_of(data: Node) -> int | None:

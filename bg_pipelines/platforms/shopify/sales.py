@@ -19,12 +19,15 @@ import orjson
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.pages import (
+    IDS,
+    NESTED_ROWS,
     PAGE_INFO,
     Converted,
     Node,
     PageReader,
     Rows,
     count_of,
+    ids_only,
     key,
     nested_rows,
 )
@@ -110,7 +113,32 @@ query OrderLines($id: ID!, $first: Int!, $after: String) {{
   }}
 }}"""
 
-DOCUMENTS = (CUSTOMERS, CUSTOMERS_BY_IDS, CUSTOMER_ADDRESSES, ORDERS, ORDERS_BY_IDS, ORDER_LINES)
+
+def _nested_ids(name: str, within: str, connection: str) -> str:
+    return f"""
+query {name}Ids($id: ID!, $first: Int!, $after: String) {{
+  {within}(id: $id) {{ rows: {connection}(first: $first, after: $after) {{ nodes {{ id }} {PAGE_INFO} }} }}
+}}"""
+
+
+ADDRESS_IDS = _nested_ids("Address", "customer", "addressesV2")
+LINE_IDS = _nested_ids("Line", "order", "lineItems")
+CUSTOMER_IDS = ids_only("Customer", "customers")
+ORDER_IDS = ids_only("Order", "orders", beside=APP_SCOPES)
+
+DOCUMENTS = (
+    CUSTOMER_IDS,
+    ORDER_IDS,
+    ADDRESS_IDS,
+    LINE_IDS,
+    IDS,
+    CUSTOMERS,
+    CUSTOMERS_BY_IDS,
+    CUSTOMER_ADDRESSES,
+    ORDERS,
+    ORDERS_BY_IDS,
+    ORDER_LINES,
+)
 
 
 class Sales:
@@ -122,7 +150,8 @@ class Sales:
         self._lines = {"lines": reader.sizes.lines}
 
     def customers(self, query: str | None, resume: str | None) -> Iterator[Page]:
-        return self._reader.connection(CUSTOMERS, {"query": query, **self.addresses}, resume, self.customer)
+        variables = {"query": query, **self.addresses}
+        return self._reader.connection(CUSTOMERS, variables, resume, self.customer, ids=CUSTOMER_IDS)
 
     def customers_by_ids(self, ids: Sequence[str]) -> Page:
         return self._reader.by_ids(CUSTOMERS_BY_IDS, self.addresses, ids, self.customer)
@@ -130,7 +159,9 @@ class Sales:
     def orders(self, query: str | None, resume: str | None) -> Iterator[Page]:
         """Without the scope `ALL_ORDERS` Shopify lists, and counts, those of the last 60 days alone."""
         listed_since: datetime | None = None
-        for answer, data, rows in self._reader.answers(ORDERS, {"query": query, **self._lines}, resume):
+        for answer, data, rows in self._reader.answers(
+            ORDERS, {"query": query, **self._lines}, resume, ids=ORDER_IDS
+        ):
             converted = Converted(data)
             converted.add(rows.nodes, self._order)
             page = converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
@@ -145,23 +176,27 @@ class Sales:
 
     def customer(self, _: Converted, node: Node) -> Customer | str:
         nested = nested_rows(node, "addressesV2")
-        addresses = self._all(nested, CUSTOMER_ADDRESSES, "customer", node)
+        addresses = self._all(nested, CUSTOMER_ADDRESSES, ADDRESS_IDS, "customer", "addressesV2", node)
         return node["id"] if addresses is None else customer(node, addresses)
 
     def _order(self, page: Converted, node: Node) -> Order | str:
         nested = nested_rows(node, "lineItems")
-        lines = self._all(nested, ORDER_LINES, "order", node)
+        lines = self._all(nested, ORDER_LINES, LINE_IDS, "order", "lineItems", node)
         return node["id"] if lines is None else whole_order(page, node, lines)
 
-    def _all(self, nested: Rows, document: str, within: str, node: Node) -> list[Node] | None:
+    def _all(
+        self, nested: Rows, document: str, ids: str, within: str, name: str, node: Node
+    ) -> list[Node] | None:
         """All rows of a node's connection; None if the node went away meanwhile."""
         nodes, after = nested
         if after is not None:
             external_id, _ = key(node)
-            for _, data, rows in self._reader.answers(document, {"id": external_id}, after, within):
+            for _, data, rows in self._reader.answers(document, {"id": external_id}, after, within, ids):
                 if not data:
                     return None
                 nodes = nodes + rows.nodes
+                if len(nodes) > NESTED_ROWS:
+                    raise ValueError(f"{name}: more than {NESTED_ROWS:,}; the list may have no end")
         return nodes
 
 

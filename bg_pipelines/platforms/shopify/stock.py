@@ -20,11 +20,12 @@ from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     Converted,
+    Cursors,
     Node,
     PageReader,
+    Unanswered,
     key,
     nested_rows,
-    note_cursor,
     rows_of,
 )
 from bg_pipelines.records import InventoryLevel, Page
@@ -70,7 +71,24 @@ mutation SetQuantities($input: InventorySetQuantitiesInput!, $key: String!) {
   inventorySetQuantities(input: $input) @idempotent(key: $key) { userErrors { code field message } }
 }"""
 
+LOCATION_IDS = """
+query LocationIds($first: Int!, $after: String) {
+  rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {
+    nodes { id } pageInfo { hasNextPage endCursor }
+  }
+}"""
+LEVEL_IDS = """
+query LevelIds($location: ID!, $first: Int!, $after: String, $query: String) {
+  location(id: $location) {
+    rows: inventoryLevels(first: $first, after: $after, query: $query, includeInactive: true) {
+      nodes { id } pageInfo { hasNextPage endCursor }
+    }
+  }
+}"""
+
 DOCUMENTS = (
+    LOCATION_IDS,
+    LEVEL_IDS,
     INVENTORY_LEVELS,
     LOCATION_INVENTORY_LEVELS,
     INVENTORY_LEVELS_BY_IDS,
@@ -105,15 +123,20 @@ class Stock:
         """
         at: dict[str, str | None] = json.loads(resume) if resume else {}
         locations_after = at.get("locations_after")
-        seen = {locations_after}
+        cursors = Cursors(locations_after)
         while True:
             variables = {"levels": self._sizes.levels, "query": query}
-            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, self._sizes.locations)
+            answer = self._reader.page(
+                INVENTORY_LEVELS, variables, locations_after, self._sizes.locations, ids=LOCATION_IDS
+            )
             rows = rows_of(answer.data.get("rows"))
-            note_cursor(rows.next_cursor, seen)
+            cursors.note(rows.next_cursor, len(rows.nodes))
             first = Converted()
-            to_drain: list[tuple[str, str]] = []
+            to_drain: list[tuple[str, str | None]] = []
             for location in rows.nodes:
+                if type(location) is Unanswered:
+                    to_drain.append((location["id"], None))  # all by itself
+                    continue
                 try:
                     place, levels = _text(location["id"]), nested_rows(location, "inventoryLevels")
                 except NONSENSE as error:
@@ -141,7 +164,12 @@ class Stock:
             locations_after = rows.next_cursor
 
     def _drain_location(
-        self, location: str, after: str, query: str | None, locations_after: str | None, behind: str | None
+        self,
+        location: str,
+        after: str | None,
+        query: str | None,
+        locations_after: str | None,
+        behind: str | None,
     ) -> Iterator[Page]:
         """The other pages of a location's levels; `behind` is the token of what follows them."""
         pages = self._reader.connection(
@@ -150,6 +178,7 @@ class Stock:
             after,
             partial(_level, location),
             within="location",
+            ids=LEVEL_IDS,
         )
         for page in pages:
             page.resume = behind if page.resume is None else _token(locations_after, location, page.resume)

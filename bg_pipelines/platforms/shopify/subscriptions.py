@@ -14,7 +14,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Subscription, Wanted
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
-from bg_pipelines.platforms.shopify.pages import PAGE_INFO, Node, PageReader
+from bg_pipelines.platforms.shopify.pages import NESTED_ROWS, PAGE_INFO, Node, PageReader
 
 COMPLIANCE_TOPICS = ("customers/data_request", "customers/redact", "shop/redact")
 
@@ -96,11 +96,12 @@ class Subscriptions:
             raise IntegrationError.of(ErrorType.QUERY_REJECTED, message, source=SOURCE)
 
     def _listed(self, variables: Node) -> list[Subscription]:
-        return [
-            _subscription(node)
-            for _, _, rows in self._reader.answers(SUBSCRIPTIONS, variables, None)
-            for node in rows.nodes
-        ]
+        found: list[Subscription] = []
+        for _, _, rows in self._reader.answers(SUBSCRIPTIONS, variables, None):
+            found += map(_subscription, rows.nodes)
+            if len(found) > NESTED_ROWS:
+                raise malformed("Shopify lists webhook subscriptions without an end")
+        return found
 
 
 def _only_topic(wanted: Wanted) -> str:
