@@ -8,6 +8,7 @@ It is stored as JSON in the unit's `cursor`, in the transaction of the rows it c
     awaited       how many rows should be stored by the next pass, if fewer are: the platform's search may lag
     agreed        how many rows the source counted when as many as expected were stored
     searched_for  how many rows a full pass is made for, which were counted and not held
+    failed_exports  how often in a row the platform failed at an export: then all is listed, page by page
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class CursorState:
     awaited: int | None = None
     agreed: int | None = None
     searched_for: int = 0
+    failed_exports: int = 0
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> CursorState:
@@ -151,6 +153,7 @@ class CursorState:
             awaited=kept.get(name["awaited"]),
             agreed=kept.get(name["agreed"]),
             searched_for=kept.get(name["searched_for"], 0),
+            failed_exports=kept.get("failed_exports", 0),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -162,6 +165,7 @@ class CursorState:
             "awaited": self.awaited,
             "agreed": self.agreed,
             "searched_for": self.searched_for or None,
+            "failed_exports": self.failed_exports or None,
         }
         kept = {name: value for name, value in kept.items() if value is not None}
         return {"version": VERSION, **kept} if kept else {}

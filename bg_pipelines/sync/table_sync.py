@@ -38,6 +38,8 @@ FULL_PASS_PAUSE = timedelta(hours=1)
 ASKED_TOGETHER = 100
 ENDLESS_FROM = 10_000
 """A pass that has read more than so many rows, and twice as many as there are, is reading a list without an end."""
+EXPORTS_TRIED = 2
+"""An export fails as a whole at the one row that the platform fails at; in pages it is found."""
 PARTS_A_ROW = 4
 """Orders have a few lines each; those of a commit's worth of orders with hundreds would fill the memory."""
 
@@ -109,6 +111,8 @@ class TableSync:
             expired = error.error_type is ErrorType.QUERY_REJECTED and self.current.resume is not None
             if expired or error.error_type in VOID:
                 error.recoverable = error.recoverable or expired
+                if error.error_type is ErrorType.OPERATION_FAILED:
+                    self.state = replace(self.state, failed_exports=self.state.failed_exports + 1)
                 self._begin_anew()
             raise
 
@@ -152,7 +156,7 @@ class TableSync:
             self.resource,
             since=None if full else self.state.since,
             resume=self.current.resume,
-            bulk=BACKFILLS[self.current.backfill or "auto"],
+            bulk=self._bulk(),
         )
         for page in prefetch(_until_failure(pages, failures), self.context.check_stopped):
             self.context.check_stopped()
@@ -178,6 +182,11 @@ class TableSync:
                 source=self.claim.platform,
             )
         return buffer
+
+    def _bulk(self) -> bool | None:
+        """Whether all is exported: as a person wants it; else as the platform chooses, until its exports fail."""
+        wished = BACKFILLS[self.current.backfill or "auto"]
+        return False if wished is None and self.state.failed_exports >= EXPORTS_TRIED else wished
 
     def _note_page(self, page: Page) -> None:
         """What a page says of the whole: the source's clock, its count of rows, and how old rows it lists."""
@@ -292,7 +301,7 @@ class TableSync:
                 counts.deleted += self._end_full_pass(connection, state, current)
             compared = self._compare_counts(connection, state)
             since = current.vendor_began_at - self.platform.lookback(self.resource)
-            state = replace(compared.state, current=None, since=since)
+            state = replace(compared.state, current=None, since=since, failed_exports=0)
             if compared.needs_full:
                 store_units.save(connection, self.claim, state.dump())
             else:
