@@ -156,6 +156,10 @@ class Settings(BaseSettings):
     retention_file: Path | None = Field(
         default=None, description="TOML with retention rules of your own, and changes of ours"
     )
+    repack: bool = Field(
+        default=False,
+        description="on PostgreSQL 19, rewrite tables that are mostly empty space; see docs/cleaning.md before",
+    )
     alert_phones: Phones = Field(default=(), description="who gets alerts by SMS, through Twilio")
     alert_urls: Urls = Field(default=(), description="other alert targets: apprise URLs, which hold secrets")
     twilio_account_sid: Annotated[
@@ -199,6 +203,10 @@ class Settings(BaseSettings):
     )
     text_double_opt_in: bool = Field(
         default=False, description="consent counts once its number has answered YES to a question sent to it"
+    )
+    text_cart_reminders: bool = Field(
+        default=False,
+        description="remind people of carts that they left: marketing, so only those who answered YES to being asked",
     )
     text_languages: Languages = Field(
         default=("en", "es", "fr"), description="whose words for STOP, START and HELP are understood"

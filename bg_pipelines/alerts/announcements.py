@@ -15,8 +15,8 @@ sent to the others only.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.rows import dict_row
@@ -32,7 +32,17 @@ from bg_pipelines.incidents.reporting import REOPEN_WITHIN, SYSTEM
 ESCALATE_AFTER = 10
 """Occurrences. A fault that has them when people are first notified is not escalated."""
 
+UNCLEAR_WAIT = timedelta(seconds=15)
+"""At least so long after an unclear outcome, so that a message the vendor is still processing can be found."""
 _AT_ONCE = 100
+
+
+class Tried(NamedTuple):
+    """An alert that was sent, or tried, before it could be recorded: when that began, and its reference."""
+
+    at: datetime
+    reference: str
+
 
 # What there is to tell; null: nothing.
 _NEWS = """CASE
@@ -92,19 +102,26 @@ def add_alert(
     kind: AlertKind,
     facts: Facts,
     targets: Collection[str],
+    *,
+    tried: Tried | None = None,
 ) -> int:
-    """Write an alert and its deliveries, which are due at once; returns the alert's id."""
+    """Write an alert and its deliveries, which are due at once; returns the alert's id.
+
+    `tried`: sending it was begun already, so that it is looked up before it is sent.
+    """
     title, body = compose(kind, facts)
     row = connection.execute(
         "INSERT INTO alerts (incident_id, kind, severity, title, body, created_at) "
-        "VALUES (%s, %s, %s, %s, %s, clock_timestamp()) RETURNING id",
-        (incident_id, kind, facts.severity, title, body),
+        "VALUES (%s, %s, %s, %s, %s, coalesce(%s, clock_timestamp())) RETURNING id",
+        (incident_id, kind, facts.severity, title, body, tried and tried.at),
     ).fetchone()
     assert row is not None
+    if tried is not None:
+        connection.execute("UPDATE alerts SET reference = %s WHERE id = %s", (tried.reference, row[0]))
     connection.execute(
-        "INSERT INTO alert_deliveries (alert_id, target, next_due_at) "
-        "SELECT %s, unnest(%s::text[]), clock_timestamp()",
-        (row[0], list(targets)),
+        "INSERT INTO alert_deliveries (alert_id, target, calls, next_due_at) "
+        "SELECT %s, unnest(%s::text[]), %s, greatest(clock_timestamp(), %s)",
+        (row[0], list(targets), 0 if tried is None else 1, tried and tried.at + UNCLEAR_WAIT),
     )
     return int(row[0])
 

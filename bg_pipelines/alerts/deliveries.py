@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from bg_pipelines.alerts.announcements import UNCLEAR_WAIT
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import AlertKind, Message
 from bg_pipelines.database.engine import Database
@@ -36,8 +37,6 @@ from bg_pipelines.work.queue import Connection, Queue, clock
 LEASE = timedelta(seconds=60)
 PATIENCE = 8
 """After so many failures a delivery no longer delays the alerts of other incidents: it may be the cause itself."""
-UNCLEAR_WAIT = timedelta(seconds=15)
-"""At least so long after an unclear outcome, so that a message the vendor is still processing can be found."""
 LIMIT = 10
 CALL_SECONDS = 20.0
 """A call begins no delivery after this time; what is left is for the next."""
@@ -55,14 +54,6 @@ _POLICIES = Policies(
         for kind in ErrorType
     }
 )
-_MENDED_BY_A_PERSON = {
-    ErrorType.CONFIGURATION,
-    ErrorType.CREDENTIALS,
-    ErrorType.PAYMENT_REQUIRED,
-    ErrorType.SCOPES,
-}
-"""Faults of the account or the settings, not of the one recipient: the alert waits until they are corrected."""
-
 log = logging.getLogger(__name__)
 
 
@@ -95,23 +86,23 @@ class Delivery(NamedTuple):
     severity: str
     title: str
     body: str
+    reference: str
     age: timedelta
 
     @property
     def message(self) -> Message:
-        return Message(
-            self.kind, self.severity, self.title, self.body, f"#{self.incident_id}.{self.alert_id}"
-        )
+        return Message(self.kind, self.severity, self.title, self.body, self.reference, self.incident_id)
 
 
 QUEUE = Queue(
     AlertDelivery,
     Delivery,
     joins="JOIN alerts a ON a.id = t.alert_id",
-    joined="a.incident_id AS of_incident, a.kind, a.severity, a.title, a.body, a.created_at",
+    joined="a.incident_id AS of_incident, a.kind, a.severity, a.title, a.body, a.reference AS of_alert, a.created_at",
     columns={
         **{name: f"picked.{name}" for name in ("kind", "severity", "title", "body")},
         "incident_id": "picked.of_incident",
+        "reference": "picked.of_alert",
         "age": "greatest(clock_timestamp() - picked.created_at, interval '0')",
     },
 )
@@ -239,21 +230,27 @@ def _send(database: Database, target: Target, delivery: Delivery) -> Integration
 
 
 def _is_final(error: IntegrationError) -> bool:
-    return not error.recoverable and error.error_type not in _MENDED_BY_A_PERSON
+    """Only what is the recipient's is final: an account, a sender or a code that nobody knew is mended, or passes."""
+    return error.error_type is ErrorType.BAD_DATA
+
+
+def _report(connection: Connection, delivery: Delivery, what: str) -> None:
+    """Open an incident: whoever is not reached cannot say so. The others are alerted."""
+    target = delivery.target
+    error = IntegrationError.of(ErrorType.CONFIGURATION, f"{target} {what}", source="alerts")
+    fault = Fault(AlertTarget(target), f"alert target {target}", error, needs_attention=True)
+    reporting.report_fault(connection, fault, occurrence=f"alert {delivery.alert_id}")
 
 
 def _refuse(database: Database, delivery: Delivery, error: IntegrationError) -> None:
-    """Keep the reason, and open an incident: whoever is not reached cannot say so. The others are alerted."""
-    target = delivery.target
-    refused = IntegrationError.of(
-        ErrorType.CONFIGURATION,
-        f"{target} refuses alerts for good: {error.message}. Alerts still go to the other targets. "
-        "Correct or remove it in BG_ALERT_PHONES or BG_ALERT_URLS.",
-        source="alerts",
-    )
-    fault = Fault(AlertTarget(target), f"alert target {target}", refused, needs_attention=True)
+    """Keep the reason, and say it to the others."""
     with _unless_lost(), database.transaction() as connection:
-        reporting.report_fault(connection, fault, occurrence=f"alert {delivery.alert_id}")
+        _report(
+            connection,
+            delivery,
+            f"refuses alerts for good: {error.message}. Alerts still go to the other targets. "
+            "Correct or remove it in BG_ALERT_PHONES or BG_ALERT_URLS.",
+        )
         decision = Decision(Strategy.MANUAL_INTERVENTION, None, "the target refuses it for good")
         QUEUE.retry(
             connection,
@@ -276,6 +273,12 @@ def _retry(database: Database, delivery: Delivery, error: IntegrationError, rng:
         assert decision.retry_at is not None
         earliest = now + (UNCLEAR_WAIT if error.details.get("maybe_sent") else timedelta())
         decision = decision._replace(retry_at=max(decision.retry_at, earliest))
+        if not error.recoverable:
+            _report(
+                connection,
+                delivery,
+                f"takes no alerts: {error.message}. They wait for it, and go to the other targets meanwhile.",
+            )
         QUEUE.retry(connection, delivery, _short(error), decision, attempts=attempts)
     log.warning(
         "alert %s did not reach %s (attempt %s), retrying in %.0f s: %s",

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from bg_pipelines.alerts.wording import Message, sms
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings
 
 # apprise and Twilio's client are imported by whoever has something to send, not by every process of a job.
@@ -45,7 +46,12 @@ class Phone:
         return self._messages.send(self._number, sms(message))
 
     def find(self, message: Message, since: datetime) -> str | None:
-        return self._messages.find(self._number, message.reference, since)
+        try:
+            return self._messages.look_up(self._number, sms(message), message.reference, since)
+        except IntegrationError as error:
+            if error.error_type is not ErrorType.OUTCOME_UNKNOWN:
+                raise
+            return None  # an alert that comes twice is better than one that never comes
 
     @cached_property
     def _messages(self) -> TextMessages:

@@ -3,7 +3,7 @@
 `BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when it began and which targets were reached, so that each is
 notified once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. If the file cannot be read or
 written, people are notified: once too often is better than not at all. This path sends no all-clear; the incident's
-own follows.
+own follows. When it is recorded the alert keeps its reference: by that it is found where the answer was lost.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bg_pipelines.alerts.announcements import add_alert
+from bg_pipelines.alerts.announcements import Tried, add_alert
 from bg_pipelines.alerts.recipients import Target
 from bg_pipelines.alerts.wording import Facts, Message, compose
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.folders import private_folder
 from bg_pipelines.incidents import fingerprints, reporting
 from bg_pipelines.incidents.reporting import REOPEN_WITHIN, Fault
 
@@ -48,7 +49,7 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
         fingerprint = str(fault.fingerprint)
         entry = known.get(fingerprint)
         if entry is None or not _is_recent(entry, now):
-            entry = {"began_at": now.isoformat(), "reference": f"#{secrets.token_hex(4)}", "sent": []}
+            entry = {"began_at": now.isoformat(), "reference": secrets.token_hex(5), "sent": []}
             first = True
         else:
             first = False
@@ -91,7 +92,7 @@ def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -
 
 
 def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
-    """Make incidents of the failures in the file, as notified where people were; returns how many.
+    """Make incidents of the failures in the file, with the alerts that were sent or tried; returns how many.
 
     Raises IntegrationError (database).
     """
@@ -140,8 +141,9 @@ def _record(
             (str(fault.fingerprint), occurrence),
         ).fetchone()
         incident_id = there[0] if there else reporting.report_fault(connection, fault, occurrence=occurrence)
-        if not sent:
-            return  # nobody knows of it: it is announced like any other
+        keys = {*sent, *(target.key for target in targets)}
+        if not keys:
+            return  # until there is somebody
         notified = connection.execute(
             "UPDATE incidents SET notified = 'open', notified_needs_attention = needs_attention, "
             "notified_at = clock_timestamp() - %(age)s, "
@@ -151,13 +153,14 @@ def _record(
         ).fetchone()
         if notified is None:
             return
-        keys = {*sent, *(target.key for target in targets)}
         facts = _facts(fault, notified[0])._replace(incident_id=incident_id)
-        alert_id = add_alert(connection, incident_id, "opened", facts, sorted(keys))
+        # Whom it did not reach for all we know may have it as well: the same text is looked up there first.
+        tried = Tried(notified[0], entry["reference"])
+        alert_id = add_alert(connection, incident_id, "opened", facts, sorted(keys), tried=tried)
         connection.execute(
-            "UPDATE alert_deliveries SET status = 'sent', calls = 1, next_due_at = NULL, sent_at = %s, reference = %s "
+            "UPDATE alert_deliveries SET status = 'sent', next_due_at = NULL, sent_at = %s "
             "WHERE alert_id = %s AND target = ANY(%s)",
-            (notified[0], entry["reference"], alert_id, sent),
+            (notified[0], alert_id, sent),
         )
 
 
@@ -188,6 +191,7 @@ def _read(home: Path) -> dict[str, Entry]:
                 raise ValueError
             if not all(isinstance(key, str) for key in [entry["reference"], *entry["sent"]]):
                 raise TypeError
+            entry["reference"] = entry["reference"].removeprefix("#")  # in files of an earlier release
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -211,7 +215,7 @@ def _write(home: Path, known: dict[str, Entry], now: datetime) -> None:
 def _locked(home: Path) -> Iterator[None]:
     """One process at a time, so that two concurrent failures do not notify twice."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        private_folder(home)
         lock = os.open(home / "alerts-sent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:
         yield

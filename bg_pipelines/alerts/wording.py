@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from bg_pipelines.messaging.templates import GSM_7, GSM_7_TWICE, plain, segments
 from bg_pipelines.wording import times
 
-LONGEST_SMS = 320
+SMS_SEGMENTS = 2
+"""What an alert may take: each is paid for, on every phone."""
 
 AlertKind = Literal["opened", "escalated", "all_clear"]
 
@@ -29,13 +33,14 @@ class Facts(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One alert as it is sent. By its `reference`, the end of its text, it is found again."""
+    """One alert as it is sent. By its `reference`, which ends its text message, it is found again."""
 
     kind: AlertKind
     severity: str
     title: str
     body: str
     reference: str
+    incident_id: int | None = None
 
 
 def compose(kind: AlertKind, facts: Facts) -> tuple[str, str]:
@@ -60,40 +65,34 @@ def compose(kind: AlertKind, facts: Facts) -> tuple[str, str]:
 
 
 def sms(message: Message) -> str:
-    """At most 320 characters, in the alphabet of text messages (GSM-7) where it has them, the reference last."""
-    end = f"\n{message.reference}"
-    text = _plain(f"{message.title}\n{message.body}")
-    room = LONGEST_SMS - len(end)
-    return (text if len(text) <= room else f"{text[: room - 3].rstrip()}...") + end
+    """Two segments at most, with the incident's number and the reference last. In the alphabet of text messages (GSM-7) as far as that can be: accents
+    and symbols go. A name in another script is left as it is, and less of the rest is said."""
+    number = "" if message.incident_id is None else f"#{message.incident_id} "
+    end = f"\n{number}{message.reference}"
+    text = "\n".join(line.strip() for line in _plain(f"{message.title}\n{message.body}").splitlines())
+    if segments(text + end) <= SMS_SEGMENTS:
+        return text + end
+    # The longest that fits; a longer one never takes fewer segments.
+    fits = bisect_right(
+        range(1, len(text)), SMS_SEGMENTS, key=lambda length: segments(f"{text[:length].rstrip()}...{end}")
+    )
+    return f"{text[:fits].rstrip()}...{end}"
 
 
-# One character that GSM-7 lacks makes each segment less than half as long.
-_PLAIN = str.maketrans(
-    {
-        "`": "'",
-        "‘": "'",
-        "’": "'",
-        "‚": "'",
-        "“": '"',
-        "”": '"',
-        "„": '"',
-        "«": '"',
-        "»": '"',
-        "–": "-",
-        "—": "-",
-        "‑": "-",
-        "−": "-",
-        "…": "...",
-        "•": "-",
-        "→": "->",
-        "×": "x",
-        "\t": " ",
-        "\u00a0": " ",
-        "\u202f": " ",
-        "\u2009": " ",
-    }
-)
+_NO_ACCENT = str.maketrans("łŁđĐħĦıŀĿŧŦœŒþÞðÐ", "lLdDhHilLtToOpPdD")
 
 
 def _plain(text: str) -> str:
-    return text.translate(_PLAIN)
+    """What is not in GSM-7 without its accents; what is no letter and no digit without itself."""
+    return "".join(
+        character if character in GSM_7 or character in GSM_7_TWICE else _nearest(character)
+        for character in plain(text.replace("`", "'").replace("→", "->"))
+    )
+
+
+def _nearest(character: str) -> str:
+    bare = unicodedata.normalize("NFKD", character.translate(_NO_ACCENT))
+    bare = "".join(part for part in bare if not unicodedata.combining(part))
+    if bare and all(part in GSM_7 or part in GSM_7_TWICE for part in bare):
+        return bare
+    return character if character.isalnum() else ""

@@ -16,6 +16,8 @@ from typing import Any
 import psycopg
 
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.wording import did_you_mean
 
 Connection = psycopg.Connection[Any]
 
@@ -33,7 +35,14 @@ def keep(connection: Connection, cipher: Cipher, task: str, rows: Sequence[Any],
 def read(
     connection: Connection, cipher: Cipher, task: str, since: datetime | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The archived rows of a task, the oldest first."""
+    """The archived rows of a task, the oldest first. Raises IntegrationError (bad_data) where there are none of it."""
+    tasks = [name for (name,) in connection.execute("SELECT DISTINCT task FROM archived_rows ORDER BY 1")]
+    if task not in tasks:
+        raise IntegrationError.of(
+            ErrorType.BAD_DATA,
+            f"nothing is archived of {task!r}{did_you_mean(task, tasks)}; archived is: {', '.join(tasks) or 'nothing'}",
+            source="archive",
+        )
     with connection.cursor("archived_rows") as cursor:
         cursor.itersize = 10
         cursor.execute(

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
+from bg_pipelines.cleaning.aside import reason_of
 from bg_pipelines.cleaning.pressure import REST_SECONDS, Watch
 from bg_pipelines.cleaning.relations import Axis, Connection, Span
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.work.queue import clock
 
 TRIES = 4
 """So often a batch of the smallest size is tried before its rows are left to the next pass."""
@@ -142,10 +142,11 @@ class Pass:
         axis = self.sweep.axis
         if place is None:
             with self.transaction() as connection:
-                now = clock(connection).isoformat()
-                place = {"at": None, "end": axis.end(connection), "seen": 0, "began": now}
+                place = {"at": None, "end": axis.end(connection), "seen": 0}
                 self.keep(connection, place)
         at, end, seen = place["at"], place["end"], place["seen"]
+        # Of the whole pass so far, without the time between its runs.
+        start = self.clock() - place.get("seconds", 0.0)
         pace = Pace(place.get("size", self.manners.first_size or axis.first_size), self.manners.batch_seconds)
         tries = 0
         row_by_row = False
@@ -165,8 +166,9 @@ class Pass:
                         done, refused = self._row_by_row(connection, span)
                     else:
                         done = self.sweep.clean(connection, span)
-                    kept = {"at": reached, "size": pace.size, "seen": seen + pace.size}
-                    self.keep(connection, {**place, **kept})
+                    seconds = self.clock() - start
+                    kept = {"at": reached, "size": pace.size, "seen": seen + pace.size, "seconds": seconds}
+                    self.keep(connection, {"end": end, **kept})
             except IntegrationError as error:
                 if not is_expected(error):
                     raise
@@ -261,15 +263,3 @@ def _explained(error: psycopg.Error) -> BaseException:
         f"cleaning lacks a right: {error.diag.message_primary}. Grant it; docs/cleaning.md has the list.",
         source="database",
     )
-
-
-def reason_of(error: psycopg.Error) -> str:
-    """Why a row could not be deleted: who refused it, without the row's own values."""
-    diagnosis = error.diag
-    if diagnosis.constraint_name:
-        return f"the constraint {diagnosis.constraint_name} of {diagnosis.table_name} ({error.sqlstate})"
-    if diagnosis.context:
-        # Where it was raised; what was said there may be anything.
-        place = diagnosis.context.splitlines()[0]
-        return f"{place} ({error.sqlstate})" if place.startswith("PL/") else f"a trigger ({error.sqlstate})"
-    return f"{type(error).__name__} ({error.sqlstate})"

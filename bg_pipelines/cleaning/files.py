@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def rotate(folder: Path, *, now: datetime | None = None, largest: int = LARGEST_
             partial = packed.with_suffix(".partial")
             with log.open("rb") as source, gzip.open(partial, "wb") as target:
                 shutil.copyfileobj(source, target)
+            os.utime(partial, (now.timestamp(), now.timestamp()))
             partial.replace(packed)
             figures["log_files.bytes"] += log.stat().st_size - packed.stat().st_size
             figures["log_files.rotated"] += 1

@@ -24,6 +24,7 @@ class Pressure(NamedTuple):
     active_sessions: int
     lock_waits: int
     replica_lag_seconds: float | None
+    replica_lag_bytes: int | None
     wal_files_to_archive: int | None
     vacuuming: bool
 
@@ -34,6 +35,7 @@ class Limits(NamedTuple):
     active_sessions: int = 50
     lock_waits: int = 4
     replica_lag_seconds: float = 10.0
+    replica_lag_bytes: int = 256 * 1024 * 1024
     wal_files_to_archive: int = 64
 
 
@@ -42,13 +44,17 @@ _SESSIONS = """
             WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid()),
         (SELECT count(*) FROM pg_locks WHERE NOT granted),
         (SELECT max(extract(epoch FROM replay_lag))::float FROM pg_stat_replication),
-        -- The number of the segment that is written now, less that of the last one that was archived.
+        -- A replica that replays nothing at all has no lag in seconds.
+        CASE WHEN NOT pg_is_in_recovery() THEN
+            (SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigint FROM pg_stat_replication) END,
+        -- The number of the segment that is written now, less that of the last one that was archived, or could never be.
         CASE WHEN current_setting('archive_mode') <> 'off' AND NOT pg_is_in_recovery() THEN (
             SELECT (pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') / size)::bigint
-                - (('x' || substr(last_archived_wal, 9, 8))::bit(32)::bigint * (4294967296 / size)
-                    + ('x' || substr(last_archived_wal, 17, 8))::bit(32)::bigint) - 1
-            FROM pg_stat_archiver, pg_size_bytes(current_setting('wal_segment_size')) size
-            WHERE last_archived_wal ~ '^[0-9A-F]{24}$') END,
+                - (('x' || substr(wal, 9, 8))::bit(32)::bigint * (4294967296 / size)
+                    + ('x' || substr(wal, 17, 8))::bit(32)::bigint) - 1
+            FROM pg_stat_archiver, pg_size_bytes(current_setting('wal_segment_size')) size,
+                coalesce(last_archived_wal, last_failed_wal) wal
+            WHERE wal ~ '^[0-9A-F]{24}$') END,
         EXISTS (SELECT FROM pg_stat_progress_vacuum WHERE relid = ANY(%s::oid[]) AND datname = current_database())"""
 
 
@@ -68,7 +74,9 @@ def reason_to_wait(pressure: Pressure, limits: Limits) -> str | None:
         return "sessions waiting for locks"
     if pressure.active_sessions > limits.active_sessions:
         return "many active sessions"
-    if (pressure.replica_lag_seconds or 0) > limits.replica_lag_seconds:
+    if (pressure.replica_lag_seconds or 0) > limits.replica_lag_seconds or (
+        pressure.replica_lag_bytes or 0
+    ) > limits.replica_lag_bytes:
         return "replica lag"
     if (pressure.wal_files_to_archive or 0) > limits.wal_files_to_archive:
         return "WAL waiting to be archived"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -28,14 +29,15 @@ def preview(database: Database, sweeps: Iterable[RowSweep]) -> list[Preview]:
         with polite_transaction(database, _PATIENT) as connection:
             end = sweep.axis.end(connection)
             figures = sweep.count(connection, sweep.axis.span(None, None, end))
-        found.append(
-            Preview(
-                sweep.rows.task,
-                sum(number for name, number in figures.items() if name.endswith(".rows")),
-                sum(number for name, number in figures.items() if name.endswith(".bytes")),
-                ", ".join(
-                    f"{name} {number:,}" for name, number in figures.items() if not name.endswith(".bytes")
-                ),
-            )
-        )
+        found.append(in_words(sweep.rows.task, figures))
     return found
+
+
+def in_words(task: str, figures: Counter[str]) -> Preview:
+    """What these figures of a task come to."""
+    return Preview(
+        task,
+        sum(number for name, number in figures.items() if name.endswith(".rows")),
+        sum(number for name, number in figures.items() if name.endswith(".bytes")),
+        ", ".join(f"{name} {number:,}" for name, number in figures.items() if not name.endswith(".bytes")),
+    )

@@ -6,14 +6,30 @@ other is visited by its rows' keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
 
 import psycopg
 
+from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 
 Connection = psycopg.Connection[Any]
+
+
+@contextmanager
+def autocommit(database: Database, lock_timeout_ms: int) -> Iterator[Connection]:
+    """A connection on which each statement is its own transaction and waits only so long for a lock. For what PostgreSQL
+    does in no transaction, such as `VACUUM` and `... CONCURRENTLY`."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as pooled:
+        connection = cast("Connection", pooled.connection.driver_connection)
+        connection.execute(f"SET lock_timeout = {lock_timeout_ms}")
+        try:
+            yield connection
+        finally:
+            if not connection.broken:
+                connection.execute("RESET lock_timeout")
 
 
 class Relation(NamedTuple):

@@ -15,14 +15,15 @@ from typing import Any
 
 import psycopg
 
+from bg_pipelines.cleaning import partitions
 from bg_pipelines.cleaning.relations import Connection, Keys, Span, find
+from bg_pipelines.cleaning.spans import A_SPAN, read_span
 from bg_pipelines.cleaning.sweeps import Child, Rows, RowSweep
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.wording import did_you_mean
 from bg_pipelines.work.queue import all_queues
 
-_SPAN = re.compile(r"(\d+) (hour|day|week)s?")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
 
 
@@ -31,7 +32,8 @@ class Rule:
     """Rows of `table` whose `age` (a time, indexed) is more than `keep` ago go, if `condition` holds and `hold` does not.
 
     `condition` and `hold` are SQL on the row `t`. `archive`: how long deleted rows are kept archived. `batch`: the size of
-    the first batch; those after it follow from the time it took. `children` are rows that go with one of these.
+    the first batch; those after it follow from the time it took. `partitions`: the table is partitioned by ranges of `age` of
+    this width (`partitions.AHEAD`), and loses whole ones. `children` are rows that go with one of these.
     """
 
     table: str
@@ -41,6 +43,7 @@ class Rule:
     hold: str = "false"
     archive: timedelta | None = None
     batch: int = 500
+    partitions: str = ""
     name: str = ""
     children: tuple[Child, ...] = ()
 
@@ -93,6 +96,7 @@ RULES: tuple[Rule, ...] = (
         "text_messages", "created_at", 400 * _DAY, "t.status NOT IN ('pending', 'queued', 'sending')",
         hold="EXISTS (SELECT FROM text_replies r WHERE r.message_id = t.id)",
     ),
+    Rule("text_subscriptions", "ended_at", 180 * _DAY),
     _deleted("locations"),
     _deleted("products"),
     _deleted("product_variants"),
@@ -126,8 +130,8 @@ def load_rules(file: Path | None) -> list[Rule]:
     for name, text in keep.items() if isinstance(keep, dict) else ():
         if name not in rules:
             faults.append(f"keep.{name}: no such rule{did_you_mean(name, rules)}")
-        elif (span := _span(text)) is None:
-            faults.append(f"keep.{name}: {_A_SPAN}")
+        elif (span := read_span(text)) is None:
+            faults.append(f"keep.{name}: {A_SPAN}")
         else:
             rules[name] = replace(rules[name], keep=span)
     own = content.get("rule", [])
@@ -142,8 +146,8 @@ def load_rules(file: Path | None) -> list[Rule]:
     return list(rules.values())
 
 
-_A_SPAN = "must be a span like '90 days' (hours, days or weeks)"
-_FIELDS = ("table", "age", "keep", "condition", "hold", "archive", "batch", "name")
+_FIELDS = ("table", "age", "keep", "condition", "hold", "archive", "batch", "partitions", "name")
+_WIDTHS = tuple(partitions.AHEAD)
 
 
 def _own_rule(given: Any, where: str, faults: list[str]) -> Rule | None:
@@ -166,18 +170,21 @@ def _own_rule(given: Any, where: str, faults: list[str]) -> Rule | None:
     ]
     for name in ("keep", "archive"):
         if name == "keep" or name in given:
-            values[name] = _span(given.get(name))
+            values[name] = read_span(given.get(name))
             if values[name] is None:
-                wrong.append(f"{where}.{name}: {_A_SPAN}")
+                wrong.append(f"{where}.{name}: {A_SPAN}")
     if "batch" in given and (type(given["batch"]) is not int or given["batch"] < 1):
         wrong.append(f"{where}.batch: must be a whole number of rows")
+    if "partitions" in given:
+        if given["partitions"] not in _WIDTHS:
+            wrong.append(f"{where}.partitions: must be one of {', '.join(_WIDTHS)}")
+        wrong += [
+            f"{where}.{name}: whole partitions go, so leave it out, or leave out `partitions`"
+            for name in ("condition", "hold", "archive", "batch")
+            if name in given
+        ]
     faults += wrong
     return None if wrong else Rule(**values)
-
-
-def _span(text: Any) -> timedelta | None:
-    match = _SPAN.fullmatch(text) if isinstance(text, str) else None
-    return timedelta(**{f"{match[2]}s": int(match[1])}) if match else None
 
 
 def _wrong(file: Path, faults: Sequence[str]) -> IntegrationError:
@@ -221,6 +228,9 @@ def _faults(connection: Connection, rule: Rule) -> Iterable[str]:
     is_time, indexed, key = row
     if not is_time:
         yield f"{rule.table}.{rule.age} is no time"
+        return
+    if rule.partitions:
+        yield from partitions.find_faults(connection, rule.table, rule.age)
         return
     if not indexed:
         yield f"no index begins with {rule.age}: CREATE INDEX CONCURRENTLY ON {rule.table} ({rule.age})"

@@ -243,10 +243,16 @@ class TaskRun:
         return self.passing.run(self.claim.place, self.stop)
 
     def finished(
-        self, figures: Counter[str], why: str | None = None, *, batches: int = 0, advice: Sequence[Any] = ()
+        self,
+        figures: Counter[str],
+        why: str | None = None,
+        *,
+        batches: int = 0,
+        set_aside: int = 0,
+        advice: Sequence[Any] = (),
     ) -> Outcome:
         """The outcome of a task that is no pass through a table."""
-        return Outcome(why is None, figures, batches, 0, 0, why, tuple(advice))
+        return Outcome(why is None, figures, batches, set_aside, 0, why, tuple(advice))
 
     def keep(self, connection: Connection, place: dict[str, Any]) -> None:
         """Write the place reached, in the transaction of what was done until there."""

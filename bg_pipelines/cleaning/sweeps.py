@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from bg_pipelines.cleaning import archive
+from bg_pipelines.cleaning import archive, aside
 from bg_pipelines.cleaning.relations import Axis, Connection, Relation, Span
 from bg_pipelines.database.secrets import Cipher
-
-TRIED_AGAIN = "interval '1 day'"
-"""A row that was set aside is tried again after so long."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,7 @@ class RowSweep:
         )
 
     def set_aside(self, connection: Connection, key: tuple[str, ...], reason: str) -> None:
-        connection.execute(
-            "INSERT INTO cleaning_set_aside (task, key, reason, first_at, last_at) "
-            "VALUES (%s, %s, %s, statement_timestamp(), statement_timestamp()) "
-            "ON CONFLICT (task, key) DO UPDATE SET reason = excluded.reason, last_at = excluded.last_at",
-            (self.rows.task, "/".join(key), reason),
-        )
+        aside.set_aside(connection, self.rows.task, key, reason)
         self._any_set_aside = True
 
     def values(self) -> dict[str, Any]:
@@ -126,7 +118,7 @@ class RowSweep:
         key = f"concat_ws('/', {', '.join(f't.{name}' for name in self.rows.key)})"
         return (
             "NOT EXISTS (SELECT FROM cleaning_set_aside a WHERE a.task = %(task)s "
-            f"AND a.last_at > statement_timestamp() - {TRIED_AGAIN} AND a.key = {key})"
+            f"AND a.last_at > statement_timestamp() - {aside.TRIED_AGAIN} AND a.key = {key})"
         )
 
     def _look_for_set_aside(self, connection: Connection) -> None:

@@ -162,7 +162,7 @@ def write_result(
 
 class TaskStatus(NamedTuple):
     """A task as people ask for it. `share` is how much of its pass is done, `seconds_left` how long the rest takes at the
-    pace so far; None where there is no pass under way, or that cannot be told."""
+    pace so far, while a run is at work; None where there is no pass under way, or that cannot be told."""
 
     name: str
     job: str
@@ -186,8 +186,7 @@ _STATUS = """
             WHEN t.attempts > 0 THEN 'retried'
             WHEN t.place IS NOT NULL THEN 'unfinished'
             WHEN t.next_due_at <= statement_timestamp() THEN 'due' ELSE 'done' END AS state,
-        p.share, CASE WHEN p.share > 0 THEN extract(epoch FROM statement_timestamp() - (t.place ->> 'began')::timestamptz)
-            * (1 / p.share - 1) END::float AS seconds_left,
+        p.share, CASE WHEN p.share > 0 THEN (t.place ->> 'seconds')::float * (1 / p.share - 1) END AS seconds_left,
         t.next_due_at, t.completed_at, coalesce(r.rows_freed, 0) AS rows_freed, coalesce(r.bytes_freed, 0) AS bytes_freed,
         (SELECT count(*) FROM cleaning_set_aside a WHERE a.task = t.name) AS set_aside, coalesce(r.pauses, '{}') AS pauses,
         t.last_error ->> 'message' AS error

@@ -1,22 +1,24 @@
 """Upkeep: vacuum, statistics and indexes, where a table needs it and the server has room; everything else is advice.
 
 Done here: `VACUUM (ANALYZE)` of tables with many dead or changed rows, `REINDEX CONCURRENTLY` of large bloated indexes,
-removal of what an interrupted `REINDEX CONCURRENTLY` left behind. A person decides about all else (`advise`). Only tables
-that this role owns are touched. `REPACK (CONCURRENTLY)` of PostgreSQL 19 is not used yet.
+removal of what an interrupted `REINDEX CONCURRENTLY` left behind. A person decides about all else (`advice`, `repack`). Only
+tables that this role owns are touched.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import sqlalchemy as sa
+import psycopg
+from psycopg.rows import namedtuple_row
 
+from bg_pipelines.cleaning.relations import Connection, autocommit
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import classified, is_expected
 
 LOCK_TIMEOUT_MS = 1_000
 DEAD_SHARE = 0.1
@@ -36,7 +38,7 @@ class Kept(NamedTuple):
 StopAsked = Callable[[], str | None]
 
 _TABLES = """
-    SELECT format('%I.%I', n.nspname, c.relname) AS name, s.n_dead_tup AS dead, s.n_live_tup AS live,
+    SELECT format('%%I.%%I', n.nspname, c.relname) AS name, s.n_dead_tup AS dead, s.n_live_tup AS live,
         s.n_mod_since_analyze AS changed, c.relhasindex
     FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE pg_has_role(c.relowner, 'USAGE') AND c.relkind IN ('r', 'm')
@@ -47,23 +49,23 @@ _TABLES = """
 def vacuum(database: Database, stop: StopAsked, *, dead_rows: int = DEAD_ROWS) -> Kept:
     """Vacuum tables of which a tenth is dead, and refresh the statistics of those of which a tenth has changed."""
     figures: Counter[str] = Counter()
-    with _autocommit(database) as connection:
-        for table in connection.execute(sa.text(_TABLES)).fetchall():
+    with autocommit(database, LOCK_TIMEOUT_MS) as connection:
+        for table in _rows(connection, _TABLES):
             if (why := stop()) is not None:
                 return Kept(figures, why)
             enough = dead_rows + DEAD_SHARE * table.live
             if table.dead > enough:
-                done = _run(connection, f"VACUUM (ANALYZE, SKIP_LOCKED) {table.name}")
+                done = run_statement(connection, f"VACUUM (ANALYZE, SKIP_LOCKED) {table.name}")
                 figures["upkeep.vacuumed"] += done
             elif table.changed > enough:
-                figures["upkeep.analyzed"] += _run(connection, f"ANALYZE (SKIP_LOCKED) {table.name}")
+                figures["upkeep.analyzed"] += run_statement(connection, f"ANALYZE (SKIP_LOCKED) {table.name}")
     return Kept(figures)
 
 
 # A b-tree's size if its pages were nine tenths full, from the rows and the width of its columns; of expressions and
 # partial indexes the width or the rows are not known, and they are left alone.
 _BLOATED = """
-    SELECT format('%I.%I', n.nspname, c.relname) AS name, pg_relation_size(c.oid) AS size,
+    SELECT format('%%I.%%I', n.nspname, c.relname) AS name, pg_relation_size(c.oid) AS size,
         (c.reltuples * (16 + w.width) / (current_setting('block_size')::int - 24) / 0.9
             * current_setting('block_size')::int)::bigint AS expected
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
@@ -73,7 +75,7 @@ _BLOATED = """
         JOIN pg_namespace tn ON tn.oid = t.relnamespace
         LEFT JOIN pg_stats s ON s.schemaname = tn.nspname AND s.tablename = t.relname AND s.attname = a.attname) w
     WHERE pg_has_role(t.relowner, 'USAGE') AND i.indisvalid AND i.indpred IS NULL AND w.columns = i.indnatts
-        AND c.reltuples > 0 AND n.nspname NOT LIKE 'pg\\_%' AND pg_relation_size(c.oid) > :bytes
+        AND c.reltuples > 0 AND n.nspname NOT LIKE 'pg\\_%%' AND pg_relation_size(c.oid) > %s
     ORDER BY 2 DESC"""
 
 
@@ -91,27 +93,24 @@ def reindex(
     more than 10 GB are left to advice.
     """
     figures: Counter[str] = Counter()
-    with _autocommit(database) as connection:
-        for index in connection.execute(sa.text(_BLOATED), {"bytes": bloated_bytes}).fetchall():
+    with autocommit(database, LOCK_TIMEOUT_MS) as connection:
+        for index in _rows(connection, _BLOATED, bloated_bytes):
             if (why := stop()) is not None:
                 return Kept(figures, why)
             if index.expected > index.size * (1 - BLOATED_SHARE):
                 continue
-            room = LARGEST_REBUILD_BYTES if data is None else free(data) / 2
-            if index.size > room:
+            if index.size > room(data, free):
                 figures["upkeep.no_room"] += 1
                 continue
-            if _run(connection, f"REINDEX INDEX CONCURRENTLY {index.name}"):
-                after = connection.execute(
-                    sa.text("SELECT pg_relation_size(to_regclass(:name))"), {"name": index.name}
-                ).scalar_one()
+            if run_statement(connection, f"REINDEX INDEX CONCURRENTLY {index.name}"):
+                [after] = _rows(connection, "SELECT pg_relation_size(to_regclass(%s)) AS size", index.name)
                 figures["upkeep.reindexed"] += 1
-                figures["upkeep.bytes"] += max(0, index.size - int(after))
+                figures["upkeep.bytes"] += max(0, index.size - after.size)
     return Kept(figures)
 
 
 _LEFT_OVER = """
-    SELECT format('%I.%I', n.nspname, c.relname) AS name, pg_relation_size(c.oid) AS size
+    SELECT format('%%I.%%I', n.nspname, c.relname) AS name, pg_relation_size(c.oid) AS size
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_class t ON t.oid = i.indrelid
     WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AND pg_has_role(t.relowner, 'USAGE')
@@ -121,31 +120,31 @@ _LEFT_OVER = """
 def remove_left_over(database: Database) -> Kept:
     """Drop the invalid indexes that an interrupted `REINDEX CONCURRENTLY` leaves behind: only writes pay for them."""
     figures: Counter[str] = Counter()
-    with _autocommit(database) as connection:
-        for index in connection.execute(sa.text(_LEFT_OVER)).fetchall():
-            if _run(connection, f"DROP INDEX CONCURRENTLY {index.name}"):
+    with autocommit(database, LOCK_TIMEOUT_MS) as connection:
+        for index in _rows(connection, _LEFT_OVER):
+            if run_statement(connection, f"DROP INDEX CONCURRENTLY {index.name}"):
                 figures["upkeep.left_over_indexes"] += 1
                 figures["upkeep.bytes"] += index.size
     return Kept(figures)
 
 
-@contextmanager
-def _autocommit(database: Database) -> Iterator[sa.Connection]:
-    """A connection on which each statement is its own transaction, with a short wait for locks."""
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-        try:
-            yield connection
-        finally:
-            connection.exec_driver_sql("RESET lock_timeout")
+def room(data: Path | None, free: Callable[[Path], int]) -> float:
+    """How large a copy may be: half of what is free, or where nobody knows that, not very large."""
+    return LARGEST_REBUILD_BYTES if data is None else free(data) / 2
 
 
-def _run(connection: sa.Connection, statement: str) -> bool:
+def _rows(connection: Connection, statement: str, *parameters: Any) -> list[Any]:
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(statement, parameters).fetchall()
+
+
+def run_statement(connection: Connection, statement: str) -> bool:
     """Whether the statement was done; a lock that is not to be had leaves it to the next run."""
     try:
-        connection.exec_driver_sql(statement)
-    except sa.exc.OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) not in ("55P03", "57014", "40P01"):
-            raise
+        connection.execute(statement)
+    except psycopg.Error as error:
+        found = classified(error)
+        if found is None or not is_expected(found):
+            raise found or error from error
         return False
     return True

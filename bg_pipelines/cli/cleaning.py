@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
+import orjson
 import typer
 
-from bg_pipelines.cleaning import jobs, retention, tasks
+from bg_pipelines.cleaning import archive, cart_rules, jobs, retention, tasks
 from bg_pipelines.cleaning.carts import TABLES, CartKeep
+from bg_pipelines.cleaning.spans import write_span
 from bg_pipelines.cli.printing import AsJson, By, console, logged_in, new_table, open_migrated, print_json
+from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import counted, minute, plain, span
@@ -90,3 +96,59 @@ def show_set_aside() -> None:
     for task, key, reason, last_at in rows:
         table.add_row(task, key, reason, minute(last_at))
     console.print(table if rows else "no row is set aside", crop=console.is_terminal)
+
+
+Span = Annotated[
+    str | None, typer.Option(metavar="SPAN", help="Like '14 days'; '' is as for all stores again.")
+]
+
+
+@app.command("carts")
+def set_cart_rules(
+    store: Annotated[str | None, typer.Argument(metavar="[STORE]", help="Store name.")] = None,
+    abandon: Span = None,
+    anonymous: Span = None,
+    customer: Span = None,
+    empty: Span = None,
+    bought: Span = None,
+    archive: Span = None,
+) -> None:
+    """Show how long carts are kept without activity, or change it for one store; what is not given stays as it is."""
+    given = {
+        "abandon": abandon,
+        "anonymous": anonymous,
+        "customer": customer,
+        "empty": empty,
+        "bought": bought,
+        "archive": archive,
+    }
+    changed = any(text is not None for text in given.values())
+    if changed and store is None:
+        raise typer.BadParameter("name the store whose times these are")
+    with open_migrated() as database, database.transaction() as connection:
+        if store is not None:
+            store_id = find_store(connection, store)
+            if changed:
+                cart_rules.set_rules(connection, store_id, given)
+        found = cart_rules.list_rules(connection)
+    table = new_table("store", *cart_rules.NAMES)
+    table.add_row("(all)", *(write_span(span) for span in asdict(CartKeep()).values()))
+    for rules in found:
+        if store in (None, rules.store):
+            table.add_row(rules.store, *(write_span(rules.spans.get(name)) for name in cart_rules.NAMES))
+    console.print(table, crop=console.is_terminal)
+
+
+@app.command("archive")
+def read_archive(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task that deleted them, such as carts.")],
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only what was deleted since this day, UTC.")
+    ] = None,
+) -> None:
+    """Print deleted rows that were archived, one JSON object a line, the oldest first."""
+    settings = load_settings()
+    with open_migrated() as database, database.transaction() as connection:
+        day = since.replace(tzinfo=UTC) if since else None
+        for row in archive.read(connection, cipher(settings), task, day):
+            sys.stdout.write(orjson.dumps(row).decode() + "\n")

@@ -8,8 +8,8 @@ import typer
 
 from bg_pipelines.cli.printing import AsJson, By, console, logged_in, new_table, open_migrated, print_json
 from bg_pipelines.database.engine import Database
-from bg_pipelines.messaging import consent, desk
-from bg_pipelines.messaging.numbers import masked, read_number
+from bg_pipelines.messaging import consent, desk, handling
+from bg_pipelines.messaging.numbers import any_number, masked
 from bg_pipelines.messaging.templates import ALERTS
 from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import counted, minute, plain
@@ -59,15 +59,15 @@ def share_product(
 def list_texts(
     store: Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this store.")] = None,
     status: Annotated[
-        str | None, typer.Option("--status", help=f"Only those that are {', '.join(desk.STATUSES)}.")
+        str | None, typer.Option("--status", help=f"Only those that are {', '.join(handling.STATUSES)}.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many to list, the latest.")] = desk.LATEST,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list, the latest.")] = handling.LATEST,
     numbers: Numbers = False,
     as_json: AsJson = False,
 ) -> None:
     """List text messages, the newest first: their state, and why one was refused, is held or failed. Times are UTC."""
     with open_migrated() as database:
-        rows = desk.list_texts(database, store=store, status=status, limit=limit)
+        rows = handling.list_texts(database, store=store, status=status, limit=limit)
     shown = [row if numbers else row._replace(phone=masked(row.phone)) for row in rows]
     if as_json:
         print_json({"text_messages": plain(shown)})
@@ -143,7 +143,7 @@ def show_consent(
     """Show everything that is known of a number's consent, as evidence; or record consent. Prints personal data."""
     settings = load_settings()
     rules = desk.rules_of(settings)
-    phone = read_number(number, rules.countries).phone
+    phone = any_number(number)
     with open_migrated() as database:
         if grant is not None:
             if store is None or wording is None:
@@ -194,8 +194,7 @@ def opt_out(
     by: By = None,
 ) -> None:
     """Stop messages to a number at once, for a person who asked for it in whatever way."""
-    rules = desk.rules_of(load_settings())
-    phone = read_number(number, rules.countries).phone
+    phone = any_number(number)
     with open_migrated() as database, database.transaction() as connection:
         consent.opt_out(
             connection, phone, kind, source="staff", channel="staff", wording=how, by=by or logged_in()
@@ -215,10 +214,10 @@ def show_replies(
     """Show replies in people's own words that wait for a person, the oldest first. Prints personal data."""
     with open_migrated() as database:
         if done is not None:
-            left = desk.settle_reply(database, done, by=by or logged_in())
+            left = handling.settle_reply(database, done, by=by or logged_in())
             console.print(f"{counted(left, 'reply', 'replies')} left")
             return
-        rows = desk.open_replies(database)
+        rows = handling.open_replies(database)
     shown = [row if numbers else row._replace(phone=masked(row.phone)) for row in rows]
     if as_json:
         print_json({"replies": plain(shown)})
@@ -247,7 +246,7 @@ def settle(
 ) -> None:
     """Say what became of a parked message, after a look at Twilio's console."""
     with open_migrated() as database:
-        desk.settle_unclear(database, message, how, by=by or logged_in())
+        handling.settle_unclear(database, message, how, by=by or logged_in())
     console.print(f"text message {message}: {how}")
 
 

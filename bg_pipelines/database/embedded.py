@@ -52,9 +52,16 @@ SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 ACCOUNT = "pgserver"  # runs the server where we are root
 # Only where a new database begins: postgresql.conf belongs to whoever runs it.
 FIRST_SETTINGS = ("max_connections=200", "shared_buffers=128MB", "timezone=UTC", "log_timezone=UTC")
-
-# An error of a statement reaches whoever sent it; in the log it would quote values, which may be personal.
-QUIET = "--log_min_messages=log"
+# An error of a statement reaches whoever sent it. In the log it, and the statement's parameters, would be personal data.
+QUIET = (
+    "log_min_messages=log",
+    "log_min_error_statement=panic",
+    "log_error_verbosity=terse",
+    "log_parameter_max_length=0",
+    "log_parameter_max_length_on_error=0",
+)
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")
+"""The variables of ours that the server gets: among the others are tokens, and some are meant for other servers."""
 
 _held: dict[Path, int] = {}
 _guard = threading.Lock()
@@ -78,7 +85,7 @@ class EmbeddedServer:
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         # The port names the socket's file; said here, lest somebody's PGPORT name another.
         place = f"postgres:@:5432/{quote(database, safe='')}?host={self.socket_directory}"
-        return f"{scheme}://{place}&options={quote(QUIET)}"
+        return f"{scheme}://{place}"
 
     def create_database(self, name: str) -> None:
         """Create the database unless it is there."""
@@ -154,12 +161,15 @@ class EmbeddedServer:
 def ensure(home: Path) -> EmbeddedServer:
     """Start or join the server of this home, and hold it until `release` or the end of the process."""
     server = EmbeddedServer(home.expanduser().resolve())
+    # Here, for the supervisor has this file alone.
+    from bg_pipelines.folders import private_folder
+
     deadline = time.monotonic() + START_SECONDS
     with _guard:
         new = server.home not in _held
         try:
             if new:
-                server.home.mkdir(parents=True, exist_ok=True)
+                private_folder(server.home)
                 _held[server.home] = _open(server.home / "postgres.users")
                 fcntl.flock(_held[server.home], fcntl.LOCK_SH)  # waits while the supervisor stops the server
             _ensure_supervisor(server)
@@ -246,8 +256,7 @@ def _start_supervisor(server: EmbeddedServer, lock: int) -> None:
     binaries = Path(package.submodule_search_locations[0]).resolve() / f"pginstall{MAJOR}" / "bin"
     if server.log.exists() and server.log.stat().st_size > LOG_BYTES:
         server.log.replace(server.home / "postgres.log.1")
-    # Variables of that name are meant for other servers: PGPORT, PGDATA.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb", buffering=0) as reports, _opened(server.log) as log:
         try:
@@ -392,7 +401,8 @@ def _launch(server: EmbeddedServer, binaries: Path, lock: int) -> int:
         "-p",
         "5432",
     ]
-    command += ["-c", "listen_addresses=", "-c", f"cluster_name={server.name}"]
+    for setting in ("listen_addresses=", f"cluster_name={server.name}", *QUIET):
+        command += ["-c", setting]
     return subprocess.Popen(command, cwd=directory, pass_fds=(lock,), **account).pid  # noqa: S603
 
 
@@ -401,7 +411,7 @@ def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     directory = server.data.parent.resolve()
-    for parent in (*directory.parents, *binaries.parents):
+    for parent in (*directory.parents[1:], *binaries.parents):
         _permit(parent, stat.S_IXOTH)
     package = binaries.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
@@ -417,7 +427,7 @@ def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
         if (
             owner.st_uid != 0
         ):  # as root had it here, another user, or a machine that numbers its users otherwise
-            return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+            return _let_in(directory.parent, owner.st_uid, owner.st_gid)
     useradd = ["useradd", "--system", "--no-create-home", "--shell=/bin/false", ACCOUNT]
     with suppress(FileNotFoundError):  # whether it helped is seen below
         subprocess.run(useradd, capture_output=True)  # noqa: S603
@@ -425,7 +435,18 @@ def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
         raise EmbeddedServerError(f"PostgreSQL does not run as root: add a system user {ACCOUNT}") from None
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    return _let_in(directory.parent, entry.pw_uid, entry.pw_gid)
+
+
+def _let_in(home: Path, user: int, group: int) -> dict[str, Any]:
+    """Open the way through a home of root's to this account, and to nobody else where the home was root's alone."""
+    mode = home.stat().st_mode
+    if not mode & stat.S_IRWXO and (home.stat().st_gid == group or not mode & stat.S_IRWXG):
+        os.chown(home, -1, group)
+        _permit(home, stat.S_IXGRP)
+    else:
+        _permit(home, stat.S_IXOTH)
+    return {"user": user, "group": group, "extra_groups": []}
 
 
 def _permit(path: Path, bits: int) -> None:

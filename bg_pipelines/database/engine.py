@@ -15,27 +15,14 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from bg_pipelines.database import connecting
 from bg_pipelines.database.sqlstates import AWAY, classified, is_outage, unavailable
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.settings import Settings, driver_url
+from bg_pipelines.settings import Settings
 
 APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
 CANCEL_SECONDS = 5.0
-NETWORK = {
-    "connect_timeout": 10,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # milliseconds
-}
-"""Keepalives detect a cut network within a minute, half a lease; without them TCP waits for two hours. A Unix-domain
-socket ignores them; parameters of the URL override them."""
-# The server detects it as fast, and releases the locks of that client.
-_OF_THE_SERVER = (
-    "-c timezone=UTC -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
-    "-c tcp_user_timeout=60000"
-)
 
 # One number for all migrations of this project: PostgreSQL's advisory locks are plain integers.
 _MIGRATION_LOCK = 0x6267_7069
@@ -44,15 +31,15 @@ _MIGRATION_LOCK = 0x6267_7069
 class Database:
     """A pool of connections to one PostgreSQL database.
 
-    `url` is a PostgreSQL URL with any driver or none; its parameters are libpq's, and win over `NETWORK`. `pool_size`
+    `url` is a PostgreSQL URL with any driver or none; its parameters are libpq's, and win over `connecting.NETWORK`. `pool_size`
     connections are kept, and as many more are opened under load.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
-        address = _address(url, "psycopg")
+        address = connecting.address(url, "psycopg")
         self._connect_args = {
             "application_name": "bg-pipelines",
-            "options": f"{address.query.get('options', '')} {_OF_THE_SERVER}".strip(),
+            "options": connecting.options(address, of_jobs=True),
         }
         self.engine = sa.create_engine(
             address,
@@ -62,6 +49,7 @@ class Database:
             pool_pre_ping=True,
             connect_args=self._connect_args,
         )
+        sa.event.listen(self.engine, "connect", lambda connection, _: connecting.settle(connection))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -175,13 +163,16 @@ def dagster_storage_url(settings: Settings) -> str:
         url = settings.dagster_database_url.get_secret_value()
     else:
         url = embedded_url(settings.home, DAGSTER_DATABASE)
-    return _address(url, "psycopg2").render_as_string(hide_password=False)
+    address = connecting.address(url, "psycopg2")
+    address = address.update_query_dict({"options": connecting.options(address, of_jobs=False)})
+    return address.render_as_string(hide_password=False)
 
 
 def embedded_url(home: Path, database: str) -> str:
     """A database of the embedded server, made if it is not there. Raises IntegrationError (database)."""
     from bg_pipelines.database import embedded
 
+    connecting.forget_environment()
     try:
         server = embedded.ensure(home)
         server.create_database(database)
@@ -190,23 +181,6 @@ def embedded_url(home: Path, database: str) -> str:
             ErrorType.DATABASE, str(error), source="database", details={"server": AWAY}
         ) from error
     return server.url(database)
-
-
-def _address(url: str, driver: str) -> sa.URL:
-    """The URL for this driver, with what of `NETWORK` it does not say itself. Raises IntegrationError (configuration)."""
-    try:
-        address = sa.make_url(driver_url(url, driver))
-    except (sa.exc.ArgumentError, ValueError):
-        # The reason would repeat parts of the address, and it holds a password.
-        raise IntegrationError.of(
-            ErrorType.CONFIGURATION,
-            "the database's address cannot be read; it should be like postgresql://user:password@host:5432/database, "
-            "with %40 for an @ and %3A for a : in the password",
-            source="settings",
-        ) from None
-    return address.update_query_dict(
-        {name: str(value) for name, value in NETWORK.items() if name not in address.query}
-    )
 
 
 def _raise_classified(error: sa.exc.DBAPIError) -> NoReturn:

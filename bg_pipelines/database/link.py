@@ -11,14 +11,10 @@ from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 
+from bg_pipelines.database.connecting import settle_async
 from bg_pipelines.database.sqlstates import classified, is_conflict, unavailable
 
 ATTEMPTS = 3
-_DURABLE = (
-    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-)
-
-
 _Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
@@ -91,7 +87,7 @@ class Link:
             connection = await psycopg.AsyncConnection.connect(
                 **self._parameters, autocommit=True, prepare_threshold=None
             )
-            await connection.execute(_DURABLE)
+            await settle_async(connection)
         except psycopg.Error as error:
             raise classified(error) or unavailable(error) from error
         return connection

@@ -21,6 +21,8 @@ Timestamp = sa.DateTime(timezone=True)
 Money = sa.Numeric(19, 4)
 Quantity = sa.Numeric(19, 5)
 """Pieces, or what is weighed and measured: Square has five decimals."""
+_REFERENCE = sa.text("substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 1, 10)")
+"""Of a text message: unique over all installations that may share an account."""
 
 
 class Base(DeclarativeBase):
@@ -679,6 +681,9 @@ class CartEvent(Base):
         sa.CheckConstraint("kind IN ('cart.abandoned')", name="kind"),
         sa.Index(None, "store_id", "cart_external_id"),
         sa.Index(None, "happened_at"),
+        sa.Index(
+            "ix_cart_events_new", "happened_at", "id", postgresql_where=sa.text("considered_at IS NULL")
+        ),
     )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
@@ -686,6 +691,9 @@ class CartEvent(Base):
     cart_external_id: Mapped[str]
     kind: Mapped[str]
     happened_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    considered_at: Mapped[datetime | None] = mapped_column(
+        comment="when it was looked at for a reminder by text message (messaging/reminders.py)"
+    )
 
 
 class CartRules(Base):
@@ -920,7 +928,9 @@ class TextMessage(Claimed, Base):
     label = "'text message ' || t.id"
     __table_args__ = (
         *_claimed(),
-        sa.CheckConstraint("kind IN ('product_share', 'customer_alert', 'service')", name="kind"),
+        sa.CheckConstraint(
+            "kind IN ('product_share', 'customer_alert', 'cart_reminder', 'service')", name="kind"
+        ),
         sa.CheckConstraint(
             "status IN ('pending', 'refused', 'queued', 'sending', 'sent', 'delivered', 'undelivered', 'failed', "
             "'canceled')",
@@ -948,7 +958,10 @@ class TextMessage(Claimed, Base):
     product_external_id: Mapped[str | None]
     variant_external_id: Mapped[str | None]
     order_external_id: Mapped[str | None]
-    link: Mapped[str | None] = mapped_column(comment="null: the product's page in the store's own shop")
+    cart_external_id: Mapped[str | None]
+    link: Mapped[str | None] = mapped_column(
+        comment="null: the page of the product, or of the cart, in the store's own shop"
+    )
     fields: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}", comment="what else the template names"
     )
@@ -962,7 +975,7 @@ class TextMessage(Claimed, Base):
     )
     reference: Mapped[str] = mapped_column(
         unique=True,
-        server_default=sa.text("substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 1, 10)"),
+        server_default=_REFERENCE,
         comment="stands in its text: no other message on the account has it",
     )
     status: Mapped[str] = mapped_column(server_default="pending")
@@ -990,7 +1003,9 @@ class SmsConsent(Base):
 
     __tablename__ = "sms_consents"
     __table_args__ = (
-        sa.CheckConstraint("kind IN ('product_share', 'customer_alert', 'all')", name="kind"),
+        sa.CheckConstraint(
+            "kind IN ('product_share', 'customer_alert', 'cart_reminder', 'all')", name="kind"
+        ),
         sa.CheckConstraint(
             "event IN ('granted', 'confirmed', 'revoked', 'asked', 'requested', 'unreachable')", name="event"
         ),
@@ -1019,7 +1034,11 @@ class SmsOptOut(Base):
     counts as well."""
 
     __tablename__ = "sms_opt_outs"
-    __table_args__ = (sa.CheckConstraint("kind IN ('product_share', 'customer_alert', 'all')", name="kind"),)
+    __table_args__ = (
+        sa.CheckConstraint(
+            "kind IN ('product_share', 'customer_alert', 'cart_reminder', 'all')", name="kind"
+        ),
+    )
 
     phone: Mapped[str] = mapped_column(primary_key=True, comment="E.164")
     kind: Mapped[str] = mapped_column(primary_key=True, server_default="all")
@@ -1077,6 +1096,7 @@ class TextSubscription(Base):
             postgresql_where=sa.text("ended_at IS NULL"),
         ),
         sa.Index(None, "phone"),
+        sa.Index(None, "ended_at"),
         sa.Index(None, "store_id", "customer_external_id"),
     )
 
@@ -1274,6 +1294,11 @@ class Alert(Base):
     severity: Mapped[str]
     title: Mapped[str]
     body: Mapped[str]
+    reference: Mapped[str] = mapped_column(
+        unique=True,
+        server_default=_REFERENCE,
+        comment="ends its text message: by it a message is found again, and no other on the account has it",
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 

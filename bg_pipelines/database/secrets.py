@@ -18,6 +18,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from psycopg import sql
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.folders import private_folder
 from bg_pipelines.settings import Settings
 
 KEY_FILE = "encryption.key"
@@ -155,7 +156,7 @@ def cipher(settings: Settings) -> Cipher:
 
 
 def _key_file(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     if not path.exists():
         # Written aside and linked into place: of two processes doing this at once one wins, whole.
         aside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")

@@ -2,7 +2,7 @@
 
 conflict    two transactions conflicted: repeated at once
 expected    normal in a database under load: one transaction failed, others did not; its work is retried with backoff
-outage      no transaction can work: the server is away, refuses connections, or has no disk left
+outage      no transaction can work: the server is away, refuses connections, has no disk left, or only lets itself be read
 (others)    a wrong statement or a value that does not fit: a bug, raised as psycopg raises it
 """
 
@@ -33,7 +33,8 @@ REFUSES = "refuses"
 """The server answers but refuses connections: a wrong password, no such database, too many connections."""
 
 _GOING = ("08", "57P01", "57P02", "57P03")  # connection exceptions, shutdown, crash, start-up
-_EXHAUSTED = ("53", "57P04", "58")  # disk or connections used up, database dropped, an error of the system
+# Disk or connections used up, database dropped, an error of the system, a database that is only read.
+_EXHAUSTED = ("53", "57P04", "58", "25006")
 
 
 def classified(error: BaseException) -> IntegrationError | None:
@@ -53,14 +54,20 @@ def classified(error: BaseException) -> IntegrationError | None:
             "medium",
             code,
         )
-    if isinstance(error, psycopg.OperationalError) and (code is None or code.startswith(_GOING + _EXHAUSTED)):
+    if isinstance(error, psycopg.OperationalError | psycopg.errors.ReadOnlySqlTransaction) and (
+        code is None or code.startswith(_GOING + _EXHAUSTED)
+    ):
         return unavailable(error)
     return None
 
 
 def unavailable(error: BaseException) -> IntegrationError:
-    """An outage. `details["server"]` says which kind: away, refuses, or the server's own code for it; None: not
-    known."""
+    """An outage, or a pooler that will not do.
+
+    `details["server"]` says which kind of outage: away, refuses, or the server's own code for it; None: not known.
+    """
+    if "unsupported startup parameter" in str(error):
+        return pooled()
     server = _server(error)
     what = "is not available" if server in (None, AWAY, REFUSES) else "cannot work"
     return IntegrationError.of(
@@ -68,6 +75,16 @@ def unavailable(error: BaseException) -> IntegrationError:
         f"PostgreSQL {what}: {_first_line(error)}",
         source="database",
         details={"server": server},
+    )
+
+
+def pooled() -> IntegrationError:
+    """Between us and the server stands something that shares its sessions, or does not hand on what we ask of one."""
+    return IntegrationError.of(
+        ErrorType.CONFIGURATION,
+        "between here and PostgreSQL stands a pooler (PgBouncer or the like) that does not pass on the options of a "
+        "connection: give the address of the server itself, for connections are kept and need sessions of their own",
+        source="database",
     )
 
 
@@ -97,7 +114,7 @@ def _failed_alone(message: str, severity: str, code: str | None) -> IntegrationE
 
 
 def _server(error: BaseException) -> str | None:
-    if not isinstance(error, psycopg.OperationalError):
+    if not isinstance(error, psycopg.OperationalError | psycopg.errors.ReadOnlySqlTransaction):
         return None
     if error.sqlstate is not None:
         return AWAY if error.sqlstate.startswith(_GOING) else error.sqlstate

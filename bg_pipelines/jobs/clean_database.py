@@ -40,7 +40,14 @@ def _work(instance: dg.DagsterInstance, database: Database, cipher: Cipher) -> W
 
     data = EmbeddedServer(settings.home).data if settings.embedded else None
     return Work(
-        database_tasks(rules, cipher, home=settings.home, data=data, history=prune_history),
+        database_tasks(
+            rules,
+            cipher,
+            home=settings.home,
+            data=data,
+            history=prune_history,
+            may_repack=settings.repack,
+        ),
         lambda names: preview_database(database, rules, cipher, names),
     )
 

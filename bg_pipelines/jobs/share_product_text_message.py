@@ -7,10 +7,13 @@ minute after the last message. What an interruption costs: a message under way i
 """
 
 # No `from __future__ import annotations`: Dagster reads those of an op as they are.
+from typing import Any
+
 import dagster as dg
+import psycopg
 from pydantic import Field
 
-from bg_pipelines.messaging import twilio
+from bg_pipelines.messaging import reminders, twilio
 from bg_pipelines.messaging.desk import rules_of
 from bg_pipelines.messaging.outbox import JOB, is_due
 from bg_pipelines.messaging.pace import of_settings
@@ -83,11 +86,15 @@ def share_product_text_message() -> None:
     send_text_messages()
 
 
+def _is_due(connection: psycopg.Connection[Any]) -> bool:
+    return is_due(connection) or (load_settings().text_cart_reminders and reminders.is_due(connection))
+
+
 sensors = [
     work_sensor(
         share_product_text_message,
         OUTBOX,
-        is_due,
+        _is_due,
         "text messages",
         {"ops": {"send_text_messages": {"config": {"warm_seconds": WARM_SECONDS}}}},
     )

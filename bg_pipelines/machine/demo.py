@@ -34,6 +34,7 @@ from rich.table import Table
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.folders import private_folder
 from bg_pipelines.incidents import handling, reading
 from bg_pipelines.machine import demo_texts
 from bg_pipelines.machine.demo_carts import freed, make_old_carts
@@ -489,7 +490,7 @@ def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """One demo a home: a second would point the first one's stores at its own sandbox."""
-    home.mkdir(parents=True, exist_ok=True)
+    private_folder(home)
     with (home / "demo.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

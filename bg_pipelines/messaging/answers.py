@@ -144,6 +144,11 @@ def _take_reply(connection: Connection, fields: Mapping[str, str], rules: Answer
     ).fetchone()
     last = _Last(*row) if row else None
     reading = _reading(connection, phone, fields, rules)
+    answered_by_twilio = bool(fields.get("OptOutType")) or words.is_twilios(body)
+    # Nobody else answers a call for help in another language.
+    waits = reading in (Reading.REFUSAL, Reading.OTHER) or (
+        reading is Reading.HELP and not answered_by_twilio
+    )
     is_new = connection.execute(
         "INSERT INTO text_replies (sid, phone, body, reading, message_id, received_at, settled_at, settled_by) "
         "VALUES (%(sid)s, %(phone)s, %(body)s, %(reading)s, %(message)s, clock_timestamp(), "
@@ -155,7 +160,7 @@ def _take_reply(connection: Connection, fields: Mapping[str, str], rules: Answer
             "body": body,
             "reading": reading.value,
             "message": last.id if last else None,
-            "settled": reading not in (Reading.REFUSAL, Reading.OTHER),
+            "settled": not waits,
         },
     ).rowcount
     if not is_new:
@@ -164,13 +169,13 @@ def _take_reply(connection: Connection, fields: Mapping[str, str], rules: Answer
         case Reading.STOP | Reading.REFUSAL:
             _opt_out(connection, phone, body, sid, last, fields, rules)
         case Reading.START:
-            _record(connection, phone, consent.ALL, body, sid)
+            _opt_in(connection, phone, consent.ALL, body, sid)
         case Reading.YES:
             for kind in asked(connection, phone):
-                _record(connection, phone, kind, body, sid)
+                _opt_in(connection, phone, kind, body, sid)
         case _:
             pass
-    if reading in (Reading.REFUSAL, Reading.OTHER):
+    if waits:
         report_open_replies(connection, sid)
     return Outcome.HANDLED
 
@@ -233,9 +238,9 @@ def _opt_out(
         return  # no country that is sent to: nothing is confirmed
 
 
-def _record(connection: Connection, phone: str, kind: str, body: str, sid: str) -> None:
+def _opt_in(connection: Connection, phone: str, kind: str, body: str, sid: str) -> None:
     event = consent.Event(phone, kind, "confirmed", "reply", "sms", wording=body, evidence=sid)
-    consent.record(connection, event)
+    consent.opt_in(connection, event)
 
 
 def report_open_replies(connection: Connection, occurrence: str | None = None) -> int:

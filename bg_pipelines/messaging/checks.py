@@ -9,7 +9,7 @@ is refused; each with a reason that names nobody.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -47,6 +47,7 @@ class Rules:
     daily_messages: int = 3
     daily_segments: int = 2_000
     double_opt_in: bool = False
+    cart_reminders: bool = False
     templates: Mapping[str, str] = field(default_factory=lambda: TEMPLATES)
 
 
@@ -74,7 +75,8 @@ class Facts(NamedTuple):
     """What the database holds about a message at `now`.
 
     `recent` are the times at which the number was sent to within a day, the oldest first. `stock` is what is available of
-    the product or variant, None where its stock is not kept. `segments_today` counts everybody's.
+    the product or variant, None where its stock is not kept. `cart_is_open`: there is one, without an order or money in it;
+    `cart_is_left`: nothing has happened to it since it was found abandoned; `in_cart` are the titles of what it holds.
     """
 
     now: datetime
@@ -96,9 +98,13 @@ class Facts(NamedTuple):
     stock: int | None
     order_name: str | None
     order_is_open: bool | None
+    cart_is_open: bool | None
+    cart_is_left: bool | None
+    in_cart: list[str | None]
     requested_by: str | None
     needs_product: bool
     needs_order: bool
+    needs_cart: bool
 
 
 _FACTS = """
@@ -119,9 +125,14 @@ SELECT clock_timestamp() AS now,
     ARRAY(SELECT i.fingerprint FROM incidents i WHERE i.status = 'open' AND i.kind = 'texts_stopped') AS stopped,
     coalesce(s.shop_name, s.name) AS store, s.platform, s.domain, t.link, p.handle, p.title,
     p.status AS product_status, v.price, v.currency, l.stock::int AS stock,
-    o.name AS order_name, o.cancelled_at IS NULL AND o.deleted_at IS NULL AS order_is_open, t.requested_by,
+    o.name AS order_name, o.cancelled_at IS NULL AND o.deleted_at IS NULL AS order_is_open,
+    k.completed_at IS NULL AND k.payment_state IN ('none', 'settled') AND k.external_id IS NOT NULL AS cart_is_open,
+    k.abandoned_at >= k.source_updated_at AS cart_is_left,
+    ARRAY(SELECT to_jsonb(i) ->> 'title' FROM cart_items i WHERE i.store_id = t.store_id
+        AND i.cart_external_id::text = t.cart_external_id AND i.deleted_at IS NULL ORDER BY i.external_id) AS in_cart,
+    t.requested_by,
     t.template IN ('product_share', 'back_in_stock', 'price_drop') AS needs_product,
-    t.template = 'order_ready' AS needs_order
+    t.template = 'order_ready' AS needs_order, t.template = 'cart_reminder' AS needs_cart
 FROM text_messages t JOIN stores s ON s.id = t.store_id
 LEFT JOIN products p ON p.store_id = t.store_id AND p.external_id = t.product_external_id AND p.deleted_at IS NULL
 LEFT JOIN LATERAL (SELECT min(v.price) AS price, min(v.currency) AS currency,
@@ -131,6 +142,7 @@ LEFT JOIN LATERAL (SELECT min(v.price) AS price, min(v.currency) AS currency,
 LEFT JOIN LATERAL (SELECT sum(greatest(l.available, 0)) AS stock FROM inventory_levels l
     WHERE l.store_id = t.store_id AND l.inventory_item_external_id = ANY(v.items) AND l.deleted_at IS NULL) l ON true
 LEFT JOIN orders o ON o.store_id = t.store_id AND o.external_id = t.order_external_id
+LEFT JOIN carts k ON k.store_id = t.store_id AND k.external_id::text = t.cart_external_id AND k.deleted_at IS NULL
 WHERE t.id = %s"""
 
 
@@ -150,16 +162,20 @@ def decide(claim: TextClaim, facts: Facts, rules: Rules, segments_left: int) -> 
     if claim.expires_at <= now:
         return Refuse("expired before it could be sent")
     relies_on: Said | None = None
-    if claim.kind != "service":
+    # The confirmation of an opt-out answers somebody who has just written, whatever they are opted out of.
+    is_confirmation = claim.template == "opt_out"
+    if not is_confirmation:
         try:
             read_number(claim.phone, rules.countries)
         except IntegrationError as error:
             return Refuse(error.message)
+        about = claim.fields.get("kind") if claim.template == "opt_in" else claim.kind
         for kind, how in facts.opt_outs:
-            if kind in (claim.kind, consent.ALL):
+            if consent.ALL in (kind, about) or kind == about:
                 return Refuse(
                     "the number can never be reached" if how == "unreachable" else f"opted out: {how}"
                 )
+    if claim.kind != "service":
         if facts.requested_by is None:
             verdict = consent.verdict(claim.kind, said_of(facts), double_opt_in=rules.double_opt_in)
             if verdict.why_not is not None:
@@ -174,7 +190,7 @@ def decide(claim: TextClaim, facts: Facts, rules: Rules, segments_left: int) -> 
     stopped = [name for name in facts.stopped if not _prefix_of(name)]
     if stopped and claim.incident_id is None:
         return Hold(now + STOPPED_WAIT, "sending is stopped")
-    if claim.kind == "service":
+    if is_confirmation:
         return Send(text, None, VALID[0] * 60)
     places = quiet_hours.places_of(
         claim.phone, [Address(country, state) for country, state in facts.addresses if country]
@@ -229,6 +245,13 @@ def _refused_for_its_object(facts: Facts) -> Refuse | None:
             return Refuse("the product is sold out")
     if facts.needs_order and not facts.order_is_open:
         return Refuse("the order was cancelled or deleted")
+    if facts.needs_cart:
+        if not facts.cart_is_open:
+            return Refuse("the cart was bought, or is not there any more")
+        if not facts.cart_is_left:
+            return Refuse("the cart was touched since it was found abandoned")
+        if not facts.in_cart:
+            return Refuse("nothing is left in the cart")
     return None
 
 
@@ -279,27 +302,34 @@ def render(
     given: Mapping[str, Any],
     texts: Mapping[str, str] = TEMPLATES,
 ) -> Text:
-    link = facts.link or product_link(facts)
+    link = facts.link or own_link(facts)
     currency = facts.currency or ""
     fields: dict[str, Any] = {
         "store": facts.store,
-        "title": facts.title,
+        "title": cart_title(facts.in_cart) if facts.needs_cart else facts.title,
         "price": templates.money(facts.price, currency) if facts.price is not None else None,
-        # Without a page of its own the message is found by the reference itself.
-        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
         "order": facts.order_name,
-        "reference": reference,
         **given,
+        # By these a message is found again, so that nothing may take their place. Without a page of its own it has the
+        # reference itself.
+        "link": templates.tagged_link(link, reference) if link else f"Ref {reference}.",
+        "reference": reference,
     }
     if isinstance(given.get("was"), str):
         fields["was"] = templates.money(Decimal(given["was"]), currency)
     return templates.render(template, fields, texts)
 
 
-def product_link(facts: Facts) -> str | None:
-    """The product's page in its store's own shop, where its platform has one."""
-    return (
-        f"https://{facts.domain}/products/{facts.handle}"
-        if facts.platform == "shopify" and facts.handle
-        else None
-    )
+def own_link(facts: Facts) -> str | None:
+    """The page of the product, or of the visitor's cart, in the store's own shop, where its platform has one."""
+    if facts.platform != "shopify":
+        return None
+    if facts.needs_cart:
+        return f"https://{facts.domain}/cart"
+    return f"https://{facts.domain}/products/{facts.handle}" if facts.handle else None
+
+
+def cart_title(titles: Sequence[str | None]) -> str:
+    """What a cart holds, in a few words."""
+    first = templates.cut((titles[0] if titles else None) or "something", templates.TITLE_CHARACTERS - 15)
+    return f"{first} and {len(titles) - 1} more" if len(titles) > 1 else first

@@ -1,12 +1,13 @@
 """Consent to text messages: the ledger, what follows from it, and what the platforms say.
 
     record(connection, Event(phone, "product_share", "granted", source="web form", channel="web", wording="…"))
+    opt_in(connection, Event(phone, "all", "confirmed", source="reply", channel="sms", wording="START"))
     opt_out(connection, phone, "all", source="staff", channel="phone", wording="called us", by="jane")
     verdict(kind, events, double_opt_in=False)      may this number be sent messages of this kind?
 
 `sms_consents` is append-only; a trigger keeps `sms_opt_outs` in line with it, whoever writes. What a platform says of a
-customer with the number counts as an event of its time, and is copied into the ledger when a message relies on it. A
-revocation is passed on to the platforms as an edit of the customer (`customers.changes`).
+customer with the number counts as an event of its time, and is copied into the ledger when a message relies on it. What
+is given or revoked here is passed on to the platforms as an edit of the customer (`customers.changes`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from bg_pipelines.work.store_units import make_carrier_due
 Connection = psycopg.Connection[Any]
 
 ALL = "all"
-KINDS = ("product_share", "customer_alert")
+CART_REMINDER = "cart_reminder"
+KINDS = ("product_share", "customer_alert", CART_REMINDER)
 SCOPES = (*KINDS, ALL)
+CONFIRMED_BY_NAME = frozenset({CART_REMINDER})
+"""Kinds of which carriers want a double opt-in that names them: https://www.twilio.com/docs/api/errors/30517. Consent to
+all, or a platform's, is none to these."""
 OPTED_OUT_CODE = 21610
 """Twilio's, of a number that has opted out: https://www.twilio.com/docs/api/errors/21610"""
 UNREACHABLE_CODES = frozenset({21211, 21614, 21635, 30005, 30006})
@@ -115,24 +120,40 @@ def opt_out(
     evidence: str | None = None,
     by: str | None = None,
 ) -> None:
-    """Revoke a number's consent to messages of a kind, or to all, and pass it on to its customers' platforms."""
+    """Revoke a number's consent to messages of a kind, or to all, which is passed on to its customers' platforms."""
     record(
         connection,
         Event(phone, kind, "revoked", source, channel, wording, evidence, recorded_by=by),
     )
-    if kind != ALL:
-        return  # a platform knows one consent for all
+    if kind == ALL:
+        _pass_on(connection, phone, "unsubscribed", ("subscribed", "pending"), f"opt-out ({source})")
+
+
+def opt_in(connection: Connection, event: Event) -> None:
+    """Record that consent is given, which is passed on to the customers' platforms where it is to all.
+
+    Raises IntegrationError (bad_data) for a kind that is none.
+    """
+    record(connection, event)
+    if event.kind == ALL:
+        of_these = ("unsubscribed", "not_subscribed", "pending")
+        _pass_on(connection, event.phone, "subscribed", of_these, f"opt-in ({event.source})")
+
+
+def _pass_on(connection: Connection, phone: str, value: str, instead_of: Sequence[str], by: str) -> None:
+    """Edit the customers with this number: a platform knows one consent, to everything.
+
+    What is still to be sent there counts as what it has, or a START would be overtaken by the STOP before it.
+    """
     for store_id, customer, held in connection.execute(
-        "SELECT c.store_id, c.external_id, c.sms_consent FROM customers c JOIN stores s ON s.id = c.store_id "
-        "WHERE c.phone = %s AND c.sms_consent IN ('subscribed', 'pending') AND c.deleted_at IS NULL "
-        "AND s.deleted_at IS NULL AND NOT EXISTS (SELECT FROM customer_changes e WHERE e.store_id = c.store_id "
-        "AND e.customer_external_id = c.external_id AND e.field = 'sms_consent' AND e.status = 'pending' "
-        "AND e.to_value = '\"unsubscribed\"') ORDER BY c.store_id, c.external_id FOR NO KEY UPDATE OF c",
-        (phone,),
+        "SELECT c.store_id, c.external_id, e.held FROM customers c JOIN stores s ON s.id = c.store_id "
+        "CROSS JOIN LATERAL (SELECT coalesce((SELECT to_value FROM customer_changes WHERE store_id = c.store_id "
+        "AND customer_external_id = c.external_id AND field = 'sms_consent' AND status = 'pending' ORDER BY id DESC "
+        "LIMIT 1), to_jsonb(c.sms_consent)) #>> '{}' AS held) e WHERE c.phone = %s AND c.deleted_at IS NULL "
+        "AND s.deleted_at IS NULL AND e.held = ANY(%s) ORDER BY c.store_id, c.external_id FOR NO KEY UPDATE OF c",
+        (phone, list(instead_of)),
     ).fetchall():
-        changes.add(
-            connection, store_id, customer, "sms_consent", held, "unsubscribed", by=f"opt-out ({source})"
-        )
+        changes.add(connection, store_id, customer, "sms_consent", held, value, by=by)
         make_carrier_due(connection, changes.QUEUE, [store_id])
 
 
@@ -165,16 +186,20 @@ def verdict(kind: str, events: Iterable[Said], *, double_opt_in: bool) -> Verdic
     latest = concerned[-1]
     if latest.event in TAKEN:
         return Verdict("consent was revoked" if latest.event == "revoked" else "the number cannot be reached")
-    if double_opt_in:
+    if double_opt_in or kind in CONFIRMED_BY_NAME:
         # Since it was last revoked.
         since = max((event.occurred_at for event in concerned if event.event in TAKEN), default=None)
         confirmed = [
             event
             for event in concerned
-            if event.event == "confirmed" and (since is None or event.occurred_at > since)
+            if event.event == "confirmed"
+            and (since is None or event.occurred_at > since)
+            and (event.kind == kind or kind not in CONFIRMED_BY_NAME)
         ]
         if not confirmed:
-            return Verdict("consent is not confirmed yet: the number has not answered YES")
+            return Verdict(
+                "consent is not confirmed: the number was not asked by text, or has not answered YES"
+            )
         return Verdict(None, confirmed[-1])
     return Verdict(None, latest)
 

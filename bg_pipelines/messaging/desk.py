@@ -1,4 +1,4 @@
-"""What people do with text messages: share a product, subscribe a number, look, opt out, settle what is unclear.
+"""What people have sent: share a product, subscribe a number to alerts, record consent and ask for it.
 
 Numbers that are returned are whole: whoever shows them masks them (`numbers.masked`).
 """
@@ -14,8 +14,6 @@ from psycopg.rows import class_row
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_product, find_store, find_variant
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.fingerprints import TextReplies, TextsUnclear
 from bg_pipelines.messaging import checks, consent
 from bg_pipelines.messaging.answers import AnswerRules
 from bg_pipelines.messaging.checks import Hold, Refuse, Rules
@@ -27,19 +25,13 @@ from bg_pipelines.wording import did_you_mean
 
 Connection = psycopg.Connection[Any]
 
-LATEST = 50
-STATUSES = (
-    "pending",
-    "refused",
-    "queued",
-    "sending",
-    "sent",
-    "delivered",
-    "undelivered",
-    "failed",
-    "canceled",
-)
-SETTLED_AS = ("sent", "again", "dropped")
+ABOUT = {
+    "product_share": "news of products",
+    "customer_alert": "alerts about your orders and wishes",
+    "cart_reminder": "shopping cart reminders",
+    "all": "news of products and orders",
+}
+"""What a number is asked for."""
 
 
 class Shared(NamedTuple):
@@ -50,35 +42,6 @@ class Shared(NamedTuple):
     text: Text | None
     phone: str
     in_the_way: str | None
-
-
-class TextRow(NamedTuple):
-    """A message as it is listed. `phone` is personal."""
-
-    id: int
-    created_at: datetime
-    store: str
-    template: str
-    phone: str
-    status: str
-    reason: str | None
-    segments: int | None
-    sent_at: datetime | None
-    next_due_at: datetime | None
-    incident_id: int | None
-    created_by: str | None
-
-
-class ReplyRow(NamedTuple):
-    """A reply that waits for a person. `phone` and `body` are personal."""
-
-    id: int
-    received_at: datetime
-    phone: str
-    reading: str
-    body: str | None
-    store: str | None
-    answers: str | None
 
 
 class Subscribed(NamedTuple):
@@ -96,6 +59,7 @@ def rules_of(settings: Settings) -> Rules:
         daily_messages=settings.text_daily_messages,
         daily_segments=settings.text_daily_segments,
         double_opt_in=settings.text_double_opt_in,
+        cart_reminders=settings.text_cart_reminders,
         templates=load_templates(settings.text_templates),
     )
 
@@ -186,85 +150,6 @@ def subscribe(
         return Subscribed(int(row[0]), bool(ended and ended[0]))
 
 
-def list_texts(
-    database: Database, *, store: str | None = None, status: str | None = None, limit: int = LATEST
-) -> list[TextRow]:
-    """The latest messages, newest first. Raises IntegrationError (bad_data) for a store or a status that is none."""
-    if status is not None and status not in STATUSES:
-        raise _bad_data(f"status is none of {', '.join(STATUSES)}{did_you_mean(status, STATUSES)}")
-    with database.transaction() as connection, connection.cursor(row_factory=class_row(TextRow)) as cursor:
-        store_id = None if store is None else find_store(connection, store)
-        cursor.execute(
-            "SELECT t.id, t.created_at, s.name AS store, template, phone, t.status, "
-            "coalesce(reason, CASE t.status WHEN 'pending' THEN coalesce(last_error ->> 'message', retry_reason) END) "
-            "AS reason, segments, sent_at, next_due_at, incident_id, created_by "
-            "FROM text_messages t JOIN stores s ON s.id = t.store_id WHERE (%(store)s::bigint IS NULL OR store_id = %(store)s) "
-            "AND (%(status)s::text IS NULL OR t.status = %(status)s) ORDER BY t.id DESC LIMIT %(limit)s",
-            {"store": store_id, "status": status, "limit": limit},
-        )
-        return cursor.fetchall()
-
-
-def settle_unclear(database: Database, id_: int, how: str, *, by: str) -> None:
-    """A person has looked at Twilio: a message that is parked as unclear was `sent`, is to be sent `again`, or `dropped`.
-
-    Raises IntegrationError (bad_data) for a message that is not parked.
-    """
-    if how not in SETTLED_AS:
-        raise _bad_data(f"--as is none of {', '.join(SETTLED_AS)}{did_you_mean(how, SETTLED_AS)}")
-    assignments = {
-        "sent": "status = 'sent', sent_at = called_at, status_at = clock_timestamp(), next_due_at = NULL, ",
-        "again": "next_due_at = clock_timestamp(), attempts = 0, ",
-        "dropped": "status = 'refused', status_at = clock_timestamp(), next_due_at = NULL, ",
-    }[how]
-    with database.transaction() as connection:
-        done = connection.execute(
-            f"UPDATE text_messages SET {assignments} called_at = NULL, incident_id = NULL, reason = %s "  # noqa: S608
-            "WHERE id = %s AND status = 'pending' AND next_due_at IS NULL AND incident_id IS NOT NULL",
-            (f"{how}, says {by}" if how != "again" else None, id_),
-        ).rowcount
-        if not done:
-            raise _bad_data(
-                f"text message {id_}: is not parked; `bg-pipelines texts list --status pending` has those"
-            )
-        left = connection.execute(
-            "SELECT FROM text_messages t JOIN incidents i ON i.id = t.incident_id "
-            "WHERE i.fingerprint = %s AND i.status = 'open' AND t.status = 'pending' LIMIT 1",
-            (str(TextsUnclear()),),
-        ).rowcount
-        if not left:
-            reporting.clear(connection, [TextsUnclear()], f"each was looked up by {by}")
-
-
-def open_replies(database: Database, limit: int = LATEST) -> list[ReplyRow]:
-    """Replies in people's own words that nobody has dealt with, the oldest first."""
-    with database.transaction() as connection, connection.cursor(row_factory=class_row(ReplyRow)) as cursor:
-        cursor.execute(
-            "SELECT r.id, r.received_at, r.phone, r.reading, r.body, s.name AS store, t.body AS answers "
-            "FROM text_replies r LEFT JOIN text_messages t ON t.id = r.message_id LEFT JOIN stores s ON s.id = t.store_id "
-            "WHERE r.settled_at IS NULL ORDER BY r.id LIMIT %s",
-            (limit,),
-        )
-        return cursor.fetchall()
-
-
-def settle_reply(database: Database, id_: int, *, by: str) -> int:
-    """A person has dealt with a reply; returns how many still wait. Raises IntegrationError (bad_data)."""
-    with database.transaction() as connection:
-        done = connection.execute(
-            "UPDATE text_replies SET settled_at = clock_timestamp(), settled_by = %s "
-            "WHERE id = %s AND settled_at IS NULL",
-            (by, id_),
-        ).rowcount
-        if not done:
-            raise _bad_data(f"reply {id_}: there is none that waits")
-        row = connection.execute("SELECT count(*) FROM text_replies WHERE settled_at IS NULL").fetchone()
-        assert row is not None
-        if row[0] == 0:
-            reporting.clear(connection, [TextReplies()], f"the last one was dealt with by {by}")
-        return int(row[0])
-
-
 def grant(
     database: Database,
     rules: Rules,
@@ -278,37 +163,35 @@ def grant(
     by: str,
     occurred_at: datetime | None = None,
 ) -> None:
-    """Record that a number consented to messages of a kind; with double opt-in it is asked to answer YES.
+    """Record that a number consented to messages of a kind; with double opt-in, and for reminders of carts, it is asked to
+    answer YES.
 
     Raises IntegrationError (bad_data).
     """
     number = read_number(phone, rules.countries)
     with database.transaction() as connection:
         store_id = find_store(connection, store)
-        consent.record(
-            connection,
-            consent.Event(
-                number.phone,
-                kind,
-                "granted",
-                source,
-                channel,
-                wording,
-                store_id=store_id,
-                recorded_by=by,
-                occurred_at=occurred_at,
-            ),
+        granted = consent.Event(
+            number.phone,
+            kind,
+            "granted",
+            source,
+            channel,
+            wording,
+            store_id=store_id,
+            recorded_by=by,
+            occurred_at=occurred_at,
         )
-        if rules.double_opt_in:
+        if rules.double_opt_in or kind in consent.CONFIRMED_BY_NAME:
+            consent.record(connection, granted)
             ask(connection, store_id, number.phone, kind, rules, by=by)
+        else:
+            consent.opt_in(connection, granted)
 
 
 def ask(connection: Connection, store_id: int, phone: str, kind: str, rules: Rules, *, by: str) -> None:
     """Ask a number to confirm its consent by answering YES (double opt-in)."""
-    about = {"product_share": "products", "customer_alert": "your orders and wishes"}.get(
-        kind, "products and orders"
-    )
-    text = NewText("opt_in", store_id, phone, fields={"about": about}, created_by=by)
+    text = NewText("opt_in", store_id, phone, fields={"about": ABOUT[kind], "kind": kind}, created_by=by)
     id_, _ = put(connection, text, rules.countries)
     consent.record(
         connection,

@@ -57,6 +57,20 @@ def read_number(text: str, countries: Collection[str], *, region: str | None = N
     return Number(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164), country)
 
 
+def any_number(text: str) -> str:
+    """The number that a text is in E.164, whether or not it may be sent to: for what is known of it, and for stopping.
+
+    Raises IntegrationError (bad_data) for what is no number.
+    """
+    import phonenumbers
+
+    try:
+        number = phonenumbers.parse(text)
+    except phonenumbers.NumberParseException:
+        raise _refused("it cannot be read; give it like +12125550123") from None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
 def calling_code(country: str) -> str:
     """The digits that numbers of a country begin with: 1 for the USA."""
     import phonenumbers

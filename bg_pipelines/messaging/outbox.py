@@ -44,6 +44,7 @@ class NewText(NamedTuple):
     product: str | None = None
     variant: str | None = None
     order: str | None = None
+    cart: str | None = None
     link: str | None = None
     fields: Mapping[str, Any] = {}
     requested_by: str | None = None
@@ -92,9 +93,9 @@ def put(connection: Connection, text: NewText, countries: Collection[str]) -> tu
             raise consent.refused(of, since, how)
     row = connection.execute(
         "INSERT INTO text_messages (idempotency_key, kind, template, store_id, phone, customer_external_id, "
-        "product_external_id, variant_external_id, order_external_id, link, fields, requested_by, created_by, "
-        "expires_at) VALUES (%(key)s, %(kind)s, %(template)s, %(store)s, %(phone)s, %(customer)s, %(product)s, "
-        "%(variant)s, %(order)s, %(link)s, %(fields)s, %(requested_by)s, %(created_by)s, "
+        "product_external_id, variant_external_id, order_external_id, cart_external_id, link, fields, requested_by, "
+        "created_by, expires_at) VALUES (%(key)s, %(kind)s, %(template)s, %(store)s, %(phone)s, %(customer)s, "
+        "%(product)s, %(variant)s, %(order)s, %(cart)s, %(link)s, %(fields)s, %(requested_by)s, %(created_by)s, "
         "coalesce(%(expires_at)s, now() + interval '2 days')) ON CONFLICT (idempotency_key) DO NOTHING RETURNING id",
         {
             "key": text.key or str(uuid.uuid4()),
@@ -106,6 +107,7 @@ def put(connection: Connection, text: NewText, countries: Collection[str]) -> tu
             "product": text.product,
             "variant": text.variant,
             "order": text.order,
+            "cart": text.cart,
             "link": text.link,
             "fields": Jsonb(dict(text.fields)),
             "requested_by": text.requested_by,

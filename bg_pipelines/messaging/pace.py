@@ -15,6 +15,7 @@ from bg_pipelines.settings import Settings
 
 BY_KIND = {"long code": 1.0, "toll-free": 3.0, "short code": 100.0, "name": 10.0, "messaging service": 10.0}
 """Segments a second of each kind of sender, as far as the kind alone tells; registered senders may have more."""
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
 _TOLL_FREE = re.compile(r"\+1(800|833|844|855|866|877|888)")
 
 
@@ -42,7 +43,8 @@ class Pace:
         self.segments_a_second = segments_a_second
         self.clock = clock
         self._lock = threading.Lock()
-        self._free_at = clock()
+        self._free_at = self._held_until = clock()
+        self._backoff_seconds = 0.0
 
     def reserve(self, segments: int = 1) -> float:
         """Take a turn for so many segments; returns in how many seconds it comes."""
@@ -52,7 +54,21 @@ class Pace:
             self._free_at = turn + segments / self.segments_a_second
             return turn - now
 
-    def hold(self, seconds: float) -> None:
-        """Nobody has a turn for so long: Twilio asked to slow down."""
+    def slow_down(self, seconds: float | None) -> None:
+        """Twilio asked to slow down: nobody has a turn for so long, or, where it did not say for how long, for twice as
+        long as the last time."""
         with self._lock:
-            self._free_at = max(self._free_at, self.clock() + seconds)
+            now = self.clock()
+            if seconds is None:
+                if now < self._held_until:
+                    return  # of those that were under way together
+                self._backoff_seconds = min(
+                    max(2 * self._backoff_seconds, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS
+                )
+                seconds = self._backoff_seconds
+            self._held_until = max(self._held_until, now + seconds)
+            self._free_at = max(self._free_at, self._held_until)
+
+    def went_through(self) -> None:
+        """A message was taken: the next time begins anew."""
+        self._backoff_seconds = 0.0

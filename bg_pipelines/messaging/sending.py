@@ -1,7 +1,7 @@
 """Sending: claims what is due in the outbox, checks each message last, sends it once, and settles it.
 
     claim -> [looked up, if a call of it has no known outcome] -> checked and recorded as begun (one commit) -> the call
-          -> settled (one commit)
+          -> settled (one commit; `settling`)
 
 A message whose call has no known outcome (the answer was lost, the process was killed) is looked up at Twilio before
 anything else is done, and not before a request still on its way has arrived. It is sent again only if Twilio provably has
@@ -10,6 +10,7 @@ none; where that cannot be known it is parked. A worker that was held up between
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -25,31 +26,21 @@ import psycopg
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
-from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.failing import fail
-from bg_pipelines.incidents.fingerprints import Fingerprint, TextsRefused, TextsStopped, TextsUnclear, parse
-from bg_pipelines.incidents.reporting import Fault
-from bg_pipelines.messaging import checks, consent, spikes
+from bg_pipelines.messaging import checks, reminders, spikes
 from bg_pipelines.messaging.checks import Hold, Refuse, Rules, Send
 from bg_pipelines.messaging.outbox import JOB, QUEUE, SENDABLE, UNREAD, TextClaim
 from bg_pipelines.messaging.pace import Pace
-from bg_pipelines.retries import Decision, Policies, Strategy, decide
+from bg_pipelines.messaging.settling import ACCOUNT_ERRORS, UNCLEAR_WAIT, Settling
+from bg_pipelines.retries import Policies
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import COLD, LEASE, PROGRESS_SECONDS, Log, Runner, Warmth
 
 Connection = psycopg.Connection[Any]
 
-UNCLEAR_WAIT = timedelta(seconds=60)
-"""From a call's begin until it may be looked up: twice as long as the call may take to arrive (`CALL_WITHIN_SECONDS`, and
-20 seconds for the call itself)."""
 CALL_WITHIN_SECONDS = 10.0
 LOOK_AROUND_SECONDS = 30.0
 LOOK_SECONDS = 0.15
 """How often a warm run looks into the outbox: half of this is what a message waits on average."""
-ACCOUNT_ERRORS = frozenset({ErrorType.CREDENTIALS, ErrorType.PAYMENT_REQUIRED, ErrorType.CONFIGURATION})
-"""Faults of the account or its sender: every other message would meet them as well."""
-BY_CODE_ERRORS = frozenset({ErrorType.SCOPES, ErrorType.QUERY_REJECTED})
-"""Refusals that may be of some messages alone, and say nothing of the recipient: parked by their code."""
 
 
 class Sender(Protocol):
@@ -115,9 +106,7 @@ class Sending:
         self.pace = pace
         self.batch_size = batch_size
         self.status_callback = status_callback
-        self.policies = policies
-        self.rng = rng or random.Random()  # noqa: S311 (jitter)
-        self.unclear_wait = unclear_wait
+        self.settling = Settling(database, policies=policies, rng=rng, unclear_wait=unclear_wait, lease=lease)
         self.call_within_seconds = call_within_seconds
         self.lease = lease
         self.clock = clock
@@ -126,7 +115,7 @@ class Sending:
         self._segments_left = 0
         self._uncommitted = 0
         """Segments of messages that are decided to be sent, and not yet recorded as begun."""
-        self._looked_around_at = -LOOK_AROUND_SECONDS
+        self._looked_around_at = -math.inf
         self._stopped = threading.Event()
         """The account's fault was met: what is claimed and not begun is given back."""
         self.runner: Runner[TextClaim] = Runner(
@@ -147,6 +136,7 @@ class Sending:
     def run(self) -> Sent:
         """Send what is due. Raises IntegrationError only where the run itself could not work."""
         began = self.clock()
+        self._look_around()
         with self.database.transaction() as connection:
             self.runner.record.begin(connection)
             due_before = database_clock(connection)
@@ -162,6 +152,7 @@ class Sending:
     def claim(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[TextClaim]:
         if crowded:
             return []
+        self._look_around()
         with self.database.transaction() as connection:
             claims = QUEUE.claim(
                 connection,
@@ -174,10 +165,19 @@ class Sending:
             )
             if claims:
                 self._count_segments(connection)
-                if self.clock() - self._looked_around_at >= LOOK_AROUND_SECONDS:
-                    self._looked_around_at = self.clock()
-                    spikes.watch_prefixes(connection, self.rules.home)
         return claims
+
+    def _look_around(self) -> None:
+        """What is neither claimed nor told by anybody, every half a minute: carts that were left, and pumping."""
+        if self.clock() - self._looked_around_at < LOOK_AROUND_SECONDS:
+            return
+        self._looked_around_at = self.clock()
+        with self.database.transaction() as connection:
+            spikes.watch_prefixes(connection, self.rules.home)
+        considered = reminders.AT_ONCE if self.rules.cart_reminders else 0
+        while considered >= reminders.AT_ONCE:
+            with self.database.transaction() as connection:
+                considered = reminders.put_due(connection, self.rules.countries)
 
     def group(self, batch: TextClaim) -> str:  # noqa: ARG002 (there is one)
         return "twilio"
@@ -214,11 +214,8 @@ class Sending:
     # One message
 
     def _work_on(self, claim: TextClaim) -> None:
-        if claim.called_at is not None:
-            outcome = self._look_up(claim, claim.called_at)
-            if outcome is not None:
-                self.sent.count(*outcome)
-                return
+        if claim.called_at is not None and not self._is_absent(claim, claim.called_at):
+            return
         wait = self.pace.reserve()
         if wait > 0:
             self.runner.sleep(wait)
@@ -245,14 +242,21 @@ class Sending:
                 validity_seconds=checked.valid_seconds,
             )
         except IntegrationError as error:
-            self.sent.count(*self._settle_failure(claim, error))
+            self._failed(claim, error)
             return
         except Exception as error:  # noqa: BLE001 (its text may hold anything)
-            surprise = unexpected(error, details={"maybe_sent": True})
-            self.sent.count(*self._settle_failure(claim, surprise))
+            self._failed(claim, unexpected(error, details={"maybe_sent": True}))
             return
-        self._settle_sent(claim, sid)
+        self.pace.went_through()
+        self.settling.sent(claim, sid)
         self.sent.count("sent")
+
+    def _failed(self, claim: TextClaim, error: IntegrationError, *, looked_up: bool = False) -> None:
+        if error.error_type is ErrorType.THROTTLED:
+            self.pace.slow_down(error.details.get("retry_after_seconds"))
+        if error.error_type in ACCOUNT_ERRORS:
+            self._stopped.set()
+        self.sent.count(*self.settling.failed(claim, error, looked_up=looked_up))
 
     def _leave(self, claim: TextClaim) -> None:
         """Give a message back as it is: whoever claims it next looks up what was begun."""
@@ -260,22 +264,24 @@ class Sending:
             QUEUE.yield_(connection, claim, behind_others=False)
         self.sent.count("left")
 
-    def _look_up(self, claim: TextClaim, called_at: datetime) -> tuple[str, str | None] | None:
-        """What became of a call without a known outcome; None: it was provably not executed."""
+    def _is_absent(self, claim: TextClaim, called_at: datetime) -> bool:
+        """Whether a call without a known outcome was provably not executed; what else there is to it is settled."""
         with self.database.transaction() as connection:
-            now = database_clock(connection)
-            earliest = called_at + self.unclear_wait
-            if now < earliest:
-                self._hold(connection, claim, Hold(earliest, "a call of it may still be on its way"))
-                return "held", None
+            earliest = called_at + self.settling.unclear_wait
+            if database_clock(connection) < earliest:
+                self.settling.hold(connection, claim, Hold(earliest, "a call of it may still be on its way"))
+                self.sent.count("held")
+                return False
         try:
             sid = self.sender.look_up(claim.phone, claim.body or "", claim.reference, called_at)
         except IntegrationError as error:
-            return self._settle_failure(claim, error, looked_up=True)
+            self._failed(claim, error, looked_up=True)
+            return False
         if sid is None:
-            return None
-        self._settle_sent(claim, sid)
-        return "found", None
+            return True
+        self.settling.sent(claim, sid)
+        self.sent.count("found")
+        return False
 
     def _check_and_record(self, claim: TextClaim) -> checks.Decision:
         """Decide about a message and, if it is to be sent, record that its call begins: one transaction."""
@@ -289,7 +295,7 @@ class Sending:
                         segments = decision.text.segments
                         self._segments_left -= segments
                         self._uncommitted += segments
-                self._record(connection, claim, facts, decision)
+                self.settling.decided(connection, claim, facts, decision)
         finally:
             with self._lock:
                 self._uncommitted -= segments
@@ -302,109 +308,6 @@ class Sending:
                 self.sent.segments += decision.text.segments
         return decision
 
-    def _record(
-        self, connection: Connection, claim: TextClaim, facts: checks.Facts, decision: checks.Decision
-    ) -> None:
-        if isinstance(decision, Hold):
-            self._hold(connection, claim, decision)
-        elif isinstance(decision, Refuse):
-            QUEUE.complete(
-                connection,
-                claim,
-                "status = 'refused', reason = %(reason)s, called_at = NULL, status_at = clock_timestamp()",
-                {"reason": decision.reason},
-            )
-        else:
-            if decision.relies_on is not None:
-                checks.keep_evidence(connection, claim, facts, decision.relies_on)
-            QUEUE.save(
-                connection,
-                claim,
-                "called_at = clock_timestamp(), calls = calls + 1, body = %(body)s, segments = %(segments)s, "
-                "lease_expires_at = clock_timestamp() + %(lease)s",
-                {"body": decision.text.body, "segments": decision.text.segments, "lease": self.lease},
-            )
-
-    def _hold(self, connection: Connection, claim: TextClaim, hold: Hold) -> None:
-        QUEUE.save(
-            connection,
-            claim,
-            "next_due_at = %(until)s, retry_strategy = %(strategy)s, retry_reason = %(reason)s, lease_owner = NULL, "
-            "lease_expires_at = NULL",
-            {"until": hold.until, "strategy": Strategy.SCHEDULED_RETRY.value, "reason": hold.reason},
-        )
-
-    def _settle_sent(self, claim: TextClaim, sid: str) -> None:
-        """Twilio has it. Without a fence: whoever has claimed it by now, it is sent. What Twilio has told of it since is
-        not taken back."""
-        with self.database.transaction() as connection:
-            # One that was parked goes through: what is open of the account, or of a code, is over. Incidents are locked
-            # before rows, as by whoever retries them.
-            over = _lock_stopped(connection) if claim.incident_id is not None else []
-            connection.execute(
-                "UPDATE text_messages SET status = CASE status WHEN 'pending' THEN 'queued' ELSE status END, sid = %(sid)s, "
-                "sent_at = coalesce(sent_at, called_at, clock_timestamp()), called_at = NULL, next_due_at = NULL, "
-                "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, "
-                "lease_owner = NULL, lease_expires_at = NULL, reason = NULL WHERE id = %(id)s",
-                {"sid": sid, "id": claim.id},
-            )
-            reporting.clear(connection, over, "a message was sent again")
-
-    def _settle_failure(
-        self, claim: TextClaim, error: IntegrationError, *, looked_up: bool = False
-    ) -> tuple[str, str | None]:
-        """What happens to a message whose call, or look-up, failed; returns the outcome and why."""
-        unclear = looked_up or bool(error.details.get("maybe_sent"))
-        code = error.details.get("code")
-        if error.error_type is ErrorType.THROTTLED:
-            self.pace.hold(float(error.details.get("retry_after_seconds") or 1.0))
-        with self.database.transaction() as connection:
-            if error.error_type is ErrorType.BAD_DATA and not unclear:
-                self._refuse_for_good(connection, claim, error, code)
-                return "refused", error.message
-            fault = _fault(error)
-            if isinstance(fault.fingerprint, TextsStopped):
-                self._stopped.set()
-            decision = None
-            if unclear and error.recoverable:
-                decision = self._later(connection, claim, error)
-            outcome = fail(
-                connection,
-                QUEUE,
-                claim,
-                fault,
-                attempts=claim.attempts + 1,
-                rng=self.rng,
-                job=JOB,
-                policies=self.policies,
-                decision=decision,
-                assignments="" if unclear else "called_at = NULL",
-            )
-        return ("retrying" if outcome.incident_id is None else "parked"), str(error.error_type)
-
-    def _later(self, connection: Connection, claim: TextClaim, error: IntegrationError) -> Decision | None:
-        """Not before a request that is still on its way has arrived."""
-        now = database_clock(connection)
-        decision = decide(error, claim.attempts + 1, now, self.rng, job=JOB, policies=self.policies)
-        if decision.retry_at is None:
-            return decision
-        return decision._replace(retry_at=max(decision.retry_at, now + self.unclear_wait))
-
-    def _refuse_for_good(
-        self, connection: Connection, claim: TextClaim, error: IntegrationError, code: Any
-    ) -> None:
-        # The number's lock before the row's, as when it is checked.
-        consent.lock(connection, claim.phone)
-        QUEUE.complete(
-            connection,
-            claim,
-            "status = 'failed', reason = %(reason)s, error_code = %(code)s, called_at = NULL, "
-            "status_at = clock_timestamp()",
-            {"reason": error.message, "code": code if isinstance(code, int) else None},
-        )
-        if isinstance(code, int):
-            consent.note_code(connection, claim.phone, code, f"text message {claim.id}")
-
     def _count_segments(self, connection: Connection) -> None:
         """How many segments are left for today; what is being decided meanwhile waits."""
         with self._lock:
@@ -415,29 +318,3 @@ class Sending:
             ).fetchone()
             assert row is not None
             self._segments_left = self.rules.daily_segments - int(row[0]) - self._uncommitted
-
-
-def _lock_stopped(connection: Connection) -> list[Fingerprint]:
-    """The open incidents that end once a message goes through, locked."""
-    return [
-        parse(text)
-        for (text,) in connection.execute(
-            "SELECT fingerprint FROM incidents WHERE status = 'open' AND (kind = %s OR fingerprint LIKE %s) "
-            "ORDER BY id FOR NO KEY UPDATE",
-            (TextsRefused.kind, f"{TextsStopped.kind}:account-%"),
-        )
-    ]
-
-
-def _fault(error: IntegrationError) -> Fault:
-    """What a failed message is reported as, if it is parked."""
-    code = error.details.get("code") or error.details.get("status") or 0
-    if error.error_type in ACCOUNT_ERRORS:
-        return Fault(TextsStopped(f"account-{code}"), "text messages", error, needs_attention=True, job=JOB)
-    if error.error_type is ErrorType.OUTCOME_UNKNOWN:
-        return Fault(TextsUnclear(), "text messages", error, needs_attention=True, job=JOB)
-    if error.error_type in BY_CODE_ERRORS:
-        return Fault(
-            TextsRefused(int(code)), f"text messages, code {code}", error, needs_attention=True, job=JOB
-        )
-    return Fault(TextsRefused(0), "text messages", error, needs_attention=True, job=JOB)

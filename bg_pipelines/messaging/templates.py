@@ -49,8 +49,9 @@ TEMPLATES: Mapping[str, str] = {
     "back_in_stock": "{store}: {title} is back in stock, {price}. {link} Reply STOP to opt out",
     "price_drop": "{store}: {title} is now {price}, was {was}. {link} Reply STOP to opt out",
     "order_ready": "{store}: your order {order} is ready. Ref {reference}. Reply STOP to opt out",
+    "cart_reminder": "{store}: you left {title} in your cart. {link} Reply STOP to opt out",
     "opt_out": "{store}: you are opted out and get no more messages. Reply START to opt in again. Ref {reference}",
-    "opt_in": "{store}: reply YES to get text messages about {about}. Message and data rates may apply. "
+    "opt_in": "{store}: reply YES to get {about} by text message. Message and data rates may apply. "
     "Reply HELP for help, STOP to opt out. Ref {reference}",
 }
 ALERTS = ("back_in_stock", "price_drop", "order_ready")
@@ -58,6 +59,7 @@ FIELDS = {"store", "title", "price", "was", "link", "order", "reference", "about
 KINDS: Mapping[str, str] = {
     "product_share": "product_share",
     **dict.fromkeys(ALERTS, "customer_alert"),
+    "cart_reminder": "cart_reminder",
     "opt_out": "service",
     "opt_in": "service",
 }
@@ -89,8 +91,8 @@ class Text(NamedTuple):
 def render(template: str, fields: Mapping[str, Any], templates: Mapping[str, str] = TEMPLATES) -> Text:
     """The text of a message. Raises IntegrationError (bad_data) for a field that is missing, or too long a text."""
     given = {name: plain(str(value)) for name, value in fields.items() if value is not None}
-    if "title" in given and len(given["title"]) > TITLE_CHARACTERS:
-        given["title"] = given["title"][: TITLE_CHARACTERS - 3].rstrip() + "..."
+    if "title" in given:
+        given["title"] = cut(given["title"], TITLE_CHARACTERS)
     missing = sorted(_named(templates[template]) - given.keys())
     if missing:
         raise _bad_data(f"template {template}: nothing is known for {', '.join(missing)}")
@@ -101,6 +103,10 @@ def render(template: str, fields: Mapping[str, Any], templates: Mapping[str, str
         )
     costly = "".join(sorted({c for c in body if c not in GSM_7 and c not in GSM_7_TWICE}))
     return Text(body, segments(body), costly)
+
+
+def cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 
 
 def segments(body: str) -> int:

@@ -2,8 +2,7 @@
 
     messages = from_settings(settings)
     sid = messages.send("+12125550123", "the body")
-    sid = messages.find("+12125550123", "the body", since)      # before any second send
-    sid = messages.look_up("+12125550123", "the body", "3f9a2c71b0", since)    # as far as that can be known
+    sid = messages.look_up("+12125550123", "the body", "3f9a2c71b0", since)    # before any second send
 
 Twilio has no idempotency key: an answer that is lost may have been the answer to a message that went out. Such an
 error has `maybe_sent` in its details. Codes: https://www.twilio.com/docs/api/errors.
@@ -26,16 +25,15 @@ from bg_pipelines.settings import TWILIO_API_URL, Settings
 
 TIMEOUTS = Timeouts(connect=5.0, read=20.0, whole=20.0)
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-DEFAULT_WAIT_SECONDS = 1.0
-"""Where Twilio asks to slow down and does not say for how long, or oddly."""
 LOOKED_THROUGH = 1000
 """How many of the newest messages to a number are looked through for one: a page, one call."""
-CLOCK_SLACK = timedelta(minutes=5)
 LOOKED_BACK = timedelta(days=1)
 """The list of messages to a number goes back far enough if it holds one that is so much older than what is looked for."""
 SOURCE = "twilio"
 
 _SENDER = "BG_TWILIO_FROM or BG_TWILIO_MESSAGING_SERVICE_SID is no sender of this Twilio account"
+# `bad_data` is the recipient's, and only that is final: whoever sends goes by it. A code that is not here says nothing
+# of the recipient (Twilio adds some every month, and splits others): `query_rejected`.
 _CODES: Mapping[int, tuple[ErrorType, str]] = {
     14107: (ErrorType.THROTTLED, "Twilio asks to slow down"),
     20003: (
@@ -43,6 +41,10 @@ _CODES: Mapping[int, tuple[ErrorType, str]] = {
         "Twilio refuses the account and token: check BG_TWILIO_ACCOUNT_SID and BG_TWILIO_AUTH_TOKEN",
     ),
     20005: (ErrorType.PAYMENT_REQUIRED, "the Twilio account is suspended or closed: see Twilio's console"),
+    20006: (
+        ErrorType.CREDENTIALS,
+        "Twilio denies this account's token what it asks for: see Twilio's console",
+    ),
     20404: (
         ErrorType.CONFIGURATION,
         "there is no such account: check BG_TWILIO_ACCOUNT_SID and BG_TWILIO_API_URL",
@@ -56,18 +58,25 @@ _CODES: Mapping[int, tuple[ErrorType, str]] = {
     ),
     21603: (ErrorType.CONFIGURATION, _SENDER),
     21606: (ErrorType.CONFIGURATION, _SENDER),
+    21607: (ErrorType.CONFIGURATION, _SENDER),
     21608: (ErrorType.SCOPES, "a trial account of Twilio sends only to numbers that were verified with it"),
     21610: (ErrorType.BAD_DATA, "the recipient has answered STOP and takes no messages from this sender"),
     21611: (ErrorType.THROTTLED, "Twilio's queue of this sender is full"),
-    21612: (ErrorType.BAD_DATA, "the recipient's number cannot be reached from this sender"),
+    21612: (ErrorType.QUERY_REJECTED, "the recipient's number cannot be reached from this sender"),
     21614: (ErrorType.BAD_DATA, "the recipient's number is not a mobile number"),
-    21617: (ErrorType.BAD_DATA, "the message is longer than 1,600 characters"),
+    21617: (ErrorType.QUERY_REJECTED, "the message is longer than 1,600 characters"),
     21635: (ErrorType.BAD_DATA, "the recipient's number is a landline"),
     21659: (ErrorType.CONFIGURATION, _SENDER),
     21660: (ErrorType.CONFIGURATION, _SENDER),
     21703: (ErrorType.CONFIGURATION, _SENDER),
+    21704: (
+        ErrorType.CONFIGURATION,
+        "BG_TWILIO_MESSAGING_SERVICE_SID has no sender: add one to the service in Twilio's console",
+    ),
     21705: (ErrorType.CONFIGURATION, _SENDER),
 }
+_TOLD = frozenset({401, 404, 429})
+"""Statuses that say enough, whatever comes with them."""
 
 
 class TextMessages:
@@ -122,23 +131,6 @@ class TextMessages:
         if not isinstance(sid, str):
             raise _malformed("Twilio took a message and did not say which", {"maybe_sent": True})
         return sid
-
-    def find(self, to: str, body: str, since: datetime) -> str | None:
-        """The SID of the message to this number whose text ends with `body`, given to Twilio after `since`.
-
-        The end suffices, for a trial account's messages begin with a note of Twilio's. `since` is by our clock.
-        """
-        with _understood():
-            # Not by date_sent: what Twilio has taken and not sent yet has none, and would not be found.
-            found = self._client.messages.list(to=to, limit=LOOKED_THROUGH)
-            earliest = since + self._http.ahead - CLOCK_SLACK
-            for message in found:
-                made = message.date_created
-                if (message.body or "").rstrip().endswith(body.rstrip()) and (
-                    not isinstance(made, datetime) or made >= earliest
-                ):
-                    return str(message.sid)
-        return None
 
     def look_up(self, to: str, body: str, reference: str, since: datetime) -> str | None:
         """The SID of the message to this number with this reference in its text; None: Twilio provably has none.
@@ -228,14 +220,15 @@ def classify(
     if 300 <= status < 400:
         message = f"BG_TWILIO_API_URL leads elsewhere ({status}): give the address of the API itself"
         return _of(ErrorType.CONFIGURATION, message, details)
-    by_status = {401: 20003, 404: 20404, 429: 20429}
+    by_status = {401: 20003, 402: 20005, 403: 20006, 404: 20404, 429: 20429}
     known = _CODES.get(code or 0) or _CODES.get(by_status.get(status, 0))
     if known is None:
         kind, message = ErrorType.QUERY_REJECTED, "Twilio refuses the request"
     else:
         kind, message = known
-    if kind is ErrorType.THROTTLED:
-        details["retry_after_seconds"] = retry_after(headers) or DEFAULT_WAIT_SECONDS
+    # Without one it is ours to back off, further each time.
+    if kind is ErrorType.THROTTLED and (asked := retry_after(headers)):
+        details["retry_after_seconds"] = asked
     return _of(kind, f"{message} ({f'code {code}' if code is not None else status})", details)
 
 
@@ -282,15 +275,19 @@ class _Http:
         theirs = vendor_time(answer.headers)
         self.ahead = theirs - datetime.now(UTC) if theirs else timedelta()
         content = _object(answer.content)
+        if (
+            content is None
+            and (answer.status < 300 or 400 <= answer.status < 500)
+            and answer.status not in _TOLD
+        ):
+            raise _malformed(
+                f"Twilio's answer ({answer.status}) is not the JSON it should be: cut off, or of somebody in between",
+                {"status": answer.status, "maybe_sent": sends},
+            )
         if not 200 <= answer.status < 300:
             code = (content or {}).get("code")
             code = code if isinstance(code, int) else None
             raise classify(answer.status, code, answer.headers, maybe_sent=sends)
-        if content is None:
-            raise _malformed(
-                "Twilio's answer is not the JSON it should be",
-                {"status": answer.status, "maybe_sent": sends},
-            )
         return Response(answer.status, answer.content.decode("utf-8", "replace"), dict(answer.headers))
 
 

@@ -38,6 +38,8 @@ TWILIO_STOPS = frozenset(
     {"stop", "stopall", "unsubscribe", "end", "quit", "cancel", "revoke", "optout", "opt out"}
 )
 """Twilio blocks the number itself and confirms it: https://www.twilio.com/docs/messaging/features/advanced-opt-out"""
+TWILIO_HELPS = frozenset({"help", "info"})
+"""Twilio answers these itself, and those of no other language."""
 
 LANGUAGES: Mapping[str, _Words] = {
     "en": _Words(
@@ -103,8 +105,8 @@ def reading(text: str, languages: Sequence[str]) -> Reading:
 
 
 def is_twilios(text: str) -> bool:
-    """Whether Twilio itself takes the reply as STOP, blocks the number and confirms it."""
-    return _flat(text) in TWILIO_STOPS
+    """Whether Twilio itself answers the reply: as a STOP, for which it blocks the number as well, or a HELP."""
+    return _flat(text) in TWILIO_STOPS | TWILIO_HELPS
 
 
 def _flat(text: str) -> str:

@@ -17,7 +17,7 @@ from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
-from bg_pipelines.operations import webhook_checks
+from bg_pipelines.operations import machine_checks, webhook_checks
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.wording import did_you_mean
 
@@ -74,7 +74,8 @@ def find_faults() -> list[str]:
 def find_hints() -> list[str]:
     """What is no fault, and may not be what is wanted."""
     try:
-        return list(webhook_checks.hints(load_settings()))
+        settings = load_settings()
+        return [*webhook_checks.hints(settings), *machine_checks.hints(settings)]
     except IntegrationError:
         return []  # a fault, which is listed
 

@@ -21,6 +21,7 @@ import psycopg
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.folders import private_folder
 from bg_pipelines.privacy import requests
 from bg_pipelines.privacy.subjects import Search, Subject, content_of, find_subject, with_held_orders
 from bg_pipelines.privacy.tables import ANSWERS, Answer
@@ -75,7 +76,8 @@ def export_customer(
     path = requests.file_of(home, opened.id)
     unfinished = requests.unfinished(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(home)
+        private_folder(path.parent)
         unfinished.unlink(missing_ok=True)
         with open(
             os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"

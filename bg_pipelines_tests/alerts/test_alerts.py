@@ -27,7 +27,7 @@ from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sandbox.faults import Fault as Trouble
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines_tests import conftest
-from bg_pipelines_tests.support import DatabaseClock
+from bg_pipelines_tests.support import DatabaseClock, query
 
 # A database of each test's own, for its clock is set.
 database_url = conftest.database_url
@@ -456,8 +456,39 @@ def test_where_twilio_s_settings_are_missing_the_alert_waits_for_them(house: Hou
     )
     assert (status, error) == ("pending", "text messages cannot be sent: set BG_TWILIO_AUTH_TOKEN")
     house.settings = settings
-    assert later(house, minutes=15) == Delivered(sent=1)
+    assert later(house, minutes=15) == Delivered(sent=3), "the phone's, and what others hear of the phone"
     assert house.phone == [OPENED]
+
+
+@pytest.mark.parametrize("code", [20006, 21408, 21608, 21612, 21704, 29999, 30038])
+def test_what_is_not_the_recipient_s_is_never_final_and_is_said_to_the_others(
+    house: House, code: int
+) -> None:
+    twilio = house.sandbox.world.twilio
+    edit(twilio, "set_invalid", numbers=[PHONE], code=code)
+    house.report()
+    assert house.tell() == Delivered(sent=2, waiting=1)
+    later(house, minutes=15)
+    [said] = [title for title in house.heard("ops") if NOBODY in title]
+    assert said.startswith("[high]")
+    [(message, _)] = house.rows("message, 1", "incidents WHERE kind = 'target' AND status = 'open'")
+    assert f"code {code}" in message
+    edit(twilio, "set_invalid", numbers=[], code=code)
+    later(house, minutes=15)
+    assert house.phone == [OPENED]
+    house.tell()
+    assert house.rows("status, 1", "incidents WHERE kind = 'target'") == [("resolved", 1)]
+
+
+def test_a_rate_limit_without_a_delay_of_its_own_is_backed_off_from(house: House) -> None:
+    house.with_phone()
+    house.break_twilio("too_many_requests")
+    house.report()
+    house.tell()
+    for _ in range(7):
+        later(house, minutes=15)
+    [(reason, _)] = house.rows("retry_reason, 1", "alert_deliveries")
+    assert reason == "attempt 8 of 10000 failed, next within 900 s"
 
 
 @pytest.mark.parametrize("kind", ["unauthorized", "server_error", "too_many_requests", "html", "cut"])
@@ -571,6 +602,32 @@ def test_a_number_of_another_database_s_alert_is_not_taken_for_this_one(house: H
     house.tell()
     later(house, minutes=15)
     assert house.phone == ["old", OPENED]
+
+
+def test_two_installations_on_one_account_and_phone_never_take_each_other_s_alert_for_theirs(
+    house: House,
+) -> None:
+    # Two databases' first alerts, both of an unclear first try: the one sent, the other not.
+    house.with_phone()
+    house.break_twilio("apply_then_cut", times=1)
+    house.report()
+    house.tell()
+    query(house.database, "TRUNCATE alerts, incidents, alert_deliveries RESTART IDENTITY CASCADE")
+    house.break_twilio("server_error", times=1)
+    house.report()
+    house.tell()
+    later(house, minutes=15)
+    assert house.phone == [OPENED, OPENED]
+
+
+def test_an_account_that_keeps_no_texts_has_an_alert_twice_rather_than_never(house: House) -> None:
+    house.with_phone()
+    house.break_twilio("apply_then_cut", times=1)
+    house.report()
+    house.tell()
+    house.sandbox.world.twilio.messages[0].body = "****"
+    assert later(house, minutes=15) == Delivered(sent=1)
+    assert len(house.phone) == 2
 
 
 # Secrets
@@ -694,7 +751,8 @@ def test_when_the_database_is_back_the_fault_is_one_that_people_know_of_and_its_
     fail(house)
     house.mend()
     house.settings = working
-    assert house.tell() == Delivered(sent=1)
+    assert house.tell() == Delivered(waiting=1)
+    assert later(house, seconds=15) == Delivered(sent=1)
     assert (house.heard("ops"), house.heard("boss"), house.phone) == ([FAILED], [FAILED], [FAILED])
     assert house.tell() == Delivered()
     with house.database.transaction() as connection:
@@ -793,8 +851,27 @@ def test_a_failure_that_reached_nobody_is_told_when_the_database_is_back(house: 
     fail(house)
     house.mend()
     house.settings = working
-    assert house.tell() == Delivered(sent=3)
+    assert house.tell() == Delivered(waiting=3)
+    assert later(house, seconds=15) == Delivered(sent=3)
     assert house.heard() == [FAILED]
+
+
+@pytest.mark.parametrize("hooks", [True, False], ids=["somebody was reached", "nobody was reached"])
+def test_an_alert_whose_answer_was_lost_while_the_database_was_away_is_not_sent_again_when_it_is_back(
+    house: House, hooks: bool
+) -> None:
+    if not hooks:
+        house.with_phone()
+    working = house.settings
+    database_away(house)
+    house.break_twilio("apply_then_cut", times=1)
+    fail(house)
+    house.settings = working
+    house.tell()
+    assert later(house, seconds=15) == Delivered(sent=1)
+    assert house.phone == [FAILED]
+    [message] = house.sandbox.world.twilio.export()
+    assert house.rows("reference, 1", "alert_deliveries WHERE target LIKE 'sms:%'") == [(message["sid"], 1)]
 
 
 def test_a_failure_that_an_earlier_release_left_in_the_file_is_recorded(house: House) -> None:

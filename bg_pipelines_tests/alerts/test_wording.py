@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipelines.alerts.wording import LONGEST_SMS, Facts, Message, compose, sms
+from bg_pipelines.alerts.wording import Facts, Message, compose, sms
 from bg_pipelines.sandbox.twilio.account import segments
 
 FACTS = Facts(
@@ -53,19 +53,28 @@ def test_each_kind_is_told_by_its_title() -> None:
 
 
 @given(st.text(), st.text(max_size=2000))
-def test_a_text_message_is_short_and_ends_with_its_reference(title: str, body: str) -> None:
-    text = sms(Message("opened", "high", title, body, "#12.34"))
-    assert len(text) <= LONGEST_SMS
-    assert text.endswith("\n#12.34")
+def test_a_text_message_takes_two_segments_at_most_and_ends_with_its_reference(title: str, body: str) -> None:
+    text = sms(Message("opened", "high", title, body, "3f9a2c71b0", 12))
+    assert segments(text) <= 2
+    assert text.endswith("\n#12 3f9a2c71b0")
+
+
+@pytest.mark.parametrize("name", ["Łódź", "Café Señor façade", "tienda 🎉™ [x]", "Đorđe’s œuvre", "東京"])
+def test_a_letter_outside_the_alphabet_costs_no_third_segment(name: str) -> None:
+    facts = FACTS._replace(subject=f"store {name}", units=["products"] * 20)
+    assert segments(sms(Message("opened", "high", *compose("opened", facts), "3f9a2c71b0", 12))) <= 2
 
 
 def test_typographic_characters_don_t_double_the_price() -> None:
     body = "run `bg-pipelines migrate` – “now” … it’s\u00a0late → soon"
-    text = sms(Message("opened", "high", "[high] a", body, "#1.2"))
+    text = sms(Message("opened", "high", "[high] a", body, "3f9a2c71b0"))
     assert segments(text) == 1
     assert "'bg-pipelines migrate' - \"now\" ... it's late -> soon" in text
 
 
-@pytest.mark.parametrize("name", ["Zürich", "東京"])
-def test_names_are_left_as_they_are(name: str) -> None:
-    assert name in sms(Message("opened", "high", name, "", "#1.2"))
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("Zürich", "Zürich"), ("Łódź", "Lodz"), ("Ben & Çelik 🎉", "Ben & Çelik"), ("東京", "東京")],
+)
+def test_names_are_left_as_they_are_as_far_as_the_alphabet_goes(name: str, written: str) -> None:
+    assert sms(Message("opened", "high", name, "", "3f9a2c71b0")).startswith(f"{written}\n")

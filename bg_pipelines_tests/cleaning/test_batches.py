@@ -15,10 +15,10 @@ import pytest
 from bg_pipelines.cleaning import tasks
 from bg_pipelines.cleaning.batches import Manners, Pace
 from bg_pipelines.cleaning.carts import TABLES
-from bg_pipelines.cleaning.pressure import Limits, Pressure, Watch, measure, reason_to_wait
+from bg_pipelines.cleaning.pressure import Limits, measure
 from bg_pipelines.database.engine import Database
 from bg_pipelines_tests.cleaning.test_carts import DAY, add_cart, clean, ids
-from bg_pipelines_tests.support import PROJECT, HandClock, query, wait_for
+from bg_pipelines_tests.support import KEY, PROJECT, HandClock, query, wait_for
 
 MANY = """INSERT INTO carts (store_id, external_id, source_updated_at, source_created_at)
     SELECT 1, 'cart ' || n, now() - interval '40 days', now() FROM generate_series(1, {0}) n;
@@ -128,6 +128,7 @@ def test_a_run_that_is_out_of_time_yields_and_the_next_goes_on_at_the_place_reac
     assert task.state == "unfinished"
     assert task.share is not None
     assert 0 < task.share < 1
+    assert task.seconds_left == pytest.approx((clock() - began - 20) * (1 / task.share - 1))
     left = count(database)
     summary = clean(database, run_id="next")
     assert summary.figures["carts.rows"] == left
@@ -183,51 +184,45 @@ def test_it_waits_while_the_database_is_busy_and_yields_when_that_takes_long(dat
     assert clean(database, run_id="calm").figures["carts.rows"] == 50
 
 
-def test_what_it_waits_for() -> None:
-    calm, limits = Pressure(3, 0, None, None, False), Limits()
-    assert reason_to_wait(calm, limits) is None
-    assert reason_to_wait(calm._replace(vacuuming=True), limits) == "a vacuum of the same table"
-    assert reason_to_wait(calm._replace(active_sessions=51), limits) == "many active sessions"
-    assert reason_to_wait(calm._replace(replica_lag_seconds=11.0), limits) == "replica lag"
-    assert reason_to_wait(calm._replace(wal_files_to_archive=65), limits) == "WAL waiting to be archived"
-    clock = HandClock()
-    looks: list[int] = []
-    watch = Watch(lambda: looks.append(1) or calm, limits, clock=clock)  # type: ignore[func-returns-value]
-    for _ in range(5):
-        watch.look()
-    assert len(looks) == 1, "it looks once a second"
-    clock.seconds += 1
-    watch.look()
-    assert len(looks) == 2
-
-
 KILLED = """
-import sys
-from bg_pipelines.database.engine import Database
+import signal, sys
 from bg_pipelines.cleaning.batches import Manners
-from bg_pipelines_tests.cleaning.test_carts import clean
-database = Database(sys.argv[1])
+from bg_pipelines.cleaning.carts import CartKeep
+from bg_pipelines.cleaning.jobs import cart_tasks
+from bg_pipelines.cleaning.run import CleaningRun
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
 # With long rests it is never done before it is killed.
-clean(database, run_id="killed", manners=Manners(batch_seconds=0.001, rest=50, first_size=1))
+manners = Manners(batch_seconds=0.001, rest=50, first_size=1)
+tasks = cart_tasks(CartKeep(), Cipher(sys.argv[2]))
+CleaningRun(Database(sys.argv[1]), "clean_active_carts", tasks, run_id="killed", manners=manners).run()
 """
 
 
-def test_a_run_that_is_killed_leaves_nothing_half_done_and_another_finishes(database: Database) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_or_interrupted_leaves_nothing_half_done_and_another_finishes(
+    database: Database, how: signal.Signals
+) -> None:
     add_many(database, 8_000)
     url = database.engine.url.render_as_string(hide_password=False)
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, cwd=PROJECT
+        [sys.executable, "-c", KILLED, url, KEY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=PROJECT,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         wait_for(lambda: count(database) < 8_000)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, how)
         process.wait()
     left = count(database)
     assert 0 < left < 8_000
     assert count(database, "cart_items") == left
-    query(database, "UPDATE cleaning_tasks SET lease_expires_at = now()")
+    if how is signal.SIGKILL:
+        query(database, "UPDATE cleaning_tasks SET lease_expires_at = now()")
     summary = clean(database, run_id="heir")
     assert summary.figures["carts.rows"] == left
     assert count(database, "cart_items") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,30 @@ from typing import Any
 import psycopg
 import pytest
 
-from bg_pipelines.cleaning import advice, files, upkeep
+from bg_pipelines.cleaning import advice, files, repack, upkeep
 from bg_pipelines.cleaning.jobs import database_task_names, database_tasks
 from bg_pipelines.cleaning.retention import RULES, Rule, find_faults, load_rules
 from bg_pipelines.cleaning.run import CleaningRun, Summary
+from bg_pipelines.cleaning.tasks import Task
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines_tests.cleaning import test_carts
 from bg_pipelines_tests.cleaning.test_batches import plain
 from bg_pipelines_tests.support import KEY, query
-from bg_pipelines_tests.typed import Run, ok, refused
+from bg_pipelines_tests.typed import Run, ok, refused, words
 
-DAY = timedelta(days=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def tasks_of(rules: list[Rule]) -> list[Task]:
+    return database_tasks(
+        rules,
+        Cipher(KEY),
+        home=Path("nowhere"),
+        data=None,
+        history=lambda run: run.finished(run.so_far("").figures),
+    )
 
 
 def clean(
@@ -33,13 +46,7 @@ def clean(
     **options: Any,
 ) -> Summary:
     chosen = list(RULES) if rules is None else rules
-    given = database_tasks(
-        chosen,
-        Cipher(KEY),
-        home=Path("nowhere"),
-        data=None,
-        history=lambda run: run.finished(run.so_far("").figures),
-    )
+    given = tasks_of(chosen)
     if not upkeep:
         given = given[: len(chosen)]
     summary = CleaningRun(
@@ -216,6 +223,46 @@ def test_vacuum_reindex_and_left_over_indexes_where_they_are_needed(database: Da
     assert query(database, "SELECT to_regclass('used_name_ccnew') IS NULL AS gone") == [{"gone": True}]
 
 
+@pytest.mark.parametrize(
+    ("change", "allowed", "why"),
+    [
+        ({}, True, None),
+        ({"version": 180_004}, True, "PostgreSQL 19 is the first"),
+        ({}, False, "BG_REPACK is not set"),
+        ({"wal_level": "minimal"}, True, "it needs wal_level replica"),
+        ({"slots": 0}, True, "max_repack_replication_slots above 0"),
+        ({"long_transaction": True}, True, "a long transaction is under way"),
+    ],
+)
+def test_tables_are_repacked_only_on_a_server_that_can_and_where_a_person_allows_it(
+    change: dict[str, Any], allowed: bool, why: str | None
+) -> None:
+    server = repack.Server(190_000, "replica", 5, False)._replace(**change)
+    found = repack.why_not(server, allowed=allowed)
+    assert found is why or (why is not None and why in (found or ""))
+    table = repack.Bloated("public.carts", 1, 1, keyed=True)
+    word = "REPACK (CONCURRENTLY, ANALYZE)" if server.version >= 190_000 else "VACUUM (FULL, ANALYZE)"
+    assert repack.statement(server, table) == f"{word} public.carts"
+
+
+def test_a_table_that_is_mostly_empty_is_advice_where_it_cannot_be_repacked(database: Database) -> None:
+    with psycopg.connect(plain(database), autocommit=True) as connection:
+        for name in ("emptied", "filled"):
+            connection.execute(f"CREATE TABLE {name} (id bigint PRIMARY KEY, name text)")
+            connection.execute(
+                f"INSERT INTO {name} SELECT n, repeat('x', n % 50) FROM generate_series(1, 20000) n"
+            )
+        connection.execute("DELETE FROM emptied WHERE id % 10 <> 0")
+        connection.execute("VACUUM ANALYZE emptied, filled")
+        version = connection.info.server_version
+        done, [advice] = repack.repack(
+            database, lambda: None, allowed=False, data=None, bloated_bytes=100_000
+        )
+    assert (done.figures, advice.about) == ({}, "public.emptied")
+    assert "MB for rows of about 0 MB; not done: " in advice.why
+    assert advice.sql.startswith("VACUUM (FULL" if version < repack.REPACK_FROM else "REPACK (CONCURRENTLY")
+
+
 def test_advice_names_what_a_person_may_do_and_does_nothing(database: Database) -> None:
     query(database, "CREATE TABLE small (id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text)")
     query(database, "CREATE INDEX one ON small (name)")
@@ -243,3 +290,41 @@ def test_commands_show_pause_and_preview(database: Database, run: Run) -> None:
           "VALUES (1, 'c', 'cart.abandoned', now() - interval '91 days')")  # fmt: skip
     assert "1 row to delete, nothing was deleted" in ok(run("cleaning", "preview"))
     assert "no row is set aside" in ok(run("cleaning", "set-aside"))
+
+
+def test_a_stores_own_times_of_carts_are_set_by_command_and_what_is_not_named_stays(
+    database: Database, run: Run
+) -> None:
+    for name in ("harbor", "mill"):
+        query(database, "INSERT INTO stores (name, platform, domain, credentials) VALUES (%s, 'shopify', %s, '')", name, name)  # fmt: skip
+    assert "2 hours" in ok(run("cleaning", "carts"))
+    ok(run("cleaning", "carts", "harbor", "--anonymous", "14 days", "--archive", "52 weeks"))
+    shown = words(ok(run("cleaning", "carts", "harbor", "--abandon", "36 hours")))
+    assert "harbor 36 hours 2 weeks" in shown
+    assert "52 weeks" in shown
+    assert "harbor" not in ok(run("cleaning", "carts", "mill"))
+    message = refused(run("cleaning", "carts", "harbor", "--empty", "soon", "--abandon", "1 day"))
+    assert (
+        message
+        == "times of carts: empty must be a span like '90 days' (hours, days or weeks); '' is as for all stores"
+    )
+    assert "did you mean 'harbor'" in refused(run("cleaning", "carts", "harbour"))
+    assert run("cleaning", "carts", "--empty", "1 day").exit_code == 2, "a time without a store is no store's"
+    [rules] = query(database, "SELECT abandon, anonymous, empty, archive FROM cart_rules")
+    assert rules == {"abandon": 36 * HOUR, "anonymous": 14 * DAY, "empty": None, "archive": 364 * DAY}
+    ok(run("cleaning", "carts", "harbor", "--abandon", "", "--anonymous", ""))
+    assert query(database, "SELECT abandon, anonymous FROM cart_rules") == [
+        {"abandon": None, "anonymous": None}
+    ]
+
+
+def test_archived_rows_are_read_by_command(database: Database, run: Run) -> None:
+    assert "archived is: nothing" in refused(run("cleaning", "archive", "carts"))
+    query(database, "INSERT INTO cart_rules (store_id, archive) VALUES (1, '1 year')")
+    test_carts.add_cart(database, "old", idle=31 * DAY, items=2, total=7)
+    test_carts.clean(database)
+    [line] = ok(run("cleaning", "archive", "carts")).splitlines()
+    row = json.loads(line)
+    assert (row["external_id"], row["total"], len(row["cart_items"])) == ("old", 7, 2)
+    assert ok(run("cleaning", "archive", "carts", "--since", "2999-01-01")) == ""
+    assert "did you mean 'carts'" in refused(run("cleaning", "archive", "cart"))

@@ -136,16 +136,47 @@ def test_the_first_use_creates_a_server_that_answers(home: Path) -> None:
     server = embedded.ensure(home)
     server.create_database("shop")
     server.create_database("shop")
-    options = "options=--log_min_messages%3Dlog"
-    assert (
-        server.url("shop")
-        == f"postgresql+psycopg://postgres:@:5432/shop?host={server.socket_directory}&{options}"
-    )
+    assert server.url("shop") == f"postgresql+psycopg://postgres:@:5432/shop?host={server.socket_directory}"
     with psycopg.connect(server.url("shop", driver=None)) as connection:
         row = connection.execute("SELECT upper('é'), current_setting('timezone')").fetchone()
     assert row == ("É", "UTC")
     embedded.release(home)
     assert nothing_is_left(home)
+
+
+def test_nobody_else_may_enter_a_home_and_its_server_gets_no_secret_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_TWILIO_AUTH_TOKEN", "hunter2-hunter2")
+    monkeypatch.setenv("PGDATA", "/nowhere")
+    home = tmp_path / "made" / "home"
+    before = os.umask(0)
+    try:
+        embedded.ensure(home)
+    finally:
+        os.umask(before)
+    # As root the server's own account, and nobody else, may pass through to its data.
+    assert home.stat().st_mode & 0o777 == (0o710 if os.geteuid() == 0 else 0o700)
+    assert (home / "postgres").stat().st_mode & 0o777 == 0o700
+    for process in (postmaster(home), supervisor(home)):
+        assert set(process.environ()) <= {*embedded.PASSED_ON, "LC_ALL"}
+    embedded.release(home)
+
+
+def test_no_value_of_a_statement_that_fails_is_in_the_server_s_log(home: Path) -> None:
+    server = embedded.ensure(home)
+    before = len(server.log.read_text())
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        connection.execute("CREATE TABLE customers (email text PRIMARY KEY, orders int)")
+        for parameters in (["Quendolin@example.com", "Quendolin"], [None, "1"]):
+            with pytest.raises(psycopg.Error):
+                connection.execute("INSERT INTO customers VALUES (%s, %s::text::int)", parameters)
+        with pytest.raises(psycopg.Error), connection.cursor().copy("COPY customers FROM STDIN") as copy:
+            copy.write("Quendolin\tQuendolin\n")
+        with pytest.raises(psycopg.Error):
+            connection.execute("SELECT 'Quendolin'::int")
+    embedded.release(home)
+    assert "Quendolin" not in server.log.read_text()[before:]
 
 
 def test_threads_and_repeated_calls_share_one_hold(home: Path) -> None:

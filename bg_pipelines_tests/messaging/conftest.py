@@ -29,7 +29,7 @@ NOON = datetime(2026, 11, 23, 17, tzinfo=UTC)
 """Of a Monday, in New York."""
 EMPTIED = (
     "stores, products, product_variants, inventory_levels, orders, customers, customer_changes, incidents, webhook_events, "
-    "job_runs, text_messages, text_replies, text_subscriptions, sms_consents, sms_opt_outs"
+    "job_runs, carts, cart_items, cart_events, cleaning_tasks, text_messages, text_replies, text_subscriptions, sms_consents, sms_opt_outs"
 )
 
 

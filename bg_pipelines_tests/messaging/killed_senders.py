@@ -1,5 +1,5 @@
 """Runs of sending as processes that are killed at random moments, one after the other, until nothing is left to send:
-`python -m bg_pipelines_tests.messaging.killed_senders DATABASE_URL TWILIO_URL ACCOUNT TOKEN FROM SEED`.
+`python -m bg_pipelines_tests.messaging.killed_senders DATABASE_URL TWILIO_URL ACCOUNT TOKEN FROM SEED KILLS`.
 
 It prints how many runs there were and how many were killed. The last ones are left alive.
 """
@@ -24,8 +24,8 @@ from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.retries import Policies
 from bg_pipelines_tests.messaging.daytime import COUNTRIES
 
-KILLS = 12
-LONGEST_SECONDS = 90
+LONGEST_SECONDS = 60
+"""And two more for each kill."""
 PROMPT = {"delay_seconds": 0.5, "cap_seconds": 1}
 POLICIES = Policies(
     dict.fromkeys(("timeout", "connection", "server_error", "malformed_response", "throttled"), PROMPT)
@@ -73,11 +73,11 @@ def run(url: str, twilio: list[str], number: int, kill_after: float | None) -> b
 
 
 def main(url: str, *twilio: str) -> None:
-    *of_account, seed = twilio
+    *of_account, seed, most = twilio
     rng = random.Random(int(seed))
     database = Database(url)
     runs = kills = 0
-    deadline = time.monotonic() + LONGEST_SECONDS
+    deadline = time.monotonic() + LONGEST_SECONDS + 2 * int(most)
     while time.monotonic() < deadline:
         with database.transaction() as connection:
             row = connection.execute(
@@ -87,7 +87,7 @@ def main(url: str, *twilio: str) -> None:
         if not row or not row[0]:
             break
         runs += 1
-        kills += run(url, of_account, runs, rng.uniform(0.05, 0.8) if kills < KILLS else None)
+        kills += run(url, of_account, runs, rng.uniform(0.05, 0.8) if kills < int(most) else None)
         time.sleep(0.05)
     sys.stdout.write(json.dumps({"runs": runs, "kills": kills}) + "\n")
 

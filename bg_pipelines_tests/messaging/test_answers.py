@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.messaging import answers, consent, desk, spikes
+from bg_pipelines.messaging import answers, consent, desk, handling, spikes
 from bg_pipelines.messaging.answers import AnswerRules, Outcome
+from bg_pipelines.messaging.checks import Rules
 from bg_pipelines.messaging.consent import Event, Said, verdict
 from bg_pipelines.sandbox import edit
 from bg_pipelines.settings import Settings
 from bg_pipelines.webhooks.handling import HandlingRequest, HandlingRun
-from bg_pipelines_tests.messaging.conftest import ANN, NOON, Outbox
+from bg_pipelines_tests.messaging.conftest import ANN, BEN, NOON, Outbox
 from bg_pipelines_tests.support import KEY, PATIENCE, DatabaseClock, query, wait_for
 from bg_pipelines_tests.webhooks.conftest import receiving
 
@@ -141,7 +142,7 @@ def test_by_setting_stop_ends_the_kind_it_answers_alone(outbox: Outbox, reply: R
     reply("STOP", rules=AnswerRules(stop_scope="kind"))
     assert opted_out(outbox) == {"product_share"}
     reply("STOP")
-    assert opted_out(outbox) == {"product_share", "customer_alert"}
+    assert opted_out(outbox) == set(consent.KINDS)
     reply("START")
     assert opted_out(outbox) == set()
 
@@ -153,11 +154,20 @@ def test_what_is_no_keyword_reaches_a_person_under_one_incident(outbox: Outbox, 
     assert outbox.incidents() == [("text_replies", "open")]
     [incident] = query(outbox.database, "SELECT message FROM incidents")
     assert "red" not in incident["message"]
-    first, second = desk.open_replies(outbox.database)
+    first, second = handling.open_replies(outbox.database)
     assert (first.body, first.reading, first.phone) == ("Do you have it in red?", "other", ANN)
-    assert desk.settle_reply(outbox.database, first.id, by="jane") == 1
-    assert desk.settle_reply(outbox.database, second.id, by="jane") == 0
+    assert handling.settle_reply(outbox.database, first.id, by="jane") == 1
+    assert handling.settle_reply(outbox.database, second.id, by="jane") == 0
     assert outbox.incidents() == [("text_replies", "resolved")]
+
+
+def test_a_call_for_help_that_twilio_does_not_answer_reaches_a_person(outbox: Outbox, reply: Reply) -> None:
+    reply("HELP")
+    reply("?Que", OptOutType="HELP")
+    assert handling.open_replies(outbox.database) == []
+    reply("¡Ayuda!")
+    [waiting] = handling.open_replies(outbox.database)
+    assert (waiting.body, waiting.reading) == ("¡Ayuda!", "help")
 
 
 def test_an_opt_out_is_passed_on_to_the_platforms(outbox: Outbox, reply: Reply) -> None:
@@ -171,6 +181,48 @@ def test_an_opt_out_is_passed_on_to_the_platforms(outbox: Outbox, reply: Reply) 
         "unsubscribed",
         "opt-out (reply)",
     )
+
+
+def test_an_opt_in_is_passed_on_as_well_and_never_overtaken_by_the_opt_out_before_it(
+    outbox: Outbox, reply: Reply
+) -> None:
+    put_customer(outbox, "subscribed")
+    reply("STOP")
+    reply("START")
+    reply("START")
+    edits = query(outbox.database, "SELECT from_value, to_value FROM customer_changes ORDER BY id")
+    assert edits == [
+        {"from_value": "subscribed", "to_value": "unsubscribed"},
+        {"from_value": "unsubscribed", "to_value": "subscribed"},
+    ]
+    query(outbox.database, "DELETE FROM customer_changes")
+    query(outbox.database, "UPDATE customers SET sms_consent = 'not_subscribed'")
+    about: Any = {"source": "form", "channel": "web", "wording": "Text me", "by": "jane"}
+    desk.grant(outbox.database, outbox.rules, "harbor", ANN, "product_share", **about)
+    assert query(outbox.database, "SELECT FROM customer_changes") == [], (
+        "a platform knows one consent, to all"
+    )
+    desk.grant(outbox.database, outbox.rules, "harbor", ANN, "all", **about)
+    [edit] = query(outbox.database, "SELECT to_value FROM customer_changes WHERE status = 'pending'")
+    assert edit == {"to_value": "subscribed"}
+
+
+@pytest.mark.parametrize("kind", ["customer_alert", "all"])
+def test_the_question_of_a_double_opt_in_waits_for_the_morning_and_is_not_asked_after_a_stop(
+    outbox: Outbox, reply: Reply, clock: DatabaseClock, kind: str
+) -> None:
+    outbox.rules = Rules(double_opt_in=True)
+    clock.set(NOON + timedelta(hours=11))
+    about: Any = {"source": "form", "channel": "web", "wording": "Text me", "by": "jane"}
+    for phone in (ANN, BEN):
+        desk.grant(outbox.database, outbox.rules, "harbor", phone, kind, **about)
+    assert str(outbox.send()) == "1 sent, 1 held", "in California it is eight in the evening"
+    clock.set(NOON + timedelta(hours=20))
+    reply("STOP")
+    assert str(outbox.send()) == "1 refused"
+    reply("YES", phone=BEN)
+    outbox.put(template="back_in_stock", phone=BEN, variant="v1", requested_by=None)
+    assert str(outbox.send()) == "1 held", "it is five in the morning there, and else it would be sent"
 
 
 def test_what_a_platform_says_counts_and_is_kept_as_evidence_when_relied_on(outbox: Outbox) -> None:
@@ -215,6 +267,25 @@ def test_the_ledger_is_never_changed_and_who_writes_it_first_or_last_does_not_ma
     for statement in ("UPDATE sms_consents SET event = 'granted'", "DELETE FROM sms_consents"):
         with pytest.raises(Exception, match="is a ledger"):
             query(outbox.database, statement)
+
+
+@pytest.mark.parametrize(
+    ("said", "may"),
+    [
+        ([("all", "granted")], False),
+        ([("all", "confirmed")], False),
+        ([("cart_reminder", "granted")], False),
+        ([("cart_reminder", "granted"), ("cart_reminder", "confirmed")], True),
+        ([("cart_reminder", "confirmed"), ("all", "revoked")], False),
+        ([("cart_reminder", "confirmed"), ("all", "revoked"), ("all", "confirmed")], False),
+        ([("cart_reminder", "confirmed"), ("product_share", "revoked")], True),
+    ],
+)
+def test_reminders_of_carts_need_a_double_opt_in_that_names_them(
+    said: list[tuple[str, str]], may: bool
+) -> None:
+    events = [Said(kind, event, NOON + timedelta(hours=n)) for n, (kind, event) in enumerate(said)]
+    assert (verdict("cart_reminder", events, double_opt_in=False).why_not is None) is may
 
 
 @pytest.mark.parametrize(
@@ -322,5 +393,5 @@ def test_states_and_replies_arrive_through_the_receiver(outbox: Outbox, tmp_path
     )
     assert run.run().events == {"handled": 4}
     assert outbox.row(id_)["status"] == "delivered"
-    assert opted_out(outbox) == {"product_share", "customer_alert"}
+    assert opted_out(outbox) == set(consent.KINDS)
     assert {row["payload"] for row in query(outbox.database, "SELECT payload FROM webhook_events")} == {None}

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.messaging import consent
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines_tests.dagster_runs import execute, metadata
 from bg_pipelines_tests.messaging.conftest import SHOP
@@ -86,7 +87,17 @@ def test_who_opted_out_cannot_be_shared_with_and_the_evidence_says_why(run: Run,
         ("granted", "Text me"),
         ("revoked", "called us"),
     ]
-    assert evidence["now"] == {"product_share": "opted out: staff", "customer_alert": "opted out: staff"}
+    assert evidence["now"] == dict.fromkeys(consent.KINDS, "opted out: staff")
+
+
+@pytest.mark.parametrize("number", ["+49 30 901820", "+1 900 555 0123", "+12125550123"])
+def test_nobody_s_opt_out_is_refused_whatever_their_number(run: Run, database: Database, number: str) -> None:
+    assert "gets no more messages" in ok(run("texts", "opt-out", number, "--how", "called us"))
+    assert "opted out: staff" in ok(run("texts", "consent", number))
+    assert {row["phone"] for row in query(database, "SELECT phone FROM sms_opt_outs")} == {
+        number.replace(" ", "")
+    }
+    assert "cannot be read" in refused(run("texts", "opt-out", "jane", "--how", "called us"))
 
 
 def test_a_subscription_is_typed_and_replies_are_read_and_settled(

@@ -1,12 +1,14 @@
 """Whatever happens, in whatever order: each message is at Twilio once or says why not, and nobody is sent to who should not
 be.
 
-Random histories (consent given and revoked, replies, moves between states, clocks, changes of daylight saving, lost
-answers, kills, rates) beside a plain model of what the law wants; the sandbox's ledger is what is compared.
+Random histories (consent given and revoked, here and at the platform, replies, carts that are left, moves between states,
+clocks, changes of daylight saving, lost answers, kills, rates) beside a plain model of what the law wants; the sandbox's
+ledger is what is compared. `BG_TEST_FULL=1` tries twenty times as many.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -42,8 +45,11 @@ STATES: dict[str | None, tuple[str, int, int] | None] = {
     "HI": ("Pacific/Honolulu", 8, 21),
     "WA": ("America/Los_Angeles", 8, 21),
 }
-RULES = Rules(daily_messages=2, daily_segments=40)
+RULES = Rules(daily_messages=2, daily_segments=40, cart_reminders=True)
 KINDS = ("product_share", "customer_alert")
+REMINDER = "cart_reminder"
+SCOPES = (*KINDS, consent.ALL, REMINDER)
+EXAMPLES = 300 if os.environ.get("BG_TEST_FULL") == "1" else 15
 SUNDAY_HOURS = 12
 """In Texas, until noon."""
 
@@ -56,9 +62,10 @@ class Model:
     stopped: dict[tuple[str, str], bool] = field(default_factory=dict)
     states: dict[str, str | None] = field(default_factory=dict)
 
-    def say(self, phone: str, kinds: tuple[str, ...], gives: bool) -> None:
-        for kind in kinds:
-            self.may[phone, kind] = gives
+    def say(self, phone: str, scope: str, gives: bool) -> None:
+        """What was said of a kind, or of everything, which is no consent to reminders of carts."""
+        for kind in (*KINDS, REMINDER) if scope == consent.ALL else (scope,):
+            self.may[phone, kind] = gives and (kind != REMINDER or scope == REMINDER)
             self.stopped[phone, kind] = not gives
 
     def hours_allow(self, phone: str, at: datetime) -> bool:
@@ -90,7 +97,7 @@ class History:
         self.model = Model()
         self.kinds: dict[str, str] = {}
         self.asked_for: set[str] = set()
-        self.replies = self.checked = 0
+        self.replies = self.checked = self.carts = 0
         for number, phone in enumerate(PHONES):
             query(
                 database,
@@ -114,31 +121,54 @@ class History:
                 self.asked_for.add(row["reference"])
 
     def consents(self, phone: int, kind: int, gives: bool) -> None:
-        kinds = KINDS if kind == 2 else (KINDS[kind],)
+        scope = SCOPES[kind]
         self.wait(1)
+        given = "confirmed" if scope == REMINDER else "granted"
         with self.outbox.database.transaction() as connection:
-            event = consent.Event(
-                PHONES[phone],
-                consent.ALL if kind == 2 else kinds[0],
-                "granted" if gives else "revoked",
-                "form",
-                "web",
-            )
+            event = consent.Event(PHONES[phone], scope, given if gives else "revoked", "form", "web")
             consent.record(connection, event)
-        self.model.say(PHONES[phone], kinds, gives)
+        self.model.say(PHONES[phone], scope, gives)
+
+    def platform_says(self, phone: int, gives: bool) -> None:
+        """It lifts no opt-out of ours, and is no word about reminders of carts; what it revokes counts for them, too."""
+        self.wait(1)
+        query(
+            self.outbox.database,
+            "UPDATE customers SET sms_consent = %s, sms_consent_at = now() WHERE phone = %s",
+            "subscribed" if gives else "unsubscribed",
+            PHONES[phone],
+        )
+        for kind in KINDS if gives else (*KINDS, REMINDER):
+            self.model.may[PHONES[phone], kind] = gives
+
+    def leaves_a_cart(self, phone: int) -> None:
+        self.carts += 1
+        for statement in (
+            "INSERT INTO carts (store_id, external_id, source_updated_at, source_created_at, phone, abandoned_at) "
+            "SELECT 1, cart, now() - interval '3 hours', now(), phone, now() FROM given",
+            "INSERT INTO cart_items (store_id, external_id, source_updated_at, cart_external_id, title, quantity) "
+            "SELECT 1, cart, now(), cart, 'Scarf', 1 FROM given",
+            "INSERT INTO cart_events (store_id, cart_external_id, kind) SELECT 1, cart, 'cart.abandoned' FROM given",
+        ):
+            query(
+                self.outbox.database,
+                f"WITH given AS (SELECT %s::text AS cart, %s::text AS phone) {statement}",
+                f"cart {self.carts}",
+                PHONES[phone],
+            )
 
     def replies_with(self, phone: int, body: str) -> None:
         self.wait(1)
         self.replies += 1
         number = PHONES[phone]
-        was_stopped = any(self.model.stopped.get((number, kind)) for kind in KINDS)
+        was_stopped = any(self.model.stopped.get((number, kind)) for kind in (*KINDS, REMINDER))
         fields = {"From": number, "Body": body, "MessageSid": f"SM{self.replies}"}
         with self.outbox.database.transaction() as connection:
             answers.handle(connection, "inbound", fields, AnswerRules())
         if body != "START":
-            self.model.say(number, KINDS, False)
+            self.model.say(number, consent.ALL, False)
         elif was_stopped:
-            self.model.say(number, KINDS, True)
+            self.model.say(number, consent.ALL, True)
 
     def moves(self, phone: int, state: str | None) -> None:
         self.model.states[PHONES[phone]] = state
@@ -173,6 +203,10 @@ class History:
     def check_new(self) -> None:
         """Each message that Twilio has been given since the last look was right at this moment."""
         now = self.clock.now
+        reminders = "SELECT reference FROM text_messages WHERE template = 'cart_reminder'"
+        self.kinds |= dict.fromkeys(
+            (row["reference"] for row in query(self.outbox.database, reminders)), REMINDER
+        )
         for message in self.account.messages[self.checked :]:
             reference = next((known for known in self.kinds if known in message.body), None)
             if reference is None:
@@ -225,7 +259,9 @@ FAULTS = ["apply_then_cut", "half_json", "cut", "server_error", "too_many_reques
 EVENT = st.one_of(
     st.tuples(st.just("put"), PHONE, st.booleans(), st.booleans()),
     st.tuples(st.just("put"), PHONE, st.booleans(), st.booleans()),
-    st.tuples(st.just("consents"), PHONE, st.integers(0, 2), st.booleans()),
+    st.tuples(st.just("consents"), PHONE, st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("platform_says"), PHONE, st.booleans()),
+    st.tuples(st.just("leaves_a_cart"), PHONE),
     st.tuples(
         st.just("replies_with"), PHONE, st.sampled_from(["STOP", "alto", "please stop texting", "START"])
     ),
@@ -245,8 +281,9 @@ STARTS = [
 ]
 
 
+@pytest.mark.timeout(1200 if EXAMPLES > 15 else 180)
 @settings(
-    max_examples=15,
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

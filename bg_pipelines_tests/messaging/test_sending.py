@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import handling
+from bg_pipelines.messaging import consent
 from bg_pipelines.messaging.checks import Rules
+from bg_pipelines.messaging.handling import settle_unclear
 from bg_pipelines.messaging.pace import Pace
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines_tests.messaging.conftest import ANN, BEN, Outbox, client_of
-from bg_pipelines_tests.support import DatabaseClock, HandClock, query
+from bg_pipelines_tests.support import PROJECT, DatabaseClock, HandClock, query
 
 
 def test_a_share_is_sent_once_with_title_price_and_a_link_that_names_it(outbox: Outbox) -> None:
@@ -35,14 +38,28 @@ def test_one_key_is_one_message(outbox: Outbox) -> None:
     assert len(outbox.at_twilio()) == 1
 
 
-def test_the_application_puts_a_message_by_its_own_insert(outbox: Outbox) -> None:
-    query(
-        outbox.database,
-        "INSERT INTO text_messages (idempotency_key, kind, template, store_id, phone, product_external_id, requested_by) "
-        "VALUES ('cart 12', 'product_share', 'product_share', 1, %s, 'p1', 'product page')",
-        ANN,
-    )
+def test_the_application_puts_a_message_by_its_own_insert_as_the_documentation_has_it(outbox: Outbox) -> None:
+    page = (PROJECT / "docs" / "text-messages.md").read_text(encoding="utf-8")
+    message, given = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    [product] = re.findall(r"gid://shopify/Product/\d+", message)
+    for table, column in (("products", "external_id"), ("product_variants", "product_external_id")):
+        query(outbox.database, f"UPDATE {table} SET {column} = %s", product)
+    for statement in (message, message, given):
+        query(outbox.database, statement)
     assert str(outbox.send()) == "1 sent"
+    with outbox.database.transaction() as connection:
+        [(kind, event)] = [(entry.kind, entry.event) for entry in consent.history(connection, ANN)]
+    assert (kind, event) == ("customer_alert", "granted")
+
+
+def test_what_comes_with_a_row_never_takes_the_place_of_its_reference(outbox: Outbox) -> None:
+    id_ = outbox.put(
+        fields={"link": "https://harbor.example/sale", "reference": "none", "title": "All shirts"}
+    )
+    outbox.send()
+    [body] = outbox.at_twilio()
+    assert outbox.row(id_)["reference"] in body
+    assert body.startswith("Harbor: All shirts, $49.00. https://harbor.example/products/")
 
 
 @pytest.mark.parametrize("kind", ["apply_then_cut", "half_json", "cut", "server_error", "html"])
@@ -99,8 +116,6 @@ def test_a_kill_between_record_and_settling_neither_loses_nor_doubles(
 def test_where_twilio_cannot_tell_it_is_parked_and_a_person_settles_it(
     outbox: Outbox, clock: DatabaseClock
 ) -> None:
-    from bg_pipelines.messaging import desk
-
     class Redacted(KilledSender):
         """An account that keeps no texts."""
 
@@ -118,8 +133,8 @@ def test_where_twilio_cannot_tell_it_is_parked_and_a_person_settles_it(
     assert str(outbox.send(sender)) == "1 parked"
     assert outbox.incidents() == [("texts_unclear", "open")]
     with pytest.raises(IntegrationError):
-        desk.settle_unclear(outbox.database, id_, "maybe", by="jane")
-    desk.settle_unclear(outbox.database, id_, "sent", by="jane")
+        settle_unclear(outbox.database, id_, "maybe", by="jane")
+    settle_unclear(outbox.database, id_, "sent", by="jane")
     assert (outbox.row(id_)["status"], outbox.incidents()) == ("sent", [("texts_unclear", "resolved")])
     assert len(outbox.at_twilio()) == 1
 
@@ -130,8 +145,19 @@ def test_429_slows_all_down_and_loses_nothing(outbox: Outbox, clock: DatabaseClo
     pace = Pace(10_000, clock=HandClock())
     assert str(outbox.send(pace=pace)) == "1 retrying"
     assert pace.reserve() == pytest.approx(1, abs=0.01)
-    clock.advance(seconds=2)
+    clock.advance(minutes=1)
     assert str(outbox.send()) == "1 sent"
+
+
+def test_each_429_that_names_no_delay_is_waited_out_longer(outbox: Outbox, clock: DatabaseClock) -> None:
+    id_ = outbox.put()
+    outbox.sandbox.world.twilio.faults.append(Fault("too_many_requests"))
+    waits = []
+    for _ in range(4):
+        outbox.send()
+        waits.append(outbox.row(id_)["retry_reason"].rpartition(", ")[2])
+        clock.advance(minutes=30)
+    assert waits == ["next within 60 s", "next within 120 s", "next within 240 s", "next within 480 s"]
 
 
 @pytest.mark.parametrize("code", [21211, 21614, 21635])
@@ -155,7 +181,7 @@ def test_who_opted_out_at_twilio_is_opted_out_here(outbox: Outbox) -> None:
     outbox.put()
     assert str(outbox.send()) == "1 refused"
     opted_out = query(outbox.database, "SELECT kind, how FROM sms_opt_outs ORDER BY kind")
-    assert opted_out == [{"kind": kind, "how": "twilio"} for kind in ("customer_alert", "product_share")]
+    assert opted_out == [{"kind": kind, "how": "twilio"} for kind in sorted(consent.KINDS)]
 
 
 def test_a_fault_of_the_account_stops_sending_under_one_incident_until_one_goes_through(
@@ -183,13 +209,29 @@ def test_a_fault_of_the_account_stops_sending_under_one_incident_until_one_goes_
     assert len(outbox.at_twilio()) == 20
 
 
-def test_a_code_that_says_nothing_of_the_recipient_parks_by_its_code(outbox: Outbox) -> None:
-    edit(outbox.sandbox.world.twilio, "set_invalid", numbers=[ANN], code=21408)
+@pytest.mark.parametrize("code", [21408, 21612, 29999, 30038])
+def test_a_code_that_says_nothing_of_the_recipient_parks_by_its_code(outbox: Outbox, code: int) -> None:
+    edit(outbox.sandbox.world.twilio, "set_invalid", numbers=[ANN], code=code)
     parked, sent = outbox.put(), outbox.put(phone=BEN)
     assert outbox.send().outcomes == {"parked": 1, "sent": 1}
-    assert outbox.incidents() == [("texts_refused:21408", "open")]
+    assert outbox.incidents() == [(f"texts_refused:{code}", "open")]
     assert query(outbox.database, "SELECT * FROM sms_opt_outs") == []
     assert (outbox.row(parked)["status"], outbox.row(sent)["status"]) == ("pending", "queued")
+
+
+def test_when_one_of_a_code_goes_through_those_of_other_codes_stay_parked(outbox: Outbox) -> None:
+    account = outbox.sandbox.world.twilio
+    edit(account, "set_invalid", numbers=[ANN], code=29999)
+    edit(account, "set_invalid", numbers=[BEN], code=30038)
+    outbox.put()
+    stays = outbox.put(phone=BEN)
+    assert outbox.send(workers=1).outcomes == {"parked": 2}
+    edit(account, "set_invalid", numbers=[], code=29999)
+    [incident] = query(outbox.database, "SELECT id FROM incidents WHERE fingerprint = 'texts_refused:29999'")
+    handling.retry(outbox.database, [incident["id"]], by="jane")
+    assert str(outbox.send()) == "1 sent"
+    assert dict(outbox.incidents()) == {"texts_refused:29999": "resolved", "texts_refused:30038": "open"}
+    assert outbox.row(stays)["next_due_at"] is None
 
 
 def test_a_message_is_held_until_the_recipient_s_morning_and_checked_again(

@@ -141,5 +141,20 @@ def test_the_kind_of_sender_says_its_rate_and_turns_come_one_after_the_other() -
     pace = Pace(2, clock)
     assert [pace.reserve(), pace.reserve(3), pace.reserve()] == [0, 0.5, 2]
     clock.seconds += 10
-    pace.hold(4)
+    pace.slow_down(4)
     assert pace.reserve() == 4
+
+
+def test_a_sender_that_is_asked_to_slow_down_without_end_waits_longer_each_time() -> None:
+    clock = HandClock()
+    pace = Pace(1000, clock)
+    waits = []
+    for _ in range(8):
+        pace.slow_down(None)
+        pace.slow_down(None)  # of another worker, at the same time
+        waits.append(round(pace.reserve()))
+        clock.seconds += waits[-1]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    pace.went_through()
+    pace.slow_down(None)
+    assert round(pace.reserve()) == 1

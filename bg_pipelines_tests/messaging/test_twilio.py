@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
@@ -20,8 +22,8 @@ from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines.settings import Settings
 
 PHONE = "+442079460123"
-BODY = "harbor fails #12.34"
-SINCE = timedelta(minutes=1)
+REFERENCE = "3f9a2c71b0"
+BODY = f"harbor fails {REFERENCE}"
 
 
 @pytest.fixture
@@ -88,24 +90,19 @@ def test_a_message_is_found_whether_it_was_sent_or_only_taken(
 ) -> None:
     edit(sandbox.world.twilio, "set_delays", sent=delay, delivered=delay)
     sid = messages.send(PHONE, BODY)
-    messages.send(PHONE, "another #12.35")
-    assert messages.find(PHONE, BODY, ago(seconds=1)) == sid
-    assert messages.find(PHONE, "#12.34", ago(seconds=1)) == sid
-    assert messages.find(PHONE, "#2.34", ago(seconds=1)) is None
-    assert messages.find("+442079460999", BODY, ago(seconds=1)) is None
+    messages.send(PHONE, "another 3f9a2c71b1")
+    assert messages.look_up(PHONE, BODY, REFERENCE, ago(seconds=1)) == sid
+    assert messages.look_up(PHONE, "changed on its way", REFERENCE, ago(seconds=1)) == sid
+    assert messages.look_up(PHONE, "none of these", "f9a2c71b0", ago(seconds=1)) is None
+    assert messages.look_up("+442079460999", BODY, REFERENCE, ago(seconds=1)) is None
 
 
-def test_a_message_older_than_the_question_is_another_one(messages: TextMessages, sandbox: Sandbox) -> None:
-    messages.send(PHONE, BODY)
-    sandbox.world.clock.offset_seconds = 3600
-    assert messages.find(PHONE, BODY, ago(minutes=10)) is None
-    assert messages.find(PHONE, BODY, ago(minutes=70)) is not None
-
-
-def test_the_question_is_answered_by_the_vendor_s_clock(messages: TextMessages, sandbox: Sandbox) -> None:
-    sandbox.world.clock.offset_seconds = -40 * 86_400
+@pytest.mark.parametrize("days", [-40, 40])
+def test_a_clock_that_is_wrong_hides_nothing(messages: TextMessages, sandbox: Sandbox, days: int) -> None:
+    sandbox.world.clock.offset_seconds = days * 86_400
     sid = messages.send(PHONE, BODY)
-    assert messages.find(PHONE, BODY, ago(seconds=1)) == sid
+    sandbox.world.clock.offset_seconds = 0
+    assert messages.look_up(PHONE, BODY, REFERENCE, ago(seconds=1)) == sid
 
 
 @pytest.mark.parametrize(
@@ -136,13 +133,13 @@ def test_each_failure_is_classified_and_says_whether_the_message_may_be_out(
     error = refused(lambda: messages.send(PHONE, BODY), (PHONE, BODY, sandbox.world.twilio.auth_token))
     assert (error.error_type, error.recoverable, error.source) == (error_type, recoverable, "twilio")
     assert bool(error.details.get("maybe_sent")) is maybe_sent
-    assert (messages.find(PHONE, BODY, ago(minutes=1)) is not None) is is_sent
+    assert (messages.look_up(PHONE, BODY, REFERENCE, ago(minutes=1)) is not None) is is_sent
 
 
 @pytest.mark.parametrize("kind", ["server_error", "html", "half_json", "slow", "cut", "unauthorized"])
 def test_a_look_up_that_fails_sends_nothing(messages: TextMessages, sandbox: Sandbox, kind: str) -> None:
     sandbox.world.twilio.faults.append(Fault(kind, operation="ListMessage", seconds=1.5))
-    error = refused(lambda: messages.find(PHONE, BODY, ago(minutes=1)))
+    error = refused(lambda: messages.look_up(PHONE, BODY, REFERENCE, ago(minutes=1)))
     assert not error.details.get("maybe_sent")
 
 
@@ -171,17 +168,24 @@ def test_a_sender_that_is_not_the_account_s_is_a_fault_of_the_settings(
         assert "BG_TWILIO_FROM" in error.message
 
 
-def test_an_unknown_refusal_is_final() -> None:
-    error = twilio.classify(400, 29999, {})
-    assert (error.error_type, error.recoverable) == ("query_rejected", False)
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 410, 422, 451])
+@given(
+    code=st.none() | st.integers(10_000, 99_999) | st.sampled_from([20006, 21607, 21612, 21617, 21704, 30038])
+)
+def test_only_what_is_the_recipient_s_counts_as_such(status: int, code: int | None) -> None:
+    error = twilio.classify(status, code, {})
+    assert (error.error_type == "bad_data") == (code in (21211, 21610, 21614, 21635))
+    assert not error.recoverable or error.error_type == "throttled"
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"), [("7", 7), ("0", 1), ("86400", 3600), ("soon", 1), ("nan", 1), (None, 1)]
+    ("told", "seconds"), [("7", 7), ("0", 1), ("86400", 3600), ("soon", None), ("nan", None), (None, None)]
 )
-def test_the_vendor_s_own_delay_is_kept_within_reason(told: str | None, seconds: float) -> None:
+def test_the_vendor_s_own_delay_is_kept_within_reason_and_none_is_made_up(
+    told: str | None, seconds: float | None
+) -> None:
     error = twilio.classify(429, 20429, {} if told is None else {"Retry-After": told})
-    assert (error.error_type, error.details["retry_after_seconds"]) == ("throttled", seconds)
+    assert (error.error_type, error.details.get("retry_after_seconds")) == ("throttled", seconds)
 
 
 def test_where_nobody_listens_nothing_was_sent(connect: Callable[..., TextMessages]) -> None:
@@ -223,7 +227,7 @@ def test_no_log_names_the_number_the_text_or_the_token(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         messages.send(PHONE, BODY)
-        messages.find(PHONE, BODY, ago(minutes=1))
+        messages.look_up(PHONE, BODY, REFERENCE, ago(minutes=1))
     assert sandbox.world.twilio.auth_token not in caplog.text
     assert BODY not in caplog.text
     assert PHONE.removeprefix("+") not in caplog.text
@@ -238,6 +242,21 @@ def test_what_is_missing_is_listed_exactly() -> None:
         "text messages cannot be sent: set BG_TWILIO_AUTH_TOKEN, "
         "BG_TWILIO_FROM or BG_TWILIO_MESSAGING_SERVICE_SID"
     )
+
+
+@pytest.mark.parametrize("code", [21614, 21408, 20006])
+def test_a_refusal_that_cannot_be_read_is_looked_into_and_tried_again(
+    messages: TextMessages, sandbox: Sandbox, code: int
+) -> None:
+    edit(sandbox.world.twilio, "set_invalid", numbers=[PHONE], code=code)
+    sandbox.world.twilio.faults.append(Fault("half_json", times=1, operation="CreateMessage"))
+    error = refused(lambda: messages.send(PHONE, BODY))
+    assert (error.error_type, error.recoverable, error.details["maybe_sent"]) == (
+        "malformed_response",
+        True,
+        True,
+    )
+    assert refused(lambda: messages.send(PHONE, BODY)).details["code"] == code
 
 
 @pytest.mark.parametrize("length", [0, 40])

@@ -24,6 +24,8 @@ from bg_pipelines.platforms.shopify.failures import SOURCE, classify_errors, cla
 
 # A worker waits out a throttle this long in one call, then releases the store for later.
 THROTTLE_WAIT_SECONDS = 120.0
+FIRST_WAIT_SECONDS = 1.0
+"""Where it is not said for how long; twice as long each time after."""
 RENEW_TOKEN_BEFORE = timedelta(minutes=30)
 
 
@@ -146,7 +148,7 @@ class ShopifyClient:
         """
         body = orjson.dumps({"query": document, "variables": variables})
         rows = len(variables.get("ids", ()))
-        may_wait = self._throttle_wait_seconds
+        may_wait, pause = self._throttle_wait_seconds, FIRST_WAIT_SECONDS
         renewed = False
         while True:
             self._pace(document, rows)
@@ -161,10 +163,11 @@ class ShopifyClient:
             except IntegrationError as error:
                 if error.error_type is not ErrorType.THROTTLED:
                     raise
-                seconds = float(error.details.get("retry_after_seconds", 1.0))
+                seconds = float(error.details.get("retry_after_seconds", pause))
                 if seconds > may_wait:
                     raise
                 may_wait -= seconds
+                pause *= 2
                 self.sleep(seconds)
 
     def _pace(self, document: str, rows: int) -> None:

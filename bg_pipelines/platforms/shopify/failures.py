@@ -13,16 +13,15 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import retry_after
 
 SOURCE = "shopify"
-DEFAULT_WAIT_SECONDS = 2.0
-"""After a 429 without a usable delay."""
 
 
 def classify_status(status: int, headers: Mapping[str, str], details: dict[str, Any]) -> IntegrationError:
     """An HTTP status other than 200, as what it means for us."""
     if status == 429:
-        seconds = retry_after(headers) or DEFAULT_WAIT_SECONDS
-        details = {**details, "retry_after_seconds": seconds}
-        return _of(ErrorType.THROTTLED, f"Shopify asks to wait {seconds:.0f} s (429)", details)
+        seconds = retry_after(headers)
+        wait = "" if seconds is None else f" {seconds:.0f} s"
+        details = details if seconds is None else {**details, "retry_after_seconds": seconds}
+        return _of(ErrorType.THROTTLED, f"Shopify asks to wait{wait} (429)", details)
     if status >= 500:
         return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({status}); retried automatically", details)
     if 300 <= status < 400:

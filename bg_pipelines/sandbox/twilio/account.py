@@ -46,12 +46,19 @@ FAILURES: dict[int, tuple[str, str]] = {
 }
 # What is refused at once, with the vendor's sentence.
 REFUSALS: dict[int, str] = {
+    20006: "Access denied",
     21211: "The 'To' number {number} is not a valid phone number.",
     21408: "Permission to send an SMS has not been enabled for the region indicated by the 'To' number: {number}",
     21608: "The number {number} is unverified. Trial accounts cannot send messages to unverified numbers.",
+    21612: "Message cannot be sent with the current combination of 'To' ({number}) and 'From' parameters",
     21614: "'To' number is not a valid mobile number: {number}",
     21635: "'To' number cannot be a landline: {number}",
+    21704: "The Messaging Service contains no phone numbers",
+    29999: "A code that is in no list yet: {number}",
+    30038: "OTP message body filtered",
 }
+REFUSED_WITH = {20006: 403}
+"""HTTP statuses of refusals; the others are 400."""
 
 
 @dataclass

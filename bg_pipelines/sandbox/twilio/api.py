@@ -18,6 +18,7 @@ from bg_pipelines.sandbox.twilio.account import (
     API_VERSION,
     LONGEST_VALIDITY_SECONDS,
     REFUSALS,
+    REFUSED_WITH,
     Message,
     TwilioAccount,
     TwilioRequest,
@@ -166,7 +167,7 @@ def create_message(account: TwilioAccount, incoming: Incoming) -> Message:
         )
     code = account.refused.get(to)
     if code is not None:
-        raise RefusalError(code, REFUSALS[code].format(number=to))
+        raise RefusalError(code, REFUSALS[code].format(number=to), REFUSED_WITH.get(code, 400))
     if to in account.opted_out and not service:
         raise RefusalError(21610, "Attempt to send to unsubscribed recipient")
     address = form.get("StatusCallback") or None

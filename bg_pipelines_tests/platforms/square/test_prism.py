@@ -1,23 +1,15 @@
 """Every kind of request that the platform makes, against Square's own description of its API.
 
-Prism (npm `@stoplight/prism-cli`) is a server that holds each request to the description and answers with the vendor's
-samples. It takes more than a minute for the whole of it, so it gets the operations that are used, made stricter: a field
-that Square does not know is a fault too, where Square would say nothing or guess.
+Prism takes more than a minute for the whole of it, so it gets the operations that are used, made stricter: a field that
+Square does not know is a fault too, where Square would say nothing or guess.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,10 +23,8 @@ from bg_pipelines.platforms.square.writes import EDITABLE
 from bg_pipelines.records import Resource
 from bg_pipelines.webhooks.topics import TOPICS
 from bg_pipelines_tests.platforms.square.conftest import TABLES
-from bg_pipelines_tests.support import PROJECT
+from bg_pipelines_tests.prism import serving, vendor_description
 
-PRISM = "@stoplight/prism-cli@5.16.0"
-START_SECONDS = 60.0
 OPERATIONS = {
     "RetrieveMerchant",
     "ListLocations",
@@ -91,67 +81,13 @@ def cut_description(whole: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def description() -> dict[str, Any]:
-    path = Path(os.environ.get("BG_VENDOR_SPECS", PROJECT.parent / "shared" / "vendor")) / "square_api.json"
-    if not path.exists():
-        pytest.skip(f"the vendor's description is not at {path}; set BG_VENDOR_SPECS")
-    return cut_description(json.loads(path.read_text(encoding="utf-8")))
+    return cut_description(vendor_description("square_api.json"))
 
 
 @pytest.fixture(scope="module")
-def prism_program() -> Path:
-    """Prism, installed by npm once and kept in the user's cache."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed: Prism, which holds requests to the vendor's description, needs it")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bg-pipelines"
-    folder = cache / PRISM.rpartition("/")[2]
-    program = folder / "node_modules" / ".bin" / "prism"
-    if not program.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Another run may be at it, too: each in a folder of its own, and one of them stays.
-        fresh = Path(tempfile.mkdtemp(dir=cache))
-        command = [
-            npm,
-            "install",
-            "--prefix",
-            str(fresh),
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-            PRISM,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        if done.returncode:
-            shutil.rmtree(fresh)
-            pytest.skip(f"npm could not install {PRISM}: {done.stderr.strip()[-300:]}")
-        if program.exists():
-            shutil.rmtree(fresh)
-        else:
-            fresh.rename(folder)
-    return program
-
-
-@pytest.fixture(scope="module")
-def prism(
-    prism_program: Path, description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("prism")
-    file, log = folder / "square.json", folder / "log"
-    file.write_text(json.dumps(description), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(prism_program), "mock", "--errors", "-h", "127.0.0.1", "-p", str(port), str(file)]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while "Prism is listening" not in log.read_text():
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, f"Prism did not start within {START_SECONDS:g} s"
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+def prism(description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(description, tmp_path_factory.mktemp("prism")) as url:
+        yield url
 
 
 class Answered(NamedTuple):

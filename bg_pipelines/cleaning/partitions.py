@@ -1,0 +1,271 @@
+"""Partitions by time: those whose time is over go whole, and new ones are there before rows come for them.
+
+    why = Upkeep(database, task, "page_views", "month", keep).run(stop)
+
+A partition goes in two steps, each beside the table's use: it is detached and then dropped. Before the first it is marked by
+a comment; so one that a killed run left detached is found and dropped by the next. A new one is made by itself and then
+attached, which keeps no reader or writer waiting either; where a lock is not to be had in short time, the next run goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from bg_pipelines.cleaning.aside import reason_of, set_aside
+from bg_pipelines.cleaning.relations import Connection, autocommit
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import classified, is_expected
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.work.queue import clock
+
+AHEAD = {"day": 7, "week": 4, "month": 3}
+"""The widths that partitions have, and how many of them there are beyond the current one."""
+LOCK_TIMEOUT_MS = 100
+DETACH_TIMEOUT_MS = 1_000
+"""So long a detaching waits for transactions under way. Nobody waits for it meanwhile but who reads that partition."""
+_MARK = "bg-pipelines: its time is over, it is being dropped"
+
+
+class Partition(NamedTuple):
+    """`low` is None for a partition without a beginning, `high` for one without an end or the default one."""
+
+    schema: str
+    name: str
+    low: datetime | None
+    high: datetime | None
+    is_default: bool
+    half_detached: bool
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+
+_PARTITIONS = """
+    SELECT n.nspname AS schema, c.relname AS name,
+        -- A bound without an end is a word and no text in quotes.
+        (regexp_match(b.bound, $$FROM \\('([^']+)'\\)$$))[1]::timestamptz AS low,
+        (regexp_match(b.bound, $$TO \\('([^']+)'\\)$$))[1]::timestamptz AS high,
+        b.bound = 'DEFAULT' AS is_default, i.inhdetachpending AS half_detached
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL (SELECT coalesce(pg_get_expr(c.relpartbound, c.oid), '') AS bound) b
+    WHERE i.inhparent = to_regclass(%s) ORDER BY high NULLS LAST"""
+
+
+def list_partitions(connection: Connection, table: str) -> list[Partition]:
+    """The partitions of a table, by time."""
+    with connection.cursor(row_factory=class_row(Partition)) as cursor:
+        cursor.execute(_PARTITIONS, (table,))
+        return cursor.fetchall()
+
+
+def is_over(partition: Partition, before: datetime) -> bool:
+    """Whether all that is in it is older than this."""
+    return not partition.is_default and partition.high is not None and partition.high <= before
+
+
+_FAULTS = """
+    SELECT c.relkind = 'p' AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partattrs[0] = a.attnum,
+        pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(c.relnamespace, 'CREATE')
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %s
+    LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid WHERE c.oid = to_regclass(%s)"""
+
+
+def find_faults(connection: Connection, table: str, age: str) -> Iterator[str]:
+    """Why partitions of this table cannot be kept up; a sentence each."""
+    row = connection.execute(_FAULTS, (age, table)).fetchone()
+    if row is None or not row[0]:
+        yield f"{table} is not partitioned by ranges of {age}"
+    elif not row[1]:
+        yield f"this role does not own {table}, and cannot drop its partitions"
+    elif not row[2]:
+        yield f"this role may not create tables in the schema of {table}"
+
+
+def missing(partitions: Sequence[Partition], now: datetime, width: str) -> list[tuple[datetime, datetime]]:
+    """The ranges of the current period, and of as many beyond it as there should be, that no partition has."""
+    taken = [(p.low, p.high) for p in partitions if not p.is_default]
+    at, end = period(now, width), now
+    for _ in range(AHEAD[width] + 1):
+        end = _next(end, width)
+    found: list[tuple[datetime, datetime]] = []
+    while at < end:
+        holding = [high for low, high in taken if (low is None or low <= at) and (high is None or high > at)]
+        if None in holding:
+            return found  # one without an end takes all that comes
+        if holding:
+            at = max(high for high in holding if high is not None)
+            continue
+        high = min([_next(at, width), *(low for low, _ in taken if low is not None and low > at)])
+        found.append((at, high))
+        at = high
+    return found
+
+
+def period(time: datetime, width: str) -> datetime:
+    """The beginning of the day, the week (a Monday) or the month."""
+    day = time.replace(hour=0, minute=0, second=0, microsecond=0)
+    if width == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if width == "month" else day
+
+
+def _next(time: datetime, width: str) -> datetime:
+    days = {"day": 1, "week": 7, "month": 32}[width]
+    return period(period(time, width) + timedelta(days=days), width)
+
+
+class Upkeep:
+    """The partitions of one table of a user's. `width` is one of `AHEAD`; `keep` how long rows are kept."""
+
+    def __init__(self, database: Database, task: str, table: str, width: str, keep: timedelta) -> None:
+        self.database = database
+        self.task = task
+        self.table = table
+        self.width = width
+        self.keep = keep
+        self.figures: Counter[str] = Counter()
+        self.set_aside = 0
+
+    def run(self, stop: Callable[[], str | None]) -> str | None:
+        """Make what is missing and drop what is over; why it stopped before its end, or None. Figures are in `figures`.
+
+        New ones come first: without them rows cannot be written. Raises IntegrationError (configuration) where rows of
+        the default partition are in the way of a new one, once the rest is done.
+        """
+        in_the_way: IntegrationError | None = None
+        with autocommit(self.database, LOCK_TIMEOUT_MS) as connection:
+            now = clock(connection)
+            for low, high in missing(list_partitions(connection, self.table), now, self.width):
+                if (why := stop()) is not None:
+                    return why
+                in_the_way = self._add(connection, low, high) or in_the_way
+            partitions = list_partitions(connection, self.table)
+            has_default = any(partition.is_default for partition in partitions)
+            # One that is half detached comes first: beside it PostgreSQL detaches no other.
+            for partition in sorted(partitions, key=lambda partition: not partition.half_detached):
+                if not partition.half_detached and not is_over(partition, now - self.keep):
+                    continue
+                if (why := stop()) is not None:
+                    return why
+                if not self._detach(connection, partition, has_default=has_default):
+                    break
+            self._drop_detached(connection)
+        if in_the_way is not None:
+            raise in_the_way
+        return None
+
+    def _add(self, connection: Connection, low: datetime, high: datetime) -> IntegrationError | None:
+        schema, parent = self._name(connection)
+        name = sql.Identifier(schema, f"{parent[:50]}_p{low:%Y%m%d}")
+        table = sql.Identifier(schema, parent)
+        # Made by itself: as a partition at once it would lock the whole table from everybody.
+        create = sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY)").format(name, table)
+        attach = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            table, name, sql.Literal(low.isoformat()), sql.Literal(high.isoformat())
+        )
+        try:
+            with connection.transaction():
+                connection.execute(create)
+                connection.execute(attach)
+        except psycopg.errors.CheckViolation:
+            return IntegrationError.of(
+                ErrorType.CONFIGURATION,
+                f"rows of {low:%Y-%m-%d} to {high:%Y-%m-%d} are in the default partition of {self.table}; no partition can "
+                "be made for that time until they are moved out of it",
+                source="database",
+            )
+        except psycopg.Error as error:
+            self._unless_busy(error)
+        else:
+            self.figures[f"{self.table}.partitions_made"] += 1
+        return None
+
+    def _detach(self, connection: Connection, partition: Partition, *, has_default: bool) -> bool:
+        """Whether it is detached now."""
+        # Where there is a default partition, PostgreSQL detaches only under a lock of the whole table, a short one.
+        how = " FINALIZE" if partition.half_detached else "" if has_default else " CONCURRENTLY"
+        detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}" + how).format(
+            sql.Identifier(*self._name(connection)), partition.identifier
+        )
+        comment = sql.SQL("COMMENT ON TABLE {} IS {}")
+        try:
+            connection.execute(comment.format(partition.identifier, sql.Literal(self._mark())))
+            if how:
+                connection.execute(f"SET lock_timeout = {DETACH_TIMEOUT_MS}")
+            connection.execute(detach)
+        except psycopg.errors.ForeignKeyViolation as error:
+            set_aside(connection, self.task, (partition.name,), reason_of(error))
+            connection.execute(comment.format(partition.identifier, sql.NULL))
+            self.set_aside += 1
+        except psycopg.Error as error:
+            self._unless_busy(error)
+            return False
+        finally:
+            connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        return True
+
+    def _drop_detached(self, connection: Connection) -> None:
+        rows = connection.execute(
+            "SELECT n.nspname, c.relname, pg_total_relation_size(c.oid), "
+            "greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint "
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE obj_description(c.oid, 'pg_class') = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition",
+            (self._mark(),),
+        ).fetchall()
+        for schema, name, size, count in rows:
+            try:
+                connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, name)))
+            except psycopg.Error as error:
+                self._unless_busy(error)
+            else:
+                self.figures[f"{self.table}.partitions_dropped"] += 1
+                self.figures[f"{self.table}.rows"] += count
+                self.figures[f"{self.table}.bytes"] += size
+
+    def _unless_busy(self, error: psycopg.Error) -> None:
+        """What PostgreSQL ends as is normal under load is left to the next run; anything else is raised."""
+        found = classified(error)
+        if found is None or not is_expected(found):
+            raise found or error from error
+        self.figures[f"{self.table}.partitions_locked"] += 1
+
+    def _name(self, connection: Connection) -> tuple[str, str]:
+        row = connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.oid = to_regclass(%s)",
+            (self.table,),
+        ).fetchone()
+        if row is None:
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION, f"there is no table {self.table}", source="database"
+            )
+        return row[0], row[1]
+
+    def _mark(self) -> str:
+        return f"{_MARK} ({self.table})"
+
+
+def count(connection: Connection, table: str, keep: timedelta) -> Counter[str]:
+    """What would be dropped now, exactly."""
+    before = clock(connection) - keep
+    figures: Counter[str] = Counter()
+    for partition in list_partitions(connection, table):
+        if is_over(partition, before):
+            row = connection.execute(
+                sql.SQL("SELECT count(*), pg_total_relation_size({}::regclass) FROM {}").format(
+                    sql.Literal(partition.identifier.as_string(connection)), partition.identifier
+                )
+            ).fetchone()
+            assert row is not None
+            figures.update(
+                {f"{table}.rows": row[0], f"{table}.bytes": row[1], f"{table}.partitions_dropped": 1}
+            )
+    return figures

@@ -1,0 +1,40 @@
+"""What of the machine around the jobs could be better: the database's log, who may enter the home."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.settings import Settings
+
+_LOGGED = """
+SELECT current_user, current_setting('log_min_messages') NOT IN ('log', 'fatal', 'panic'),
+    current_setting('log_parameter_max_length') <> '0' AND (current_setting('log_statement') <> 'none'
+        OR '-1' NOT IN (current_setting('log_min_duration_statement'), current_setting('log_min_duration_sample')))
+"""
+
+
+def hints(settings: Settings) -> Iterator[str]:
+    if settings.home.is_dir() and settings.home.stat().st_mode & 0o007:
+        yield f"{settings.home} can be entered by every user of this machine: chmod o-rwx {settings.home}"
+    if settings.database_url is not None:
+        try:
+            yield from _of_the_log(settings.database_url.get_secret_value())
+        except IntegrationError:
+            return  # a fault, which is listed
+
+
+def _of_the_log(url: str) -> Iterator[str]:
+    """Connections keep values out of the server's log themselves where they may."""
+    database = Database(url)
+    try:
+        with database.transaction() as connection:
+            row = connection.execute(_LOGGED).fetchone()
+    finally:
+        database.close()
+    if row and (row[1] or row[2]):
+        yield (
+            "PostgreSQL writes customers' data into its log with each statement that fails: as a superuser, "
+            f'GRANT SET ON PARAMETER log_min_messages, log_parameter_max_length TO "{row[0]}" (docs/privacy.md)'
+        )

@@ -1,0 +1,42 @@
+"""Hints about the machine: what is no fault, and lets somebody see what he should not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+
+from bg_pipelines.database import embedded
+from bg_pipelines.operations.machine_checks import hints
+from bg_pipelines.settings import Settings
+
+
+def test_a_home_that_everybody_may_enter_is_a_hint(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    settings = Settings(home_dir=home)
+    assert list(hints(settings)) == []
+    home.mkdir(mode=0o755)
+    [hint] = hints(settings)
+    assert f"chmod o-rwx {home}" in hint
+
+
+def test_a_server_that_logs_customers_data_is_a_hint_with_its_remedy(
+    server_home: Path, database_url: str, tmp_path: Path
+) -> None:
+    def found() -> list[str]:
+        url = database_url.replace("postgres:@", "clerk:@")
+        return list(hints(Settings(home_dir=tmp_path / "home", database_url=url)))
+
+    with psycopg.connect(embedded.ensure(server_home).url("postgres", driver=None), autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS clerk")
+        admin.execute("CREATE ROLE clerk LOGIN")
+        try:
+            assert found() == []
+            admin.execute("ALTER ROLE clerk SET log_min_messages = 'warning'")
+            [hint] = found()
+            remedy = hint.partition("as a superuser, ")[2].partition(" (docs")[0]
+            admin.execute(remedy)
+            assert found() == []
+        finally:
+            admin.execute("REVOKE SET ON PARAMETER log_min_messages, log_parameter_max_length FROM clerk")
+            admin.execute("DROP ROLE clerk")
