@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +27,10 @@ from psycopg.types.array import ListDumper
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import Reject
 from bg_pipelines.values import UNWRITABLE
+
+AHEAD = timedelta(minutes=10)
+"""A row held with a time so far ahead of our clock is no newer version that arrived first: no change will ever be later.
+A vendor's clock may differ by less."""
 
 
 @dataclass
@@ -80,7 +84,7 @@ def load(
     stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
     is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
     stamped at the end is gone. `right_before`: a row stored with a later time than the source has, but before this
-    time, is not a newer version that arrived first: it is reset to the source's. `into_empty` says that the store
+    time, is not a newer version that arrived first: it is reset to the source's, and so is one that is `AHEAD`. `into_empty` says that the store
     probably has no row in the table yet: then there is nothing to merge with, and rows are copied into the table
     itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
     be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were stamped since it began:
@@ -233,6 +237,7 @@ class _TextsDumper(ListDumper):
 def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]:
     content = [c for c in columns if c not in {"external_id", "source_updated_at"}]
     names = {
+        "ahead": sql.Literal(AHEAD),
         "table": sql.Identifier(table),
         "stage": sql.Identifier(f"stage_{table}"),
         "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
@@ -261,7 +266,8 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 SET {assignments}, synced_at = now(), deleted_at = NULL
                 WHERE (t.deleted_at >= %(seen_at)s) IS NOT TRUE
                   AND (excluded.source_updated_at > t.source_updated_at
-                       OR (excluded.source_updated_at < t.source_updated_at AND t.source_updated_at < %(right_before)s)
+                       OR (excluded.source_updated_at < t.source_updated_at
+                           AND (t.source_updated_at < %(right_before)s OR t.source_updated_at > now() + {ahead}))
                        OR (excluded.source_updated_at = t.source_updated_at
                            AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at IS NOT NULL)))
                 RETURNING t.xmax = 0 AS inserted

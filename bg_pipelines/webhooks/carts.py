@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.rows import dict_row
 
-from bg_pipelines.database.load import Counts, load
+from bg_pipelines.database.load import AHEAD, Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.privacy.tombstones import standing
@@ -46,7 +46,13 @@ class Document(NamedTuple):
     @property
     def at(self) -> datetime:
         event = self.event
-        return event.source_updated_at or event.triggered_at or event.received_at
+        at = event.source_updated_at or event.triggered_at or event.received_at
+        # One from the future would be the newest for ever.
+        return event.received_at if self.is_ahead(at) else at
+
+    def is_ahead(self, at: datetime) -> bool:
+        """Whether a time was still to come when this was delivered, and not by a difference of clocks."""
+        return at > self.event.received_at + AHEAD
 
 
 class CartRecord(NamedTuple):
@@ -101,7 +107,7 @@ class _Cart:
         last: datetime | None = self.held[
             "checkout_updated_at" if document.is_checkout else "cart_updated_at"
         ]
-        if last is None or document.at > last:
+        if last is None or document.at > last or document.is_ahead(last):
             return True
         return document.at == last and self.held["deleted_at"] is None
 
@@ -124,7 +130,7 @@ class _Cart:
 
     def record(self) -> CartRecord:
         times = [document.at for document in self.applied]
-        if self.held is not None:
+        if self.held is not None and not self.applied[-1].is_ahead(self.held["source_updated_at"]):
             times.append(self.held["source_updated_at"])
         return CartRecord(
             **{**self.values, "external_id": self.token, "source_updated_at": _text(max(times))}

@@ -119,6 +119,37 @@ def test_a_cart_and_its_checkout_are_one_row_and_its_lines_are_its_items(
 
 
 @pytest.mark.usefixtures("harbor")
+@pytest.mark.parametrize("held_before", [True, False])
+def test_a_cart_that_once_came_with_a_time_far_ahead_goes_on(
+    database: Database, tell: Tell, handle: Handle, held_before: bool
+) -> None:
+    far = "2222-03-01T10:00:00Z"
+    if held_before:
+        tell("harbor", "carts/create", cart(1, (1, 2)))
+        tell("harbor", "checkouts/create", checkout(2))
+        handle()
+    tell("harbor", "carts/update", cart(1, (1, 3), updated_at=far))
+    tell("harbor", "checkouts/update", checkout(2, updated_at=far, total_price="1.00"))
+    handle()
+    assert carts(database)["c1"]["source_updated_at"] < datetime.now(UTC) + timedelta(minutes=1)
+    # As an earlier release has kept it.
+    query(
+        database,
+        "UPDATE carts SET (source_updated_at, cart_updated_at, checkout_updated_at) = (%s, %s, %s)",
+        far,
+        far,
+        far,
+    )
+    query(database, "UPDATE cart_items SET source_updated_at = %s", far)
+    tell("harbor", "carts/update", cart(3, (2, 5)))
+    tell("harbor", "checkouts/update", checkout(4, total_price="12.50"))
+    handle()
+    assert contents(database) == {"2": 5}
+    assert carts(database)["c1"]["total"] == Decimal("12.5")
+    assert carts(database)["c1"]["source_updated_at"] == NOON + timedelta(minutes=4)
+
+
+@pytest.mark.usefixtures("harbor")
 def test_a_checkout_of_an_unknown_cart_makes_it_and_the_cart_takes_nothing_from_it(
     database: Database, tell: Tell, handle: Handle
 ) -> None:

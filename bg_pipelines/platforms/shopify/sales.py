@@ -32,6 +32,7 @@ from bg_pipelines.platforms.shopify.pages import (
     nested_rows,
 )
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund
+from bg_pipelines.values import read_time
 
 # What comes with a row of a page; few rows have more. So a page of 250 stays under the limit of 1000 cost points.
 REFUNDS_AT_MOST = 250  # of one order; they are a list without pages
@@ -360,7 +361,7 @@ def _oldest(nodes: Sequence[Node]) -> datetime | None:
     oldest: datetime | None = None
     for node in nodes:
         with suppress(KeyError, TypeError, ValueError):
-            made = datetime.fromisoformat(node["createdAt"])
+            made = read_time(node["createdAt"])
             oldest = made if oldest is None else min(oldest, made)
     return oldest
 

@@ -7,7 +7,6 @@ in its shopify.app.toml are not listed and not changed by API.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -15,6 +14,7 @@ from bg_pipelines.platforms.protocol import Subscription, Wanted
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import NESTED_ROWS, PAGE_INFO, Node, PageReader
+from bg_pipelines.values import read_time
 
 COMPLIANCE_TOPICS = ("customers/data_request", "customers/redact", "shop/redact")
 
@@ -143,7 +143,7 @@ def _subscription(node: Any) -> Subscription:
             uri=str(node["uri"]),
             include_fields=tuple(node["includeFields"]) or None,
             filter=node["filter"] or None,
-            source_updated_at=datetime.fromisoformat(node["updatedAt"]),
+            source_updated_at=read_time(node["updatedAt"]),
             delivers=node["format"] == "JSON",
         )
     except (KeyError, TypeError, ValueError, AttributeError):

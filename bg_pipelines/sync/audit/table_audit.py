@@ -1,7 +1,7 @@
 """The audit of one table of a store: a sample is compared with the source field by field, repaired and reported.
 
-What is merely not synced yet is `lag` and no drift: it changed within the next pass's lookback, or another pass wrote
-it during the audit. Rows without a change time at the source may have changed too; the next pass reads all of those.
+What is merely not synced yet is `lag` and no drift: it changed within the next pass's lookback (also within the second
+of the change that is held), or another pass wrote it during the audit. Rows without a change time at the source may have changed too; the next pass reads all of those.
 """
 
 from __future__ import annotations
@@ -218,10 +218,10 @@ class TableAudit:
                 found.lag += external_id in comparison.let_go
                 continue
             there, here = source.moments[external_id], held.moments.get(external_id)
-            if here == there:
-                late = self.resource in self.platform.undated
-            else:
-                late = self._is_late(external_id, here, there, held)
+            # With equal times it may have changed twice within a second, of which a pass has brought the first.
+            late = self._is_late(external_id, here, there, held) or (
+                here == there and self.resource in self.platform.undated
+            )
             if late or external_id in moved:
                 found.lag += 1
                 continue
