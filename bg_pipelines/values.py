@@ -151,8 +151,8 @@ def _of_type(wanted: type) -> Callable[[Sequence[Any]], bool]:
 _ALL_TEXTS, _ALL_LISTS, _ALL_INTEGERS = _of_type(str), _of_type(list), _of_type(int)
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,19}", re.ASCII)
-# What PostgreSQL takes of these it takes as everybody does.
-_DIGITS = re.compile(r"[0-9.-]*")
+# What Python reads of these alone PostgreSQL reads as well, and alike.
+_OF_AMOUNTS, _OF_WHOLES = re.compile(r"[0-9.-]*"), re.compile(r"[0-9]*")
 _SEPARATORS = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":"}
 
 
@@ -186,8 +186,18 @@ def _times(values: Sequence[Any]) -> bool:
     return not moments or ("T24" not in joined and min(moments) >= FIRST and max(moments) <= LAST)
 
 
-def _numbers(values: Sequence[Any]) -> bool:
-    return _ALL_INTEGERS(values) or (_ALL_TEXTS(values) and bool(_DIGITS.fullmatch("".join(values))))
+def _numbers(characters: re.Pattern[str], read: Callable[[str], Any]) -> Callable[[Sequence[Any]], bool]:
+    def are_plain(values: Sequence[Any]) -> bool:
+        if _ALL_INTEGERS(values):
+            return True
+        if not _ALL_TEXTS(values) or not characters.fullmatch("".join(values)):
+            return False
+        try:
+            return all(True for _ in map(read, values))
+        except ValueError:
+            return False
+
+    return are_plain
 
 
 def _read_amount(value: Any) -> str:
@@ -222,8 +232,8 @@ def _read_truth(value: Any) -> bool:
 
 _KINDS: dict[Any, tuple[Callable[[Sequence[Any]], bool], Callable[[Any], Any]]] = {
     "time": (_times, lambda value: time_text(read_time(value))),
-    "amount": (_numbers, _read_amount),
-    "whole": (_numbers, _read_whole),
+    "amount": (_numbers(_OF_AMOUNTS, float), _read_amount),
+    "whole": (_numbers(_OF_WHOLES, int), _read_whole),
     str: (_texts, _read_text),
     bool: (_of_type(bool), _read_truth),
     list[str]: (_lists, _read_list),

@@ -20,6 +20,9 @@ from bg_pipelines_tests.nasty import ALL, TIMES, as_json, traces
 
 modest = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
+# JSON brings no integer of so many digits, see below.
+WRITABLE = sorted(ALL.keys() - {"number: 5,000 digits"})
+
 HELD = {
     "2026-11-01T10:00:00.1234567Z": datetime(2026, 11, 1, 10, 0, 0, 123456, UTC),
     "2026-11-01t10:00:00z": datetime(2026, 11, 1, 10, tzinfo=UTC),
@@ -84,7 +87,7 @@ def test_any_moment_in_any_zone_is_read_as_that_moment(moment: datetime, precisi
 
 
 @modest
-@given(st.lists(st.tuples(st.sampled_from(variant()._fields), st.sampled_from(sorted(ALL))), max_size=8))
+@given(st.lists(st.tuples(st.sampled_from(variant()._fields), st.sampled_from(WRITABLE)), max_size=8))
 def test_wrong_rows_are_refused_by_their_column_whatever_stands_beside_them(
     dealt: list[tuple[str, str]],
 ) -> None:

@@ -122,6 +122,36 @@ def test_a_vendor_that_is_down_is_asked_once_more_and_left_alone(between: GoBetw
     assert len(between.asked) == 2
 
 
+def test_a_vendor_that_fails_at_every_row_and_still_tells_ids_rejects_none(
+    between: GoBetween, sync: Sync, database: Database
+) -> None:
+    between.change = lambda content, _path, asked: Answer(502) if b"query Customers" in asked else content
+    for _ in range(2):
+        [failure] = sync(units=(Unit.CUSTOMERS,), force=True).failures
+        assert failure.error.error_type is ErrorType.SERVER_ERROR
+    assert query(database, "SELECT FROM rejected_rows") == []
+    [state] = query(database, "SELECT attempts FROM sync_states WHERE resource = 'customers'")
+    assert state["attempts"] == 2, "nothing of it is progress"
+
+
+def test_the_only_row_that_changed_is_rejected_where_the_vendor_answers_others(
+    sandbox: Sandbox, between: GoBetween, sync: Sync, database: Database
+) -> None:
+    shop, units = shop_of(sandbox), (Unit.PRODUCTS,)
+    assert sync(units=units).failures == []
+    changed = shop.export(["products"])["products"][5]["id"]
+    edit(shop, "update_product", id=changed, fields={"title": "new"})
+    query(
+        database,
+        "UPDATE sync_states SET cursor = jsonb_set(cursor, '{since}', to_jsonb((now() - '2 s'::interval)::text))",
+    )
+    between.change = fails_at(changed, Answer(502))
+    assert sync(units=units, force=True).failures == []
+    assert [row["external_id"] for row in query(database, "SELECT external_id FROM rejected_rows")] == [
+        changed
+    ]
+
+
 def test_square_is_asked_for_fewer_rows_where_it_fails_at_many(
     sandbox: Sandbox, sync: Sync, database: Database, cipher: Cipher
 ) -> None:

@@ -80,8 +80,49 @@ UNANSWERED = (
 )
 
 
+UNANSWERED_IN_A_ROW = 3
+"""Where Shopify fails at more single rows than these, and at none in between does not, it fails at all of them."""
+
+
 class Unanswered(dict[str, Any]):
-    """In a row's place: its id, where Shopify fails whenever it is asked for the row itself."""
+    """In a row's place: its id, where Shopify fails whenever it is asked for the row itself. `error` is how."""
+
+    def __init__(self, node: Node, error: IntegrationError) -> None:
+        super().__init__(node)
+        self.error = error
+
+
+class _Held:
+    """Answers of rows that Shopify fails at, until another row shows that it does not fail at all of them.
+
+    Nothing of them is kept before, or a failing vendor would have its rows rejected one by one, and each be progress.
+    `manages` tells whether it answers any row.
+    """
+
+    def __init__(self, manages: Callable[[], bool]) -> None:
+        self._manages = manages
+        self._answers: list[Any] = []
+        self._error: IntegrationError | None = None
+
+    def then(self, answer: Any, nodes: Sequence[Any]) -> list[Any]:
+        """What may go on, in its order. Raises IntegrationError where so many in a row are unanswered."""
+        unanswered = [node for node in nodes if type(node) is Unanswered]
+        if unanswered and len(unanswered) == len(nodes):
+            self._answers.append(answer)
+            self._error = unanswered[-1].error
+            if len(self._answers) > UNANSWERED_IN_A_ROW:
+                raise self._error
+            return []
+        return [*self._all(), answer] if nodes else [answer]
+
+    def end(self) -> list[Any]:
+        if self._error is not None and self._answers and not self._manages():
+            raise self._error
+        return self._all()
+
+    def _all(self) -> list[Any]:
+        held, self._answers = self._answers, []
+        return held
 
 
 class _Sizes:
@@ -118,6 +159,7 @@ class PageReader:
         self.sizes = sizes
         self._client = client
         self._at_once = _Sizes()
+        self._answered: set[str] = set()
 
     def page(
         self,
@@ -145,14 +187,17 @@ class PageReader:
                 named = self._probe(
                     error, ids, {name: asked[name] for name in asked if f"${name}:" in (ids or "")}
                 )
+                holder = named.data if within is None else named.data.get(within)
+                nodes = rows_of(holder.get("rows")).nodes if holder is not None else []
+                if holder is None or not nodes:
+                    raise  # no row is to blame
                 if first > 1:
                     self._at_once.failed(document, first)
                     continue
                 self._at_once.found(document)
-                holder = named.data if within is None else named.data.get(within)
-                if holder is not None:
-                    nodes = rows_of(holder.get("rows")).nodes
-                    holder["rows"]["nodes"] = [Unanswered(node) for node in nodes if isinstance(node, dict)]
+                holder["rows"]["nodes"] = [
+                    Unanswered(node, error) for node in nodes if isinstance(node, dict)
+                ]
                 return named
             self._at_once.passed(document)
             return answer
@@ -170,7 +215,7 @@ class PageReader:
         The connection is `rows` in the answer, or in its field `within`; where that is null it has gone, and there
         is no data. `ids`: see `page`.
         """
-        cursors = Cursors(after)
+        cursors, held = Cursors(after), _Held(lambda: self._manages(document, variables))
         while True:
             answer = self.page(document, variables, after, within=within, ids=ids)
             data = answer.data if within is None else answer.data.get(within)
@@ -179,8 +224,10 @@ class PageReader:
                 return
             rows = rows_of(data.get("rows"))
             cursors.note(rows.next_cursor, len(rows.nodes))
-            yield answer, data, rows
+            self._note_answered(document, rows.nodes)
+            yield from held.then((answer, data, rows), rows.nodes)
             if rows.next_cursor is None:
+                yield from held.end()
                 return
             after = rows.next_cursor
 
@@ -224,7 +271,7 @@ class PageReader:
         self, document: str, variables: Node, ids: Sequence[str], most: int | None = None
     ) -> Iterator[tuple[Answer, list[str], list[Any]]]:
         """Answers about these ids, a few in each, with those that it is about and what is there of them."""
-        left = list(dict.fromkeys(ids))
+        left, held = list(dict.fromkeys(ids)), _Held(lambda: document in self._answered)
         while left:
             first = self._at_once.rows(document, most or self.sizes.rows_by_ids)
             asked = left[:first]
@@ -238,14 +285,33 @@ class PageReader:
                 if self._is_smaller(document, first, error):
                     continue
                 answer = self._probe(error, IDS, {"ids": asked})
+                named = answer.data.get("rows")
+                if not isinstance(named, list) or len(named) != len(asked):
+                    raise
                 if len(asked) > 1:
                     self._at_once.failed(document, len(asked))
                     continue
                 self._at_once.found(document)
-                [there] = answer.data.get("rows") or [None]
-                nodes = [Unanswered(there) if isinstance(there, dict) else None]
-            yield answer, asked, nodes
+                nodes = [Unanswered(node, error) if isinstance(node, dict) else None for node in named]
+            self._note_answered(document, nodes)
+            yield from held.then((answer, asked, nodes), [node for node in nodes if node])
             left = left[first:]
+        yield from held.end()
+
+    def _note_answered(self, document: str, nodes: Sequence[Any]) -> None:
+        if document not in self._answered and any(node and type(node) is not Unanswered for node in nodes):
+            self._answered.add(document)
+
+    def _manages(self, document: str, variables: Node) -> bool:
+        """Whether Shopify answers any row of a document: one of these pages, or else the first of all that there are."""
+        if document in self._answered:
+            return True
+        unsearched = {name: None if name == "query" else value for name, value in variables.items()}
+        try:
+            self._client.execute(document, {**unsearched, "first": 1, "after": None})
+        except IntegrationError:
+            return False
+        return True
 
     def _is_smaller(self, document: str, rows: int, error: IntegrationError) -> bool:
         """Whether fewer rows are asked for, where so many cost too much."""
