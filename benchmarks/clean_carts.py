@@ -1,6 +1,7 @@
 """Deleting expired carts beside a shop at work: one big DELETE, batches of 2,000, and `clean_active_carts`.
 
-Each works on a copy of the same tables, beside the same steady load of small writes and reads by a process of its own.
+Each works on a copy of the same tables, beside the same steady load of small writes and reads by a process of its own, whose
+times are also taken right before, with nothing cleaned: so a machine that gets slower in between slows both.
 The batches are those of an application's cleaning task: keys of 2,000 expired carts by an index on their last activity,
 then their items, their reservations and they themselves by these keys. Only the product checks each cart once more
 before it deletes it, marks the few that have been abandoned since, and counts what it freed; all three delete the same carts.
@@ -59,17 +60,24 @@ _EXPIRED = (
 _OF_CART = "store_id = gone.store_id AND cart_external_id = gone.external_id"
 
 
-class Measured(NamedTuple):
-    """Milliseconds of the load's writes and reads, and what was deleted in how long."""
+class Load(NamedTuple):
+    """Milliseconds of the load's writes and reads."""
 
     writes: list[float]
     reads: list[float]
-    carts: int = 0
-    seconds: float = 0.0
 
     @property
     def p99(self) -> float:
         return statistics.quantiles([*self.writes, *self.reads], n=100)[98]
+
+
+class Measured(NamedTuple):
+    """What was deleted in how long, and the load right before and meanwhile."""
+
+    before: Load
+    load: Load
+    carts: int
+    seconds: float
 
 
 def run(console: Console, *, small: bool, carts: int | None = None) -> dict[str, Any]:
@@ -80,7 +88,6 @@ def run(console: Console, *, small: bool, carts: int | None = None) -> dict[str,
         with console.status(f"making {number:,} carts and {2 * number:,} items"):
             _make(url, number)
         manners: dict[str, Callable[[str], int]] = {
-            "no cleaning": lambda _: time.sleep(quiet_seconds) or 0,
             "one DELETE": _one_delete,
             f"batches of {BATCH:,}": _batches,
             "clean_active_carts": _product,
@@ -88,7 +95,7 @@ def run(console: Console, *, small: bool, carts: int | None = None) -> dict[str,
         results = {}
         for name, work in manners.items():
             with console.status(name):
-                results[name] = _beside_load(url, work)
+                results[name] = _beside_load(url, work, quiet_seconds)
     return _report(console, number, results)
 
 
@@ -102,7 +109,7 @@ def _make(url: str, number: int) -> None:
         connection.execute("CHECKPOINT")
 
 
-def _beside_load(url: str, work: Callable[[str], int]) -> Measured:
+def _beside_load(url: str, work: Callable[[str], int], quiet_seconds: float) -> Measured:
     """What `work` does on a copy of the tables while the load runs."""
     copy, server = (
         sa.make_url(url).set(database=name).render_as_string(hide_password=False)
@@ -118,16 +125,18 @@ def _beside_load(url: str, work: Callable[[str], int]) -> Measured:
     load.start()
     try:
         ours.recv()  # it is warm
-        ours.send("begin")
+        ours.send("before")
+        time.sleep(quiet_seconds)
+        ours.send("meanwhile")
         began = time.perf_counter()
         deleted = work(copy)
         seconds = time.perf_counter() - began
         ours.send("end")
-        writes, reads = ours.recv()
+        before, meanwhile = ours.recv()
     finally:
         load.terminate()
         load.join()
-    return Measured(writes, reads, deleted, seconds)
+    return Measured(Load(*before), Load(*meanwhile), deleted, seconds)
 
 
 def _one_delete(url: str) -> int:
@@ -180,7 +189,7 @@ def _product(url: str) -> int:
     return summary.figures["carts.rows"]
 
 
-# The load: a process of its own, told when to begin and to end, that answers with its times.
+# The load: a process of its own, told when a phase begins and when all ends, that answers with the times of each phase.
 
 
 def _load(url: str, pipe: Pipe) -> None:
@@ -188,8 +197,9 @@ def _load(url: str, pipe: Pipe) -> None:
         live = connection.execute(
             "SELECT store_id, external_id FROM carts WHERE customer_external_id IS NOT NULL LIMIT 20000"
         ).fetchall()
-    times: dict[str, list[float]] = {"write": [], "read": []}
-    counting, ended = threading.Event(), threading.Event()
+    warming: dict[str, list[float]] = {"write": [], "read": []}
+    phases = [warming]
+    ended = threading.Event()
 
     def worker(number: int, kind: str, per_second: float) -> None:
         rng = random.Random(number)
@@ -198,7 +208,7 @@ def _load(url: str, pipe: Pipe) -> None:
             while not ended.is_set():
                 time.sleep(max(0.0, due - time.perf_counter()))
                 cart = rng.choice(live)
-                began = time.perf_counter()
+                phase, began = phases[-1], time.perf_counter()
                 if kind == "read":
                     connection.execute(
                         "SELECT * FROM carts c JOIN cart_items i ON i.store_id = c.store_id "
@@ -216,8 +226,7 @@ def _load(url: str, pipe: Pipe) -> None:
                         "VALUES (%s, gen_random_uuid()::text, now(), %s, 'a thing', 1)",
                         cart,
                     )
-                if counting.is_set():
-                    times[kind].append((time.perf_counter() - began) * 1000)
+                phase[kind].append((time.perf_counter() - began) * 1000)
                 # What was due while it waited is made up for, like customers who do not wait for one another.
                 due += 1 / per_second
 
@@ -231,13 +240,12 @@ def _load(url: str, pipe: Pipe) -> None:
         thread.start()
     time.sleep(2)
     pipe.send("warm")
-    pipe.recv()
-    counting.set()
-    pipe.recv()
+    while pipe.recv() != "end":
+        phases.append({"write": [], "read": []})
     ended.set()
     for thread in threads:
         thread.join(10)
-    pipe.send((times["write"], times["read"]))
+    pipe.send([(phase["write"], phase["read"]) for phase in phases[1:]])
 
 
 def _connect(url: str) -> psycopg.Connection[Any]:
@@ -245,39 +253,41 @@ def _connect(url: str) -> psycopg.Connection[Any]:
 
 
 def _report(console: Console, number: int, results: dict[str, Measured]) -> dict[str, Any]:
-    quiet, batches, product = (
-        results[name] for name in ("no cleaning", f"batches of {BATCH:,}", "clean_active_carts")
-    )
+    batches, product = results[f"batches of {BATCH:,}"], results["clean_active_carts"]
     table = Table(
         box=None,
         header_style="bold",
         title=f"{number:,} carts, {machine.description()}",
         title_justify="left",
     )
-    for column in (
+    columns = (
         "",
         "carts deleted",
         "seconds",
         "carts/s",
+        "writes/s",
         "load p50 ms",
         "p99 ms",
+        "before",
         "longest write ms",
-        "writes/s",
-    ):
+    )
+    for column in columns:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, result in results.items():
+        load = result.load
         table.add_row(
             name,
             f"{result.carts:,}",
             f"{result.seconds:.1f}",
-            f"{result.carts / result.seconds:,.0f}" if result.carts else "",
-            f"{statistics.median([*result.writes, *result.reads]):.2f}",
-            f"{result.p99:.2f}",
-            f"{max(result.writes):.1f}",
-            f"{len(result.writes) / result.seconds:.0f}",
+            f"{result.carts / result.seconds:,.0f}",
+            f"{len(load.writes) / result.seconds:.0f}",
+            f"{statistics.median([*load.writes, *load.reads]):.2f}",
+            f"{load.p99:.2f}",
+            f"{result.before.p99:.2f}",
+            f"{max(load.writes):.1f}",
         )
     console.print(table)
-    if len({result.carts for result in results.values() if result.carts}) != 1:
+    if len({result.carts for result in results.values()}) != 1:
         raise RuntimeError("they did not delete the same carts")
     return {
         "carts": number,
@@ -285,7 +295,7 @@ def _report(console: Console, number: int, results: dict[str, Measured]) -> dict
         "carts_per_second": round(product.carts / product.seconds),
         "batches_carts_per_second": round(batches.carts / batches.seconds),
         "speedup_over_batches": round(product.carts / product.seconds / (batches.carts / batches.seconds), 2),
-        "longest_writer_wait_ms": round(max(product.writes), 1),
-        "load_p99_ms": round(product.p99, 2),
-        "load_p99_ratio": round(product.p99 / quiet.p99, 2),
+        "longest_writer_wait_ms": round(max(product.load.writes), 1),
+        "load_p99_ms": round(product.load.p99, 2),
+        "load_p99_ratio": round(product.load.p99 / product.before.p99, 2),
     }

@@ -7,8 +7,10 @@ import gzip
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,16 +114,27 @@ def server_home(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
     embedded.release(home)
 
 
+@contextmanager
+def database_made(server: EmbeddedServer, name: str, template: str = "template") -> Iterator[str]:
+    """A copy of a database, by its URL, for as long as it is needed."""
+    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        yield server.url(name)
+        # A database in use is looked at again every 100 ms; its last connections are gone sooner.
+        in_use = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        deadline = time.monotonic() + 1
+        while connection.execute(in_use, (name,)).fetchone() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def database_url(server_home: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of this test's own, migrated and empty."""
     name = f"test_{abs(hash(request.node.nodeid)) % 10**12}"
-    server = embedded.ensure(server_home)
-    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        yield server.url(name)
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with database_made(embedded.ensure(server_home), name) as url:
+        yield url
 
 
 @pytest.fixture
@@ -234,11 +247,8 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
 @pytest.fixture(scope="session")
 def shared_database(server_home: Path) -> Iterator[str]:
     """The name of a database that rooms of many small tests share; see `emptied_database_url`."""
-    server = embedded.ensure(server_home)
-    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE test_shared TEMPLATE template")
+    with database_made(embedded.ensure(server_home), "test_shared"):
         yield "test_shared"
-        connection.execute("DROP DATABASE test_shared WITH (FORCE)")
 
 
 @pytest.fixture
@@ -257,13 +267,10 @@ def emptied_database_url(shared_database: str, server_home: Path) -> str:
 def own_database(server_home: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
     """One database for a file whose tests are each rolled back: they leave nothing in it."""
     name = request.module.__name__.rpartition(".")[2]
-    server = embedded.ensure(server_home)
-    with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        database = Database(server.url(name))
+    with database_made(embedded.ensure(server_home), name) as url:
+        database = Database(url)
         yield database
         database.close()
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -291,10 +298,8 @@ def dagster_url(server_home: Path, request: pytest.FixtureRequest) -> Iterator[s
         if made is None:
             connection.execute("CREATE DATABASE dagster_template")
             DagsterPostgresStorage(driver_url(server.url("dagster_template"), "psycopg2"))
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE dagster_template")
-        yield server.url(name)
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with database_made(server, name, "dagster_template") as url:
+        yield url
 
 
 @pytest.fixture

@@ -117,7 +117,12 @@ def add_alert(
     ).fetchone()
     assert row is not None
     if tried is not None:
-        connection.execute("UPDATE alerts SET reference = %s WHERE id = %s", (tried.reference, row[0]))
+        # Unless an alert has it that was recorded before: of a fault that came back within that time.
+        connection.execute(
+            "UPDATE alerts SET reference = %(reference)s WHERE id = %(id)s "
+            "AND NOT EXISTS (SELECT FROM alerts WHERE reference = %(reference)s)",
+            {"reference": tried.reference, "id": row[0]},
+        )
     connection.execute(
         "INSERT INTO alert_deliveries (alert_id, target, calls, next_due_at) "
         "SELECT %s, unnest(%s::text[]), %s, greatest(clock_timestamp(), %s)",

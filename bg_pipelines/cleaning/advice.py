@@ -21,14 +21,25 @@ class Advice(NamedTuple):
     sql: str
 
 
+class From(NamedTuple):
+    """From which size on something is worth a person's time: bytes of an index, rows of a table, transactions since a table
+    was frozen."""
+
+    index_bytes: int = 10_000_000
+    rows: int = 100_000
+    transactions: int = 1_000_000_000
+
+
+# A database whose counters were never reset counts since before the first cleaning.
 _UNUSED = """
     SELECT 'unused index' AS what, s.indexrelid::regclass::text AS about,
-        pg_size_pretty(pg_relation_size(s.indexrelid)) || ', not read since ' || to_char(d.stats_reset, 'YYYY-MM-DD') AS why,
+        pg_size_pretty(pg_relation_size(s.indexrelid)) || ', not read since ' || to_char(d.since, 'YYYY-MM-DD') AS why,
         'DROP INDEX CONCURRENTLY ' || s.indexrelid::regclass AS sql
     FROM pg_stat_user_indexes s JOIN pg_index i ON i.indexrelid = s.indexrelid
-    JOIN pg_stat_database d ON d.datname = current_database()
-    WHERE s.idx_scan = 0 AND NOT i.indisunique AND i.indisvalid AND pg_relation_size(s.indexrelid) > 10000000
-        AND d.stats_reset < statement_timestamp() - interval '30 days'"""
+    CROSS JOIN (SELECT coalesce(stats_reset, (SELECT min(started_at) FROM cleaning_results)) AS since FROM pg_stat_database
+        WHERE datname = current_database()) d
+    WHERE s.idx_scan = 0 AND NOT i.indisunique AND i.indisvalid AND pg_relation_size(s.indexrelid) > %(index_bytes)s
+        AND d.since < statement_timestamp() - interval '30 days'"""
 _DUPLICATE = """
     SELECT 'duplicate index', later.indexrelid::regclass::text, 'the same as ' || first.indexrelid::regclass,
         'DROP INDEX CONCURRENTLY ' || later.indexrelid::regclass
@@ -50,18 +61,18 @@ _MISSING_FOR_KEY = """
         'CREATE INDEX CONCURRENTLY ON ' || k.conrelid::regclass || ' (' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY o)
             FROM unnest(k.conkey) WITH ORDINALITY key(n, o) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = n) || ')'
     FROM pg_constraint k JOIN pg_stat_user_tables s ON s.relid = k.conrelid
-    WHERE k.contype = 'f' AND s.n_live_tup > 100000
+    WHERE k.contype = 'f' AND s.n_live_tup > %(rows)s
         AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.conrelid AND i.indisvalid
             AND (string_to_array(i.indkey::text, ' ')::int2[])[1:cardinality(k.conkey)] = k.conkey)"""
 _READ_WHOLE = """
     SELECT 'read whole', relid::regclass::text, seq_scan || ' times all of its ' || n_live_tup || ' rows were read',
         'SELECT query, calls FROM pg_stat_statements WHERE query ILIKE ' || quote_literal('%%' || relname || '%%')
             || ' ORDER BY total_exec_time DESC LIMIT 5'
-    FROM pg_stat_user_tables WHERE n_live_tup > 100000 AND seq_scan > 1000 AND seq_scan > coalesce(idx_scan, 0)"""
+    FROM pg_stat_user_tables WHERE n_live_tup > %(rows)s AND seq_scan > 1000 AND seq_scan > coalesce(idx_scan, 0)"""
 _WRAPAROUND = """
     SELECT 'wraparound', c.oid::regclass::text, age(c.relfrozenxid) || ' transactions since it was frozen, of 2 billion',
         'VACUUM (FREEZE, VERBOSE) ' || c.oid::regclass
-    FROM pg_class c WHERE c.relkind IN ('r', 'm') AND age(c.relfrozenxid) > 1000000000"""
+    FROM pg_class c WHERE c.relkind IN ('r', 'm') AND age(c.relfrozenxid) > %(transactions)s"""
 _SEQUENCE = """
     SELECT 'sequence near its end', schemaname || '.' || sequencename,
         round(100.0 * last_value / max_value) || ' %% of its numbers are used', 'ALTER SEQUENCE ' || quote_ident(schemaname) || '.'
@@ -71,7 +82,7 @@ _NOT_VACUUMED = """
     SELECT 'many dead rows', relid::regclass::text, n_dead_tup || ' dead rows beside ' || n_live_tup || ' live ones, last vacuum '
         || coalesce(to_char(greatest(last_vacuum, last_autovacuum), 'YYYY-MM-DD'), 'never'),
         'VACUUM (ANALYZE, VERBOSE) ' || relid::regclass
-    FROM pg_stat_user_tables WHERE n_dead_tup > 100000 AND n_dead_tup > n_live_tup"""
+    FROM pg_stat_user_tables WHERE n_dead_tup > %(rows)s AND n_dead_tup > n_live_tup"""
 _ALL = " UNION ALL ".join(
     (_UNUSED, _DUPLICATE, _INVALID, _MISSING_FOR_KEY, _READ_WHOLE, _WRAPAROUND, _SEQUENCE, _NOT_VACUUMED)
 )
@@ -82,10 +93,10 @@ _SIZES = """
 GROWN_BYTES = 100 * 1024 * 1024
 
 
-def advise(connection: Connection) -> list[Advice]:
+def advise(connection: Connection, worth: From | None = None) -> list[Advice]:
     """What a person may want to look at now."""
     with connection.cursor(row_factory=class_row(Advice)) as cursor:
-        cursor.execute(_ALL, ())
+        cursor.execute(_ALL, (worth or From())._asdict())
         return cursor.fetchall()
 
 

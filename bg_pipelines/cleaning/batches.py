@@ -39,7 +39,7 @@ class Manners(NamedTuple):
     """
 
     batch_seconds: float = 0.05
-    rest: float = 0.1
+    rest: float = 0.5
     lock_timeout_ms: int = 100
     statement_timeout_ms: int = 5_000
     longest_wait_seconds: float = 60.0

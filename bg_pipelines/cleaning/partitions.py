@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -34,14 +35,16 @@ _MARK = "bg-pipelines: its time is over, it is being dropped"
 
 
 class Partition(NamedTuple):
-    """`low` is None for a partition without a beginning, `high` for one without an end or the default one."""
+    """`low` is None for a partition without a beginning, `high` for one without an end or the default one. `half_detached`:
+    somebody's detaching was interrupted; `marked`: it was ours."""
 
     schema: str
     name: str
     low: datetime | None
     high: datetime | None
     is_default: bool
-    half_detached: bool
+    half_detached: bool = False
+    marked: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -53,22 +56,29 @@ _PARTITIONS = """
         -- A bound without an end is a word and no text in quotes.
         (regexp_match(b.bound, $$FROM \\('([^']+)'\\)$$))[1]::timestamptz AS low,
         (regexp_match(b.bound, $$TO \\('([^']+)'\\)$$))[1]::timestamptz AS high,
-        b.bound = 'DEFAULT' AS is_default, i.inhdetachpending AS half_detached
+        b.bound = 'DEFAULT' AS is_default, i.inhdetachpending AS half_detached,
+        coalesce(obj_description(c.oid, 'pg_class') = %(mark)s, false) AS marked
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL (SELECT coalesce(pg_get_expr(c.relpartbound, c.oid), '') AS bound) b
-    WHERE i.inhparent = to_regclass(%s) ORDER BY high NULLS LAST"""
+    WHERE i.inhparent = to_regclass(%(table)s) ORDER BY high NULLS LAST"""
 
 
 def list_partitions(connection: Connection, table: str) -> list[Partition]:
     """The partitions of a table, by time."""
     with connection.cursor(row_factory=class_row(Partition)) as cursor:
-        cursor.execute(_PARTITIONS, (table,))
+        cursor.execute(_PARTITIONS, {"table": table, "mark": _mark(table)})
         return cursor.fetchall()
 
 
 def is_over(partition: Partition, before: datetime) -> bool:
-    """Whether all that is in it is older than this."""
-    return not partition.is_default and partition.high is not None and partition.high <= before
+    """Whether all that is in it is older than this, and no person is detaching it."""
+    if partition.is_default or (partition.half_detached and not partition.marked):
+        return False
+    return partition.high is not None and partition.high <= before
+
+
+def _mark(table: str) -> str:
+    return f"{_MARK} ({table})"
 
 
 _FAULTS = """
@@ -137,8 +147,9 @@ class Upkeep:
     def run(self, stop: Callable[[], str | None]) -> str | None:
         """Make what is missing and drop what is over; why it stopped before its end, or None. Figures are in `figures`.
 
-        New ones come first: without them rows cannot be written. Raises IntegrationError (configuration) where rows of
-        the default partition are in the way of a new one, once the rest is done.
+        New ones come first: without them rows cannot be written. Raises IntegrationError (configuration) where a person
+        has to do something, once the rest is done: rows of the default partition are in the way of a new one, or somebody
+        else's detaching was interrupted.
         """
         in_the_way: IntegrationError | None = None
         with autocommit(self.database, LOCK_TIMEOUT_MS) as connection:
@@ -149,10 +160,20 @@ class Upkeep:
                 in_the_way = self._add(connection, low, high) or in_the_way
             partitions = list_partitions(connection, self.table)
             has_default = any(partition.is_default for partition in partitions)
-            # One that is half detached comes first: beside it PostgreSQL detaches no other.
-            for partition in sorted(partitions, key=lambda partition: not partition.half_detached):
-                if not partition.half_detached and not is_over(partition, now - self.keep):
-                    continue
+            over = [partition for partition in partitions if is_over(partition, now - self.keep)]
+            theirs = [
+                partition for partition in partitions if partition.half_detached and not partition.marked
+            ]
+            if over and theirs:
+                # Beside one that is half detached PostgreSQL detaches no other.
+                in_the_way = IntegrationError.of(
+                    ErrorType.CONFIGURATION,
+                    f"the detaching of the partition {theirs[0].name} of {self.table} was interrupted, and until it is finished "
+                    f"none can go: ALTER TABLE {self.table} DETACH PARTITION {theirs[0].name} FINALIZE",
+                    source="database",
+                )
+                over = []
+            for partition in sorted(over, key=lambda partition: not partition.half_detached):
                 if (why := stop()) is not None:
                     return why
                 if not self._detach(connection, partition, has_default=has_default):
@@ -195,22 +216,31 @@ class Upkeep:
         detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}" + how).format(
             sql.Identifier(*self._name(connection)), partition.identifier
         )
-        comment = sql.SQL("COMMENT ON TABLE {} IS {}")
         try:
-            connection.execute(comment.format(partition.identifier, sql.Literal(self._mark())))
+            self._comment(connection, partition, _mark(self.table))
             if how:
                 connection.execute(f"SET lock_timeout = {DETACH_TIMEOUT_MS}")
             connection.execute(detach)
         except psycopg.errors.ForeignKeyViolation as error:
             set_aside(connection, self.task, (partition.name,), reason_of(error))
-            connection.execute(comment.format(partition.identifier, sql.NULL))
+            self._comment(connection, partition, None)
             self.set_aside += 1
         except psycopg.Error as error:
             self._unless_busy(error)
+            # Not begun, it must not look as if it were: a person may detach it, to keep it.
+            now = {other.name: other for other in list_partitions(connection, self.table)}
+            if partition.name in now and not now[partition.name].half_detached:
+                with suppress(psycopg.OperationalError):
+                    self._comment(connection, partition, None)
             return False
         finally:
             connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
         return True
+
+    def _comment(self, connection: Connection, partition: Partition, comment: str | None) -> None:
+        connection.execute(
+            sql.SQL("COMMENT ON TABLE {} IS {}").format(partition.identifier, sql.Literal(comment))
+        )
 
     def _drop_detached(self, connection: Connection) -> None:
         rows = connection.execute(
@@ -218,7 +248,7 @@ class Upkeep:
             "greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE obj_description(c.oid, 'pg_class') = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition",
-            (self._mark(),),
+            (_mark(self.table),),
         ).fetchall()
         for schema, name, size, count in rows:
             try:
@@ -248,9 +278,6 @@ class Upkeep:
                 ErrorType.CONFIGURATION, f"there is no table {self.table}", source="database"
             )
         return row[0], row[1]
-
-    def _mark(self) -> str:
-        return f"{_MARK} ({self.table})"
 
 
 def count(connection: Connection, table: str, keep: timedelta) -> Counter[str]:

@@ -1,7 +1,7 @@
 """Pressure: how busy the database is with the shop's own work, and whether cleaning should wait for it.
 
-    watch = Watch(database, Limits(), tables=[oid], clock=time.monotonic, sleep=time.sleep)
-    watch.look() -> "3 sessions wait for locks", or None
+    watch = Watch(lambda: measure(database, [oid]), Limits(), clock=time.monotonic)
+    watch.look() -> "sessions waiting for locks", or None
 
 Figures that the role may not see count as none: `pg_monitor` shows them all (docs/cleaning.md).
 """

@@ -39,9 +39,16 @@ def of_settings(settings: Settings) -> Pace:
 class Pace:
     """Turns of one sender. `clock` is in seconds. Safe to share between threads."""
 
-    def __init__(self, segments_a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        segments_a_second: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        first_backoff_seconds: float = FIRST_BACKOFF_SECONDS,
+    ) -> None:
         self.segments_a_second = segments_a_second
         self.clock = clock
+        self.first_backoff_seconds = first_backoff_seconds
         self._lock = threading.Lock()
         self._free_at = self._held_until = clock()
         self._backoff_seconds = 0.0
@@ -63,7 +70,7 @@ class Pace:
                 if now < self._held_until:
                     return  # of those that were under way together
                 self._backoff_seconds = min(
-                    max(2 * self._backoff_seconds, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS
+                    max(2 * self._backoff_seconds, self.first_backoff_seconds), LONGEST_BACKOFF_SECONDS
                 )
                 seconds = self._backoff_seconds
             self._held_until = max(self._held_until, now + seconds)

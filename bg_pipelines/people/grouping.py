@@ -267,7 +267,7 @@ def settle_ids(
     """(number, person's id) of each customer, given which of them are one person.
 
     A person's id is the lowest number among its customers. So when two become one the older id stays, when one
-    splits the part with the oldest customer keeps it, and what is undone has its earlier ids again. When the one
+    splits the part with the oldest customer keeps it, and such a join or split undone restores the earlier ids. When the one
     whose number it is leaves altogether (deleted, without keys, or now in an older person), its number is handed to
     the oldest of those who stay, so that the person keeps its id.
     """

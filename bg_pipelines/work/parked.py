@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.rows import class_row
 
-from bg_pipelines.work.queue import Queue, all_queues
+from bg_pipelines.work.queue import FREE, Queue, all_queues
 from bg_pipelines.work.store_units import make_carrier_due
 
 Connection = psycopg.Connection[Any]
@@ -132,15 +132,15 @@ def start_again(
 ) -> Started:
     """Make what is under these incidents due now, with all its attempts; `release` also detaches it from them.
 
-    Rows that a run has claimed are settled by it and left alone. The units that carry the started work are due as
-    well.
+    Rows that a run has claimed are settled by it and left alone; a run whose lease is over has lost them for good. The
+    units that carry the started work are due as well.
     """
     started = Started(0, set(), set(), set())
     for queue in QUEUES:
         in_hand = {row.incident_id for row in _lock(connection, queue, incident_ids) if row.in_hand}
         free = connection.execute(
             f"UPDATE {queue.table} t SET next_due_at = least(t.next_due_at, clock_timestamp()), attempts = 0, "  # noqa: S608
-            f"retry_reason = %s WHERE t.incident_id = ANY(%s) AND {queue.open} AND NOT {_LEASED} "
+            f"retry_reason = %s, {FREE} WHERE t.incident_id = ANY(%s) AND {queue.open} AND NOT {_LEASED} "
             f"RETURNING t.incident_id, {_store_of(queue)}",
             (reason, list(incident_ids)),
         ).fetchall()

@@ -185,7 +185,7 @@ class Queue(Generic[C]):
             claim,
             f"next_due_at = CASE WHEN {due_now_if} THEN clock_timestamp() ELSE %(next_due_at)s::timestamptz END, "
             "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, "
-            f"incident_id = NULL, {_FREE}{f', {assignments}' if assignments else ''}",
+            f"incident_id = NULL, {FREE}{f', {assignments}' if assignments else ''}",
             {**(parameters or {}), "next_due_at": next_due_at},
         )
 
@@ -223,12 +223,12 @@ class Queue(Generic[C]):
 
     def yield_(self, connection: Connection, claim: C, *, behind_others: bool = True) -> None:
         """Unfinished: release the row, in its place or behind all that are due. Raises like `save`."""
-        self.save(connection, claim, f"{'next_due_at = clock_timestamp(), ' if behind_others else ''}{_FREE}")
+        self.save(connection, claim, f"{'next_due_at = clock_timestamp(), ' if behind_others else ''}{FREE}")
 
     def release(self, connection: Connection, owners: Collection[str]) -> int:
         """Release all that these owners hold, unfinished and still due; returns how many rows."""
         return connection.execute(
-            f"UPDATE {self.table} t SET {_FREE} WHERE t.lease_owner = ANY(%s) AND {self.open}",  # noqa: S608
+            f"UPDATE {self.table} t SET {FREE} WHERE t.lease_owner = ANY(%s) AND {self.open}",  # noqa: S608
             (list(owners),),
         ).rowcount
 
@@ -239,7 +239,7 @@ class Queue(Generic[C]):
         can write nothing more.
         """
         return connection.execute(
-            f"UPDATE {self.table} t SET {_FREE} "  # noqa: S608
+            f"UPDATE {self.table} t SET {FREE} "  # noqa: S608
             f"WHERE t.lease_owner IS NOT NULL AND split_part(t.lease_owner, '/', 1) = ANY(%s) AND {self.open}",
             (list(runs),),
         ).rowcount
@@ -259,7 +259,7 @@ class Queue(Generic[C]):
             connection,
             claim,
             "attempts = %(attempts)s, last_error = %(error)s, next_due_at = %(retry_at)s, retry_strategy = %(strategy)s, "
-            f"retry_reason = %(reason)s, incident_id = coalesce(%(incident)s, incident_id), {_FREE}"
+            f"retry_reason = %(reason)s, incident_id = coalesce(%(incident)s, incident_id), {FREE}"
             f"{f', {assignments}' if assignments else ''}",
             {
                 **(parameters or {}),
@@ -273,7 +273,8 @@ class Queue(Generic[C]):
         )
 
 
-_FREE = "lease_owner = NULL, lease_expires_at = NULL"
+FREE = "lease_owner = NULL, lease_expires_at = NULL"
+"""What sets a row free."""
 
 
 class _Row(NamedTuple):

@@ -762,6 +762,21 @@ def test_when_the_database_is_back_the_fault_is_one_that_people_know_of_and_its_
     assert (house.heard("ops"), house.heard("boss"), house.phone) == ([FAILED, over],) * 3
 
 
+def test_a_second_outage_within_half_an_hour_is_recorded_as_well(house: House) -> None:
+    working = house.settings
+    for run in ("run-1", "run-2"):
+        house.settings = working
+        database_away(house)
+        fail(house, run)
+        house.settings = working
+        assert house.tell().fault is None
+        with house.database.transaction() as connection:
+            reporting.clear_job(connection, "store_sync")
+        later(house, seconds=20)
+    assert house.phone.count(FAILED) == 1, "nobody is told twice within that time"
+    assert house.rows("status, 1", "incidents") == [("resolved", 1)]
+
+
 def test_a_database_that_is_away_is_one_fault_whatever_meets_it(house: House) -> None:
     working = house.settings
     database_away(house)

@@ -108,6 +108,20 @@ def test_a_table_that_is_locked_ends_batches_and_never_the_run(database: Databas
     assert clean(database, run_id="again").figures["carts.rows"] == 100
 
 
+def test_a_statement_that_takes_too_long_ends_its_batch_and_never_the_run(database: Database) -> None:
+    add_many(database, 600)
+    query(database, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF OLD.external_id = 'cart 123' "
+          "THEN PERFORM pg_sleep(5); END IF; RETURN OLD; END $$")  # fmt: skip
+    query(database, "CREATE TRIGGER slow BEFORE DELETE ON carts FOR EACH ROW EXECUTE FUNCTION slow()")
+    first = clean(database, manners=Manners(statement_timeout_ms=60)).done[0].outcome
+    assert first.completed
+    assert first.left_over == 1
+    left = ids(database)
+    assert "cart 123" in left
+    assert len(left) < 100, "the rows of one block"
+    assert count(database, "cart_items") == len(left)
+
+
 def test_a_run_that_is_out_of_time_yields_and_the_next_goes_on_at_the_place_reached(
     database: Database,
 ) -> None:

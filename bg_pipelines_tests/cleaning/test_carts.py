@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -237,7 +238,7 @@ def is_live(cart: dict[str, Any]) -> bool:
 
 # Not shrunk: each try costs a tenth of a second, and histories are small.
 @settings(
-    max_examples=12,
+    max_examples=500 if os.environ.get("BG_TEST_FULL") == "1" else 12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

@@ -115,6 +115,35 @@ def test_a_partition_that_a_killed_run_left_detached_is_dropped_and_one_that_a_p
 
 
 @pytest.mark.usefixtures("clock")
+def test_a_partition_that_a_person_is_detaching_is_left_to_them_and_the_task_says_so(
+    database: Database,
+) -> None:
+    make(database)
+    with (
+        psycopg.connect(plain(database)) as report,
+        psycopg.connect(plain(database), autocommit=True) as person,
+    ):
+        report.execute("SELECT count(*) FROM page_views")
+        person.execute("SET lock_timeout = 50")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            person.execute("ALTER TABLE page_views DETACH PARTITION page_views_old CONCURRENTLY")
+    [done] = (
+        test_database.CleaningRun(database, "clean_database", test_database.tasks_of([RULE])[:1], run_id="r")
+        .run()
+        .done
+    )
+    assert done.failure is not None
+    assert (
+        "none can go: ALTER TABLE page_views DETACH PARTITION page_views_old FINALIZE" in done.failure.message
+    )
+    assert query(database, "SELECT count(*) AS n FROM page_views_old") == [{"n": 30}]
+    query(database, "ALTER TABLE page_views DETACH PARTITION page_views_old FINALIZE")
+    query(database, "UPDATE cleaning_tasks SET next_due_at = now()")
+    clean(database, "theirs is done")
+    assert query(database, "SELECT count(*) AS n FROM page_views_old") == [{"n": 30}]
+
+
+@pytest.mark.usefixtures("clock")
 def test_beside_a_default_partition_old_ones_go_and_its_rows_in_the_way_of_a_new_one_are_said(
     database: Database,
 ) -> None:
@@ -174,7 +203,7 @@ def at(month: int, day: int) -> datetime:
 def test_what_is_missing_is_made_around_what_there_is(
     taken: list[tuple[Any, Any]], width: str, first: tuple[datetime, datetime] | None, number: int
 ) -> None:
-    given = [Partition("s", str(n), low, high, False, False) for n, (low, high) in enumerate(taken)]
+    given = [Partition("s", str(n), low, high, False) for n, (low, high) in enumerate(taken)]
     found = missing(given, datetime(2026, 11, 25, 13, tzinfo=UTC), width)
     assert len(found) == number
     assert found[:1] == ([first] if first else [])

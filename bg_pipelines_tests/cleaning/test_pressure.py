@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from bg_pipelines.cleaning.pressure import Limits, Pressure, Watch, measure, reason_to_wait
 from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database
+from bg_pipelines_tests.cleaning.test_batches import plain
 from bg_pipelines_tests.support import HandClock, query, wait_for
 
 
@@ -35,6 +37,30 @@ def test_what_it_waits_for() -> None:
     clock.seconds += 1
     watch.look()
     assert len(looks) == 2
+
+
+def test_a_vacuum_of_the_same_table_is_seen(database: Database) -> None:
+    query(database, "CREATE TABLE vacuumed AS SELECT n FROM generate_series(1, 100000) n")
+    [table, other] = (
+        query(database, f"SELECT '{name}'::regclass::oid AS oid")[0]["oid"] for name in ("vacuumed", "carts")
+    )
+    with psycopg.connect(plain(database), autocommit=True) as connection:
+        connection.execute("SET vacuum_cost_delay = 100")
+        connection.execute("SET vacuum_cost_limit = 1")
+        vacuum = threading.Thread(target=cancelled, args=(connection, "VACUUM vacuumed"))
+        vacuum.start()
+        try:
+            wait_for(lambda: measure(database, [table]).vacuuming)
+            assert reason_to_wait(measure(database, [table]), Limits()) == "a vacuum of the same table"
+            assert not measure(database, [other]).vacuuming
+        finally:
+            connection.cancel()
+            vacuum.join()
+
+
+def cancelled(connection: psycopg.Connection[Any], statement: str) -> None:
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        connection.execute(statement)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A year of use, its clock turned: what is kept for a time takes the room of that time, and no more.
 
 The suite turns a year in steps of eight weeks, keeps for 180 days at most what is kept for longer, and compares rows.
-`BG_TEST_FULL=1 pytest -s bg_pipelines_tests/cleaning/test_year.py` turns 140 weeks one by one, with ten times as much in each, under
+`BG_TEST_FULL=1 pytest -s bg_pipelines_tests/cleaning/test_year.py` turns 120 weeks one by one, with ten times as much in each, under
 the rules as they are and with all upkeep, and compares bytes.
 """
 
@@ -25,7 +25,7 @@ from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.support import DatabaseClock, query
 
 IS_FULL = os.environ.get("BG_TEST_FULL") == "1"
-STEP, LAST, MUCH = (1, 140, 10) if IS_FULL else (8, 56, 1)
+STEP, LAST, MUCH = (1, 120, 10) if IS_FULL else (8, 56, 1)
 """Weeks from one cleaning to the next, how many weeks there are, and how much there is in each step."""
 LONGEST = timedelta(days=9_999 if IS_FULL else 180)
 NAME = "now() || '/' || n"
@@ -163,7 +163,7 @@ def size_of(folder: Path) -> tuple[int, int]:
 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.timeout(3_000 if IS_FULL else 170)
-def test_after_a_year_everything_takes_as_much_room_as_after_two_thirds_of_it(
+def test_what_is_kept_takes_no_more_room_at_the_end_of_a_year_than_before(
     clock: DatabaseClock, database: Database, instance: dg.DagsterInstance, dagster_url: str, tmp_path: Path
 ) -> None:
     query(database, "INSERT INTO stores (name, platform, domain, credentials) VALUES ('h', 'shopify', 'h.example', '')")  # fmt: skip
@@ -176,27 +176,38 @@ def test_after_a_year_everything_takes_as_much_room_as_after_two_thirds_of_it(
         "cleaning_results",
     }
     dagster = Dagster(instance, dagster_url, tmp_path / "storage")
-    seen: dict[int, Sizes] = {}
+    seen: list[Sizes] = []
     for week in range(STEP, LAST + 1, STEP):
         now = clock.advance(days=7 * STEP)
         use(database)
         dagster.use(now)
         write_logs(tmp_path / "home", now)
         test_carts.clean(database, run_id=f"carts {week}")
+        query(
+            database, "SELECT pg_stat_force_next_flush()"
+        )  # which comes within seconds where weeks are as long as weeks
         test_database.clean(database, rules, run_id=f"database {week}", upkeep=IS_FULL)
+        if IS_FULL:
+            # As the server does by itself within minutes, which no week has here.
+            clock.connection.execute("VACUUM")
+        history = dagster.clean(now)
         if week > LAST / 2:
-            seen[week] = {
-                **sizes(database),
-                "Dagster's storage": dagster.clean(now),
-                ".bg: logs": size_of(tmp_path / "home"),
-                ".bg: logs of runs": size_of(tmp_path / "storage"),
-            }
+            seen.append(
+                {
+                    **sizes(database),
+                    "Dagster's storage": history,
+                    ".bg: logs": size_of(tmp_path / "home"),
+                    ".bg: logs of runs": size_of(tmp_path / "storage"),
+                }
+            )
     dagster.connection.close()
-    before = min(week for week in seen if week >= LAST * 2 / 3)
-    print(f"\nrows and kB after {before} and {LAST} weeks")
+    earlier, later = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    print(f"\nat most, in weeks {LAST // 2 + 1} to {LAST * 3 // 4} and to {LAST}:")
     grown = []
-    for name, (rows, size) in seen[LAST].items():
-        rows_before, size_before = seen[before][name]
+    for name in seen[0]:
+        (rows_before, size_before), (rows, size) = (
+            tuple(max(sizes[name][part] for sizes in some) for part in (0, 1)) for some in (earlier, later)
+        )
         print(
             f"{name}: {rows_before:,} and {rows:,} rows, {size_before / 1000:,.0f} and {size / 1000:,.0f} kB"
         )

