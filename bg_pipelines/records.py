@@ -199,7 +199,8 @@ class Page:
     that have changed since then may come again with a later page. `parts` are those of the records, by their table;
     they are no rows of the answer. `listed_since`: rows that were created before it are not listed although they are
     there, so their absence means nothing. A page without rows but with a token is saved before the next is requested:
-    it records that an export is about to be started, or was. `readable`: its values have been read (`values.py`).
+    it records that an export is about to be started, or was. `lists_all`: this page and those behind it are of all rows
+    there are, whatever changes were asked for. `readable`: its values have been read (`values.py`).
     """
 
     read: int
@@ -211,6 +212,7 @@ class Page:
     vendor_time: datetime | None = None
     parts: dict[str, list[Part]] = field(default_factory=dict)
     listed_since: datetime | None = None
+    lists_all: bool = False
     readable: bool = False
 
     @property

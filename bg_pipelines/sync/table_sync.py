@@ -17,10 +17,15 @@ from psycopg.rows import scalar_row
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
-from bg_pipelines.records import PARTS, Page
+from bg_pipelines.records import PARTS, Page, Resource
 from bg_pipelines.sync.completeness import Completeness, count_held
 from bg_pipelines.sync.context import Context, NotReady, StoreRef, TurnOver
-from bg_pipelines.sync.deletions import mark_not_listed_deleted, mark_orphans_deleted
+from bg_pipelines.sync.deletions import (
+    levels_of_no_variant,
+    mark_not_listed_deleted,
+    mark_orphans_deleted,
+    not_among,
+)
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.proof import NOTHING
@@ -62,6 +67,7 @@ class TableSync:
         self.state = CursorState.parse(context.claim.cursor)
         self.store = StoreRef(context.claim.store_id, context.store_name, context.claim.platform)
         self.read_at_most = ENDLESS_FROM
+        self.listed: list[str] | None = None
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
 
     def run(self) -> None:
@@ -103,6 +109,10 @@ class TableSync:
                     self._keep(buffer)
                 buffer = []
                 self._ask_for_not_listed()
+                if self.resource is Resource.PRODUCT_VARIANTS:
+                    self._ask_for_levels_of_no_variant()
+            elif not full and self.listed is not None:
+                buffer.append(self._not_among(self.listed))
             return self._finish(buffer)
         except IntegrationError as error:
             if error.error_type is ErrorType.OPERATION_RUNNING:
@@ -152,6 +162,7 @@ class TableSync:
         most = limits.load_rows if full else min(limits.load_rows, limits.changed_load_rows)
         buffer: list[Page] = []
         failures: list[IntegrationError] = []
+        self.listed = [] if self.current.resume is None else None
         pages = self.platform.pages(
             self.resource,
             since=None if full else self.state.since,
@@ -199,6 +210,13 @@ class TableSync:
             oldest = min(current.listed_since or page.listed_since, page.listed_since)
             current = replace(current, listed_since=oldest)
         self.state = replace(self.state, current=current)
+        if not page.lists_all:
+            self.listed = None
+        elif self.listed is not None:
+            self.listed += [
+                record.external_id for record in page.records if isinstance(record.external_id, str)
+            ]
+            self.listed += [reject.key() for reject in page.rejects]
 
     def _keep(self, pages: list[Page]) -> None:
         """Pages into the tables, with the cursor behind them."""
@@ -290,6 +308,25 @@ class TableSync:
             self._keep([self.platform.rows(self.resource, ids)])
             with self.database.transaction() as connection:
                 ids = whole.not_listed(connection, ids[-1], ASKED_TOGETHER)
+
+    def _not_among(self, listed: list[str]) -> Page:
+        """Where changes are read and all rows are listed nevertheless: those that were not, by their ids."""
+        with self.database.transaction() as connection:
+            ids = not_among(connection, self.table, self.claim.store_id, listed, ASKED_TOGETHER)
+        return self.platform.rows(self.resource, ids) if ids else Page(0, [])
+
+    def _ask_for_levels_of_no_variant(self) -> None:
+        """Stock whose variant is not listed: what is gone there goes, and what is there stays, whichever job reads it."""
+        loader = Loader(self.claim.store_id, Resource.INVENTORY_LEVELS, self.context.cipher)
+        with self.database.transaction() as connection:
+            asked_at = clock(connection)
+            most = self.context.limits.asked_anyway
+            ids = levels_of_no_variant(connection, self.claim.store_id, self.current.began_at, most)
+        for start in range(0, len(ids), ASKED_TOGETHER):
+            self.context.check_stopped()
+            page = self.platform.rows(Resource.INVENTORY_LEVELS, ids[start : start + ASKED_TOGETHER])
+            with self.database.transaction() as connection:
+                loader.load(connection, [page], seen_at=asked_at)
 
     def _finish(self, pages: list[Page]) -> bool:
         with self.database.transaction() as connection:

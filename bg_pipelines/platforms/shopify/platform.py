@@ -11,6 +11,7 @@ in subscriptions.py, exports in bulk.py, paging in pages.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -237,7 +238,8 @@ class ShopifyPlatform:
         variables: Node = {"query": _changed_since(since)}
         if resource is Resource.LOCATIONS:
             variables = {}  # few, and without a search by time: always all of them
-        return self._reader.connection(document, variables, resume, convert, ids=ids)
+        pages = self._reader.connection(document, variables, resume, convert, ids=ids)
+        return map(_all_of_them, pages) if resource is Resource.LOCATIONS else pages
 
     def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
         return LOOKBACK
@@ -302,6 +304,10 @@ class ShopifyPlatform:
                 "grow so old are not followed any more; ask Shopify for it in the app's settings"
             )
         return faults
+
+
+def _all_of_them(page: Page) -> Page:
+    return replace(page, lists_all=True)
 
 
 def _changed_since(since: datetime | None) -> str | None:

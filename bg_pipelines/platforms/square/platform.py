@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -126,7 +127,7 @@ class SquarePlatform:
         bulk: bool | None = None,  # noqa: ARG002 (Square exports nothing as a file)
     ) -> Iterator[Page]:
         if resource is Resource.LOCATIONS:
-            return iter([self._locations()])
+            return iter([replace(self._locations(), lists_all=True)])
         if resource is Resource.CUSTOMERS:
             return self._customers(since, resume)
         if resource is Resource.ORDERS:
