@@ -144,6 +144,7 @@ class Order(NamedTuple):
     discount: Amount | None
     tax: Amount | None
     total: Amount
+    current_total: Amount | None
     email: str | None
     phone: str | None
     note: str | None

@@ -102,14 +102,16 @@ class TableSync:
         self._begin_pass(full)
         try:
             buffer = [] if self.current.listed else self._read()
-            if full and not self.current.into_empty:
+            of_variants = self.resource is Resource.PRODUCT_VARIANTS
+            if full and (of_variants or not self.current.into_empty):
                 # Kept first: what is held decides what is asked for, and no transaction waits for an answer.
                 if not self.current.listed:
                     self.state = replace(self.state, current=replace(self.current, listed=True))
                     self._keep(buffer)
                 buffer = []
-                self._ask_for_not_listed()
-                if self.resource is Resource.PRODUCT_VARIANTS:
+                if not self.current.into_empty:
+                    self._ask_for_not_listed()
+                if of_variants:
                     self._ask_for_levels_of_no_variant()
             elif not full and self.listed is not None:
                 buffer.append(self._not_among(self.listed))

@@ -866,6 +866,29 @@ def test_spend_counts_neither_test_orders_nor_cancelled_ones_and_returns_lessen_
     assert (ben.orders, ben.spent, ben.refunded, ben.net, ben.last_order_at) == (0, 0, 0, 0, None)
 
 
+@pytest.mark.parametrize(
+    ("values", "paid_back", "net"),
+    [
+        ({"current_total": "30"}, None, 30),  # edited before it was paid, or returned on account
+        ({"current_total": "30"}, "30", 30),  # returned and paid back
+        ({"current_total": "60"}, "10", 50),  # money back, no goods
+        ({"current_total": "0"}, None, 0),
+        ({"current_total": "60"}, None, 60),
+        ({"current_total": None}, "10", 50),
+    ],
+)
+def test_what_is_not_sold_any_more_is_no_spend_whether_it_was_paid_back_or_not(
+    shop: Database, values: dict[str, Any], paid_back: str | None, net: int
+) -> None:
+    put(shop, 1, "a", email=ADA)
+    people.match(shop)
+    order(shop, 1, "a", "#1", "60", **values)
+    if paid_back:
+        refund(shop, 1, "#1", "#1", paid_back)
+    [euro] = people.totals(shop, 1)
+    assert (euro.spent, euro.net, euro.orders) == (60, net, 1)
+
+
 def test_the_history_of_a_person_has_the_orders_of_all_stores_the_newest_first(sold: Database) -> None:
     frame = people.history(sold, 1)
     assert frame[["name", "store", "total", "refunded", "net"]].astype(str).to_numpy().tolist() == [

@@ -152,6 +152,7 @@ def expected_order(row: dict[str, Any]) -> Order:
         discount=amount(row["totalDiscountsSet"]),
         tax=amount(row["totalTaxSet"]),
         total=amount(row["totalPriceSet"]),
+        current_total=amount(row["currentTotalPriceSet"]),
         email=row["email"],
         phone=row["phone"],
         note=row["note"],

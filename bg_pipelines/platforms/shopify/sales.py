@@ -59,6 +59,7 @@ ORDER_FIELDS = f"""
   id name createdAt updatedAt processedAt cancelledAt cancelReason closedAt sourceName test email phone note tags
   currencyCode displayFinancialStatus displayFulfillmentStatus customer {{ id }} retailLocation {{ id }}
   subtotalPriceSet {{ {_MONEY} }} totalDiscountsSet {{ {_MONEY} }} totalTaxSet {{ {_MONEY} }} totalPriceSet {{ {_MONEY} }}
+  currentTotalPriceSet {{ {_MONEY} }}
   refunds(first: {REFUNDS_AT_MOST}) {{ {REFUND_FIELDS} }}"""
 # What a line is sold for has all discounts taken off, those that belong to a code of the whole order too.
 LINE_FIELDS = f"""
@@ -280,6 +281,7 @@ def order(node: Node) -> Order:
         discount["shopMoney"]["amount"] if discount is not None else None,
         tax["shopMoney"]["amount"] if tax is not None else None,
         node["totalPriceSet"]["shopMoney"]["amount"],
+        node["currentTotalPriceSet"]["shopMoney"]["amount"],
         node["email"],
         node["phone"],
         node["note"],

@@ -233,6 +233,7 @@ def sale(row: Node) -> Sale | str:
         discount=_optional_money(row, "total_discount_money"),
         tax=_optional_money(row, "total_tax_money"),
         total=total,
+        current_total=None,  # what comes back is an order of its own
         email=None,
         phone=None,
         note=None,
