@@ -45,11 +45,12 @@ they go into logs, tables and alerts unchanged.
 from __future__ import annotations
 
 import math
-import re
 import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from bg_pipelines.wording import visible
 
 
 class ErrorType(StrEnum):
@@ -205,9 +206,9 @@ def unexpected(error: BaseException, *, details: Mapping[str, Any] | None = None
 
 
 def _storable(value: Any) -> Any:
-    """The value as PostgreSQL's jsonb can hold it: vendors' texts and numbers are quoted in errors."""
+    """The value as PostgreSQL's jsonb can hold it and a terminal can show it: errors quote texts of vendors."""
     if isinstance(value, str):
-        return re.sub("[\0\ud800-\udfff]", "\ufffd", value)
+        return visible(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

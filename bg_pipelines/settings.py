@@ -19,13 +19,17 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.retries import Policies
 
-SHOPIFY_API_VERSION = "2026-07"
+SHOPIFY_API_VERSION = "2026-10"
+LOWEST_SHOPIFY_API_VERSION = "2026-04"
+"""Since then `inventorySetQuantities` has the compare-and-swap that stock corrections stand on."""
 TWILIO_API_URL = "https://api.twilio.com"
 
 
 def _api_version(value: str) -> str:
     if not re.fullmatch(r"\d{4}-(01|04|07|10)|unstable", value):
-        raise ValueError("versions are quarterly, like 2026-07")
+        raise ValueError("versions are quarterly, like 2026-10")
+    if value < LOWEST_SHOPIFY_API_VERSION:
+        raise ValueError(f"lacks what is asked for: give {LOWEST_SHOPIFY_API_VERSION} or a later one")
     return value
 
 
@@ -181,6 +185,10 @@ class Settings(BaseSettings):
         _shaped(r"MG[0-9A-Za-z]{32}", "must be MG and 32 letters and digits, from Twilio's console"),
     ] = None
     twilio_api_url: Annotated[str, AfterValidator(_api_url)] = TWILIO_API_URL
+    insecure: bool = Field(
+        default=False,
+        description="tokens may go unencrypted to APIs at http:// addresses of other machines: for tests in a network of your own",
+    )
     text_countries: Countries = Field(
         default=("US", "CA"), description="ISO 3166 codes of the countries that text messages may go to"
     )

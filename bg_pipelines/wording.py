@@ -1,8 +1,9 @@
-"""Wording of counts, times, durations and suggestions for mistyped words."""
+"""Wording of counts, times, durations and suggestions for mistyped words; texts of strangers, made harmless."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta
@@ -43,9 +44,29 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
+# Controls but for tab and line feed, what is invisible, what turns the direction of writing, halves of surrogates, tags.
+# The joiners of emoji and of Persian are not among them: they are part of how a word is written.
+_UNSEEN = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with what cannot be seen, or would steer a terminal, written out: `\\x1b[2J`."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def unseen(text: str) -> str | None:
+    """The first character of a name, a key or the like that cannot be seen or typed, as U+200B; None without one."""
+    if found := _UNSEEN.search(text) or re.search(r"[\t\n]", text):
+        return f"U+{ord(found[0]):04X}"
+    return None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: the most similar known one, if any."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, list(known), n=1) if len(word) < 200 else []
     return f"; did you mean {str(close[0])!r}?" if close else ""
 
 

@@ -22,6 +22,7 @@ from bg_pipelines.platforms.square import platform as square_platform
 from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.records import Page, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox, Shop
+from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Limits
 
 PROJECT = Path(__file__).parent.parent
@@ -137,9 +138,9 @@ def connect_by(**options: dict[str, Any]) -> Connect:
     def connect(access: StoreAccess, sleep: Callable[[float], object]) -> Platform:
         given = options.get(access.platform)
         if given is None:
-            return platforms.connect(access, api_version="2026-07", sleep=sleep)
+            return platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep)
         module = {"shopify": shopify_platform, "square": square_platform}[access.platform]
-        platform: Platform = module.connect(access, api_version="2026-07", sleep=sleep, **given)
+        platform: Platform = module.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep, **given)
         return platform
 
     return connect

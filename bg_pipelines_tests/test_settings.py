@@ -18,7 +18,7 @@ def test_with_nothing_set_everything_is_on_this_machine(tmp_path: Path) -> None:
     settings = load_settings()
     assert settings.embedded
     assert settings.home == tmp_path / ".bg"
-    assert settings.shopify_api_version == "2026-07"
+    assert settings.shopify_api_version == "2026-10"
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,23 @@ def test_a_wrong_value_names_its_variable_and_not_the_value(
 @pytest.mark.parametrize("version", ["2026-05", "2026-7", "latest", "2026-07 ", "2026-07-01"])
 def test_a_version_that_is_no_quarter_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setenv("BG_SHOPIFY_API_VERSION", version)
-    with pytest.raises(IntegrationError, match="quarterly, like 2026-07"):
+    with pytest.raises(IntegrationError, match="quarterly, like 2026-10"):
         load_settings()
 
 
-@pytest.mark.parametrize("version", ["2026-01", "2026-04", "2026-07", "2026-10", "unstable"])
+@pytest.mark.parametrize("version", ["2026-04", "2026-07", "2026-10", "2027-01", "unstable"])
 def test_quarters_and_unstable_are_versions(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setenv("BG_SHOPIFY_API_VERSION", version)
     assert load_settings().shopify_api_version == version
+
+
+@pytest.mark.parametrize("version", ["2026-01", "2025-10", "2019-04"])
+def test_a_version_below_what_the_documents_need_is_refused_with_the_lowest_that_works(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setenv("BG_SHOPIFY_API_VERSION", version)
+    with pytest.raises(IntegrationError, match=r"BG_SHOPIFY_API_VERSION: .*2026-04 or a later one"):
+        load_settings()
 
 
 def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

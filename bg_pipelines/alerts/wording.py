@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from bg_pipelines.messaging.templates import GSM_7, GSM_7_TWICE, plain, segments
-from bg_pipelines.wording import times
+from bg_pipelines.wording import times, visible
 
 SMS_SEGMENTS = 2
 """What an alert may take: each is paid for, on every phone."""
@@ -61,7 +61,7 @@ def compose(kind: AlertKind, facts: Facts) -> tuple[str, str]:
     else:
         waits = "Requires attention." if facts.needs_attention else "Retrying automatically."
         lines = [facts.message, waits, f"Since {since}, seen {times(facts.times)}{affected}."]
-    return title, "\n".join([*lines, command])
+    return visible(title), visible("\n".join([*lines, command]))
 
 
 def sms(message: Message) -> str:

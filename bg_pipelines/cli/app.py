@@ -8,17 +8,18 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bg_pipelines.cli.printing import (
     PIPE_COLUMNS,
     AsJson,
     By,
     Group,
+    HarmlessConsole,
     console,
     errors,
     open_migrated,
     print_json,
+    unbreakable_output,
 )
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.machine.processes import stop_on_signals
@@ -63,6 +64,7 @@ app = typer.Typer(
 def main() -> None:
     """The console script: faults as one clear text on standard error, exit 1; Ctrl-C and SIGTERM as exit 130."""
     stop_on_signals()
+    unbreakable_output()
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS  # whoever reads it from a pipe looks for ids, and none is to be cut
     try:
@@ -87,7 +89,11 @@ def demo(
     """Start a database, a sandbox and stores on this machine, run every job once, then serve the Dagster UI until Ctrl-C."""
     from bg_pipelines.machine.demo import run_demo
 
-    sys.exit(run_demo(Console(), once=once, port=port, sandbox_port=sandbox_port, webhook_port=webhook_port))
+    sys.exit(
+        run_demo(
+            HarmlessConsole(), once=once, port=port, sandbox_port=sandbox_port, webhook_port=webhook_port
+        )
+    )
 
 
 @app.command(
@@ -163,13 +169,15 @@ def migrate() -> None:
 @app.command()
 def check() -> None:
     """Check settings, key, databases, migrations, webhooks, and each store's credentials and scopes; list every fault."""
+    from datetime import UTC, datetime
+
     from bg_pipelines.operations import checks
     from bg_pipelines.wording import counted
 
     faults = checks.find_faults()
     for fault in faults:
         console.print(f"- {fault}", soft_wrap=True)
-    for hint in checks.find_hints():
+    for hint in checks.find_hints(datetime.now(UTC).date()):
         console.print(f"hint: {hint}", soft_wrap=True)
     console.print(counted(len(faults), "fault") if faults else "no faults found")
     sys.exit(1 if faults else 0)

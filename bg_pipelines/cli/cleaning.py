@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -151,4 +152,5 @@ def read_archive(
     with open_migrated() as database, database.transaction() as connection:
         day = since.replace(tzinfo=UTC) if since else None
         for row in archive.read(connection, cipher(settings), task, day):
-            sys.stdout.write(orjson.dumps(row).decode() + "\n")
+            # In ASCII: a terminal may read more than JSON escapes as its own.
+            sys.stdout.write(json.dumps(orjson.loads(orjson.dumps(row))) + "\n")

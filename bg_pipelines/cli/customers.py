@@ -28,7 +28,7 @@ from bg_pipelines.privacy.erasure import erase_customer
 from bg_pipelines.privacy.export import export_customer
 from bg_pipelines.privacy.subjects import find_known
 from bg_pipelines.settings import load_settings
-from bg_pipelines.wording import counted, minute
+from bg_pipelines.wording import counted, minute, visible
 
 app = typer.Typer()
 requests_app = typer.Typer(
@@ -157,7 +157,9 @@ def erase(store: StoreName, customer: CustomerId, yes: Yes = False, by: By = Non
         with database.transaction() as connection:
             store_id, customer = find_known(connection, store, customer)
         if not yes:
-            typer.confirm(f"Erase all personal data of customer {customer} of store {store}?", abort=True)
+            typer.confirm(
+                visible(f"Erase all personal data of customer {customer} of store {store}?"), abort=True
+            )
         erased = erase_customer(
             database, cipher(settings), settings.home, store_id, customer, by=by or logged_in()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import os
 import sys
@@ -13,30 +14,70 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.wording import visible
 
 if TYPE_CHECKING:
     from bg_pipelines.database.engine import Database
 
 
 class Group(typer.core.TyperGroup):
-    """A group that answers an unknown option as it answers an unknown command: with the nearest."""
+    """A group that answers an unknown option as it answers an unknown command: with the nearest.
+
+    What was typed is quoted harmlessly, and refused where no database and no vendor could take it.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **options: Any) -> Any:
+        with _harmless_faults():
+            for place, argument in enumerate(args, start=1):
+                if any("\ud800" <= character <= "\udfff" or character == "\0" for character in argument):
+                    raise typer.BadParameter(f"argument {place}, {argument!r}, is not UTF-8")
+            return super().make_context(info_name, args, *rest, **options)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
+        with _harmless_faults():
             return super().invoke(ctx)
-        except Exception as error:
-            # Typer keeps its own copy of click's NoSuchOption private; this attribute is what marks it.
+
+
+@contextmanager
+def _harmless_faults() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Typer keeps its own copies of click's exceptions private; these attributes are what marks them.
+        if isinstance(message := getattr(error, "message", None), str):
             if close := getattr(error, "possibilities", None):
-                error.message = f"{error.message}. Did you mean {' or '.join(close)}?"  # type: ignore[attr-defined]
+                message = f"{message}. Did you mean {' or '.join(close)}?"
                 error.possibilities = None  # type: ignore[attr-defined]
-            raise
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
+
+
+class HarmlessConsole(Console):
+    """A console on which no text of a stranger is alive: what would steer the terminal is written out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
+def unbreakable_output() -> None:
+    """What a terminal or a pipe cannot show is written out: not every one takes UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 PIPE_COLUMNS = 400
-console = Console(markup=False, highlight=False)
-errors = Console(stderr=True)
+console = HarmlessConsole(markup=False, highlight=False)
+errors = HarmlessConsole(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 By = Annotated[
     str | None,
@@ -62,7 +103,9 @@ def new_table(*columns: str, **options: Any) -> Table:
 
 def one_line(*parts: str | tuple[str, str]) -> Text:
     """One line, whatever its length: cut at a terminal's width, in full elsewhere."""
-    text = Text.assemble(*parts)
+    text = Text.assemble(
+        *((visible(part) if isinstance(part, str) else (visible(part[0]), part[1])) for part in parts)
+    )
     text.no_wrap, text.overflow = True, "ellipsis" if console.is_terminal else "ignore"
     return text
 
@@ -73,8 +116,14 @@ def print_json(content: dict[str, Any]) -> None:
 
 @contextmanager
 def open_migrated() -> Iterator[Database]:
-    """The application's database, at the newest revision. Raises IntegrationError."""
+    """The application's database, at the newest revision.
+
+    Raises IntegrationError, also (bad_data) for a value that no column takes, such as an id of thirty digits.
+    """
     # Imported here, so that help does not wait for a database driver.
+    import psycopg
+    import sqlalchemy as sa
+
     from bg_pipelines.database.engine import open_database
     from bg_pipelines.settings import load_settings
 
@@ -82,6 +131,12 @@ def open_migrated() -> Iterator[Database]:
     try:
         database.require_migrated()
         yield database
+    except (psycopg.DataError, sa.exc.DataError) as error:
+        what = type(getattr(error, "orig", None) or error).__name__
+        message = (
+            f"a value that was given is too large, or not of its kind ({what}); nothing was changed by it"
+        )
+        raise IntegrationError.of(ErrorType.BAD_DATA, message, source="command line") from None
     finally:
         database.close()
 

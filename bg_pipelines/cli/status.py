@@ -15,7 +15,7 @@ from rich.text import Text
 from bg_pipelines.cli.printing import SEVERITY_STYLES, console, one_line, open_migrated, print_json
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import metrics, status
-from bg_pipelines.wording import clock, flat, span, times
+from bg_pipelines.wording import clock, flat, span, times, visible
 
 
 def show_status(*, watch: bool, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def show_metrics(*, per_store: bool) -> None:
     with open_migrated() as database:
         from bg_pipelines.operations.prometheus import prometheus_text
 
-        sys.stdout.write(prometheus_text(metrics.read_metrics(database), stores=per_store))
+        sys.stdout.write(visible(prometheus_text(metrics.read_metrics(database), stores=per_store)))
 
 
 _LONG = 20

@@ -16,8 +16,17 @@ from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.privacy.erasure import erase_store
 from bg_pipelines.settings import load_settings
+from bg_pipelines.wording import visible
 
 app = typer.Typer()
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        envvar="BG_INSECURE",
+        help="Allow an http:// API on another machine: the token goes there unencrypted.",
+    ),
+]
 
 
 @app.command("add")
@@ -45,6 +54,7 @@ def add_store(
         int | None,
         typer.Option(metavar="MINUTES", help="An interval of its own, a multiple of 5; 0: its tier's."),
     ] = None,
+    insecure: Insecure = False,
 ) -> None:
     """Add a store, or update the one with this domain; what is not given stays as it is.
 
@@ -66,6 +76,7 @@ def add_store(
         client_id,
         client_secret,
         held[1] if every is None else every or None,
+        insecure or api_url is None,
     )
     _print_changes(_save_stores([new]))
 
@@ -80,9 +91,10 @@ def _secret(name: str) -> str:
 @app.command("import")
 def import_stores(
     file: Annotated[Path, typer.Argument(help=f"CSV with the columns {', '.join(stores.COLUMNS)}.")],
+    insecure: Insecure = False,
 ) -> None:
     """Add or update all stores of a CSV file; if any line is wrong, change nothing and list every fault."""
-    _print_changes(_save_stores(read_csv(file)))
+    _print_changes(_save_stores(read_csv(file, insecure=insecure)))
 
 
 @app.command("list")
@@ -119,7 +131,7 @@ def erase(store: StoreName, yes: Yes = False, by: By = None) -> None:
         with database.transaction() as connection:
             store_id = find_store(connection, store)
         if not yes:
-            typer.confirm(f"Delete everything that is held of store {store}?", abort=True)
+            typer.confirm(visible(f"Delete everything that is held of store {store}?"), abort=True)
         erased = erase_store(database, cipher(settings), settings.home, store_id, by=by or logged_in())
     console.print(f"request {erased.request_id}: {sum(erased.rows.values()):,} rows erased")
     for file in erased.files_elsewhere:

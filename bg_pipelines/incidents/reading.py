@@ -195,7 +195,13 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
             _attempts(connection, incident, store_id),
             _runs(connection, incident.job) if isinstance(fingerprint, Job) else [],
             _alerts(connection, incident_id),
-            runbook(ErrorType(incident.error_type), incident_id, incident.store, domain),
+            runbook(
+                ErrorType(incident.error_type),
+                incident_id,
+                incident.store,
+                domain,
+                kind=text.partition(":")[0],
+            ),
         )
 
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping
 
 from bg_pipelines.errors import ErrorType
+from bg_pipelines.incidents.fingerprints import AlertTarget, TextsRefused, TextsStopped
 
 RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.TIMEOUT: (
@@ -130,11 +131,42 @@ RUNBOOKS: Mapping[ErrorType, str] = {
 }
 
 
-def runbook(error_type: ErrorType, incident: int, store: str | None = None, domain: str | None = None) -> str:
-    """The text for one incident, ready to be typed."""
+_ACCOUNT = (
+    "Mend what the message names, in Twilio's console or the `BG_TWILIO_` settings; `bg-pipelines check` tells whether it "
+    "is. Then `bg-pipelines incidents retry N`: the parked message is tried, and if it goes through so do all others."
+)
+_REFUSED = (
+    "Look up the code at https://www.twilio.com/docs/api/errors and mend its cause in Twilio's console (a region: its geo "
+    "permissions). Then `bg-pipelines incidents retry N`, or `bg-pipelines texts settle ID --as dropped` for each."
+)
+OF_TEXTS: Mapping[ErrorType, str] = {
+    **dict.fromkeys((ErrorType.CREDENTIALS, ErrorType.PAYMENT_REQUIRED, ErrorType.CONFIGURATION), _ACCOUNT),
+    **dict.fromkeys((ErrorType.SCOPES, ErrorType.QUERY_REJECTED), _REFUSED),
+}
+"""Of text messages, where it is no store's: what stops them all, and what parks them by their code."""
+OF_TARGET = (
+    "Mend what the message names, or take the target out of `BG_ALERT_PHONES` or `BG_ALERT_URLS`. "
+    "It closes when the target takes an alert, or is named no more."
+)
+
+
+def runbook(
+    error_type: ErrorType,
+    incident: int,
+    store: str | None = None,
+    domain: str | None = None,
+    *,
+    kind: str = "",
+) -> str:
+    """The text for one incident, ready to be typed. `kind` is that of its fingerprint."""
+    text = RUNBOOKS[error_type]
+    if kind in (TextsStopped.kind, TextsRefused.kind):
+        text = OF_TEXTS.get(error_type, text)
+    elif kind == AlertTarget.kind:
+        text = OF_TARGET
     # A name with a blank or a quote in it is still one word for the shell.
     names = {"N": str(incident), "STORE": shell_word(store), "DOMAIN": domain}
-    return re.sub(r"\b(?:N|STORE|DOMAIN)\b", lambda found: names[found[0]] or found[0], RUNBOOKS[error_type])
+    return re.sub(r"\b(?:N|STORE|DOMAIN)\b", lambda found: names[found[0]] or found[0], text)
 
 
 def shell_word(name: str | None) -> str | None:

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from urllib3.util import make_headers
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
+from bg_pipelines.platforms.network import is_loopback
 from bg_pipelines.settings import TWILIO_API_URL, Settings
 
 TIMEOUTS = Timeouts(connect=5.0, read=20.0, whole=20.0)
@@ -180,6 +181,14 @@ def from_settings(settings: Settings) -> TextMessages:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,
             f"text messages cannot be sent: set {', '.join(missing)}",
+            source="settings",
+        )
+    api = urlsplit(settings.twilio_api_url)
+    if api.scheme == "http" and not is_loopback(api.hostname) and not settings.insecure:
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION,
+            "BG_TWILIO_API_URL is not https://: the account's token would go over the network unencrypted; "
+            "BG_INSECURE=true allows it",
             source="settings",
         )
     assert settings.twilio_account_sid is not None

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 
 import sqlalchemy as sa
 
@@ -71,11 +72,11 @@ def find_faults() -> list[str]:
     return faults
 
 
-def find_hints() -> list[str]:
+def find_hints(today: date) -> list[str]:
     """What is no fault, and may not be what is wanted."""
     try:
         settings = load_settings()
-        return [*webhook_checks.hints(settings), *machine_checks.hints(settings)]
+        return [*webhook_checks.hints(settings), *machine_checks.hints(settings, today)]
     except IntegrationError:
         return []  # a fault, which is listed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.wording import counted, did_you_mean
+from bg_pipelines.wording import counted, did_you_mean, unseen
 
 
 class CsvFault(NamedTuple):
@@ -79,7 +79,14 @@ def read_rows(
         for line, values in rows
         if line not in shifted
     }
-    return read, too_many
+    unseen_in = [
+        CsvFault(line, name, f"holds a character that cannot be seen or typed ({character}); type it again")
+        for line, row in read.items()
+        for name, value in row.items()
+        if (character := unseen(value))
+    ]
+    spoiled = {fault.line for fault in unseen_in}
+    return {line: row for line, row in read.items() if line not in spoiled}, too_many + unseen_in
 
 
 def _lines(path: Path, source: str) -> list[tuple[int, list[str]]]:

@@ -1,8 +1,9 @@
-"""What of the machine around the jobs could be better: the database's log, who may enter the home."""
+"""What around the jobs could be better: who may enter the home, the database's log, a version of an API that ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date, timedelta
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
@@ -15,7 +16,13 @@ SELECT current_user, current_setting('log_min_messages') NOT IN ('log', 'fatal',
 """
 
 
-def hints(settings: Settings) -> Iterator[str]:
+API_SUPPORT = timedelta(days=365)
+"""For how long Shopify answers a version: https://shopify.dev/docs/api/usage/versioning."""
+API_WARNING = timedelta(days=90)
+
+
+def hints(settings: Settings, today: date) -> Iterator[str]:
+    yield from _of_the_version(settings.shopify_api_version, today)
     if settings.home.is_dir() and settings.home.stat().st_mode & 0o007:
         yield f"{settings.home} can be entered by every user of this machine: chmod o-rwx {settings.home}"
     if settings.database_url is not None:
@@ -23,6 +30,15 @@ def hints(settings: Settings) -> Iterator[str]:
             yield from _of_the_log(settings.database_url.get_secret_value())
         except IntegrationError:
             return  # a fault, which is listed
+
+
+def _of_the_version(version: str, today: date) -> Iterator[str]:
+    if version == "unstable":
+        yield "BG_SHOPIFY_API_VERSION: unstable changes without notice"
+        return
+    ends = date.fromisoformat(f"{version}-01") + API_SUPPORT
+    if today > ends - API_WARNING:
+        yield f"BG_SHOPIFY_API_VERSION: Shopify answers {version} until {ends}: set a later version"
 
 
 def _of_the_log(url: str) -> Iterator[str]:

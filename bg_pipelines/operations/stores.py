@@ -24,8 +24,9 @@ from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
 from bg_pipelines.platforms import PLATFORMS
+from bg_pipelines.platforms.network import is_loopback
 from bg_pipelines.queues import TICK, TIERS, Unit
-from bg_pipelines.wording import did_you_mean
+from bg_pipelines.wording import did_you_mean, unseen
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)
@@ -37,7 +38,10 @@ COLUMNS = (*REQUIRED_COLUMNS, "tier", "every", "api_url", *SECRETS)
 
 @dataclass(frozen=True)
 class NewStore:
-    """A store as a person gives it: a token, or a client id and secret. `every` is in minutes; none: its tier's."""
+    """A store as a person gives it: a token, or a client id and secret. `every` is in minutes; none: its tier's.
+
+    With `insecure` its API may be at an http:// address of another machine, to which the token then goes unencrypted.
+    """
 
     name: str
     platform: str
@@ -48,6 +52,7 @@ class NewStore:
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     every: int | None = None
+    insecure: bool = False
 
     def credentials(self) -> dict[str, str]:
         if self.token:
@@ -70,6 +75,8 @@ def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
 
     if not store.name or len(store.name) > 100:
         fault("name", "give a name of 1 to 100 characters")
+    elif character := unseen(store.name):
+        fault("name", f"holds a character that cannot be seen or typed ({character}); type it again")
     if store.platform not in PLATFORMS:
         fault(
             "platform",
@@ -92,15 +99,25 @@ def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
             "api_url",
             f"{_shown(store.api_url)} is not an address like https://harbor.myshopify.com, without a user or a query",
         )
+    elif store.api_url is not None and not store.insecure and _is_in_clear(store.api_url):
+        fault(
+            "api_url",
+            f"{store.api_url} is not https://: the store's token would go over the network unencrypted; "
+            "--insecure allows it",
+        )
     given = [name for name in SECRETS if getattr(store, name)]
     if tuple(given) not in kind.secrets:
         wanted = ", or ".join(" and ".join(names) for names in kind.secrets)
         either = "either " if len(kind.secrets) > 1 else ""
         fault("token", f"give {either}{wanted}; given: {', '.join(given) or 'none'}")
     faults += [
-        CsvFault(line, name, "holds white space; paste it again")
+        CsvFault(
+            line,
+            name,
+            "holds a character that none has (white space, a typographic quote, one that cannot be seen); paste it again",
+        )
         for name in given
-        if re.search(r"\s", getattr(store, name))
+        if not re.fullmatch(r"[!-~]+", getattr(store, name))
     ]
     return faults
 
@@ -295,7 +312,16 @@ def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
     ]
 
 
+def _is_in_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname)
+
+
 def _is_url(text: str) -> bool:
+    if not re.fullmatch(r"[!-~]+", text):
+        return (
+            False  # a space, the end of a line of a file from elsewhere: nobody would see it in the address
+        )
     try:
         parts = urlsplit(text)
         # Kept in clear and shown: no user or password in it.
@@ -307,4 +333,4 @@ def _is_url(text: str) -> bool:
 
 def _shown(value: str) -> str:
     """The value, unless it may be a token that stands in the wrong column."""
-    return "what is given" if re.search(r"[0-9A-Za-z_-]{24}|@", value) else repr(value)
+    return "what is given" if len(value) > 100 or re.search(r"[0-9A-Za-z_-]{24}|@", value) else repr(value)

@@ -8,10 +8,10 @@ from bg_pipelines.operations.csv_files import CsvFault, bad_data, read_rows
 from bg_pipelines.operations.stores import COLUMNS, DEFAULT_TIER, REQUIRED_COLUMNS, NewStore, check_store
 
 
-def read_csv(path: Path) -> list[NewStore]:
-    """Stores from a CSV file with a header. Raises IntegrationError (bad_data) listing every fault by line and column."""
+def read_csv(path: Path, *, insecure: bool = False) -> list[NewStore]:
+    """Stores from a CSV file with a header; `insecure` is each one's. Raises IntegrationError (bad_data) listing every fault by line and column."""
     rows, faults = read_rows(path, columns=COLUMNS, required=REQUIRED_COLUMNS, source="stores")
-    stores = {line: _from_row(row) for line, row in rows.items()}
+    stores = {line: _from_row(row, insecure) for line, row in rows.items()}
     if not stores and not faults:
         faults.append(CsvFault(2, "name", "the file has no stores"))
     faults += [fault for line, store in stores.items() for fault in check_store(store, line)]
@@ -25,7 +25,7 @@ def read_csv(path: Path) -> list[NewStore]:
     return list(stores.values())
 
 
-def _from_row(row: dict[str, str]) -> NewStore:
+def _from_row(row: dict[str, str], insecure: bool) -> NewStore:
     tier, every = row.get("tier") or str(DEFAULT_TIER), row.get("every")
     return NewStore(
         name=row["name"],
@@ -37,6 +37,7 @@ def _from_row(row: dict[str, str]) -> NewStore:
         token=row.get("token") or None,
         client_id=row.get("client_id") or None,
         client_secret=row.get("client_secret") or None,
+        insecure=insecure,
     )
 
 

@@ -6,7 +6,6 @@ Without BG_PUBLIC_URL there are none, which is no fault.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ import psycopg
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.http import Answer, Timeouts, Transport
+from bg_pipelines.platforms.network import is_loopback
 from bg_pipelines.settings import Settings
 from bg_pipelines.webhooks.declared import address
 from bg_pipelines.wording import counted
@@ -28,7 +28,7 @@ _NAMED = 5
 def address_faults(public_url: str, *, timeouts: Timeouts = TIMEOUTS) -> list[str]:
     """What keeps deliveries from being stored, as far as it can be told from this machine."""
     base, fault = public_url.rstrip("/"), "BG_PUBLIC_URL: "
-    if base.startswith("http://") and not _is_loopback(base):
+    if base.startswith("http://") and not is_loopback(urlsplit(base).hostname):
         return [f"{fault}platforms deliver webhooks to https:// only"]
     transport = Transport("receiver", "what answers there", address_of="BG_PUBLIC_URL", timeouts=timeouts)
     try:
@@ -92,11 +92,3 @@ def _state(answer: Answer) -> str | None:
 def _lacks(key: Cipher, credentials: bytes) -> bool:
     held = key.decrypt(credentials)
     return not (isinstance(held, dict) and held.get("client_secret"))
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

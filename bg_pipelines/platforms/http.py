@@ -123,14 +123,16 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         redirects: int = 0,
+        may_go_to: Callable[[Url], bool] = lambda _: True,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """A request's answer, to be read piece by piece with `read1`, of which each is in time.
 
         Up to `redirects` are followed, never from TLS to none; `headers` go along, so there must be no credentials in them.
+        The address, and each that it leads to, is asked of `may_go_to`: malformed_response where it says no.
         """
         exchange = Exchange(self.clock, self.clock() + self.timeouts.whole, self._max_bytes)
         try:
-            response = self._send(exchange, method, url, headers or {}, body, redirects)
+            response = self._send(exchange, method, url, headers or {}, body, redirects, may_go_to)
             try:
                 if (response.length_remaining or 0) > self._max_bytes:
                     raise TooLargeError
@@ -168,11 +170,14 @@ class Transport:
         headers: Mapping[str, str],
         body: bytes | None,
         redirects: int,
+        may_go_to: Callable[[Url], bool],
     ) -> urllib3.BaseHTTPResponse:
         while True:
             place = parse_url(url)
             if place.scheme not in ("http", "https") or not place.host:
                 raise faults.LocationValueError("no address")
+            if not may_go_to(place):
+                raise self._malformed(f"leads to {place.host}, which is not where its files are")
             named = {"User-Agent": "bg-pipelines", **authorization(place), **headers}
             # An address may be a secret, and urllib3 writes addresses into its log.
             with begun(exchange), silenced():

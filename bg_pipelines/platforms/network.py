@@ -37,6 +37,15 @@ def _tls_context(name: str, file: str | None, folder: str | None) -> ssl.SSLCont
         raise IntegrationError.of(ErrorType.CONFIGURATION, message, source="settings") from None
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether a name or an address is this machine's own."""
+    bare = (host or "").strip("[]").rstrip(".").lower()
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return bare == "localhost" or bare.endswith(".localhost")
+
+
 def proxy_for(place: Url) -> str | None:
     """The address of the proxy by which this place is reached; None for directly."""
     proxies = urllib.request.getproxies()

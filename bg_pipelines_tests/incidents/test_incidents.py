@@ -695,6 +695,18 @@ def test_a_runbook_can_be_typed_as_it_stands(kind: ErrorType) -> None:
     assert "STORE" not in RUNBOOKS[kind] or "'Harbor, East'" in text
 
 
+@pytest.mark.parametrize("kind", ["texts_stopped", "texts_refused", "target"])
+@pytest.mark.parametrize(
+    "error_type", ["credentials", "payment_required", "configuration", "scopes", "query_rejected"]
+)
+def test_what_is_twilio_s_or_a_target_s_sends_nobody_to_a_shop(kind: str, error_type: str) -> None:
+    text = runbook(ErrorType(error_type), 41, kind=kind)
+    assert "shop" not in text
+    assert "stores" not in text
+    assert "Twilio" in text or "BG_ALERT" in text
+    assert len(text) < 400
+
+
 def test_the_page_for_those_on_call_says_of_each_error_type_how_often_it_is_tried() -> None:
     page = (PROJECT / "docs" / "on-call.md").read_text()
     table = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]

@@ -49,6 +49,15 @@ def test_each_store_is_asked_for_its_access(shops: Sandbox) -> None:
     assert not any(shop.token in fault for shop in shops.world.shops.values() for fault in faults)
 
 
+def test_a_shop_that_answers_with_another_version_is_a_fault(
+    shops: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_SHOPIFY_API_VERSION", "2026-04")
+    faults = find_faults()
+    assert len(faults) == 3
+    assert all("answers with API 2026-07, not 2026-04" in fault for fault in faults)
+
+
 def test_a_store_that_cannot_be_reached_is_a_fault_of_its_own(shops: Sandbox, database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from bg_pipelines.database import embedded
 from bg_pipelines.operations.machine_checks import hints
-from bg_pipelines.settings import Settings
+from bg_pipelines.settings import SHOPIFY_API_VERSION, Settings
+
+TODAY = date(2026, 11, 29)
 
 
 def test_a_home_that_everybody_may_enter_is_a_hint(tmp_path: Path) -> None:
     home = tmp_path / "home"
     settings = Settings(home_dir=home)
-    assert list(hints(settings)) == []
+    assert list(hints(settings, TODAY)) == []
     home.mkdir(mode=0o755)
-    [hint] = hints(settings)
+    [hint] = hints(settings, TODAY)
     assert f"chmod o-rwx {home}" in hint
 
 
@@ -25,7 +29,7 @@ def test_a_server_that_logs_customers_data_is_a_hint_with_its_remedy(
 ) -> None:
     def found() -> list[str]:
         url = database_url.replace("postgres:@", "clerk:@")
-        return list(hints(Settings(home_dir=tmp_path / "home", database_url=url)))
+        return list(hints(Settings(home_dir=tmp_path / "home", database_url=url), TODAY))
 
     with psycopg.connect(embedded.ensure(server_home).url("postgres", driver=None), autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS clerk")
@@ -40,3 +44,28 @@ def test_a_server_that_logs_customers_data_is_a_hint_with_its_remedy(
         finally:
             admin.execute("REVOKE SET ON PARAMETER log_min_messages, log_parameter_max_length FROM clerk")
             admin.execute("DROP ROLE clerk")
+
+
+@pytest.mark.parametrize(
+    ("version", "today", "warned"),
+    [
+        ("2026-10", date(2027, 7, 3), False),
+        ("2026-10", date(2027, 7, 4), True),
+        ("2026-04", TODAY, False),
+        ("2026-04", date(2027, 1, 2), True),
+        ("unstable", TODAY, True),
+    ],
+)
+def test_a_version_that_ends_within_ninety_days_is_a_hint(
+    tmp_path: Path, version: str, today: date, warned: bool
+) -> None:
+    found = list(hints(Settings(home_dir=tmp_path / "home", shopify_api_version=version), today))
+    assert bool(found) is warned
+    assert all("BG_SHOPIFY_API_VERSION" in hint for hint in found)
+
+
+def test_the_default_version_is_none_that_ends_soon(tmp_path: Path) -> None:
+    assert (
+        list(hints(Settings(home_dir=tmp_path / "home", shopify_api_version=SHOPIFY_API_VERSION), TODAY))
+        == []
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.queues import Unit
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import clock as database_clock
+from bg_pipelines_tests import nasty
 
 TOKEN = "shpat_0123456789abcdef0123456789abcdef"
 HEADER = "name,platform,domain,tier,api_url,token,client_id,client_secret\n"
@@ -319,10 +321,57 @@ def test_what_is_a_domain_is_taken(domain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["harbor", "ftp://a", "https://", "http://a:99999", "http://a:b", "http://[", "https://a?x=1", ""]
+    "url",
+    [
+        *("harbor", "ftp://a", "https://", "http://a:99999", "http://a:b", "http://[", "https://a?x=1", ""),
+        *(
+            "https://a.example\r",
+            "https://a.example ",
+            "https://a .example",
+            "https://a.example/\u200b",
+            "https://\ta",
+        ),
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     assert [fault.column for fault in check_store(store(api_url=url))] == ["api_url"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://shop.example", "http://10.0.0.7:4010", "http://localhost.evil.example"]
+)
+def test_a_token_goes_unencrypted_to_no_other_machine_unless_that_is_said(url: str) -> None:
+    [fault] = check_store(store(api_url=url))
+    assert fault.column == "api_url"
+    assert "--insecure" in fault.message
+    assert check_store(store(api_url=url, insecure=True)) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:4010/x", "http://localhost:4010", "http://[::1]:4010", "https://a"]
+)
+def test_this_machine_and_tls_are_safe(url: str) -> None:
+    assert check_store(store(api_url=url)) == []
+
+
+@pytest.mark.parametrize("kind", ["an escape sequence", "a bell", "two lines", "line separators", "zero width", "NUL",
+                                  "right to left", "tabs", "half a surrogate"])  # fmt: skip
+def test_a_name_that_cannot_be_seen_or_typed_is_refused_by_a_character(kind: str) -> None:
+    [fault] = check_store(store(name=nasty.TEXTS[kind], domain="a.example"))
+    assert re.search(r"cannot be seen or typed \(U\+[0-9A-F]{4,5}\)", fault.message)
+
+
+@pytest.mark.parametrize("name", ["Zoë's Büro", "دکان می‌شود", "日本", "👨‍🍳 Pizza"])
+def test_a_name_in_any_script_is_taken(name: str) -> None:
+    assert check_store(store(name=name, domain="a.example")) == []
+
+
+@pytest.mark.parametrize("token", ["“tok1”", "tok\u200b1", "tok 1", "tok1\r", "tok\x1b1", "tök1", "tok1…"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(token: str) -> None:
+    [fault] = check_store(store(token=token))
+    assert fault.column == "token"
+    assert "paste it again" in fault.message
+    assert token not in fault.message
 
 
 def test_secrets_are_not_shown_with_a_store() -> None:

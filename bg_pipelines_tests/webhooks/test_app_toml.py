@@ -59,5 +59,5 @@ def test_a_later_version_is_that_of_the_events_too() -> None:
 def test_the_command_prints_it_and_asks_for_the_address(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(run("webhooks", "toml")).startswith("BG_PUBLIC_URL is not set")
     monkeypatch.setenv("BG_PUBLIC_URL", PUBLIC)
-    assert ok(run("webhooks", "toml")) == app_toml(PUBLIC, "2026-07")
-    assert ok(run("webhooks", "toml", "--events")) == app_toml(PUBLIC, "2026-07", events=True)
+    assert ok(run("webhooks", "toml")) == app_toml(PUBLIC, "2026-10")
+    assert ok(run("webhooks", "toml", "--events")) == app_toml(PUBLIC, "2026-10", events=True)

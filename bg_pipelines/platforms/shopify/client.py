@@ -1,6 +1,6 @@
 """Shopify's Admin GraphQL API over HTTP: one call at a time, paced, authorised, its failures classified.
 
-    client = ShopifyClient("https://harbor.myshopify.com", StaticToken("shpat_..."), api_version="2026-07")
+    client = ShopifyClient("https://harbor.myshopify.com", StaticToken("shpat_..."), api_version="2026-10")
     answer = client.execute("query { shop { name } }", {})
 
 Vendor facts: https://shopify.dev/docs/api/usage/limits (cost, THROTTLED, MAX_COST_EXCEEDED),
@@ -74,10 +74,11 @@ def credentials(stored: Mapping[str, Any]) -> Credentials:
 
 
 class Answer(NamedTuple):
-    """The `data` of a successful answer and the vendor's clock (its `Date` header)."""
+    """The `data` of a successful answer, the vendor's clock (its `Date` header) and the version that answered."""
 
     data: dict[str, Any]
     vendor_time: datetime | None
+    version: str | None = None
 
 
 @dataclass
@@ -117,8 +118,9 @@ class ShopifyClient:
         throttle_wait_seconds: float = THROTTLE_WAIT_SECONDS,
         reserve: float = 0.0,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._url = f"{self._base_url}/admin/api/{api_version}/graphql.json"
+        self.api_version = api_version
+        self.base_url = base_url.rstrip("/")
+        self._url = f"{self.base_url}/admin/api/{api_version}/graphql.json"
         self._credentials = credentials
         self._on_token = on_token
         self.sleep = sleep
@@ -201,7 +203,7 @@ class ShopifyClient:
         data = answer.get("data")
         if not isinstance(data, dict):
             raise malformed("Shopify answered without data", details)
-        return Answer(data, vendor_time(received.headers))
+        return Answer(data, vendor_time(received.headers), received.headers.get("X-Shopify-API-Version"))
 
     def _note_cost(self, document: str, rows: int, answer: dict[str, Any]) -> None:
         try:
@@ -243,7 +245,7 @@ class ShopifyClient:
             "client_secret": credentials.client_secret,
             "grant_type": "client_credentials",
         }
-        url = f"{self._base_url}/admin/oauth/access_token"
+        url = f"{self.base_url}/admin/oauth/access_token"
         received = self._post(url, orjson.dumps(request), {})
         details = {"status": received.status}
         if received.status in (400, 401):

@@ -298,6 +298,12 @@ class ShopifyPlatform:
         # The right to write includes the right to read.
         missing = [s for s in SCOPES if s not in granted and s.replace("read_", "write_") not in granted]
         faults = [f"the app lacks the scope {scope}: grant it in the app's settings" for scope in missing]
+        if answer.version not in (None, self._client.api_version):
+            # Shopify answers for a version that has ended with the oldest that has not.
+            faults.append(
+                f"Shopify answers with API {answer.version}, not {self._client.api_version}: "
+                "set BG_SHOPIFY_API_VERSION to a version that it still has"
+            )
         if ALL_ORDERS not in granted:
             faults.append(
                 f"the app lacks the scope {ALL_ORDERS}: orders of more than 60 days ago are not read, and those that "

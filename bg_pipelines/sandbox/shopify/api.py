@@ -29,7 +29,14 @@ from bg_pipelines.sandbox.shopify.execution import execute
 from bg_pipelines.sandbox.shopify.schema import admin_schema, read
 from bg_pipelines.sandbox.shopify.shop import Request, Shop
 
-VERSIONS = ("2026-07",)
+VERSIONS = ("2026-07", "2026-10")
+"""That are answered. An older one "falls forward" to the first, as at the vendor, and the answer's header says so."""
+
+
+def _served(asked: str) -> str | None:
+    if asked in VERSIONS:
+        return asked
+    return VERSIONS[0] if re.fullmatch(r"\d{4}-(01|04|07|10)", asked) and asked < VERSIONS[0] else None
 
 
 @dataclass
@@ -67,13 +74,13 @@ class Shopify:
             len(place) != 4
             or place[:2] != ["admin", "api"]
             or place[3] != "graphql.json"
-            or place[2] not in VERSIONS
+            or (version := _served(place[2])) is None
         ):
             return as_json(404, errors.BY_STATUS[404])
         if incoming.method != "POST":
             return as_json(405, {"errors": "Method Not Allowed"})
         answer = self.graphql(shop, incoming)
-        answer.headers["X-Shopify-API-Version"] = place[2]
+        answer.headers["X-Shopify-API-Version"] = version
         return answer
 
     def grant(self, shop: Shop, incoming: Incoming) -> Answer:

@@ -362,6 +362,7 @@ class Files:
         self.server = serve(self.answer)
         self.client = connect(self.server.url)
         self.counts = ("0", "0")
+        self.url: str | None = None
         self.file = Reply()
         self.limits = LIMITS
 
@@ -374,7 +375,7 @@ class Files:
             "id": "1",
             "status": "COMPLETED",
             "errorCode": None,
-            "url": f"{self.server.url}/secret.jsonl",
+            "url": self.url or f"{self.server.url}/secret.jsonl",
         }
         counted = {"objectCount": self.counts[0], "rootObjectCount": self.counts[1]}
         return Reply.of({"data": {"bulkOperation": operation | counted}})
@@ -401,6 +402,28 @@ def files(serve: Callable[..., ScriptedServer], connect: Callable[..., ShopifyCl
 
 
 ADDRESS = '{"__parentId": "gid://shopify/Customer/%d"}'
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://storage.googleapis.com/secret.jsonl",
+        "https://files.example/secret.jsonl",
+        "https://storage.googleapis.com.files.example/secret.jsonl",
+        "http://169.254.169.254/latest/meta-data",
+        "file:///etc/passwd",
+    ],
+)
+@pytest.mark.parametrize("way", ["told", "redirected"])
+def test_a_file_is_fetched_from_the_vendor_alone(files: Files, url: str, way: str) -> None:
+    if way == "told":
+        files.url = url
+    with pytest.raises(IntegrationError) as raised:
+        files.read(
+            CUSTOMER % 1, **({"status": 302, "headers": {"Location": url}} if way == "redirected" else {})
+        )
+    assert raised.value.error_type in (ErrorType.MALFORMED_RESPONSE, ErrorType.CONFIGURATION)
+    assert "secret" not in raised.value.message
 
 
 def test_the_files_server_never_sees_the_shops_token(files: Files) -> None:

@@ -73,7 +73,8 @@ def test_a_missing_scope_is_denied_and_listed(client: Client, shop: Shop) -> Non
     "path",
     [
         "nobody.myshopify.example/admin/api/2026-07/graphql.json",
-        "{domain}/admin/api/2019-01/graphql.json",
+        "{domain}/admin/api/2029-01/graphql.json",
+        "{domain}/admin/api/2019-02/graphql.json",
         "x",
     ],
 )
@@ -81,6 +82,17 @@ def test_what_does_not_exist_is_not_found(client: Client, shop: Shop, path: str)
     url = f"{client.sandbox.url}/{path.format(domain=shop.domain)}"
     answer = client.session.post(url, json={"query": QUERY}, headers={"X-Shopify-Access-Token": shop.token})
     assert (answer.status_code, answer.json()) == (404, {"errors": "Not Found"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"), [("2019-01", "2026-07"), ("2026-07", "2026-07"), ("2026-10", "2026-10")]
+)
+def test_a_version_that_has_ended_falls_forward_and_the_answer_says_to_which(
+    client: Client, shop: Shop, asked: str, served: str
+) -> None:
+    url = f"{shop.api_url}/admin/api/{asked}/graphql.json"
+    answer = client.session.post(url, json={"query": QUERY}, headers={"X-Shopify-Access-Token": shop.token})
+    assert (answer.status_code, answer.headers["X-Shopify-API-Version"]) == (200, served)
 
 
 def test_every_answer_has_the_sandboxs_date_and_a_request_id(client: Client) -> None:
