@@ -206,6 +206,33 @@ def test_the_same_name_twice_in_a_store_is_one_person_but_no_name_is_no_name(sho
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Zo\u00eb Norm", "Zoe\u0308 Norm"),
+        ("Norm O'Case", "Norm O\u2019Case"),
+        ("Norm O'Case", "NORM O\u02bccase"),
+        ("Anne-Marie Norm", "Anne\u2010Marie\u00a0 Norm"),
+        ("Jos\u00e9 Norm", "\u200bJose\u0301 Norm\ufeff"),
+        ("\uff2e\uff4f\uff52\uff4d Case", "Norm Case"),
+    ],
+)
+def test_names_that_read_the_same_do_not_make_a_phone_a_shared_one(
+    shop: Database, one: str, other: str
+) -> None:
+    for store, external_id, name in ((1, "a", one), (1, "b", other), (2, "c", one)):
+        put(shop, store, external_id, phone="+12125550177", first_name=name)
+    people.match(shop)
+    assert persons(shop) == together("harbor/a harbor/b quay/c")
+
+
+def test_an_email_in_another_form_of_unicode_is_the_same(shop: Database) -> None:
+    put(shop, 1, "a", email="zo\u00eb@example.com")
+    put(shop, 2, "b", email="zoe\u0308@example.com")
+    people.match(shop)
+    assert persons(shop) == together("harbor/a quay/b")
+
+
+@pytest.mark.parametrize(
     "name",
     [("Walk-in", "Customer"), ("WALK IN", None), (None, "walkin"), ("Customer", "Walk-In 17"), ("Cash", "Sale"), ("N/A", "-"),
      ("Guest", ""), ("POS Customer", None), ("Test", "Test"), ("anonymous", None), (".", ".")],

@@ -283,7 +283,7 @@ def order(node: Node) -> Order:
         node["totalPriceSet"]["shopMoney"]["amount"],
         node["currentTotalPriceSet"]["shopMoney"]["amount"],
         node["email"],
-        node["phone"],
+        _phone(node["phone"]),
         node["note"],
         node["tags"],
         node["processedAt"],
@@ -366,6 +366,12 @@ def _oldest(nodes: Sequence[Node]) -> datetime | None:
             made = read_time(node["createdAt"])
             oldest = made if oldest is None else min(oldest, made)
     return oldest
+
+
+def _phone(text: str | None) -> str | None:
+    """In E.164 where it can be read, so that it is the same as a customer's; else as it was given."""
+    number, given = normalise(text, None)
+    return number or given
 
 
 def _lower(text: str | None) -> str | None:

@@ -25,19 +25,10 @@ from bg_pipelines.records import (
     Refund,
     StoreProfile,
 )
+from bg_pipelines.wording import currency_digits
 
 Node = dict[str, Any]
 
-# ISO 4217: how many digits the smallest unit of a currency is behind the point, where it is not two.
-_WITHOUT_CENTS = (
-    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF",
-)  # fmt: skip
-_IN_THOUSANDTHS = ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND")
-_EXPONENTS = {
-    **dict.fromkeys(_WITHOUT_CENTS, 0),
-    **dict.fromkeys(_IN_THOUSANDTHS, 3),
-    **dict.fromkeys(("CLF", "UYW"), 4),
-}
 _WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0*)?")
 _STATUSES = {"OPEN": "open", "COMPLETED": "closed", "CANCELED": "cancelled"}
 _ADDRESS = (
@@ -66,7 +57,7 @@ Converted = Record | Sale | str
 
 def decimal_text(amount: int, currency: str) -> str:
     """An amount in the smallest unit of its currency as decimal text: 1250 is 12.50 USD, 1250 JPY and 1.250 BHD."""
-    digits = _EXPONENTS.get(currency, 2)
+    digits = currency_digits(currency)
     if not digits:
         return str(amount)
     text = f"{abs(amount):0{digits + 1}d}"

@@ -1,4 +1,7 @@
-"""What is still sold of an order, beside its total as sold: the spend of a person goes by it."""
+"""What is still sold of an order, beside its total as sold: the spend of a person goes by it.
+
+And names that read the same are the same from now on: whoever may have another key for it is matched again.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +92,11 @@ def upgrade() -> None:
         op.f("ck_orders_current_total"), "orders", "current_total <> 'NaN'", postgresql_not_valid=True
     )
     op.execute(VIEW)
+    op.execute(
+        "INSERT INTO people_queue (store_id, customer_external_id) SELECT store_id, external_id FROM customers "
+        "WHERE deleted_at IS NULL AND (concat(first_name, last_name, company, email) ~ '[^[:ascii:]]' "
+        "OR position('`' IN concat(first_name, last_name, company)) > 0)"
+    )
 
 
 def downgrade() -> None:
