@@ -14,7 +14,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.fingerprints import TextReplies, TextsUnclear
+from bg_pipelines.incidents.fingerprints import TextReplies, TextsRefused, TextsUnclear, parse
 from bg_pipelines.wording import did_you_mean
 
 LATEST = 50
@@ -81,9 +81,10 @@ def list_texts(
 
 
 def settle_unclear(database: Database, id_: int, how: str, *, by: str) -> None:
-    """A person has looked at Twilio: a message that is parked as unclear was `sent`, is to be sent `again`, or `dropped`.
+    """A person has looked at Twilio: a message that is parked was `sent`, is to be sent `again`, or `dropped`.
 
-    Raises IntegrationError (bad_data) for a message that is not parked.
+    With the last one that is parked as unclear, or for a code, its incident ends. Raises IntegrationError (bad_data) for a
+    message that is not parked.
     """
     if how not in SETTLED_AS:
         raise _bad_data(f"--as is none of {', '.join(SETTLED_AS)}{did_you_mean(how, SETTLED_AS)}")
@@ -93,22 +94,28 @@ def settle_unclear(database: Database, id_: int, how: str, *, by: str) -> None:
         "dropped": "status = 'refused', status_at = clock_timestamp(), next_due_at = NULL, ",
     }[how]
     with database.transaction() as connection:
+        # The incident's lock before the row's, as by whoever parks or retries.
+        incident = connection.execute(
+            "SELECT i.id, i.fingerprint FROM incidents i JOIN text_messages t ON t.incident_id = i.id WHERE t.id = %s "
+            "FOR NO KEY UPDATE OF i",
+            (id_,),
+        ).fetchone()
         done = connection.execute(
             f"UPDATE text_messages SET {assignments} called_at = NULL, incident_id = NULL, reason = %s "  # noqa: S608
             "WHERE id = %s AND status = 'pending' AND next_due_at IS NULL AND incident_id IS NOT NULL",
             (f"{how}, says {by}" if how != "again" else None, id_),
         ).rowcount
-        if not done:
+        if not done or incident is None:
             raise _bad_data(
                 f"text message {id_}: is not parked; `bg-pipelines texts list --status pending` has those"
             )
+        incident_id, text = incident
+        fingerprint = parse(text)
         left = connection.execute(
-            "SELECT FROM text_messages t JOIN incidents i ON i.id = t.incident_id "
-            "WHERE i.fingerprint = %s AND i.status = 'open' AND t.status = 'pending' LIMIT 1",
-            (str(TextsUnclear()),),
+            "SELECT FROM text_messages WHERE incident_id = %s AND status = 'pending' LIMIT 1", (incident_id,)
         ).rowcount
-        if not left:
-            reporting.clear(connection, [TextsUnclear()], f"each was looked up by {by}")
+        if isinstance(fingerprint, TextsUnclear | TextsRefused) and not left:
+            reporting.clear(connection, [fingerprint], f"each was settled by {by}")
 
 
 def open_replies(database: Database, limit: int = LATEST) -> list[ReplyRow]:

@@ -219,6 +219,17 @@ def test_a_code_that_says_nothing_of_the_recipient_parks_by_its_code(outbox: Out
     assert (outbox.row(parked)["status"], outbox.row(sent)["status"]) == ("pending", "queued")
 
 
+def test_with_the_last_message_of_a_code_its_incident_ends(outbox: Outbox) -> None:
+    edit(outbox.sandbox.world.twilio, "set_invalid", numbers=[ANN, BEN], code=29999)
+    parked = [outbox.put(), outbox.put(phone=BEN)]
+    outbox.send()
+    settle_unclear(outbox.database, parked[0], "dropped", by="jane")
+    assert outbox.incidents() == [("texts_refused:29999", "open")]
+    settle_unclear(outbox.database, parked[1], "dropped", by="jane")
+    assert outbox.incidents() == [("texts_refused:29999", "resolved")]
+    assert {outbox.row(id_)["status"] for id_ in parked} == {"refused"}
+
+
 def test_when_one_of_a_code_goes_through_those_of_other_codes_stay_parked(outbox: Outbox) -> None:
     account = outbox.sandbox.world.twilio
     edit(account, "set_invalid", numbers=[ANN], code=29999)
