@@ -39,6 +39,7 @@ from bg_pipelines.platforms.shopify.sales import (
     customer,
     whole_order,
 )
+from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import Page, Record, Resource
 from bg_pipelines.values import read_time
 
@@ -172,7 +173,7 @@ def _start(client: ShopifyClient, export: Export, place: Place) -> str:
         errors = payload["userErrors"]
         if not errors:
             return str(payload["bulkOperation"]["id"])
-        code, text = errors[0]["code"], str(errors[0]["message"])[:200]
+        code, text = errors[0]["code"], said(errors[0]["message"])
     except (KeyError, TypeError, IndexError):
         raise malformed("Shopify's answer to the start of a bulk operation lacks its outcome") from None
     if code in ("LIMIT_REACHED", "OPERATION_IN_PROGRESS"):

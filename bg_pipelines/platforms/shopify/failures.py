@@ -5,12 +5,14 @@ https://shopify.dev/docs/api/usage/response-codes, https://shopify.dev/docs/api/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import retry_after
+from bg_pipelines.platforms.vendor_text import said
 
 SOURCE = "shopify"
 
@@ -71,7 +73,8 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
     extra = first.get("extensions")
     extra = extra if isinstance(extra, dict) else {}
     code = extra.get("code")
-    text = str(first.get("message") or errors)[:200]
+    code = code if isinstance(code, str) and re.fullmatch(r"[A-Z_]{1,60}", code) else None
+    text = said(first.get("message") or errors)
     if code:
         details = {**details, "code": code}
     if code == "THROTTLED":

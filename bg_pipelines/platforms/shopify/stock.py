@@ -28,6 +28,7 @@ from bg_pipelines.platforms.shopify.pages import (
     nested_rows,
     rows_of,
 )
+from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import InventoryLevel, Page
 
 ATTEMPTS = 3
@@ -226,7 +227,7 @@ class Stock:
                 status = "applied" if quantity == correction.quantity else "stale"
                 outcomes[index] = CorrectionOutcome(status, found_quantity=quantity)
             else:
-                reasons = [str(fault["code"] or fault.get("message")) for fault in found]
+                reasons = [said(fault["code"] or fault.get("message")) for fault in found]
                 outcomes[index] = CorrectionOutcome("rejected", reason=", ".join(reasons))
         others = [index for index in range(len(batch)) if index not in refused]
         if refused and others:
