@@ -11,6 +11,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.rejects import NONSENSE, rejected
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
+from bg_pipelines.platforms.shopify.unanswered import OF_SIZE, UNANSWERED, Held, Sizes, Unanswered
 from bg_pipelines.records import Page, Part, Record, Reject
 
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
@@ -47,19 +48,6 @@ class PageSizes(NamedTuple):
 PAGE_SIZES = PageSizes()
 
 
-# What may be different for fewer rows. A connection that never came about, a throttle or a refusal is not, nor the cost
-# of a single row, which is that of each.
-_OF_SIZE = {
-    ErrorType.SERVER_ERROR,
-    ErrorType.TIMEOUT,
-    ErrorType.MALFORMED_RESPONSE,
-    ErrorType.CONNECTION,
-}
-FEWER = 5
-"""A page that Shopify fails at is asked for with so many times fewer rows, down to one."""
-LARGER_AFTER = 20
-"""After so many pages of a size that Shopify manages, a larger one is tried again."""
-
 IDS = """
 query Ids($ids: [ID!]!) { rows: nodes(ids: $ids) { id } }"""
 
@@ -74,91 +62,13 @@ query {name}Ids($first: Int!, $after: String{query}) {{
 }}"""
 
 
-UNANSWERED = (
-    "the row: Shopify fails whenever it is asked for it, and tells its id alone; ask Shopify's support, it loads once it is "
-    "answered"
-)
-
-
-UNANSWERED_IN_A_ROW = 3
-"""Where Shopify fails at more single rows than these, and at none in between does not, it fails at all of them."""
-
-
-class Unanswered(dict[str, Any]):
-    """In a row's place: its id, where Shopify fails whenever it is asked for the row itself. `error` is how."""
-
-    def __init__(self, node: Node, error: IntegrationError) -> None:
-        super().__init__(node)
-        self.error = error
-
-
-class _Held:
-    """Answers of rows that Shopify fails at, until another row shows that it does not fail at all of them.
-
-    Nothing of them is kept before, or a failing vendor would have its rows rejected one by one, and each be progress.
-    `manages` tells whether it answers any row.
-    """
-
-    def __init__(self, manages: Callable[[], bool]) -> None:
-        self._manages = manages
-        self._answers: list[Any] = []
-        self._error: IntegrationError | None = None
-
-    def then(self, answer: Any, nodes: Sequence[Any]) -> list[Any]:
-        """What may go on, in its order. Raises IntegrationError where so many in a row are unanswered."""
-        unanswered = [node for node in nodes if type(node) is Unanswered]
-        if unanswered and len(unanswered) == len(nodes):
-            self._answers.append(answer)
-            self._error = unanswered[-1].error
-            if len(self._answers) > UNANSWERED_IN_A_ROW:
-                raise self._error
-            return []
-        return [*self._all(), answer] if nodes else [answer]
-
-    def end(self) -> list[Any]:
-        if self._error is not None and self._answers and not self._manages():
-            raise self._error
-        return self._all()
-
-    def _all(self) -> list[Any]:
-        held, self._answers = self._answers, []
-        return held
-
-
-class _Sizes:
-    """How many rows of a document are asked for at once: what the cost limit allows, and what Shopify manages."""
-
-    def __init__(self) -> None:
-        self._allowed: dict[str, int] = {}
-        self._managed: dict[str, tuple[int, int]] = {}
-
-    def rows(self, document: str, most: int) -> int:
-        managed, _ = self._managed.get(document, (most, 0))
-        return min(most, managed, self._allowed.get(document, most))
-
-    def too_costly(self, document: str, rows: int) -> None:
-        self._allowed[document] = max(1, rows // 2)
-
-    def failed(self, document: str, rows: int) -> None:
-        self._managed[document] = (max(1, rows // FEWER), 0)
-
-    def passed(self, document: str) -> None:
-        if document in self._managed:
-            rows, times = self._managed[document]
-            self._managed[document] = (rows * FEWER, 0) if times + 1 == LARGER_AFTER else (rows, times + 1)
-
-    def found(self, document: str) -> None:
-        """The one row is known; the others are as many as ever."""
-        self._managed.pop(document, None)
-
-
 class PageReader:
     """Asks for pages, of as many rows as the shop's cost limit allows and as Shopify manages."""
 
     def __init__(self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES) -> None:
         self.sizes = sizes
         self._client = client
-        self._at_once = _Sizes()
+        self._at_once = Sizes()
         self._answered: set[str] = set()
 
     def page(
@@ -215,7 +125,7 @@ class PageReader:
         The connection is `rows` in the answer, or in its field `within`; where that is null it has gone, and there
         is no data. `ids`: see `page`.
         """
-        cursors, held = Cursors(after), _Held(lambda: self._manages(document, variables))
+        cursors, held = Cursors(after), Held(lambda: self._manages(document, variables))
         while True:
             answer = self.page(document, variables, after, within=within, ids=ids)
             data = answer.data if within is None else answer.data.get(within)
@@ -271,7 +181,7 @@ class PageReader:
         self, document: str, variables: Node, ids: Sequence[str], most: int | None = None
     ) -> Iterator[tuple[Answer, list[str], list[Any]]]:
         """Answers about these ids, a few in each, with those that it is about and what is there of them."""
-        left, held = list(dict.fromkeys(ids)), _Held(lambda: document in self._answered)
+        left, held = list(dict.fromkeys(ids)), Held(lambda: document in self._answered)
         while left:
             first = self._at_once.rows(document, most or self.sizes.rows_by_ids)
             asked = left[:first]
@@ -325,7 +235,7 @@ class PageReader:
 
         So a vendor that is down costs one more call, and a row that it fails at costs that row.
         """
-        if ids is None or error.error_type not in _OF_SIZE or error.details.get("sent") is False:
+        if ids is None or error.error_type not in OF_SIZE or error.details.get("sent") is False:
             raise error
         try:
             answer = self._client.execute(ids, variables)

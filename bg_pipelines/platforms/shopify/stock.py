@@ -23,11 +23,11 @@ from bg_pipelines.platforms.shopify.pages import (
     Cursors,
     Node,
     PageReader,
-    Unanswered,
     key,
     nested_rows,
     rows_of,
 )
+from bg_pipelines.platforms.shopify.unanswered import Unanswered
 from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import InventoryLevel, Page
 
