@@ -56,6 +56,11 @@ def read_time(value: Any) -> datetime:
     return moment
 
 
+def writable(text: Any) -> bool:
+    """Whether a value is a text that PostgreSQL can hold, be asked for and compare."""
+    return type(text) is str and not UNWRITABLE.search(text)
+
+
 def time_text(moment: datetime) -> str:
     """A time in the spelling that everybody reads alike."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

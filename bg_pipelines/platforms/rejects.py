@@ -19,6 +19,22 @@ NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
 """What a converter raises for a row that is none."""
 
 
+_KINDS = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
+
+
+def optional(holder: Any, name: str, kind: type, nothing: Any = None) -> Any:
+    """A field that may be null or missing: then it is `nothing`. Nought and what is empty are of a kind, too.
+
+    Raises ValueError with the field's name.
+    """
+    value = holder.get(name)
+    if value is None:
+        return nothing
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: must be {_KINDS[kind]} and is not")
+    return value
+
+
 def id_of(row: Any) -> Any:
     return row.get("id") if isinstance(row, dict) else None
 

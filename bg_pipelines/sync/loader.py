@@ -23,7 +23,7 @@ from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import PARTS, Page, Part, Record, Reject, Resource
 from bg_pipelines.sync.deletions import mark_children_deleted, mark_deleted, mark_left_parts_deleted
 from bg_pipelines.sync.rejects import keep_rejects
-from bg_pipelines.values import Refused, read_rows
+from bg_pipelines.values import Refused, read_rows, writable
 
 Connection = psycopg.Connection[Any]
 Rows = Sequence[Record] | Sequence[Part]
@@ -98,7 +98,9 @@ class Loader:
         counts += Counts(0, loaded.inserted, loaded.updated, loaded.unchanged, 0, loaded.rejected)
         gone = [external_id for page in pages for external_id in page.gone]
         if gone:
-            counts.deleted = mark_deleted(connection, self.table, self.store_id, gone)
+            # What no text can hold was never held.
+            held = [external_id for external_id in gone if writable(external_id)]
+            counts.deleted = mark_deleted(connection, self.table, self.store_id, held)
             # A deleted row that we never had, or had marked before, changes nothing.
             counts.unchanged += len(gone) - counts.deleted
         counts.require_complete(self.table)

@@ -31,6 +31,7 @@ from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
 from bg_pipelines.sync.summary import BACKFILLS
+from bg_pipelines.values import writable
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock, transaction_time
 
@@ -215,9 +216,7 @@ class TableSync:
         if not page.lists_all:
             self.listed = None
         elif self.listed is not None:
-            self.listed += [
-                record.external_id for record in page.records if isinstance(record.external_id, str)
-            ]
+            self.listed += [record.external_id for record in page.records if writable(record.external_id)]
             self.listed += [reject.key() for reject in page.rejects]
 
     def _keep(self, pages: list[Page]) -> None:

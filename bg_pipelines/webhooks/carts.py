@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
@@ -20,10 +21,11 @@ from psycopg.rows import dict_row
 from bg_pipelines.database.load import AHEAD, Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.platforms.rejects import NONSENSE, fault, optional
 from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import Reject
 from bg_pipelines.sync.rejects import keep_rejects
-from bg_pipelines.values import Amount, Time, read_rows
+from bg_pipelines.values import Amount, Time, read_rows, writable
 from bg_pipelines.webhooks.events import Event
 from bg_pipelines.work.queue import clock
 
@@ -120,7 +122,7 @@ class _Cart:
             new = {**_of_checkout(payload), "checkout_updated_at": at}
         else:
             new = {"cart_updated_at": at}
-            self.items = [_item(self.token, str(at), line) for line in payload["line_items"]]
+            self.items = _items(self.token, str(at), payload)
         created = payload.get("created_at") if not document.is_checkout else None
         new["source_created_at"] = (
             created or self.values["source_created_at"] or payload.get("created_at") or at
@@ -162,8 +164,10 @@ def apply_documents(
             continue
         try:
             cart.apply(document)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            rejects.append(Reject(token, _reason(error), dict(document.payload)))
+        except NONSENSE as error:
+            again = partial(_apply, token, held.get(token), document)
+            reason = f"{fault(document.payload, error, again)}; it loads with a later delivery"
+            rejects.append(Reject(token, reason, dict(document.payload)))
     counts = {CARTS: Counts(read=len(rejects), rejected=len(rejects)), ITEMS: Counts()}
     changed = {token: cart for token, cart in carts.items() if cart.applied}
     # What a newer delivery holds is there, whenever it was marked deleted.
@@ -248,29 +252,44 @@ def _load(
     return counts
 
 
+def _apply(token: str, held: Mapping[str, Any] | None, document: Document, payload: Payload) -> None:
+    _Cart(token, held).apply(document._replace(payload=payload))
+
+
 def _of_checkout(payload: Payload) -> dict[str, Any]:
-    customer = payload.get("customer") or {}
-    phone, _ = normalise(payload.get("phone"), None)
+    customer = optional(payload, "customer", dict, {})
+    phone, _ = normalise(optional(payload, "phone", str), None)
+    named = optional(customer, "admin_graphql_api_id", str)
     return {
         "checkout_external_id": payload["token"],
-        "customer_external_id": customer.get("admin_graphql_api_id") or _gid("Customer", customer.get("id")),
+        "customer_external_id": named or _gid("Customer", customer.get("id")),
         "currency": payload["currency"],
         "total": payload["total_price"],
-        "email": payload.get("email") or None,
+        "email": optional(payload, "email", str) or None,
         "phone": phone,
         "completed_at": payload.get("completed_at"),
     }
 
 
+def _items(token: str, at: str, payload: Payload) -> list[ItemRecord]:
+    lines = payload["line_items"]
+    if type(lines) is not list:
+        raise ValueError("line_items: must be a list and is not")
+    return [_item(token, at, line) for line in lines]
+
+
 def _item(token: str, at: str, line: Payload) -> ItemRecord:
+    key = optional(line, "key", str) or line["id"]
+    if type(key) is not int and not writable(key):
+        raise ValueError("key: must be a text that can be held and is not")
     return ItemRecord(
-        f"{token}/{line.get('key') or line['id']}",
+        f"{token}/{key}",
         at,
         token,
         _gid("Product", line.get("product_id")),
         _gid("ProductVariant", line.get("variant_id")),
         line["title"],
-        line.get("sku") or None,
+        optional(line, "sku", str) or None,
         line["quantity"],
         line.get("price"),
         line.get("line_price"),
@@ -291,12 +310,3 @@ def _text(value: Any) -> str | None:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     return str(value) if isinstance(value, Decimal) else value
-
-
-def _reason(error: Exception) -> str:
-    """Why a payload is none, without any of its values."""
-    if isinstance(error, KeyError):
-        return f"{error.args[0]}: missing from the delivery"
-    if isinstance(error, ValueError):
-        return str(error)
-    return "a field that holds further fields is none"

@@ -252,3 +252,36 @@ def test_a_nasty_value_in_any_field_costs_at_most_its_row(
     nameless = [row["reason"] for row in rejected if not re.match(r"[A-Za-z_][\w.\[\]]*: ", row["reason"])]
     assert nameless == []
     assert traces("\n".join([everything_said(database), *said, caplog.text])) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("platform", ["shopify", "square"])
+def test_a_nasty_id_costs_at_most_its_row(
+    sandbox: Sandbox, database: Database, cipher: Cipher, sync: Sync, platform: str, seed: int
+) -> None:
+    rng = random.Random(seed)
+    dealt: dict[str, Any] = {}
+
+    def change(content: Any, _path: str, _asked: bytes) -> Any:
+        for node in list(rows_in(content)):
+            key = str(key_of(node))
+            if node.keys() & {"updatedAt", "updated_at", "calculated_at", "quantity"}:
+                if key not in dealt:
+                    dealt[key] = ALL[rng.choice(sorted(ALL))] if rng.random() < 0.2 else None
+                if dealt[key] is not None:
+                    node["catalog_object_id" if "calculated_at" in node else "id"] = dealt[key]
+        return content
+
+    with GoBetween(sandbox) as between:
+        save_stores(database, cipher, stores_of(sandbox, between, platform))
+        assert sync(units=UNITS).failures == []
+        clean = {table: held(database, table) for table in TABLES}
+        between.change = change
+        failures = sync(units=UNITS, force=True).failures
+        assert [failure.error for failure in failures] == []
+    for resource in Resource:
+        missing = clean[resource].keys() - held(database, resource).keys()
+        assert not {
+            key for key in missing if dealt.get(key) is None and resource is not Resource.INVENTORY_LEVELS
+        }
+    assert query(database, "SELECT 1 FROM rejected_rows")

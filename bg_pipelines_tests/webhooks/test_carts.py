@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,10 +18,12 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.webhooks.carts import Document, apply_documents
 from bg_pipelines.webhooks.events import Event
+from bg_pipelines_tests.nasty import ALL, traces
 from bg_pipelines_tests.support import query
 from bg_pipelines_tests.webhooks.conftest import Handle, Tell, outcomes
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+IS_FULL = os.environ.get("BG_TEST_FULL") == "1"
 CUSTOMER = "gid://shopify/Customer/7"
 
 
@@ -309,3 +313,59 @@ def document(number: int, topic: str, payload: dict[str, Any]) -> Document:
     now = NOON + timedelta(days=1)
     event = Event(number, "run/1", 0, 1, "shopify", topic, "carts", token, moment, None, now, None, None)
     return Document(event, payload)
+
+
+FIELDS = {
+    "carts/update": [
+        *cart(1),
+        *(f"line_items.0.{name}" for name in cart(1, (1, 2))["line_items"][0]),
+        "line_items.0",
+    ],
+    "checkouts/update": [*checkout(1), "customer.id", "customer.admin_graphql_api_id"],
+}
+
+
+@pytest.mark.parametrize("topic", FIELDS)
+def test_a_nasty_value_in_any_field_of_a_delivery_costs_at_most_its_cart(
+    own_database: Database, cipher: Cipher, topic: str
+) -> None:
+    rng = random.Random(7)
+    # Whose it is and when it changed are read when it is received.
+    fields = [name for name in FIELDS[topic] if name not in ("token", "id", "cart_token", "updated_at")]
+    dealt = [
+        (field, name)
+        for field in fields
+        for name in (sorted(ALL) if IS_FULL else rng.sample(sorted(ALL), 25))
+    ]
+    documents, expected = [], {}
+    for number, (field, name) in enumerate(dealt):
+        token = f"c{number}"
+        payload = cart(1, (1, 2), token=token) if topic == "carts/update" else checkout(1, token)
+        *holders, last = field.split(".")
+        holder: Any = payload
+        for one in holders:
+            holder = holder[int(one)] if isinstance(holder, list) else holder[one]
+        holder[int(last) if isinstance(holder, list) else last] = ALL[name]
+        documents.append(document(number, topic, payload))
+        expected[token] = field, name
+    with own_database.transaction() as connection:
+        apply_documents(connection, cipher, 1, documents)
+        held = {row[0] for row in connection.execute("SELECT external_id FROM carts")}
+        items = {row[0] for row in connection.execute("SELECT cart_external_id FROM cart_items")}
+        rejects = connection.execute("SELECT resource, external_id, reason FROM rejected_rows").fetchall()
+        for table in ("carts", "cart_items"):
+            connection.execute(f"SELECT * FROM {table}").fetchall()
+        connection.rollback()
+    rejected = {token.partition("/")[0] for _, token, _ in rejects}
+    for token, (field, name) in expected.items():
+        assert token in held | rejected, (field, name)
+        no_items = field == "line_items" and ALL[name] == []
+        assert topic != "carts/update" or token in items | rejected or no_items, (field, name)
+    assert [reason for *_, reason in rejects if not re.match(r"[a-z_0-9.]+: ", reason)] == []
+    assert traces(str([reason for *_, reason in rejects])) == []
+    assert rejects
+    # A wrong kind is never made a text.
+    wrong = {
+        token for token, (_, name) in expected.items() if isinstance(ALL[name], dict | list) and ALL[name]
+    }
+    assert wrong <= rejected

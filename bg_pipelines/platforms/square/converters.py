@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bg_pipelines.platforms.phones import normalise
-from bg_pipelines.platforms.rejects import NONSENSE
+from bg_pipelines.platforms.rejects import NONSENSE, optional
 from bg_pipelines.records import (
     Customer,
     InventoryLevel,
@@ -364,28 +364,19 @@ def _id(holder: Node, name: str) -> str:
 
 
 def _text(holder: Node, name: str) -> str | None:
-    return _of(holder, name, str, None, "a text")  # type: ignore[no-any-return]
+    return optional(holder, name, str)  # type: ignore[no-any-return]
 
 
 def _truth(holder: Node, name: str) -> bool:
-    return _of(holder, name, bool, False, "true or false")  # type: ignore[no-any-return]
+    return optional(holder, name, bool, nothing=False)  # type: ignore[no-any-return]
 
 
 def _object(holder: Node, name: str) -> Node:
-    return _of(holder, name, dict, {}, "an object")  # type: ignore[no-any-return]
+    return optional(holder, name, dict, {})  # type: ignore[no-any-return]
 
 
 def _objects(holder: Node, name: str) -> list[Node]:
-    found = _of(holder, name, list, [], "a list")
+    found = optional(holder, name, list, [])
     if not all(isinstance(one, dict) for one in found):
         raise ValueError(f"{name}: must be a list of objects and is not")
     return found  # type: ignore[no-any-return]
-
-
-def _of(holder: Node, name: str, kind: type, nothing: Any, what: str) -> Any:
-    value = holder.get(name)
-    if value is None:
-        return nothing
-    if not isinstance(value, kind):
-        raise ValueError(f"{name}: must be {what} and is not")
-    return value

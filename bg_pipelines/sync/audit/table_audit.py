@@ -96,7 +96,8 @@ class TableAudit:
 
     def _changed_lately(self) -> Page:
         """The first page of what changed at the source of late, with the source's count of all rows."""
-        return next(self.platform.pages(self.resource, since=self.seen_at - RECENT, resume=None))
+        page = next(self.platform.pages(self.resource, since=self.seen_at - RECENT, resume=None))
+        return self.loader.readable([page])[0]
 
     def _ask(self, ids: Sequence[str]) -> Page:
         """These rows as the source has them, as one page."""
@@ -152,7 +153,7 @@ class TableAudit:
         page = next(self.platform.pages(self.resource, since=self.since, resume=None))
         if page.resume is not None:
             return None
-        ids = [record.external_id for record in page.records]
+        ids = [record.external_id for record in self.loader.readable([page])[0].records]
         with self.database.transaction() as connection, connection.cursor(row_factory=scalar_row) as cursor:
             cursor.execute(
                 sql.SQL(
