@@ -262,7 +262,7 @@ def _of_checkout(payload: Payload) -> dict[str, Any]:
     named = optional(customer, "admin_graphql_api_id", str)
     return {
         "checkout_external_id": payload["token"],
-        "customer_external_id": named or _gid("Customer", customer.get("id")),
+        "customer_external_id": named or _gid("Customer", customer.get("id"), "customer.id"),
         "currency": payload["currency"],
         "total": payload["total_price"],
         "email": optional(payload, "email", str) or None,
@@ -286,8 +286,8 @@ def _item(token: str, at: str, line: Payload) -> ItemRecord:
         f"{token}/{key}",
         at,
         token,
-        _gid("Product", line.get("product_id")),
-        _gid("ProductVariant", line.get("variant_id")),
+        _gid("Product", line.get("product_id"), "product_id"),
+        _gid("ProductVariant", line.get("variant_id"), "variant_id"),
         line["title"],
         optional(line, "sku", str) or None,
         line["quantity"],
@@ -297,11 +297,11 @@ def _item(token: str, at: str, line: Payload) -> ItemRecord:
     )
 
 
-def _gid(kind: str, number: Any) -> str | None:
+def _gid(kind: str, number: Any, name: str) -> str | None:
     if number is None:
         return None
     if type(number) is not int or number < 0:
-        raise ValueError(f"{kind.lower()} id: must be a whole number and is not")
+        raise ValueError(f"{name}: must be a whole number and is not")
     return f"gid://shopify/{kind}/{number}"
 
 

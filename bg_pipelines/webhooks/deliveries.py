@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.platforms.http import parse_json
 from bg_pipelines.values import read_time
 from bg_pipelines.webhooks.topics import EVENTS, TOPICS, Kind, Topic, subjects
 
@@ -183,8 +182,8 @@ def not_understood(
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        payload = parse_json(body)
+    except ValueError:
         raise NotUnderstoodError("its body is not JSON") from None
     if not isinstance(payload, dict):
         raise NotUnderstoodError("its body is not a JSON object")

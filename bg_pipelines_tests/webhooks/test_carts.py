@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.platforms.http import parse_json
 from bg_pipelines.webhooks.carts import Document, apply_documents
 from bg_pipelines.webhooks.events import Event
-from bg_pipelines_tests.nasty import ALL, traces
+from bg_pipelines_tests.nasty import ALL, as_json, traces
 from bg_pipelines_tests.support import query
 from bg_pipelines_tests.webhooks.conftest import Handle, Tell, outcomes
 
@@ -346,9 +347,13 @@ def test_a_nasty_value_in_any_field_of_a_delivery_costs_at_most_its_cart(
         for one in holders:
             holder = holder[int(one)] if isinstance(holder, list) else holder[one]
         holder[int(last) if isinstance(holder, list) else last] = ALL[name]
-        documents.append(document(number, topic, payload))
+        documents.append(document(number, topic, parse_json(as_json(payload))))
         expected[token] = field, name
     with own_database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO stores (id, name, platform, domain, credentials) OVERRIDING SYSTEM VALUE "
+            "VALUES (1, 'harbor', 'shopify', 'harbor.myshopify.com', '')"
+        )
         apply_documents(connection, cipher, 1, documents)
         held = {row[0] for row in connection.execute("SELECT external_id FROM carts")}
         items = {row[0] for row in connection.execute("SELECT cart_external_id FROM cart_items")}
