@@ -390,7 +390,9 @@ def test_a_run_that_has_died_blocks_no_tick(
 
 def _plain(instance: dg.DagsterInstance) -> str:
     url = instance.run_storage.postgres_url  # type: ignore[attr-defined]
-    return str(url).replace("+psycopg2", "").replace("+", "%20")  # what SQLAlchemy reads as a space, libpq does not
+    return (
+        str(url).replace("+psycopg2", "").replace("+", "%20")
+    )  # what SQLAlchemy reads as a space, libpq does not
 
 
 @pytest.mark.usefixtures("environment")

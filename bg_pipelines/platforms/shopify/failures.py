@@ -5,12 +5,14 @@ https://shopify.dev/docs/api/usage/response-codes, https://shopify.dev/docs/api/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import retry_after
+from bg_pipelines.platforms.vendor_text import said
 
 SOURCE = "shopify"
 
@@ -79,7 +81,8 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
     extra = first.get("extensions")
     extra = extra if isinstance(extra, dict) else {}
     code = extra.get("code")
-    text = str(first.get("message") or errors)[:200]
+    code = code if isinstance(code, str) and re.fullmatch(r"[A-Z_]{1,60}", code) else None
+    text = said(first.get("message") or errors)
     if code:
         details = {**details, "code": code}
     if code == "THROTTLED":
@@ -106,6 +109,10 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
         return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)
     if code in ("INTERNAL_SERVER_ERROR", "TIMEOUT"):
         return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({code}); retried automatically", details)
+    if not code and first.get("path"):
+        # It was executed, and one of its fields failed: no fault of the query's.
+        message = "Shopify is failing at a field of a row; retried automatically"
+        return _of(ErrorType.SERVER_ERROR, message, details)
     return _of(ErrorType.QUERY_REJECTED, f"Shopify rejects the query: {text}", details)
 
 
