@@ -203,6 +203,12 @@ def decide(
     )
 
 
+def is_by_status(error: IntegrationError) -> bool:
+    """Whether an HTTP status said it, which a gate before the vendor's own program may have answered."""
+    status = error.details.get("status")
+    return isinstance(status, int) and status >= 400
+
+
 def vendor_delay(error: IntegrationError) -> timedelta:
     """How long the vendor asked us to wait (`retry_after_seconds`), at most a day; zero without a usable value."""
     asked = error.details.get("retry_after_seconds")

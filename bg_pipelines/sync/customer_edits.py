@@ -29,7 +29,7 @@ from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedEdits, Stor
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, Resource
-from bg_pipelines.retries import Decision, Strategy
+from bg_pipelines.retries import Decision, Strategy, is_by_status
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
@@ -287,7 +287,7 @@ class CustomerEdits:
         unit = StoreUnit(self.claim.store_id, QUEUE.table, error.error_type)
         fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
         with self.database.transaction() as connection:
-            worked_lately = store_units.worked_lately(connection, self.claim.store_id)
+            worked_lately = is_by_status(error) and store_units.worked_lately(connection, self.claim.store_id)
             for change in (change for edit in edits for change in edit.changes):
                 fail(
                     connection,

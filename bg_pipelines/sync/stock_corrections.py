@@ -19,6 +19,7 @@ from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedCounts, Sto
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.queues import Unit
+from bg_pipelines.retries import is_by_status
 from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
 from bg_pipelines.work import store_units
@@ -138,7 +139,7 @@ class StockCorrections:
 
     def _park(self, claims: list[CorrectionClaim], error: IntegrationError) -> None:
         with self.context.database.transaction() as connection:
-            worked_lately = store_units.worked_lately(connection, self.claim.store_id)
+            worked_lately = is_by_status(error) and store_units.worked_lately(connection, self.claim.store_id)
             for claim in claims:
                 fail(
                     connection,

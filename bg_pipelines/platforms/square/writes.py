@@ -96,12 +96,12 @@ def _update_customer(
             row = answer.data.get("customer")
             if not isinstance(row, dict):
                 raise malformed("Square's answer lacks the customer")
+            if if_still is not None and not all(map(if_still, (held := page(answer)).records)):
+                return UpdateOutcome("changed", held)
             changed = {name: value for name, value in wanted.items() if row.get(name) != value}
             if before is not None and any(row.get(name) != before.get(name) for name in changed):
                 raise _edited_elsewhere()
             before = row
-            if if_still is not None and not all(map(if_still, (held := page(answer)).records)):
-                return UpdateOutcome("changed", held)
             if changed:
                 content = {"version": row.get("version"), **changed}
                 answer = client.put(
