@@ -246,7 +246,8 @@ def _show_a_fault(
     edits = f"{url}/sandbox/shops/{shop['domain']}/edits"
     console.print(f"[bold]a fault[/]: the token of {shop['name']} is revoked")
     sandbox_http().post(edits, json={"edit": "expire_tokens"}, timeout=10).raise_for_status()
-    ran = [_run_job(console, database, runs, "store_sync", [shop["name"]])]
+    # At once again, for a refusal is believed at the second time.
+    ran = [_run_job(console, database, runs, "store_sync", [shop["name"]]) for _ in range(2)]
     for incident in reading.list_incidents(database, store=shop["name"]):
         console.print(
             f"  incident {incident.id}, {incident.subject}: {incident.error_type}; {incident.parked} of its resources are "
