@@ -53,7 +53,8 @@ def _retry_policies(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     return value
 
 
-_ADDRESS = r"https?://[^\s/@?#]+(/[^\s@?#]*)?"
+# Of visible characters: the end of a line, or a space of no width, would be seen by nobody.
+_ADDRESS = r"(?=[!-~]+\Z)https?://[^\s/@?#]+(/[^\s@?#]*)?"
 
 
 def _api_url(value: str) -> str:

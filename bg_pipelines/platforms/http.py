@@ -290,8 +290,9 @@ def parse_json(content: bytes) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        # orjson refuses a lone surrogate anywhere; then only the row that has it shall fail.
-        return json.loads(content)
+        # orjson refuses a lone surrogate anywhere, and a number that is too large; then only the row that has it shall
+        # fail. Python itself reads no integer of more than 4,300 digits.
+        return json.loads(content, parse_int=lambda digits: int(digits) if len(digits) < 400 else math.inf)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -14,7 +14,7 @@ transaction. So after a crash in between the next run finds our value there and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from bg_pipelines.retries import Decision, Strategy
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
+from bg_pipelines.values import read_time
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import DUE, clock
 
@@ -344,10 +345,9 @@ class CustomerEdits:
 
 def _changed_at(record: Any) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(record.source_updated_at)
-    except (TypeError, ValueError):
+        return read_time(record.source_updated_at)
+    except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _field(change: Change) -> str:

@@ -41,6 +41,7 @@ from bg_pipelines.platforms.shopify.sales import (
 )
 from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import Page, Record, Resource
+from bg_pipelines.values import read_time
 
 OPERATIONS_LOOKED_AT = 20
 
@@ -334,7 +335,7 @@ def _oldest(records: Sequence[Record]) -> datetime:
     for record in records:
         # A time that is none belongs to a row that will be rejected.
         with suppress(TypeError, ValueError):
-            oldest = min(oldest, datetime.fromisoformat(record.source_created_at))  # type: ignore[union-attr]
+            oldest = min(oldest, read_time(record.source_created_at))  # type: ignore[union-attr]
     return oldest
 
 

@@ -101,6 +101,10 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
         return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)
     if code in ("INTERNAL_SERVER_ERROR", "TIMEOUT"):
         return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({code}); retried automatically", details)
+    if not code and first.get("path"):
+        # It was executed, and one of its fields failed: no fault of the query's.
+        message = "Shopify is failing at a field of a row; retried automatically"
+        return _of(ErrorType.SERVER_ERROR, message, details)
     return _of(ErrorType.QUERY_REJECTED, f"Shopify rejects the query: {text}", details)
 
 

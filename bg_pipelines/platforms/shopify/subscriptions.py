@@ -7,15 +7,15 @@ in its shopify.app.toml are not listed and not changed by API.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Subscription, Wanted
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
-from bg_pipelines.platforms.shopify.pages import PAGE_INFO, Node, PageReader
+from bg_pipelines.platforms.shopify.pages import NESTED_ROWS, PAGE_INFO, Node, PageReader
 from bg_pipelines.platforms.vendor_text import said
+from bg_pipelines.values import read_time
 
 COMPLIANCE_TOPICS = ("customers/data_request", "customers/redact", "shop/redact")
 
@@ -97,11 +97,12 @@ class Subscriptions:
             raise IntegrationError.of(ErrorType.QUERY_REJECTED, message, source=SOURCE)
 
     def _listed(self, variables: Node) -> list[Subscription]:
-        return [
-            _subscription(node)
-            for _, _, rows in self._reader.answers(SUBSCRIPTIONS, variables, None)
-            for node in rows.nodes
-        ]
+        found: list[Subscription] = []
+        for _, _, rows in self._reader.answers(SUBSCRIPTIONS, variables, None):
+            found += map(_subscription, rows.nodes)
+            if len(found) > NESTED_ROWS:
+                raise malformed("Shopify lists webhook subscriptions without an end")
+        return found
 
 
 def _only_topic(wanted: Wanted) -> str:
@@ -143,7 +144,7 @@ def _subscription(node: Any) -> Subscription:
             uri=str(node["uri"]),
             include_fields=tuple(node["includeFields"]) or None,
             filter=node["filter"] or None,
-            source_updated_at=datetime.fromisoformat(node["updatedAt"]),
+            source_updated_at=read_time(node["updatedAt"]),
             delivers=node["format"] == "JSON",
         )
     except (KeyError, TypeError, ValueError, AttributeError):

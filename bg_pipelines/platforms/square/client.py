@@ -29,6 +29,19 @@ VERSION = "2026-09-16"
 THROTTLE_WAIT_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 1.0
 SOURCE = "square"
+FEWER = 5
+"""A page that Square fails at is asked for with so many times fewer rows."""
+EMPTY_PAGES = 100
+"""So many in a row are no list any more."""
+LISTED_PAGES = 1_000
+"""A list that is held as a whole has no more."""
+# What may be different for fewer rows.
+_OF_SIZE = {
+    ErrorType.SERVER_ERROR,
+    ErrorType.TIMEOUT,
+    ErrorType.MALFORMED_RESPONSE,
+    ErrorType.CONNECTION,
+}
 
 
 class Answer(NamedTuple):
@@ -106,17 +119,48 @@ class SquareClient:
     def answers(
         self, what: str, content: Mapping[str, Any], cursor: str | None
     ) -> Iterator[tuple[Answer, str | None]]:
-        """The answers of a search from behind a cursor to its end, each with the cursor behind it."""
-        return self._paged(lambda more: self.post(what, **content, **more), cursor)
+        """The answers of a search from behind a cursor to its end, each with the cursor behind it.
+
+        Where Square fails at so many rows, fewer are asked for; at one alone, it fails.
+        """
+        limit = content.get("limit")
+
+        def ask(more: dict[str, str]) -> Answer:
+            nonlocal limit
+            while True:
+                try:
+                    return self.post(what, **{**content, **({"limit": limit} if limit else {})}, **more)
+                except IntegrationError as error:
+                    of_size = error.error_type in _OF_SIZE and error.details.get("sent") is not False
+                    if not limit or limit == 1 or not of_size:
+                        raise
+                    # One call tells a vendor that is down from a page that is too much.
+                    if limit == content["limit"] and not self._manages(what, {**content, **more}):
+                        raise
+                    limit = max(1, limit // FEWER)
+
+        return self._paged(ask, cursor)
+
+    def _manages(self, what: str, content: Mapping[str, Any]) -> bool:
+        """Whether Square answers at all, and it is the number of rows that it fails at."""
+        try:
+            self.post(what, **{**content, "limit": 1})
+        except IntegrationError:
+            return False
+        return True
 
     def listed(self, *place: str, **query: str) -> Iterator[Answer]:
         """The answers of a list that is asked for with GET, to its end."""
-        return (answer for answer, _ in self._paged(lambda more: self.get(*place, **query, **more), None))
+        pages = self._paged(lambda more: self.get(*place, **query, **more), None)
+        for number, (answer, _) in enumerate(pages, 1):
+            if number > LISTED_PAGES:
+                raise malformed("Square's list goes on and on: the end would never be reached")
+            yield answer
 
     def _paged(
         self, ask: Callable[[dict[str, str]], Answer], cursor: str | None
     ) -> Iterator[tuple[Answer, str | None]]:
-        seen = {cursor}
+        seen, empty = {cursor}, 0
         while True:
             answer = ask({"cursor": cursor} if cursor else {})
             cursor = answer.data.get("cursor") or None
@@ -125,6 +169,9 @@ class SquareClient:
             if cursor is not None and cursor in seen:
                 raise malformed("Square repeats a page's cursor: the end would never be reached")
             seen.add(cursor)
+            empty = 0 if any(isinstance(rows, list) and rows for rows in answer.data.values()) else empty + 1
+            if empty > EMPTY_PAGES:
+                raise malformed("Square's list goes on without rows: the end would never be reached")
             yield answer, cursor
             if cursor is None:
                 return

@@ -21,6 +21,7 @@ from bg_pipelines.platforms.protocol import (
 )
 from bg_pipelines.platforms.square.client import SOURCE, Answer, SquareClient, malformed, time_text
 from bg_pipelines.records import Page
+from bg_pipelines.values import read_time
 
 EDITABLE = {
     "first_name": "given_name",
@@ -186,7 +187,7 @@ def _in_stock(
                     raise ValueError
                 # The search is for each item at each place, newest first.
                 level = row["catalog_object_id"], row["location_id"]
-                counts.setdefault(level, _Count(quantity, datetime.fromisoformat(row["calculated_at"])))
+                counts.setdefault(level, _Count(quantity, read_time(row["calculated_at"])))
         except (KeyError, TypeError, ValueError, InvalidOperation):
             raise malformed("Square's answer has a count that is no number, or of no time") from None
     return counts, now or datetime.now(UTC)
