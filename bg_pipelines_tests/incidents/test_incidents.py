@@ -662,7 +662,9 @@ def test_json_is_complete_and_holds_no_token(
 ) -> None:
     shops[1].access.expire_all()
     for _ in range(2):  # a refusal is believed at the second time
-        query(database, "UPDATE sync_states SET next_due_at = clock_timestamp() WHERE next_due_at IS NOT NULL")
+        query(
+            database, "UPDATE sync_states SET next_due_at = clock_timestamp() WHERE next_due_at IS NOT NULL"
+        )
         sync()
     open_circuit(database, shops[2])
     listed = list_incidents(database)
