@@ -88,9 +88,9 @@ class Job(NamedTuple):
 
     @staticmethod
     def _ahead(tier: int | None) -> int:
-        """By how much a run goes before others of its queue: by its tier. One for no tier stands with the second, before
-        those that may wait for an hour."""
-        return max(TIERS) - (2 if tier is None else tier)
+        """By how much a run goes before others of its queue: tier 1 by one, tier 3 behind by one, for it may wait for an
+        hour; one for no tier stands with tier 2."""
+        return 0 if tier is None else 2 - tier
 
 
 _EVERY_TICK = {f"tier_{tier}": f"*/{TICK.seconds // 60} * * * *" for tier in TIERS}
