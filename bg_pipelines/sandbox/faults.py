@@ -189,7 +189,7 @@ def first_match(
 
 def html_page(status: int) -> Answer:
     """A page for people where a program expects JSON, as proxies give it."""
-    return as_html(status, HTML_PAGE if status == 200 else BAD_GATEWAY_PAGE)
+    return as_html(status, BAD_GATEWAY_PAGE if status == 502 else HTML_PAGE)
 
 
 def delivered(answer: Answer, fault: Fault | None) -> Answer:
