@@ -87,10 +87,7 @@ def upgrade() -> None:
             comment="what is still sold of it, after edits and returns, paid back or not; null: the platform does not tell",
         ),
     )
-    # New, so every row has none yet: nothing is to be checked.
-    op.create_check_constraint(
-        op.f("ck_orders_current_total"), "orders", "current_total <> 'NaN'", postgresql_not_valid=True
-    )
+    op.create_check_constraint(op.f("ck_orders_current_total"), "orders", "current_total <> 'NaN'")
     op.execute(VIEW)
     op.execute(
         "INSERT INTO people_queue (store_id, customer_external_id) SELECT store_id, external_id FROM customers "
