@@ -19,7 +19,7 @@ from bg_pipelines.jobs import (
 )
 from bg_pipelines.orchestration.assets import TABLES
 from bg_pipelines.orchestration.cleaning_job import CLEANED_ASSETS
-from bg_pipelines.orchestration.failures import deliver_alerts, run_failures
+from bg_pipelines.orchestration.failures import deliver_alerts, run_failures, stale_stores
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 
 # Dagster warns, whenever it loads a sensor, of a parameter that it sets itself.
@@ -56,6 +56,7 @@ defs = dg.Definitions(
         *share_product_text_message.sensors,
         run_failures,
         deliver_alerts,
+        stale_stores,
     ],
     assets=[*TABLES, *CLEANED_ASSETS],
     resources={"database": DatabaseResource(), "platforms": PlatformsResource()},

@@ -8,6 +8,7 @@
      +-- server_error               5xx, or the vendor's own "internal error"
      +-- throttled                  the vendor asked us to slow down for longer than a worker should wait
      +-- malformed_response         HTML, half a page, or JSON that lacks what was asked for
+     +-- refused                    a 4xx that says nothing of the call, the shop or us: as a vendor's gate in its bad moments
      +-- database                   our PostgreSQL is unavailable or refused the work
      +-- lease_lost                 another worker has claimed this row and settles it
      +-- operation_failed           the vendor's operation for us failed: another is started
@@ -19,6 +20,7 @@
      |
      |  found by a job that repairs what it can
      +-- drift                      stored rows differed from the source although they had been synced
+     +-- stale                      something is not read to its end any more, although nothing has failed
      +-- events_missed              webhook events were not delivered: what they told of is read by a pass instead
      |
      |  requires attention: the same call never succeeds unchanged
@@ -59,6 +61,7 @@ class ErrorType(StrEnum):
     SERVER_ERROR = "server_error"
     THROTTLED = "throttled"
     MALFORMED_RESPONSE = "malformed_response"
+    REFUSED = "refused"
     DATABASE = "database"
     LEASE_LOST = "lease_lost"
     OPERATION_FAILED = "operation_failed"
@@ -66,6 +69,7 @@ class ErrorType(StrEnum):
     SHOP_LOCKED = "shop_locked"
     OPERATION_RUNNING = "operation_running"
     DRIFT = "drift"
+    STALE = "stale"
     EVENTS_MISSED = "events_missed"
     CREDENTIALS = "credentials"
     SCOPES = "scopes"
@@ -103,6 +107,7 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.SERVER_ERROR: ErrorDefaults(Severity.MEDIUM, True),
     ErrorType.THROTTLED: ErrorDefaults(Severity.LOW, True),
     ErrorType.MALFORMED_RESPONSE: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.REFUSED: ErrorDefaults(Severity.MEDIUM, True),
     ErrorType.DATABASE: ErrorDefaults(Severity.CRITICAL, True),
     ErrorType.LEASE_LOST: ErrorDefaults(Severity.LOW, True),
     ErrorType.OPERATION_FAILED: ErrorDefaults(Severity.MEDIUM, True),
@@ -110,6 +115,7 @@ DEFAULTS: dict[ErrorType, ErrorDefaults] = {
     ErrorType.SHOP_LOCKED: ErrorDefaults(Severity.HIGH, True),
     ErrorType.OPERATION_RUNNING: ErrorDefaults(Severity.LOW, True),
     ErrorType.DRIFT: ErrorDefaults(Severity.MEDIUM, True),
+    ErrorType.STALE: ErrorDefaults(Severity.HIGH, True),
     ErrorType.EVENTS_MISSED: ErrorDefaults(Severity.MEDIUM, True),
     ErrorType.CREDENTIALS: ErrorDefaults(Severity.HIGH, False),
     ErrorType.SCOPES: ErrorDefaults(Severity.HIGH, False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from hashlib import blake2b
 from typing import NamedTuple
 
 from bg_pipelines.records import Resource
@@ -35,12 +36,15 @@ HEALTHY_FACTOR = 1
 EARLY = timedelta(seconds=30)
 """A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
 
-MAX_CONCURRENT_RUNS = 4
+MAX_CONCURRENT_RUNS = 6
 """Runs at once, of all jobs: `concurrency.runs.max_concurrent_runs` in dagster.yaml."""
 
+UNHURRIED_RUNS = 4
+"""Runs at once that are not of `stores_sync` for the first tier. What is left is a slot for each job of that queue: the
+first tier never waits for others, however long they run."""
 
-UNHURRIED_RUNS = 2
-"""Of `stores_sync`, runs at once that are not the first tier's: they never have all of its slots."""
+LOWER_TIER_RUNS = 2
+"""Runs at once of `stores_sync` that are not for the first tier: of the unhurried slots `default` always has some."""
 
 
 class Queue(NamedTuple):
@@ -51,7 +55,7 @@ class Queue(NamedTuple):
     max_concurrent_runs: int
 
 
-STORES_SYNC = Queue("stores_sync", priority=10, max_concurrent_runs=3)
+STORES_SYNC = Queue("stores_sync", priority=10, max_concurrent_runs=4)
 DEFAULT = Queue("default", priority=0, max_concurrent_runs=3)
 QUEUES = (STORES_SYNC, DEFAULT)
 
@@ -68,16 +72,25 @@ class Job(NamedTuple):
 
     def tags(self, name: str, tier: int | None = None) -> dict[str, str]:
         """The tags of the job of this name, or of its runs for a tier: the daemon's queue goes by them."""
-        hurry = {"hurry": "yes" if tier == min(TIERS) else "no"} if self.queue is STORES_SYNC else {}
+        is_hurried = self.queue is STORES_SYNC and tier == min(TIERS)
+        is_lower = self.queue is STORES_SYNC and not is_hurried
         return {
             "queue": self.queue.name,
             "job": name,
-            **hurry,
-            "dagster/priority": str(self.queue.priority),
+            "hurry": "yes" if is_hurried else "no",
+            # Said also where it is not so: a run has the tags of its job, unless it says otherwise.
+            "lower_tier": "yes" if is_lower else "no",
+            "dagster/priority": str(self.queue.priority + self._ahead(tier)),
             # A run that died is retried from the start; Dagster's default finds nothing to do where only its end was
             # missing.
             "dagster/retry_strategy": "ALL_STEPS",
         }
+
+    @staticmethod
+    def _ahead(tier: int | None) -> int:
+        """By how much a run goes before others of its queue: tier 1 by one, tier 3 behind by one, for it may wait for an
+        hour; one for no tier stands with tier 2."""
+        return 0 if tier is None else 2 - tier
 
 
 _EVERY_TICK = {f"tier_{tier}": f"*/{TICK.seconds // 60} * * * *" for tier in TIERS}
@@ -100,10 +113,12 @@ JOBS: dict[str, Job] = {
 def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
     """When a store that was served at `after` is due again: just before one of its ticks.
 
-    The stores of an interval are spread over its ticks by their id, and a store keeps its ticks however late it was
-    served: being late once delays nothing that follows. A tick less than half an interval away is skipped.
+    The stores of an interval are spread over its ticks by a hash of their id, for ids may follow the tiers (every third
+    store is of tier 1), and a store keeps its ticks however late it was served: being late once delays nothing that
+    follows. A tick less than half an interval away is skipped.
     """
-    phase = TICK * (store_id % (interval // TICK)) - EARLY
+    spread = int.from_bytes(blake2b(str(store_id).encode(), digest_size=8).digest())
+    phase = TICK * (spread % (interval // TICK)) - EARLY
     epoch = datetime(1970, 1, 1, tzinfo=UTC) + phase
     turns = (after + interval / 2 - epoch) // interval + 1
     return epoch + turns * interval

@@ -1,18 +1,19 @@
 """Records: the typed rows that platforms deliver, and the rows that could not be loaded.
 
 A record is a named tuple whose fields are the columns of its table (`database/models.py`). Values are as the vendor
-writes them, and PostgreSQL checks them: times are ISO 8601 text, money is decimal text with a currency.
+writes them, until they are read (`values.py`): times are ISO 8601 text, money is decimal text with a currency.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from bg_pipelines.values import UNWRITABLE, Amount, Time, Whole
 
 
 class Resource(StrEnum):
@@ -39,12 +40,12 @@ class StoreProfile(NamedTuple):
     currency: str
     timezone: str
     plan: str | None
-    source_updated_at: str
+    source_updated_at: Time
 
 
 class Location(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     name: str
     active: bool
     fulfills_online_orders: bool
@@ -57,39 +58,39 @@ class Location(NamedTuple):
 
 class Product(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     title: str
     handle: str
     status: str
     vendor: str
     product_type: str
     tags: list[str]
-    source_created_at: str
+    source_created_at: Time
 
 
 class ProductVariant(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     product_external_id: str
     inventory_item_external_id: str
     title: str
     sku: str | None
     barcode: str | None
-    position: int
-    price: str | None
-    compare_at_price: str | None
+    position: Whole
+    price: Amount | None
+    compare_at_price: Amount | None
     currency: str
 
 
 class InventoryLevel(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     inventory_item_external_id: str
     location_external_id: str
-    available: int
-    on_hand: int
-    committed: int
-    incoming: int
+    available: Whole
+    on_hand: Whole
+    committed: Whole
+    incoming: Whole
 
 
 ADDRESS = (
@@ -101,7 +102,7 @@ ADDRESS = (
 
 class Customer(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     first_name: str | None
     last_name: str | None
     company: str | None
@@ -115,20 +116,20 @@ class Customer(NamedTuple):
     locale: str | None
     note: str | None
     email_consent: str | None
-    email_consent_at: str | None
+    email_consent_at: Time | None
     email_consent_source: str | None
     sms_consent: str | None
-    sms_consent_at: str | None
+    sms_consent_at: Time | None
     sms_consent_source: str | None
-    orders_count: int | str | None
-    total_spent: str | None
+    orders_count: Whole | None
+    total_spent: Amount | None
     currency: str | None
-    source_created_at: str
+    source_created_at: Time
 
 
 class Order(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     name: str
     customer_external_id: str | None
     location_external_id: str | None
@@ -139,47 +140,48 @@ class Order(NamedTuple):
     is_return: bool
     is_test: bool
     currency: str
-    subtotal: str | None
-    discount: str | None
-    tax: str | None
-    total: str
+    subtotal: Amount | None
+    discount: Amount | None
+    tax: Amount | None
+    total: Amount
+    current_total: Amount | None
     email: str | None
     phone: str | None
     note: str | None
     tags: list[str]
-    ordered_at: str
-    cancelled_at: str | None
+    ordered_at: Time
+    cancelled_at: Time | None
     cancel_reason: str | None
-    closed_at: str | None
-    source_created_at: str
+    closed_at: Time | None
+    source_created_at: Time
 
 
 class OrderLine(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     order_external_id: str
     product_external_id: str | None
     variant_external_id: str | None
     title: str
     variant_title: str | None
     sku: str | None
-    quantity: int | str
-    current_quantity: int | str
-    unit_price: str
-    discount: str
-    total: str
+    quantity: Amount
+    current_quantity: Amount
+    unit_price: Amount
+    discount: Amount
+    total: Amount
     currency: str
 
 
 class Refund(NamedTuple):
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     order_external_id: str
     sale_external_id: str | None
-    amount: str
+    amount: Amount
     currency: str
     note: str | None
-    refunded_at: str
+    refunded_at: Time
 
 
 Record = Location | Product | ProductVariant | InventoryLevel | Customer | Order
@@ -198,7 +200,8 @@ class Page:
     that have changed since then may come again with a later page. `parts` are those of the records, by their table;
     they are no rows of the answer. `listed_since`: rows that were created before it are not listed although they are
     there, so their absence means nothing. A page without rows but with a token is saved before the next is requested:
-    it records that an export is about to be started, or was.
+    it records that an export is about to be started, or was. `lists_all`: this page and those behind it are of all rows
+    there are, whatever changes were asked for. `readable`: its values have been read (`values.py`).
     """
 
     read: int
@@ -210,15 +213,13 @@ class Page:
     vendor_time: datetime | None = None
     parts: dict[str, list[Part]] = field(default_factory=dict)
     listed_since: datetime | None = None
+    lists_all: bool = False
+    readable: bool = False
 
     @property
     def parts_read(self) -> int:
         """How many parts its rows came with."""
         return sum(map(len, self.parts.values()))
-
-
-# What no text of PostgreSQL can hold: NUL, and half of a surrogate pair.
-UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Reject(NamedTuple):

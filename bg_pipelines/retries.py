@@ -70,6 +70,7 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.CONNECTION: _backoff(30, 1800, 10),
     ErrorType.SERVER_ERROR: _backoff(30, 1800, 10),
     ErrorType.MALFORMED_RESPONSE: _backoff(30, 1800, 10),
+    ErrorType.REFUSED: _backoff(30, 1800, 10),
     # A shop whose rate limit another app uses up is slow, not broken: it has many attempts.
     ErrorType.THROTTLED: _backoff(60, 1800, 50),
     ErrorType.DATABASE: _backoff(5, 300, 10),
@@ -80,6 +81,7 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.COUNT_MISMATCH: _backoff(60, 3600, 3),
     ErrorType.QUERY_REJECTED: _backoff(30, 600, 3),
     ErrorType.DRIFT: _backoff(60, 3600, 3),
+    ErrorType.STALE: _backoff(60, 3600, 3),
     ErrorType.EVENTS_MISSED: _backoff(60, 3600, 3),
     ErrorType.SHOP_LOCKED: _scheduled(1800, 48),
     # A bulk operation of a large shop takes minutes to hours.
@@ -98,6 +100,18 @@ POLICIES: Mapping[ErrorType, Policy] = {
     ErrorType.DATA_REQUEST: _MANUAL,
 }
 """The policy of each error type, for every job without one of its own."""
+
+
+REFUSALS = {
+    ErrorType.CREDENTIALS,
+    ErrorType.SCOPES,
+    ErrorType.PAYMENT_REQUIRED,
+    ErrorType.SHOP_GONE,
+    ErrorType.QUERY_REJECTED,
+}
+"""What a vendor says for good, and now and then by mistake, for a moment: where the same worked lately it is tried once
+more, a little later, before a person is asked."""
+SECOND_TRY_SECONDS = (60.0, 180.0)
 
 
 class Policies:
@@ -145,13 +159,21 @@ def decide(
     *,
     job: str = "",
     policies: Policies | None = None,
+    worked_lately: bool = False,
 ) -> Decision:
     """What happens next to work that has just failed with `error`.
 
     `attempts` counts the failures since the last success, this one among them. The vendor's own delay
     (`retry_after_seconds` in the error's details) replaces the policy's, cap and all. Full jitter:
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/. `worked_lately`: the vendor took the
+    like from us not long ago; then the first of `REFUSALS` is not believed.
     """
+    if worked_lately and attempts == 1 and error.error_type in REFUSALS and not error.recoverable:
+        return Decision(
+            Strategy.SCHEDULED_RETRY,
+            now + timedelta(seconds=rng.uniform(*SECOND_TRY_SECONDS)),
+            "it worked lately: tried once more before a person is asked",
+        )
     policy = (policies or Policies()).of(job, error.error_type)
     if not error.recoverable:
         return Decision(
@@ -179,6 +201,12 @@ def decide(
         now + timedelta(seconds=seconds),
         f"attempt {attempts} of {policy.max_attempts} failed, {reason}",
     )
+
+
+def is_by_status(error: IntegrationError) -> bool:
+    """Whether an HTTP status said it, which a gate before the vendor's own program may have answered."""
+    status = error.details.get("status")
+    return isinstance(status, int) and status >= 400
 
 
 def vendor_delay(error: IntegrationError) -> timedelta:

@@ -53,7 +53,8 @@ def _retry_policies(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     return value
 
 
-_ADDRESS = r"https?://[^\s/@?#]+(/[^\s@?#]*)?"
+# Of visible characters: the end of a line, or a space of no width, would be seen by nobody.
+_ADDRESS = r"(?=[!-~]+\Z)https?://[^\s/@?#]+(/[^\s@?#]*)?"
 
 
 def _api_url(value: str) -> str:
@@ -166,6 +167,12 @@ class Settings(BaseSettings):
     )
     alert_phones: Phones = Field(default=(), description="who gets alerts by SMS, through Twilio")
     alert_urls: Urls = Field(default=(), description="other alert targets: apprise URLs, which hold secrets")
+    heartbeat_url: Annotated[
+        SecretStr | None, _shaped(r"https?://[!-~]+", "must be an http:// or https:// address")
+    ] = Field(
+        default=None,
+        description="called once a minute by the watchdog while all is well: a monitor there tells when it stops",
+    )
     twilio_account_sid: Annotated[
         str | None,
         _shaped(r"AC[0-9A-Za-z]{32}", "must be AC and 32 letters and digits, from Twilio's console"),

@@ -1,4 +1,4 @@
-"""Wording of counts, times, durations and suggestions for mistyped words; texts of strangers, made harmless."""
+"""Wording of counts, amounts, times, durations and suggestions for mistyped words; texts of strangers, made harmless."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 
@@ -85,3 +86,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return value
+
+
+# ISO 4217: how many digits the smallest unit of a currency is behind the point, where it is not two.
+_WITHOUT_CENTS = (
+    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF",
+)  # fmt: skip
+_IN_THOUSANDTHS = ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND")
+_DIGITS = {
+    **dict.fromkeys(_WITHOUT_CENTS, 0),
+    **dict.fromkeys(_IN_THOUSANDTHS, 3),
+    **dict.fromkeys(("CLF", "UYW"), 4),
+}
+
+
+def currency_digits(currency: str) -> int:
+    """How many digits the smallest unit of a currency (ISO 4217) is behind the point."""
+    return _DIGITS.get(currency, 2)
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """An amount as it is read: 1,234.50 USD, 7,190 JPY and 1.234 KWD without the code; a digit more where it has one."""
+    exact = -int(amount.normalize().as_tuple().exponent) if amount.is_finite() else 0
+    return f"{amount:,.{max(currency_digits(currency), exact)}f}"

@@ -59,6 +59,7 @@ LONGEST = (
     "test_crashes",
     "test_run_queue",
     "test_demo",
+    "test_watchdog",
     "test_jobs",
     "test_afternoon",
     "test_real_processes",

@@ -34,10 +34,13 @@ def test_a_store_that_is_served_a_little_late_keeps_its_turns(
 
 
 @pytest.mark.parametrize(("tier", "ticks"), [(1, 1), (2, 3), (3, 12)])
-def test_the_stores_of_a_tier_are_spread_over_its_ticks(tier: int, ticks: int) -> None:
-    turns = Counter(next_turn(NOON, TIERS[tier], store_id) for store_id in range(1, 1201))
+@pytest.mark.parametrize("step", [1, 2, 3, 12, 60, 288, 1000])
+def test_the_stores_of_a_tier_are_spread_over_its_ticks_whatever_ids_they_got(
+    tier: int, ticks: int, step: int
+) -> None:
+    turns = Counter(next_turn(NOON, TIERS[tier], store_id) for store_id in range(1, 1200 * step, step))
     assert len(turns) == ticks
-    assert set(turns.values()) == {1200 // ticks}
+    assert max(turns.values()) <= 1.5 * 1200 / ticks, "as even as chance, and no more on one tick"
 
 
 @given(MOMENTS)

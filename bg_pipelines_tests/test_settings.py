@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.messaging.twilio import from_settings
 from bg_pipelines.settings import Settings, driver_url, load_settings
 from bg_pipelines_tests.support import PROJECT
 
@@ -195,3 +196,30 @@ def test_those_that_are_wrong_are_named_by_their_position(monkeypatch: pytest.Mo
 def test_a_sender_is_a_number_or_a_name(monkeypatch: pytest.MonkeyPatch, sender: str) -> None:
     monkeypatch.setenv("BG_TWILIO_FROM", sender)
     assert load_settings().twilio_from == sender
+
+
+@pytest.mark.parametrize("name", ["BG_PUBLIC_URL", "BG_TWILIO_API_URL"])
+@pytest.mark.parametrize("end", ["\r", "\n", " ", "\u200b", "/ x", "\x1b[2J", "\u2019"])
+def test_an_address_of_characters_that_nobody_sees_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, end: str
+) -> None:
+    monkeypatch.setenv(name, f"https://hooks.example.com{end}")
+    with pytest.raises(IntegrationError, match=f"{name}: must be an address"):
+        load_settings()
+
+
+def test_the_token_of_text_messages_goes_unencrypted_to_no_other_machine_unless_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BG_TWILIO_ACCOUNT_SID", f"AC{'0' * 32}")
+    monkeypatch.setenv("BG_TWILIO_AUTH_TOKEN", PASSWORD)
+    monkeypatch.setenv("BG_TWILIO_FROM", "+12125550100")
+    monkeypatch.setenv("BG_TWILIO_API_URL", "http://twilio.example")
+    with pytest.raises(IntegrationError, match="BG_INSECURE=true") as raised:
+        from_settings(load_settings())
+    assert PASSWORD not in raised.value.message
+    monkeypatch.setenv("BG_INSECURE", "true")
+    from_settings(load_settings()).close()
+    monkeypatch.delenv("BG_INSECURE")
+    monkeypatch.setenv("BG_TWILIO_API_URL", "http://127.0.0.1:4010/twilio")
+    from_settings(load_settings()).close()

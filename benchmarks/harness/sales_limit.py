@@ -175,6 +175,7 @@ def _orders(nodes: list[dict[str, Any]]) -> Rows:
             node["totalDiscountsSet"]["shopMoney"]["amount"],
             node["totalTaxSet"]["shopMoney"]["amount"],
             node["totalPriceSet"]["shopMoney"]["amount"],
+            node["currentTotalPriceSet"]["shopMoney"]["amount"],
             node["email"],
             node["phone"],
             node["note"],

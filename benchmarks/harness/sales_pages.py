@@ -173,6 +173,7 @@ def order(i: int, changed: bool) -> dict[str, Any]:
         "totalDiscountsSet": _money(total // 10 if roll >> 4 & 7 == 0 else 0),
         "totalTaxSet": _money(total * 19 // 119),
         "totalPriceSet": _money(total),
+        "currentTotalPriceSet": _money(total),
         "refunds": [_refund(i)] if refunded else [],
         "lineItems": rows(lines, None),
     }

@@ -6,6 +6,7 @@
 
     alerts.tell(database, settings)                       after a run, and every few seconds
     alerts.report_failure("store_sync", error, run_id=…)  a run has failed
+    alerts.report(fault, occurrence=…)                    anything else has
 
 Neither raises: a target that is down delays its own alerts and fails no job.
 """
@@ -23,10 +24,19 @@ from bg_pipelines.alerts.recipients import targets
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import reporting
-from bg_pipelines.incidents.reporting import MANUAL, run_fault
+from bg_pipelines.incidents.reporting import MANUAL, Fault, run_fault
 from bg_pipelines.settings import Settings, load_settings, right_settings
 
-__all__ = ["ESCALATE_AFTER", "Delivered", "announce", "deliver", "report_failure", "targets", "tell"]
+__all__ = [
+    "ESCALATE_AFTER",
+    "Delivered",
+    "announce",
+    "deliver",
+    "report",
+    "report_failure",
+    "targets",
+    "tell",
+]
 
 T = TypeVar("T")
 
@@ -68,23 +78,30 @@ def report_failure(
 
     `tier` is the run's tag of that name. Never raises.
     """
+    report(run_fault(job, tier or MANUAL, error), occurrence=run_id, settings=settings)
+
+
+def report(fault: Fault, *, occurrence: str, settings: Settings | None = None) -> None:
+    """Record a fault and notify people; directly if it cannot be recorded: that needs neither a database nor a disk.
+
+    The same `occurrence` again is no repeat. Never raises.
+    """
     try:
-        fault = run_fault(job, tier or MANUAL, error)
         try:
             settings = settings or load_settings()
             database = open_database(settings)
             try:
                 with database.transaction() as connection:
-                    reporting.report_fault(connection, fault, occurrence=run_id)
+                    reporting.report_fault(connection, fault, occurrence=occurrence)
                 tell(database, settings)
             finally:
                 database.close()
         except Exception as trouble:  # noqa: BLE001 (whatever keeps it from being recorded, people must hear)
-            log.error("alerts: the failure of %s is not recorded: %s", job, _sentence(trouble))
+            log.error("alerts: the failure of %s is not recorded: %s", fault.subject, _sentence(trouble))
             settings = settings or right_settings()
-            unrecorded.send(settings.home, targets(settings), fault, run_id)
-    except Exception as trouble:  # noqa: BLE001 (the job has failed already, and its own error is the one to show)
-        log.critical("alerts: nobody was notified that %s failed: %s", job, _sentence(trouble))
+            unrecorded.send(settings.home, targets(settings), fault, occurrence)
+    except Exception as trouble:  # noqa: BLE001 (something has failed already, and its own error is the one to show)
+        log.critical("alerts: nobody was notified that %s failed: %s", fault.subject, _sentence(trouble))
 
 
 def _sentence(error: Exception) -> str:

@@ -1,11 +1,13 @@
 """Notifications to whatever apprise knows (Slack, e-mail, PagerDuty, ...): https://appriseit.com/services/.
 
-An address holds secrets, and apprise writes addresses into its log: nothing of that log goes anywhere.
+An address holds secrets, and apprise writes addresses into its log: nothing of that log goes anywhere. It calls with
+`requests`, which would add what ~/.netrc has for a host, or for any: logins of somebody else, for something else.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from functools import cached_property
 from typing import Literal
@@ -19,6 +21,8 @@ CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 20.0
 """For each request of an address that does not set its own (`?cto=` and `?rto=`)."""
 NOTIFY_TIMEOUT_SECONDS = 45.0
 SOURCE = "apprise"
+
+os.environ["NETRC"] = os.devnull
 
 Mood = Literal["failure", "warning", "success"]
 

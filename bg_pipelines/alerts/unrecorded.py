@@ -1,8 +1,9 @@
 """Failures during a database outage: people are notified at once, and the failure is recorded when it is over.
 
 `BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when it began and which targets were reached, so that each is
-notified once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. If the file cannot be read or
-written, people are notified: once too often is better than not at all. This path sends no all-clear; the incident's
+notified once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. What cannot be written there, for the
+disk is full, this process keeps in mind. If the file cannot be read, people are notified: once too often is better than
+not at all. This path sends no all-clear; the incident's
 own follows. When it is recorded the alert keeps its reference: by that it is found where the answer was lost.
 """
 
@@ -16,7 +17,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
 """`began_at`, `reference`, `sent` (keys of targets), `unrecorded` (the failure, or None once it is an incident)."""
+
+_in_mind: dict[Path, dict[str, Entry]] = {}
+"""By home, what could not be written to the file."""
 
 
 def send(home: Path, targets: Sequence[Target], fault: Fault, occurrence: str) -> None:
@@ -96,7 +100,7 @@ def record(database: Database, home: Path, targets: Sequence[Target]) -> int:
 
     Raises IntegrationError (database).
     """
-    if not (home / FILE).exists() or not any(entry.get("unrecorded") for entry in _read(home).values()):
+    if not any(entry.get("unrecorded") for entry in _read(home).values()):
         return 0
     count = 0
     with _locked(home):
@@ -183,7 +187,11 @@ def _is_recent(entry: Entry, now: datetime) -> bool:
 
 
 def _read(home: Path) -> dict[str, Entry]:
-    """The file's content, or nothing where it is unreadable or invalid."""
+    """What is known: the file's content, as far as it can be read, and what is in mind."""
+    return {**_read_file(home), **_in_mind.get(home, {})}
+
+
+def _read_file(home: Path) -> dict[str, Entry]:
     try:
         known = json.loads((home / FILE).read_text(encoding="utf-8"))
         for entry in known.values():
@@ -208,7 +216,12 @@ def _write(home: Path, known: dict[str, Entry], now: datetime) -> None:
         temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         temporary.replace(home / FILE)
     except OSError as error:
+        _in_mind[home] = kept
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # half of it, on a full disk
         log.error("alerts: %s cannot be written (%s)", home / FILE, type(error).__name__)
+    else:
+        _in_mind.pop(home, None)
 
 
 @contextmanager

@@ -72,6 +72,15 @@ def main() -> None:
     except IntegrationError as error:
         errors.print(f"error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+    except OSError as error:  # a full disk, a file or a folder that is not what it should be
+        where = f": {error.filename}" if error.filename else ""
+        errors.print(
+            f"error: {error.strerror or type(error).__name__}{where}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         errors.print("stopped", style="yellow")
         sys.exit(130)
@@ -120,6 +129,33 @@ def serve_webhooks(
     from bg_pipelines.machine.serving import serve
 
     serve(console.print, host=host, port=port, workers=workers)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Dagster UI, on 127.0.0.1.")] = 3000,
+    webhook_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the receiver.")] = 8088,
+    webhooks: Annotated[
+        bool, typer.Option("--webhooks/--no-webhooks", help="Receive webhooks, where BG_PUBLIC_URL is set.")
+    ] = True,
+) -> None:
+    """Run the Dagster UI and daemon and the receiver on this machine, watched, until Ctrl-C (docs/running.md)."""
+    from bg_pipelines.machine.up import up as run
+
+    run(console.print, port=port, webhook_port=webhook_port if webhooks else None)
+
+
+@app.command()
+def watch() -> None:
+    """Tell people of a full disk, a database or a Dagster daemon that is away, until Ctrl-C; `up` does so too."""
+    from bg_pipelines.machine.watchdog import Watchdog
+    from bg_pipelines.settings import load_settings
+
+    watchdog = Watchdog(load_settings())
+    try:
+        watchdog.watch()
+    finally:
+        watchdog.close()
 
 
 @app.command()

@@ -12,7 +12,7 @@ import typer
 from bg_pipelines import people
 from bg_pipelines.cli.printing import By, CustomerId, StoreName, console, logged_in, new_table, open_migrated
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.wording import counted, minute
+from bg_pipelines.wording import counted, minute, money
 
 app = typer.Typer()
 OtherStore = Annotated[str, typer.Argument(metavar="OTHER_STORE", help="The other customer's store.")]
@@ -46,21 +46,21 @@ def show_person(
     table = new_table("currency", "orders", "spent", "refunded", "net", "first order", "last visit", "stores")
     for t in totals:
         times = [minute(at) if at else "" for at in (t.first_order_at, t.last_order_at)]
-        money = [f"{amount:,.2f}" for amount in (t.spent, t.refunded, t.net)]
-        table.add_row(t.currency, str(t.orders), *money, *times, str(t.stores))
+        amounts = [money(amount, t.currency) for amount in (t.spent, t.refunded, t.net)]
+        table.add_row(t.currency, str(t.orders), *amounts, *times, str(t.stores))
     console.print("", table if totals else "no orders", sep="\n")
     if history:
         table = new_table("when", "store", "order", "channel", "status", "total", "refunded", "net")
         for order in history:
-            money = [f"{amount:,.2f}" for amount in (order.total, order.refunded, order.net)]
+            amounts = [money(amount, order.currency) for amount in (order.total, order.refunded, order.net)]
             table.add_row(
                 minute(order.ordered_at),
                 order.store,
                 order.name,
                 order.channel or "",
                 "return" if order.is_return else order.status,
-                *money[:2],
-                f"{money[2]} {order.currency}",
+                *amounts[:2],
+                f"{amounts[2]} {order.currency}",
             )
         console.print("", table, sep="\n")
 
@@ -159,8 +159,8 @@ def report_people(
     table = new_table("rank", "person", "orders", "stores", "spent", "refunded", "net", "last visit", "days")
     for row in rows:
         table.add_row(
-            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), f"{row.spent:,.2f}", f"{row.refunded:,.2f}",
-            f"{row.net:,.2f} {row.currency}", f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
+            str(row.rank), str(row.person_id), str(row.orders), str(row.stores), money(row.spent, row.currency),
+            money(row.refunded, row.currency), f"{money(row.net, row.currency)} {row.currency}", f"{row.last_visit_at:%Y-%m-%d}", str(row.days_since),
         )  # fmt: skip
     console.print(table if rows else "no known customers with orders")
 

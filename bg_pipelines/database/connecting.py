@@ -51,7 +51,16 @@ _OPTIONS = {
     _MARK: "yes",
 }
 # What may end it. Dagster has limits of its own, which these would outdo.
-_OF_JOBS = {"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0"}
+IDLE_SECONDS, LOCK_SECONDS = 45, 60
+"""A process that is frozen in a transaction, or whose network drops everything, loses it and its locks after the first; whoever
+waits for a lock longer than the second fails, and is tried again as a conflict would be. In this order: who waits for one that
+is frozen gets the lock. No transaction of ours waits for a vendor, or computes for so long."""
+_OF_JOBS = {
+    "statement_timeout": "0",
+    "lock_timeout": f"{LOCK_SECONDS}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    "idle_session_timeout": "0",
+}
 
 # Transport security and passwords: without them a connection would be refused, or less safe than was asked for.
 _KEPT = re.compile(r"PG(SSL|GSS|KRB|PASS|REQUIRE|CHANNELBINDING|OAUTH)")

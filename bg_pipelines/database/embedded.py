@@ -49,6 +49,7 @@ SHORT_POLL_SECONDS = 0.02
 LOG_BYTES = 16 * 1024 * 1024
 READY = "ready"
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+OPEN_FILES = Path("/proc/self/fd")
 ACCOUNT = "pgserver"  # runs the server where we are root
 # Only where a new database begins: postgresql.conf belongs to whoever runs it.
 FIRST_SETTINGS = ("max_connections=200", "shared_buffers=128MB", "timezone=UTC", "log_timezone=UTC")
@@ -364,6 +365,34 @@ def _launch(server: EmbeddedServer, binaries: Path, lock: int) -> int:
         if account:
             os.chown(private, account["user"], account["group"])
         private.chmod(0o700)  # whoever reaches the socket is let in, as the superuser
+    with _way_to(directory, account) as (inside, descriptors):
+        return _launch_inside(server, binaries, account, inside, (lock, *descriptors))
+
+
+@contextmanager
+def _way_to(directory: Path, account: dict[str, Any]) -> Iterator[tuple[Path, tuple[int, ...]]]:
+    """How the server names its folder, and what it has to inherit for that.
+
+    Another account may not pass through the home of root, and need not: who has a folder open gets in by its descriptor.
+    """
+    if not account or not OPEN_FILES.exists():
+        yield directory, ()
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield OPEN_FILES / str(descriptor), (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+def _launch_inside(
+    server: EmbeddedServer,
+    binaries: Path,
+    account: dict[str, Any],
+    inside: Path,
+    descriptors: tuple[int, ...],
+) -> int:
+    directory = server.data.parent
     if not (server.data / "PG_VERSION").exists():
         half_made = directory / "data.new"
         if half_made.exists():
@@ -372,14 +401,14 @@ def _launch(server: EmbeddedServer, binaries: Path, lock: int) -> int:
         initdb: list[str | Path] = [
             binaries / "initdb",
             "-D",
-            half_made,
+            inside / half_made.name,
             "--username=postgres",
             "--auth=trust",
         ]
         initdb += ["--encoding=UTF8", "--no-instructions"]
         initdb += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         initdb += [f"--set={setting}" for setting in FIRST_SETTINGS]
-        if subprocess.run(initdb, cwd=directory, pass_fds=(lock,), **account).returncode != 0:  # noqa: S603
+        if subprocess.run(initdb, cwd=directory, pass_fds=descriptors, **account).returncode != 0:  # noqa: S603
             raise server.failure("initdb failed")
         half_made.rename(server.data)
     found = (server.data / "PG_VERSION").read_text().strip()
@@ -395,15 +424,15 @@ def _launch(server: EmbeddedServer, binaries: Path, lock: int) -> int:
     command: list[str | Path] = [
         binaries / "postgres",
         "-D",
-        server.data,
+        inside / server.data.name,
         "-k",
-        server.socket_directory,
+        inside if server.socket_directory == directory else server.socket_directory,
         "-p",
         "5432",
     ]
     for setting in ("listen_addresses=", f"cluster_name={server.name}", *QUIET):
         command += ["-c", setting]
-    return subprocess.Popen(command, cwd=directory, pass_fds=(lock,), **account).pid  # noqa: S603
+    return subprocess.Popen(command, cwd=directory, pass_fds=descriptors, **account).pid  # noqa: S603
 
 
 def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
@@ -411,7 +440,7 @@ def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     directory = server.data.parent.resolve()
-    for parent in (*directory.parents[1:], *binaries.parents):
+    for parent in binaries.parents if OPEN_FILES.exists() else (*directory.parents, *binaries.parents):
         _permit(parent, stat.S_IXOTH)
     package = binaries.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
@@ -427,7 +456,7 @@ def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
         if (
             owner.st_uid != 0
         ):  # as root had it here, another user, or a machine that numbers its users otherwise
-            return _let_in(directory.parent, owner.st_uid, owner.st_gid)
+            return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     useradd = ["useradd", "--system", "--no-create-home", "--shell=/bin/false", ACCOUNT]
     with suppress(FileNotFoundError):  # whether it helped is seen below
         subprocess.run(useradd, capture_output=True)  # noqa: S603
@@ -435,18 +464,7 @@ def _account(server: EmbeddedServer, binaries: Path) -> dict[str, Any]:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
         raise EmbeddedServerError(f"PostgreSQL does not run as root: add a system user {ACCOUNT}") from None
-    return _let_in(directory.parent, entry.pw_uid, entry.pw_gid)
-
-
-def _let_in(home: Path, user: int, group: int) -> dict[str, Any]:
-    """Open the way through a home of root's to this account, and to nobody else where the home was root's alone."""
-    mode = home.stat().st_mode
-    if not mode & stat.S_IRWXO and (home.stat().st_gid == group or not mode & stat.S_IRWXG):
-        os.chown(home, -1, group)
-        _permit(home, stat.S_IXGRP)
-    else:
-        _permit(home, stat.S_IXOTH)
-    return {"user": user, "group": group, "extra_groups": []}
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
 def _permit(path: Path, bits: int) -> None:
@@ -484,13 +502,15 @@ def _stop(server: EmbeddedServer, postmaster: int) -> None:
 
 def _kill_orphans(server: EmbeddedServer) -> None:
     """Kill what a dead postmaster or supervisor left; elsewhere than on Linux we have to wait for it."""
-    title, data = f"postgres: {server.name}: ".encode(), os.fsencode(server.data)
+    title, directory = f"postgres: {server.name}: ".encode(), server.data.parent
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (process / "cmdline").read_bytes()
-            program, *arguments = command.split(b"\0")
-            ours = any(argument.startswith(data) for argument in arguments)
-            if command.startswith(title) or (ours and program.endswith((b"/postgres", b"/initdb"))):
+            program = command.partition(b"\0")[0]
+            if command.startswith(title) or (
+                program.endswith((b"/postgres", b"/initdb"))
+                and Path(os.readlink(process / "cwd")).is_relative_to(directory)
+            ):
                 _note(f"process {process.name}, which a dead server left, is killed")
                 os.kill(int(process.name), signal.SIGKILL)
 

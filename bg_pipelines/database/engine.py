@@ -120,6 +120,8 @@ class Database:
 
         try:
             with self.engine.connect() as connection:
+                # A migration takes what it takes, and whoever comes second waits for it.
+                connection.execute(sa.select(sa.func.set_config("lock_timeout", "0", True)))
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 before = revisions.current(connection)
                 revisions.upgrade(connection)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +25,12 @@ from psycopg.abc import Buffer
 from psycopg.types.array import ListDumper
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.records import UNWRITABLE, Reject
+from bg_pipelines.records import Reject
+from bg_pipelines.values import UNWRITABLE
+
+AHEAD = timedelta(minutes=10)
+"""A row held with a time so far ahead of our clock is no newer version that arrived first: no change will ever be later.
+A vendor's clock may differ by less."""
 
 
 @dataclass
@@ -71,6 +76,7 @@ def load(
     right_before: datetime | None = None,
     into_empty: bool = False,
     reject: Callable[[Reject], None],
+    met_again: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Counts:
     """Merge records of one type into `table`, in the caller's transaction.
 
@@ -78,10 +84,11 @@ def load(
     stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
     is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
     stamped at the end is gone. `right_before`: a row stored with a later time than the source has, but before this
-    time, is not a newer version that arrived first: it is reset to the source's. `into_empty` says that the store
+    time, is not a newer version that arrived first: it is reset to the source's, and so is one that is `AHEAD`. `into_empty` says that the store
     probably has no row in the table yet: then there is nothing to merge with, and rows are copied into the table
     itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
-    be loaded.
+    be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were stamped since it began:
+    it has listed them before, or somebody else wrote them.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
@@ -91,7 +98,16 @@ def load(
     if unique:
         columns = records[0]._fields
         merge = _Merge(
-            connection, table, store_id, columns, seen_at, confirm_before, right_before, into_empty, reject
+            connection,
+            table,
+            store_id,
+            columns,
+            seen_at,
+            confirm_before,
+            right_before,
+            into_empty,
+            reject,
+            met_again,
         )
         counts += merge(unique)
     counts.require_complete(table)
@@ -126,11 +142,13 @@ class _Merge:
         right_before: datetime | None,
         into_empty: bool,
         reject: Callable[[Reject], None],
+        met_again: Callable[[Sequence[str]], None],
     ) -> None:
         self.connection = connection
         self.table = table
         self.into_empty = into_empty
         self.reject = reject
+        self.met_again = met_again
         self.parameters = {
             "store": store_id,
             "resource": table,
@@ -192,7 +210,11 @@ class _Merge:
         written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
         # What was written is stamped already, and of a first pass that is all.
         if self.parameters["confirm_before"] is not None and written < len(records):
-            execute(self.statements["confirm"], self.parameters)
+            confirmed = execute(self.statements["confirm"], self.parameters).rowcount
+            if written + confirmed < len(records):
+                self.met_again(
+                    [external_id for (external_id,) in execute(self.statements["again"], self.parameters)]
+                )
         return Counts(inserted=inserted, updated=written - inserted, unchanged=len(records) - written)
 
 
@@ -215,6 +237,7 @@ class _TextsDumper(ListDumper):
 def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]:
     content = [c for c in columns if c not in {"external_id", "source_updated_at"}]
     names = {
+        "ahead": sql.Literal(AHEAD),
         "table": sql.Identifier(table),
         "stage": sql.Identifier(f"stage_{table}"),
         "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
@@ -243,7 +266,8 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 SET {assignments}, synced_at = now(), deleted_at = NULL
                 WHERE (t.deleted_at >= %(seen_at)s) IS NOT TRUE
                   AND (excluded.source_updated_at > t.source_updated_at
-                       OR (excluded.source_updated_at < t.source_updated_at AND t.source_updated_at < %(right_before)s)
+                       OR (excluded.source_updated_at < t.source_updated_at
+                           AND (t.source_updated_at < %(right_before)s OR t.source_updated_at > now() + {ahead}))
                        OR (excluded.source_updated_at = t.source_updated_at
                            AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at IS NOT NULL)))
                 RETURNING t.xmax = 0 AS inserted
@@ -258,6 +282,11 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
             UPDATE {table} SET synced_at = now()
             WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
             AND synced_at < %(confirm_before)s""",
+        # What was written or confirmed just now has this transaction's time.
+        "again": """
+            SELECT external_id FROM {table}
+            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
+            AND synced_at >= %(confirm_before)s AND synced_at <> now() AND deleted_at IS NULL""",
     }
     return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
 
@@ -289,6 +318,10 @@ def _reason(error: Exception, record: Any) -> str:
     place = re.search(r"column (\w+)", diagnostic.context or "")
     if place:
         column = place[1]
+    elif isinstance(error, psycopg.errors.ProgramLimitExceeded):
+        # Too long for an index, of which PostgreSQL names neither.
+        lengths = {len(value): name for name, value in record._asdict().items() if isinstance(value, str)}
+        column = lengths[max(lengths)]
     # PostgreSQL quotes the value as it is: what begins with a quotation mark may go on behind the next one. Where
     # a constraint is broken it quotes names only.
     quoted = r'(?s):? ".*"' if isinstance(error, psycopg.DataError) else r':? "[^"]*"'

@@ -276,6 +276,7 @@ class Order(Synced, Base):
             "AND coalesce(tax, 0) <> 'NaN'",
             name="amounts",
         ),
+        sa.CheckConstraint("current_total <> 'NaN'", name="current_total"),
     )
 
     name: Mapped[str] = mapped_column(comment="as people call it, such as #1001")
@@ -292,6 +293,9 @@ class Order(Synced, Base):
     discount: Mapped[Decimal | None]
     tax: Mapped[Decimal | None]
     total: Mapped[Decimal] = mapped_column(comment="as sold; what was paid back is in `refunds`")
+    current_total: Mapped[Decimal | None] = mapped_column(
+        comment="what is still sold of it, after edits and returns, paid back or not; null: the platform does not tell"
+    )
     email: Mapped[str | None]
     phone: Mapped[str | None]
     note: Mapped[str | None]

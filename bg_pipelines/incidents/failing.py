@@ -44,6 +44,7 @@ def fail(
     job: str = "",
     policies: Policies | None = None,
     decision: Decision | None = None,
+    worked_lately: bool = False,
     occurrence: str | None = None,
     repeat: bool = True,
     assignments: str = "",
@@ -51,12 +52,18 @@ def fail(
 ) -> Failed:
     """Settle a row that failed for the `attempts`-th time with `fault.error`.
 
-    `decision` overrides the policies of `job`. The fault is reported only if the row is parked: `occurrence` and
+    `decision` overrides the policies of `job`; `worked_lately` is that of `retries.decide`. The fault is reported only if the row is parked: `occurrence` and
     `repeat` are those of `report_fault`, `assignments` those of `Queue.park`. Raises IntegrationError (lease_lost)
     like `Queue.save`.
     """
     decision = decision or retries.decide(
-        fault.error, attempts, clock(connection), rng, job=job, policies=policies
+        fault.error,
+        attempts,
+        clock(connection),
+        rng,
+        job=job,
+        policies=policies,
+        worked_lately=worked_lately,
     )
     if decision.retry_at is not None:
         queue.retry(
@@ -93,13 +100,16 @@ def fail_together(
     rng: random.Random,
     job: str = "",
     policies: Policies | None = None,
+    worked_lately: bool = False,
     occurrence: str | None = None,
 ) -> list[Failed]:
     """Settle rows that failed at once, for one reason: those that failed as often before are decided on together, and the
     fault is reported once, however many are parked under it. Raises like `fail`."""
     now = clock(connection)
     decisions = {
-        count: retries.decide(fault.error, count + 1, now, rng, job=job, policies=policies)
+        count: retries.decide(
+            fault.error, count + 1, now, rng, job=job, policies=policies, worked_lately=worked_lately
+        )
         for count in {claim.attempts for claim in claims}
     }
     incident_id = None

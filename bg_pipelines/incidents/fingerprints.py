@@ -10,6 +10,7 @@
     MissingSubscriptions  webhook subscriptions of a store disappeared at its platform
     RefusedSubscriptions  the platform refuses webhook subscriptions of a store
     UntoldChanges         webhooks tell nothing of much that changes at a store, or at all of a platform
+    Stale                 stores are not read to the end any more
     Job                   runs of a job fail with one type of error
     Installation          the database or the settings are wrong: every job is affected
     AlertTarget           an alert target cannot be reached
@@ -148,6 +149,14 @@ class UntoldChanges:
 
 
 @dataclass(frozen=True)
+class Stale:
+    kind: ClassVar[str] = "stale"
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
 class Job:
     kind: ClassVar[str] = "job"
     job: str
@@ -159,7 +168,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Installation:
-    """`part` is DATABASE or CONFIGURATION; `detail` distinguishes its faults, and is empty for an outage."""
+    """`part` is DATABASE, CONFIGURATION or DAGSTER; `detail` distinguishes its faults, and is empty for an outage."""
 
     kind: ClassVar[str] = "installation"
     part: str
@@ -169,7 +178,7 @@ class Installation:
         return f"{self.kind}:{self.part}" + (f":{self.detail}" if self.detail else "")
 
 
-DATABASE, CONFIGURATION = "database", "configuration"
+DATABASE, CONFIGURATION, DAGSTER = "database", "configuration", "dagster"
 DATABASE_AWAY = Installation(DATABASE)
 
 
@@ -263,6 +272,7 @@ Fingerprint = (
     | MissingSubscriptions
     | RefusedSubscriptions
     | UntoldChanges
+    | Stale
     | Job
     | Installation
     | AlertTarget
@@ -310,6 +320,8 @@ def _parse(text: str) -> Fingerprint:
             return RefusedSubscriptions(platform, None if store == _MANY else int(store))
         case ["untold", platform, store]:
             return UntoldChanges(platform, None if store == _MANY else int(store))
+        case ["stale"]:
+            return Stale()
         case ["job", job, error_type]:
             return Job(job, ErrorType(error_type))
         case ["installation" | "house", part, *detail]:  # house: in files of an earlier release

@@ -388,6 +388,16 @@ def clear_database_outages(connection: Connection) -> int:
     )
 
 
+def clear_database_faults(connection: Connection) -> int:
+    """The database answers and has room to write: resolve its outages, whatever they lacked."""
+    return _resolve(
+        connection,
+        "the database can be written again",
+        "(fingerprint = %(away)s OR fingerprint LIKE %(lacking)s)",
+        {"away": str(DATABASE_AWAY), "lacking": f"{Installation(DATABASE)}:%"},
+    )
+
+
 def clear_recovered(connection: Connection, store_id: int, units: Collection[str]) -> int:
     """Units of a store succeeded: resolve those of its incidents, and its platform's, that park nothing any more."""
     # Locked in a statement of its own: the next one then sees what whoever held the lock has parked meanwhile. Of the

@@ -30,6 +30,11 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "If it stays with one store, report it to the vendor with the request id of the error's details. "
         "Then `bg-pipelines incidents retry N`."
     ),
+    ErrorType.REFUSED: (
+        "The vendor turns calls away without a reason: look at its status page, and whether many calls come from this "
+        "machine's address, or from a proxy that others use too. It is retried automatically; "
+        "`bg-pipelines incidents retry N` does so at once."
+    ),
     ErrorType.THROTTLED: (
         "Another app uses up the shop's rate limit: look at the shop's apps. "
         "`bg-pipelines incidents retry N` starts again; "
@@ -66,6 +71,11 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.DRIFT: (
         "What could be repaired matches the source again: look in `bg-pipelines incidents show N` for the columns, and "
         "for who else writes to these tables. `bg-pipelines audit STORE` audits it again now, and closes it if no drift is found."
+    ),
+    ErrorType.STALE: (
+        "`bg-pipelines status` names the late stores. Look whether runs are started and end (the Dagster UI), and at what the "
+        "slowest of them waits for: an export that does not end (config `backfill: pages` reads page by page), a shop's "
+        "rate limit, too few workers. It closes when all are read again."
     ),
     ErrorType.EVENTS_MISSED: (
         "Nothing was lost but carts: what the events told of is read by the next pass. Find out why they did not come: "

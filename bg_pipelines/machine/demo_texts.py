@@ -11,10 +11,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import requests
 from rich.console import Console
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.machine.sandbox_http import sandbox_http
 from bg_pipelines.messaging import desk
 from bg_pipelines.messaging.numbers import masked
 from bg_pipelines.messaging.quiet_hours import is_allowed, places_of
@@ -33,7 +33,7 @@ Run = Callable[[str], dict[str, Any]]
 
 def use_sandbox(url: str) -> None:
     """The settings of every process that is started from here: the sandbox's Twilio, and nobody else's."""
-    account = requests.get(f"{url}/sandbox/twilio", timeout=10).json()
+    account = sandbox_http().get(f"{url}/sandbox/twilio", timeout=10).json()
     os.environ |= {
         "BG_TWILIO_API_URL": account["api_url"],
         "BG_TWILIO_ACCOUNT_SID": account["account_sid"],
@@ -135,9 +135,9 @@ def number_at_daytime() -> str:
 
 
 def _edit(address: str, **edit: Any) -> None:
-    requests.post(address, json=edit, timeout=10).raise_for_status()
+    sandbox_http().post(address, json=edit, timeout=10).raise_for_status()
 
 
 def _settle(url: str) -> None:
     """Until everything that the sandbox posts has arrived."""
-    requests.get(f"{url}/sandbox/deliveries?wait={SECONDS}", timeout=SECONDS + 10).raise_for_status()
+    sandbox_http().get(f"{url}/sandbox/deliveries?wait={SECONDS}", timeout=SECONDS + 10).raise_for_status()

@@ -112,7 +112,7 @@ SELECT clock_timestamp() AS now,
     ARRAY(SELECT ARRAY[o.kind, o.how] FROM sms_opt_outs o WHERE o.phone = t.phone) AS opt_outs,
     ARRAY(SELECT ARRAY[e.kind, e.event, e.occurred_at::text] FROM sms_consents e WHERE e.phone = t.phone) AS events,
     ARRAY(SELECT ARRAY[CASE c.sms_consent WHEN 'subscribed' THEN 'granted' ELSE 'revoked' END,
-        coalesce(c.sms_consent_at, c.source_updated_at)::text, c.store_id::text, c.external_id,
+        least(coalesce(c.sms_consent_at, c.source_updated_at), c.synced_at)::text, c.store_id::text, c.external_id,
         coalesce(c.sms_consent_source, '')] FROM customers c
         WHERE c.phone = t.phone AND c.deleted_at IS NULL AND c.sms_consent IN ('subscribed', 'unsubscribed'))
         AS platform_events,

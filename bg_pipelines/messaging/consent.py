@@ -217,7 +217,7 @@ def history(connection: Connection, phone: str) -> list[Entry]:
             "recorded_at FROM sms_consents l LEFT JOIN stores s ON s.id = l.store_id WHERE l.phone = %(phone)s "
             "UNION ALL SELECT NULL, 'all', CASE c.sms_consent WHEN 'subscribed' THEN 'granted' ELSE 'revoked' END, "
             "s.platform, coalesce(c.sms_consent_source, 'platform'), NULL, c.external_id, s.name, NULL, "
-            "coalesce(c.sms_consent_at, c.source_updated_at), NULL FROM customers c JOIN stores s ON s.id = c.store_id "
+            "least(coalesce(c.sms_consent_at, c.source_updated_at), c.synced_at), NULL FROM customers c JOIN stores s ON s.id = c.store_id "
             "WHERE c.phone = %(phone)s AND c.sms_consent IN ('subscribed', 'unsubscribed') AND c.deleted_at IS NULL "
             "ORDER BY occurred_at, id NULLS FIRST",
             {"phone": phone},

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bg_pipelines import wording
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.wording import did_you_mean
 
@@ -124,7 +125,7 @@ def plain(text: str) -> str:
 
 
 def money(amount: Decimal, currency: str) -> str:
-    written = f"{amount:,.2f}"
+    written = wording.money(amount, currency)
     symbol = _SYMBOLS.get(currency)
     return f"{symbol}{written}" if symbol else f"{written} {currency}"
 

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.queues import JOB_UNITS, JOBS, OWN_INTERVALS, QUEUES, TIERS
+from bg_pipelines.queues import JOB_UNITS, JOBS, QUEUES
+from bg_pipelines.work import freshness
 from bg_pipelines.work.pulse import DEAD_AFTER
 from bg_pipelines.work.queue import all_queues
 
@@ -32,7 +33,8 @@ MOST_TRIES = 50_000
 class Figures:
     """Of the work of a store in a job; of a job and of a queue all of their stores' together.
 
-    Counts are of stores. Durations and the rate are of tries that ended in the window; None where there was none.
+    Counts are of stores. `age_seconds` is since the unit that has waited longest last succeeded; None where one never did,
+    and those do not count for a job. Durations and the rate are of tries that ended in the window; None where there was none.
     """
 
     size: int = 0
@@ -42,6 +44,7 @@ class Figures:
     parked: int = 0
     parked_seconds: float = 0.0
     behind_seconds: float = 0.0
+    age_seconds: float | None = None
     p50_seconds: float | None = None
     p95_seconds: float | None = None
     success_rate: float | None = None
@@ -169,8 +172,6 @@ def read_metrics(database: Database, *, window: timedelta = WINDOW) -> Metrics:
             dict[str, Any],
             _STATES,
             now=now,
-            intervals=[TIERS.get(tier) for tier in range(1, max(TIERS) + 1)],
-            own_intervals=[OWN_INTERVALS.get(unit) for units in JOB_UNITS.values() for unit in units],
             **_OWN,
         )
         stores = _stores(states, tries, incidents)
@@ -221,10 +222,11 @@ _SERVER = """
         current_setting('max_connections')::int AS size,
         (SELECT count(*) FROM stores WHERE paused_at IS NOT NULL AND deleted_at IS NULL) AS stores_paused"""
 
-_STATES = """
+_STATES = f"""
     SELECT s.id AS store_id, s.name AS store, s.platform, own.job,
-        bool_and(y.attempts = 0 AND y.last_succeeded_at IS NOT NULL AND y.next_due_at IS NOT NULL AND y.next_due_at > :now
-            - coalesce(own.every, make_interval(mins => s.interval_minutes), (CAST(:intervals AS interval[]))[s.tier])) AS current,
+        bool_and({freshness.is_current(":now")}) AS current,
+        CASE WHEN bool_and(y.last_succeeded_at IS NOT NULL)
+            THEN greatest(0, extract(epoch FROM :now - min(y.last_succeeded_at)))::float END AS age_seconds,
         coalesce(bool_or(y.next_due_at <= :now AND NOT leased), false)::int AS size,
         coalesce(extract(epoch FROM :now - min(y.next_due_at) FILTER (WHERE y.next_due_at <= :now AND NOT leased)), 0)::float
             AS oldest_seconds,
@@ -235,12 +237,11 @@ _STATES = """
             AS parked_seconds,
         coalesce(greatest(0, extract(epoch FROM :now - min(y.next_due_at))), 0)::float AS behind_seconds
     FROM sync_states y JOIN stores s ON s.id = y.store_id
-    JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[]), CAST(:own_intervals AS interval[])) own(unit, job, every)
-        ON own.unit = y.resource
+    JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = y.resource
     LEFT JOIN incidents i ON i.id = y.incident_id
     CROSS JOIN LATERAL (SELECT coalesce(y.lease_expires_at > :now, false) AS leased) held
     WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
-    GROUP BY s.id, own.job"""
+    GROUP BY s.id, own.job"""  # noqa: S608 (made of constants)
 
 # The job of a try is its run's; where that is none of ours, the one that its unit belongs to. Durations are of
 # attempts that succeeded: a wrong token fails in no time. Stopped ones do not count.
@@ -403,6 +404,9 @@ def _together(
     return {
         **{name: sum(getattr(line, name) for line in lines) for name in _ADDED},
         **{name: max((getattr(line, name) for line in lines), default=0.0) for name in _WORST},
+        "age_seconds": max(
+            (line.age_seconds for line in lines if line.age_seconds is not None), default=None
+        ),
         **tries,
         "open_incidents": open_incidents,
     }

@@ -38,6 +38,7 @@ _WORK = {
     "parked": ("parked", "Stores of a job that are parked under an incident."),
     "parked_seconds": ("parked_seconds", "Since when the first of these is parked."),
     "behind_seconds": ("behind_seconds", "By how much the most overdue store is overdue, claimed or not."),
+    "age_seconds": ("age_seconds", "Since when the unit that has waited longest has not succeeded."),
     "open_incidents": ("open_incidents", "Open incidents that are about it."),
     "p50_seconds": ("duration_p50_seconds", "Median duration of the attempts that succeeded."),
     "p95_seconds": ("duration_p95_seconds", "95th percentile of the duration of attempts that succeeded."),

@@ -14,13 +14,15 @@ import sqlalchemy as sa
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read, read_metrics
 from bg_pipelines.wording import counted, plain
+from bg_pipelines.work import freshness
 from bg_pipelines.work.pulse import DEAD_AFTER
 
 NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
 
 
 class UnitStatus(NamedTuple):
-    """One unit over all stores. `minutes_behind` is the longest that any store is overdue."""
+    """One unit over all stores. `minutes_behind` is the longest that any store is overdue, `minutes_since_success` the
+    longest ago that it last succeeded for any; None where it never did."""
 
     resource: str
     stores: int
@@ -29,6 +31,7 @@ class UnitStatus(NamedTuple):
     running: int
     failing: int
     minutes_behind: float
+    minutes_since_success: float | None
     rejected_rows: int
 
 
@@ -174,16 +177,17 @@ _INCIDENTS = """
     FROM incidents WHERE status = 'open'
     ORDER BY needs_attention DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""
 
-_UNITS = """
+_UNITS = f"""
     SELECT y.resource, count(*) AS stores,
-        count(*) FILTER (WHERE y.attempts = 0 AND y.last_succeeded_at IS NOT NULL AND y.next_due_at > :now) AS current,
+        count(*) FILTER (WHERE {freshness.is_current(":now")}) AS current,
         count(*) FILTER (WHERE y.next_due_at <= :now AND coalesce(y.lease_expires_at, '-infinity') <= :now) AS due,
         count(*) FILTER (WHERE y.lease_expires_at > :now) AS running,
         count(*) FILTER (WHERE y.attempts > 0) AS failing,
         coalesce(round(greatest(0, extract(epoch FROM :now - min(y.next_due_at)) / 60), 1), 0)::float AS minutes_behind,
+        round(greatest(0, extract(epoch FROM :now - min(y.last_succeeded_at)) / 60), 1)::float AS minutes_since_success,
         (SELECT count(*) FROM rejected_rows r WHERE r.resource = y.resource) AS rejected_rows
     FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
-    GROUP BY y.resource ORDER BY y.resource"""
+    GROUP BY y.resource ORDER BY y.resource"""  # noqa: S608 (made of constants)
 
 _CIRCUITS = """
     SELECT CASE WHEN c.platform IS NULL THEN 'store ' || s.name ELSE 'platform ' || c.platform END AS subject,

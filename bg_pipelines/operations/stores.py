@@ -25,8 +25,9 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.platforms.network import is_loopback
-from bg_pipelines.queues import TICK, TIERS, Unit
+from bg_pipelines.queues import OWN_INTERVALS, TICK, TIERS, Unit, next_turn
 from bg_pipelines.wording import did_you_mean, unseen
+from bg_pipelines.work import freshness
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)
@@ -155,12 +156,13 @@ class StoreRow(NamedTuple):
 def list_stores(database: Database) -> list[StoreRow]:
     """All stores by name, with the oldest of their units' last successes."""
     query = sa.text(
-        "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "
+        "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "  # noqa: S608 (made of constants)
         "CASE WHEN s.deleted_at IS NOT NULL THEN 'erased' "
         "WHEN s.uninstalled_at IS NOT NULL THEN 'uninstalled' WHEN s.paused_at IS NOT NULL THEN 'paused' "
         "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
         "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
-        "WHEN bool_and(y.last_succeeded_at IS NOT NULL) THEN 'ok' ELSE 'new' END, min(y.last_succeeded_at) "
+        "WHEN NOT bool_and(y.last_succeeded_at IS NOT NULL) THEN 'new' "
+        f"WHEN bool_and({freshness.is_current('clock_timestamp()')}) THEN 'ok' ELSE 'late' END, min(y.last_succeeded_at) "
         "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id GROUP BY s.id ORDER BY s.name"
     ).bindparams(tiers=[int(TIERS[tier].total_seconds() // 60) for tier in sorted(TIERS)])
     with database.session() as session:
@@ -287,12 +289,17 @@ def _make_due(session: Session, store_id: int) -> None:
 
 
 def _come_sooner(session: Session, store_id: int, interval: timedelta) -> None:
-    """A shorter interval applies at once: a store that was due daily does not wait a day. Failed work keeps its
-    delay."""
+    """A shorter interval applies at once: a store that was due daily does not wait a day. Failed work keeps its delay,
+    and what has an interval of its own (the daily audit) its turn.
+
+    On a tick of its own, like any turn: many stores that change at once are not all due at once.
+    """
+    now = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
     session.execute(
         sa.update(SyncState)
         .where(SyncState.store_id == store_id, SyncState.attempts == 0, SyncState.next_due_at.is_not(None))
-        .values(next_due_at=sa.func.least(SyncState.next_due_at, sa.func.clock_timestamp() + interval))
+        .where(SyncState.resource.not_in([unit.value for unit in OWN_INTERVALS]))
+        .values(next_due_at=sa.func.least(SyncState.next_due_at, next_turn(now, interval, store_id)))
     )
 
 

@@ -1,8 +1,11 @@
 """Alerts in Dagster: failures of ops and runs are reported, and alerts are delivered.
 
-    report_op_failure   hook     an op failed for good: its error is reported from within the run
+    as_dagster_failures          an op's own failure is reported before it is raised: Dagster's storage, which its hook
+                                 and sensor need, may be what is away, or full
+    report_op_failure   hook     an op failed for good: whatever was not reported yet
     run_failures        sensor   a run died (killed, never started): nobody else could report it
     deliver_alerts      sensor   sends alerts that are due
+    stale_stores        sensor   reports stores that are not read to the end any more, though nothing failed
 
 An op fails with `as_failure(error)`, so that the UI shows our sentence, and `error_of` reads it back: the hook and the
 sensor see the same error, and one run is reported once. Nothing in here stops a run, or another sensor.
@@ -10,6 +13,7 @@ sensor see the same error, and one run is reported once. Nothing in here stops a
 
 import json
 import random
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,12 +25,14 @@ import dagster as dg
 from bg_pipelines import alerts
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.incidents import reporting
+from bg_pipelines.operations.freshness import report_stale
 from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.privacy import requests
 from bg_pipelines.queues import JOBS
 from bg_pipelines.settings import load_settings
 
 DELIVER_SECONDS = 15
+STALE_SECONDS = 60
 WILL_RETRY_TAG = "dagster/will_retry"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 TIER_TAG = "tier"
@@ -37,6 +43,12 @@ DATABASE_DELAY_SECONDS = 5
 """While our PostgreSQL is away the op is retried in its run, after a random part of this delay, doubled each time.
 Nothing else is: what failed of a store is kept in its row. It is no RetryPolicy, for that also retries what was stopped.
 """
+
+
+STORAGE_SECONDS, STORAGE_PAUSE_SECONDS = 20.0, 1.0
+"""How long Dagster's storage may be away with the database, as while a server is started again."""
+LACKING = ("53", "58")
+"""PostgreSQL's codes of what it has no more of (disk, memory, connections), and of errors of its system."""
 
 
 def as_failure(error: IntegrationError) -> dg.Failure:
@@ -66,7 +78,7 @@ def as_dagster_failures(
 ) -> Iterator[None]:
     """What keeps a job from working at all becomes a `dagster.Failure` with our sentence, and ends the run.
 
-    While the database is away the op is retried; see `DATABASE_RETRIES`.
+    While the database is away the op is retried; see `DATABASE_RETRIES`. What ends the run is reported here already.
     """
     try:
         yield
@@ -74,13 +86,37 @@ def as_dagster_failures(
         # Its cause is left out of the log: the sentence says it, and a long traceback would bury it.
         failure = as_failure(error)
         if error.error_type is ErrorType.DATABASE:
+            if context.retry_number >= DATABASE_RETRIES or not _can_retry(context, error):
+                _report(context, error)
             most = database_delay_seconds * 2**context.retry_number
             raise dg.RetryRequested(DATABASE_RETRIES, random.uniform(0, most)) from failure  # noqa: S311
+        _report(context, error)
         raise failure from None
     except Exception as error:  # noqa: BLE001 (a bug: Dagster would quote its text)
         surprise = with_frames(error)
+        _report(context, surprise)
         context.log.error(f"{surprise.message}\n" + "\n".join(surprise.details["traceback"]))
         raise as_failure(surprise) from None
+
+
+def _report(context: dg.OpExecutionContext, error: IntegrationError) -> None:
+    alerts.report_failure(context.job_name, error, run_id=context.run_id, tier=context.get_tag(TIER_TAG))
+
+
+def _can_retry(context: dg.OpExecutionContext, error: IntegrationError) -> bool:
+    """Whether Dagster can note that the op is retried, which it writes into its storage; after a moment of patience."""
+    if str(error.details.get("server") or "").startswith(LACKING):
+        return False  # a full disk is Dagster's as well, and reading works there
+    end = time.monotonic() + STORAGE_SECONDS
+    while True:
+        try:
+            context.instance.get_run_by_id(context.run_id)
+        except Exception:  # noqa: BLE001 (whatever keeps it from being read)
+            if time.monotonic() >= end:
+                return False
+            time.sleep(STORAGE_PAUSE_SECONDS)
+        else:
+            return True
 
 
 def error_of(exception: BaseException) -> IntegrationError:
@@ -235,3 +271,18 @@ def deliver_alerts() -> Iterator[dg.SkipReason]:
         yield dg.SkipReason(f"No alert was sent: {error.message}")
     else:
         yield dg.SkipReason(f"told: {counts}")
+
+
+@dg.sensor(
+    name="stale_stores",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=STALE_SECONDS,
+)
+def stale_stores() -> Iterator[dg.SkipReason]:
+    """Report stores that are not read to the end any more."""
+    try:
+        units = report_stale(kept_database(load_settings()))
+    except IntegrationError as error:
+        yield dg.SkipReason(f"Not looked: {error.message}")
+    else:
+        yield dg.SkipReason(f"{units} units of stores have not succeeded for too long")

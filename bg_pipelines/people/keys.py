@@ -39,8 +39,9 @@ PLACEHOLDER_WORDS = (
 PLACEHOLDER_DOMAINS = ("noemail.com", "no-email.com", "nomail.com", "none.com", "noreply.com", "test.com")
 """Domains that identify nobody, as do all that end in `.invalid` and every store's own."""
 
-EMAIL = "lower(btrim(c.email, E' \\t\\r\\n\\u00a0\\u200b\\ufeff'))"
-"""Trimmed, in lower case. Dots and +tags stay: whether they matter is for the address's own server to say."""
+EMAIL = "normalize(lower(btrim(c.email, E' \\t\\r\\n\\u00a0\\u200b\\ufeff')), NFC)"
+"""Trimmed, in lower case, in one form of Unicode. Dots and +tags stay: whether they matter is for the address's own
+server to say."""
 
 _DIGEST = "substr(sha256(convert_to({}, 'UTF8')), 1, 16)"
 _LETTERS = "translate(split_part(split_part(e.email, '@', 1), '+', 1), '0123456789.-_/', '')"
@@ -62,7 +63,14 @@ extension (x34, ext. 12, #5) is a switchboard's: `phone` is without it, so what 
 KNOWN = "somebody(c)"
 """Whether a customer is somebody: there, and not redacted. Migration 0003 says how that is seen."""
 
-_NAME = "coalesce(nullif(btrim(concat_ws(' ', c.first_name, c.last_name)), ''), c.company, '')"
+_APOSTROPHES = r"\u2019\u2018\u02bc\u0060\u00b4\u2032\uff07"
+_HYPHENS = r"\u2010\u2011\u2012\u2013\u2212"
+_INVISIBLE = r"\u200b\ufeff\u00ad\u2060"
+_NAME = f"""normalize(translate(
+    coalesce(nullif(btrim(concat_ws(' ', c.first_name, c.last_name)), ''), c.company, ''),
+    E'{_APOSTROPHES}{_HYPHENS}{_INVISIBLE}', E'\\'\\'\\'\\'\\'\\'\\'-----'), NFKC)"""
+"""As it is read: typed on a Mac, a phone or a till, one name comes in several forms of Unicode, with one apostrophe or
+another."""
 NAME = f"""CASE WHEN NOT regexp_split_to_array(lower({_NAME}), '[[:space:][:punct:][:digit:]]+')
     <@ %(placeholder_words)s::text[] THEN lower(regexp_replace(btrim({_NAME}), '[[:space:]]+', ' ', 'g')) END"""
 """What two customers of one store with one key must have in common, lest the key be shared; null: no name."""

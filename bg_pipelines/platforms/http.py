@@ -5,7 +5,7 @@
     answer.status, answer.headers, answer.content
 
     time         connecting, each read, and the answer as a whole, its headers included
-    size         the bytes on the wire and the bytes they unpack to
+    size         the bytes on the wire, the bytes they unpack to, the values of their JSON, and large answers at a time
     credentials  only those that the caller gives: no ~/.netrc, no cookies, no redirect
     TLS          one context per process: reading the root certificates costs ten times as much as a call
     environment  HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE, SSL_CERT_DIR
@@ -42,11 +42,14 @@ from bg_pipelines.platforms.connections import (
     begun,
     make_manager,
 )
+from bg_pipelines.platforms.large_answers import LARGE_BYTES, Place, take_place
 from bg_pipelines.platforms.network import proxy_for, tls_context
 from bg_pipelines.platforms.silenced import silenced
 
 CHUNK_BYTES = 256 * 1024
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_VALUES = 1_000_000
+"""Of JSON, about: `[],[],...` takes thirty times its size when it is read."""
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 3600.0
 """What a Retry-After may ask of us."""
 
@@ -68,6 +71,12 @@ class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     content: bytes
+    place: Place | None = None
+    """That of a large one, until its content has been read."""
+
+
+class TooManyValuesError(ValueError):
+    """JSON that would take many times its size in memory."""
 
 
 class Transport:
@@ -107,12 +116,14 @@ class Transport:
         """Send a request and read its answer to the end."""
         asked = {"Accept-Encoding": "gzip", "Accept": "application/json", **(headers or {})}
         with self.open(method, url, headers=asked, body=body) as response:
-            content = bytearray()
+            content, place = bytearray(), None
             while chunk := response.read1(CHUNK_BYTES, decode_content=True):
                 content += chunk
                 if len(content) > self._max_bytes:
                     raise TooLargeError
-            return Answer(response.status, response.headers, bytes(content))
+                if place is None and len(content) > LARGE_BYTES:
+                    place = take_place(self.timeouts.read)
+            return Answer(response.status, response.headers, bytes(content), place)
 
     @contextmanager
     def open(
@@ -146,6 +157,8 @@ class Transport:
         """The JSON object that is an answer's content; `details` are for the error where it is none."""
         try:
             value = parse_json(answer.content)
+        except TooManyValuesError:
+            raise self._malformed(f"answered with more than {MAX_ANSWER_VALUES:,} values", details) from None
         except ValueError:
             is_html = answer.content.lstrip()[:1] == b"<"
             kind = "HTML" if is_html else "something that is not JSON, or cut short,"
@@ -269,14 +282,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def parse_json(content: bytes) -> Any:
-    """Raises ValueError."""
+    """Raises ValueError, also for more values than an answer may have."""
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_ANSWER_VALUES:
+        raise TooManyValuesError
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
         pass
     try:
-        # orjson refuses a lone surrogate anywhere; then only the row that has it shall fail.
-        return json.loads(content)
+        # orjson refuses a lone surrogate anywhere, and a number that is too large; then only the row that has it shall
+        # fail. Python itself reads no integer of more than 4,300 digits.
+        return json.loads(content, parse_int=lambda digits: int(digits) if len(digits) < 400 else math.inf)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

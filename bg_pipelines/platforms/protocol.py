@@ -89,7 +89,8 @@ _KEYS = uuid.UUID("6d6f2f0e-4f0c-5f0b-9a55-0d5f6c1b7a10")
 
 
 class UpdateOutcome(NamedTuple):
-    """`applied`, with the row as the platform has it now; or `rejected` with the platform's reason, without values."""
+    """`applied`, with the row as the platform has it now; `changed` likewise, and nothing was written, for somebody else has
+    written meanwhile; or `rejected` with the platform's reason, without values."""
 
     status: str
     page: Page | None = None
@@ -211,10 +212,14 @@ class Platform(Protocol):
     editable: frozenset[str]
     """The columns of `customers` that can be changed there; none: it accepts no edits."""
 
-    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+    def update_customer(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None = None
+    ) -> UpdateOutcome:
         """Set columns of `customers` (from `editable`) to these values; None takes a value away.
 
-        Doing it again changes nothing.
+        `if_still` is asked of the customer's record as it is right before it is written, a few seconds at most whatever
+        the platform makes us wait; where it says no nothing is written, and the outcome is `changed`. Doing it again
+        changes nothing.
         """
         ...
 

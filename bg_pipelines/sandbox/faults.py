@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "forbidden": "403, the shop is not available",
     "not_found": "404, the shop is gone",
     "locked": "423, the shop is locked",
+    "refused": "430 with an HTML body, as the gate's answer to an address that it takes for an attacker",
     "too_many_requests": "429 with `Retry-After: seconds`",
     "server_error": "500",
     "bad_gateway": "502 with an HTML body",
@@ -57,6 +58,7 @@ STATUSES = {
     "forbidden": 403,
     "not_found": 404,
     "locked": 423,
+    "refused": 430,
     "too_many_requests": 429,
     "server_error": 500,
     "bad_gateway": 502,
@@ -187,7 +189,7 @@ def first_match(
 
 def html_page(status: int) -> Answer:
     """A page for people where a program expects JSON, as proxies give it."""
-    return as_html(status, HTML_PAGE if status == 200 else BAD_GATEWAY_PAGE)
+    return as_html(status, BAD_GATEWAY_PAGE if status == 502 else HTML_PAGE)
 
 
 def delivered(answer: Answer, fault: Fault | None) -> Answer:

@@ -173,7 +173,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         if self.close_connection:
             headers["Connection"] = "close"
-        lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+        # Vendors have statuses of their own, such as Shopify's 430.
+        phrase = HTTPStatus(answer.status).phrase if answer.status in set(HTTPStatus) else ""
+        lines = [f"HTTP/1.1 {answer.status} {phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

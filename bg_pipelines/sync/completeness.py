@@ -53,23 +53,46 @@ class Completeness:
         of = proof.of_records if table == self.table else proof.of_parts
         return {**sums, table: sums.get(table, NOTHING) + of(rows, self.state.cutoff)}
 
-    def without_earlier_versions(self, connection: Connection, records: Sequence[Record]) -> dict[str, Sum]:
-        """The sums without what this pass has read before of these rows, in an older version. Before they are loaded."""
-        sums = dict(self.state.sums)
+    def without_earlier_versions(
+        self, connection: Connection, records: Sequence[Record]
+    ) -> tuple[dict[str, Sum], set[str]]:
+        """The sums without what this pass has read before of these rows, in an older version, and which these are.
+
+        Before they are loaded.
+        """
         ids = proof.volatile_ids(records, self.state.cutoff)
-        if not ids:
-            return sums
+        again = self._stamped(connection, ids, "synced_at >= %s", self.state.began_at) if ids else []
+        return self._without(connection, self.state.sums, again), set(again)
+
+    def without_listed_twice(
+        self, connection: Connection, sums: Mapping[str, Sum], ids: Sequence[str]
+    ) -> dict[str, Sum]:
+        """The sums without those of these rows that this pass has read before, and holds as it has read them.
+
+        Its own commits tell them from what others have written since it began. After they are loaded, whether they could
+        be or not.
+        """
+        own = self.state.commits
+        again = self._stamped(connection, ids, "synced_at = ANY(%s)", list(own)) if ids and own else []
+        return self._without(connection, sums, again)
+
+    def _stamped(self, connection: Connection, ids: Sequence[str], when: str, value: Any) -> list[str]:
         with connection.cursor(row_factory=scalar_row) as cursor:
             cursor.execute(
                 f"SELECT external_id FROM {self.table} WHERE store_id = %s AND external_id = ANY(%s) "  # noqa: S608
-                "AND synced_at >= %s AND deleted_at IS NULL",
-                (self.store_id, ids, self.state.began_at),
+                f"AND {when} AND deleted_at IS NULL",
+                (self.store_id, list(ids), value),
             )
-            again = cursor.fetchall()
+            return cursor.fetchall()
+
+    def _without(
+        self, connection: Connection, sums: Mapping[str, Sum], again: Sequence[str]
+    ) -> dict[str, Sum]:
+        left = dict(sums)
         if again:
             for table, summed in self._held(connection, again).items():
-                sums[table] = sums.get(table, NOTHING) - summed
-        return sums
+                left[table] = left.get(table, NOTHING) - summed
+        return left
 
     def _held(self, connection: Connection, only: Sequence[str] | None = None) -> dict[str, Sum]:
         created, began, cutoff = self.state.listed_since, self.state.began_at, self.state.cutoff
@@ -81,6 +104,7 @@ class Completeness:
             listed_since=began,
             cutoff=cutoff,
             only=only,
+            rejected_too=only is not None,
         )
         return {self.table: held} | {
             part: proof.held_parts(
@@ -92,6 +116,7 @@ class Completeness:
                 listed_since=began,
                 cutoff=cutoff,
                 only=only,
+                rejected_too=only is not None,
             )
             for part in self.parts
         }

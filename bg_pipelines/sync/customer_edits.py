@@ -14,7 +14,8 @@ transaction. So after a crash in between the next run finds our value there and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -28,10 +29,11 @@ from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedEdits, Stor
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, Resource
-from bg_pipelines.retries import Decision, Strategy
+from bg_pipelines.retries import Decision, Strategy, is_by_status
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
+from bg_pipelines.values import read_time
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import DUE, clock
 
@@ -44,6 +46,9 @@ _NEXT = f"""
     t.store_id = %(store)s AND t.customer_external_id IN (SELECT t.customer_external_id FROM customer_changes t
         WHERE t.store_id = %(store)s AND t.status = 'pending' AND {DUE}
         GROUP BY t.customer_external_id ORDER BY min(t.id) LIMIT %(customers)s)"""  # noqa: S608 (made of constants)
+
+LOOKS = 3
+"""How often an edit is decided on again because the customer changed meanwhile; then it waits for the next run."""
 
 GONE = "the customer no longer exists"
 FORGOTTEN = "the customer was deleted or redacted: nothing is sent"
@@ -200,14 +205,14 @@ class CustomerEdits:
                 self._settle(connection, edit.changes, "superseded", found=edit.found)
         return to_send
 
-    def _send(self, customer_id: str, edits: Sequence[Edit], asked_at: datetime) -> None:
+    def _send(self, customer_id: str, edits: Sequence[Edit], asked_at: datetime, looks: int = LOOKS) -> None:
         self.context.check_stopped()
         values = {edit.last.field: edit.last.to_value for edit in edits}
         if self._refused is not None:
             self._park(edits, self._refused)
             return
         try:
-            outcome = self.platform.update_customer(customer_id, values)
+            outcome = self.platform.update_customer(customer_id, values, partial(_is_as_found, edits))
         except IntegrationError as error:
             if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
                 raise
@@ -215,6 +220,9 @@ class CustomerEdits:
             if error.error_type is ErrorType.SCOPES:
                 self._refused = error
             self._park(edits, error)
+            return
+        if outcome.status == "changed" and outcome.page is not None:
+            self._send_changed(customer_id, edits, outcome.page, looks)
             return
         if outcome.status == "rejected" and len(edits) > 1:
             # A rejected value does not affect the others; sending accepted ones again changes nothing.
@@ -235,6 +243,24 @@ class CustomerEdits:
                 self._load(connection, outcome.page, asked_at)
             self._require_lease(connection)
         self._tell()
+
+    def _send_changed(self, customer_id: str, edits: Sequence[Edit], page: Page, looks: int) -> None:
+        """Somebody has written to the customer since they were read: whose values count is decided again."""
+        made = [change for edit in edits for change in edit.changes]
+        with self.database.transaction() as connection:
+            asked_at = clock(connection)
+            skew = _skew(page, asked_at, asked_at)
+            record = next((record for record in page.records if _changed_at(record) is not None), None)
+            again: list[Edit] = []
+            if record is None or not looks:
+                self._put_off(connection, made)
+            else:
+                again = self._decide(connection, made, record, skew)
+            self._load(connection, page, asked_at)
+            self._require_lease(connection)
+        self._tell()
+        if again:
+            self._send(customer_id, again, asked_at, looks - 1)
 
     def _load(self, connection: psycopg.Connection[Any], page: Page, asked_at: datetime) -> None:
         """The rows as the platform has them, so that both sides are equal at once."""
@@ -261,6 +287,7 @@ class CustomerEdits:
         unit = StoreUnit(self.claim.store_id, QUEUE.table, error.error_type)
         fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
         with self.database.transaction() as connection:
+            worked_lately = is_by_status(error) and store_units.worked_lately(connection, self.claim.store_id)
             for change in (change for edit in edits for change in edit.changes):
                 fail(
                     connection,
@@ -271,6 +298,7 @@ class CustomerEdits:
                     policies=self.context.policies,
                     rng=self.context.rng,
                     job=self.context.job,
+                    worked_lately=worked_lately,
                 )
             self._require_lease(connection)
         for edit in edits:
@@ -344,14 +372,23 @@ class CustomerEdits:
 
 def _changed_at(record: Any) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(record.source_updated_at)
-    except (TypeError, ValueError):
+        return read_time(record.source_updated_at)
+    except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _field(change: Change) -> str:
     return change.field
+
+
+def _is_as_found(edits: Sequence[Edit], record: Any) -> bool:
+    """Whether the platform has what was decided on; or, where half of it is written already, what is wanted."""
+    for edit in edits:
+        field = edit.last.field
+        held = changes.value_of(record._asdict(), field)
+        if not same(field, held, edit.found) and not same(field, held, edit.last.to_value):
+            return False
+    return True
 
 
 def _kept_its_own(edit: Edit, page: Page | None) -> bool:

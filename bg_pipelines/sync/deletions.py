@@ -160,7 +160,8 @@ def mark_left_parts_deleted(
 
 
 def mark_children_deleted(connection: Connection, table: Resource, store_id: int) -> int:
-    """Mark what belongs to the rows marked in this transaction: their parts, a product's variants, a variant's stock.
+    """Mark what belongs to the rows marked in this transaction: their parts, a product's variants, a variant's stock, and
+    that of a location.
 
     Returns how many rows.
     """
@@ -173,7 +174,11 @@ def mark_children_deleted(connection: Connection, table: Resource, store_id: int
         deleted = _delete_with_parent(
             connection, store_id, ("products", "external_id"), ("product_variants", "product_external_id")
         )
-    if deleted or table is Resource.PRODUCT_VARIANTS:
+    if table is Resource.LOCATIONS:
+        deleted = _delete_with_parent(
+            connection, store_id, ("locations", "external_id"), ("inventory_levels", "location_external_id")
+        )
+    elif deleted or table is Resource.PRODUCT_VARIANTS:
         item = "inventory_item_external_id"
         deleted += _delete_with_parent(
             connection, store_id, ("product_variants", item), ("inventory_levels", item)
@@ -193,25 +198,41 @@ def mark_orphans_deleted(
         deleted += drop_unlisted_part_rejects(
             connection, part, table.value, store_id, pass_began_at, only_of_listed=only_of_listed
         )
-    deleted += mark_children_deleted(connection, table, store_id)
-    if table is Resource.PRODUCT_VARIANTS:
-        deleted += _delete_levels_of_no_variant(connection, store_id, pass_began_at)
-    return deleted
+    return deleted + mark_children_deleted(connection, table, store_id)
 
 
-def _delete_levels_of_no_variant(connection: Connection, store_id: int, pass_began_at: datetime) -> int:
-    """Levels that were read before this full pass of the variants and belong to none that it listed.
+def levels_of_no_variant(
+    connection: Connection, store_id: int, pass_began_at: datetime, limit: int
+) -> list[str]:
+    """Levels that were read before a full pass of the variants began and belong to none that is held.
 
-    Such a variant was deleted before we ever had it. A variant that could not be loaded still has its levels.
+    Their variant was deleted before we ever had it, or is one that is not listed. A variant that could not be loaded
+    still has its levels.
     """
-    return connection.execute(
-        "UPDATE inventory_levels l SET deleted_at = now(), synced_at = now() "
+    rows = connection.execute(
+        "SELECT external_id FROM inventory_levels l "
         "WHERE store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s "
         "AND NOT EXISTS (SELECT FROM product_variants v WHERE v.store_id = l.store_id AND v.deleted_at IS NULL "
         "AND v.inventory_item_external_id = l.inventory_item_external_id) "
-        "AND NOT EXISTS (SELECT FROM rejected_rows WHERE store_id = %(store)s AND resource = 'product_variants')",
-        {"store": store_id, "began": pass_began_at},
-    ).rowcount
+        "AND NOT EXISTS (SELECT FROM rejected_rows WHERE store_id = %(store)s AND resource = 'product_variants') "
+        "ORDER BY external_id LIMIT %(limit)s",
+        {"store": store_id, "began": pass_began_at, "limit": limit},
+    )
+    return [external_id for (external_id,) in rows]
+
+
+def not_among(
+    connection: Connection, table: str, store_id: int, listed: Sequence[str], limit: int
+) -> list[str]:
+    """The ids of held rows, up to `limit`, that are not among those that were listed."""
+    rows = connection.execute(
+        sql.SQL(
+            "SELECT external_id FROM {} WHERE store_id = %s AND deleted_at IS NULL AND external_id <> ALL(%s) "
+            "ORDER BY external_id LIMIT %s"
+        ).format(sql.Identifier(table)),
+        (store_id, list(listed), limit),
+    )
+    return [external_id for (external_id,) in rows]
 
 
 def _delete_with_parent(

@@ -18,6 +18,8 @@ from zlib import crc32
 import psycopg
 from psycopg import sql
 
+from bg_pipelines.values import read_time
+
 CRC32_SINCE = 180_000
 """PostgreSQL 18 has crc32() itself; with an older one the rows are streamed here to be summed."""
 
@@ -99,11 +101,13 @@ def held(
     listed_since: datetime | None = None,
     cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
+    rejected_too: bool = False,
     crc32_since: int = CRC32_SINCE,
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
-    `created_since`: only rows that were created since then, or synced since `listed_since`; `only`: of these ids.
+    `created_since`: only rows that were created since then, or synced since `listed_since`; `only`: of these ids;
+    `rejected_too`: and those others.
     """
     return _of_query(
         connection,
@@ -117,7 +121,7 @@ def held(
             store=sql.Literal(store_id),
             created=_created("t", created_since, listed_since),
             only=_only("external_id", only),
-            loadable=_loadable(table, store_id, "external_id"),
+            loadable=sql.SQL("true") if rejected_too else _loadable(table, store_id, "external_id"),
         ),
         crc32_since,
     )
@@ -133,6 +137,7 @@ def held_parts(
     listed_since: datetime | None = None,
     cutoff: datetime | None = None,
     only: Sequence[str] | None = None,
+    rejected_too: bool = False,
     crc32_since: int = CRC32_SINCE,
 ) -> Sum:
     """Of the parts that stand in a table and belong to a row of `whole` that could be loaded; `only`: to one of these."""
@@ -154,7 +159,9 @@ def held_parts(
             created=created,
             only=_only("order_external_id", only),
             loadable=_loadable(table, store_id, "external_id"),
-            whole_loadable=_loadable(whole, store_id, "order_external_id"),
+            whole_loadable=sql.SQL("true")
+            if rejected_too
+            else _loadable(whole, store_id, "order_external_id"),
         ),
         crc32_since,
     )
@@ -215,8 +222,7 @@ def _sum(texts: list[str]) -> int:
 def _moment(text: Any) -> str:
     """A source's time in one spelling, whichever it came in."""
     try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        moment = read_time(text).replace(tzinfo=None).isoformat()
+    except ValueError:
         return ""
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    return moment.rstrip("0") if "." in moment else moment

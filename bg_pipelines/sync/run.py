@@ -110,6 +110,7 @@ class SyncRun:
 
         def end() -> None:
             self.summary.seconds = self.clock() - began
+            self._tell_of_left(due_before)
             then(self.summary)
 
         self.runner.run(due_before, began, end)
@@ -146,6 +147,20 @@ class SyncRun:
         if platforms > 1:
             self.runner.shares.share_among_groups()
         return due_before
+
+    def _tell_of_left(self, due_before: datetime) -> None:
+        """A run that passed over locked rows has not done all that was due, and says so."""
+        if self.runner.is_over:
+            return  # that was said
+        with self.database.transaction() as connection:
+            left, _ = store_units.count_due(
+                connection, self.request.units, due_before, self._stores, self.request.tiers
+            )
+        if left:
+            self.log(
+                f"{left} due {'store was' if left == 1 else 'stores were'} not taken: another transaction holds their rows, or "
+                "a circuit is open; a later run takes them"
+            )
 
     def _covered(self, connection: psycopg.Connection[Any], stores: set[int] | None) -> list[str]:
         """A line for each named store that an open circuit keeps this run from, but for a probe."""

@@ -31,7 +31,7 @@ from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, StoreUnit
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
 from bg_pipelines.sync.context import NotReady, StoreRef
 from bg_pipelines.sync.rejects import report_rejects
-from bg_pipelines.work import attempts, circuits
+from bg_pipelines.work import attempts, circuits, store_units
 from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Transition
 from bg_pipelines.work.queue import all_queues, clock
 from bg_pipelines.work.store_units import QUEUE, Claim, save
@@ -45,6 +45,7 @@ OUT_OF_REACH = {
     ErrorType.SERVER_ERROR,
     ErrorType.THROTTLED,
     ErrorType.MALFORMED_RESPONSE,
+    ErrorType.REFUSED,
     ErrorType.SHOP_LOCKED,
     ErrorType.CREDENTIALS,
     ErrorType.PAYMENT_REQUIRED,
@@ -113,6 +114,7 @@ def decide_failure(
     *,
     vendors_fault: bool,
     new_credentials: bool,
+    worked_lately: bool,
     job: str,
     policies: Policies,
 ) -> tuple[int, Decision]:
@@ -126,7 +128,10 @@ def decide_failure(
         count = max(1, count - 1)
     if failure.error.error_type is ErrorType.CREDENTIALS and new_credentials:
         return count, Decision(Strategy.EXPONENTIAL_BACKOFF, now, "new credentials were set meanwhile")
-    return count, decide(failure.error, failure.tries or count, now, rng, job=job, policies=policies)
+    tries = failure.tries or count
+    return count, decide(
+        failure.error, tries, now, rng, job=job, policies=policies, worked_lately=worked_lately
+    )
 
 
 @dataclass
@@ -284,6 +289,10 @@ class Settling:
             vendors_fault=outcome.platform
             in (Transition.OPENED, Transition.STILL_OPEN, Transition.PROBE_FAILED, Transition.AILING),
             new_credentials=self._has_new_credentials(connection),
+            # A scope may be of one unit alone; what puts the store out of reach is of all.
+            worked_lately=store_units.worked_lately(
+                connection, self.store.id, None if error.error_type in OUT_OF_REACH else claim.unit
+            ),
             job=self.job,
             policies=self.policies,
         )

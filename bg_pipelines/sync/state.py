@@ -8,6 +8,7 @@ It is stored as JSON in the unit's `cursor`, in the transaction of the rows it c
     awaited       how many rows should be stored by the next pass, if fewer are: the platform's search may lag
     agreed        how many rows the source counted when as many as expected were stored
     searched_for  how many rows a full pass is made for, which were counted and not held
+    failed_exports  how often in a row the platform failed at an export: then all is listed, page by page
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class PassState:
     is the end of a full pass. `gone` counts rows that the source said are deleted, `moved` tells whether rows came or
     went here. `source_count` and `last_count` are how many rows the source had at the first and at the last page,
     `listed_since` how old the oldest rows are that it lists. `sums` are of what a full pass has read, by table.
-    `backfill` is how a person wanted it read. `waits` counts how often the platform was not ready yet.
+    `backfill` is how a person wanted it read. `waits` counts how often the platform was not ready yet. `commits` are the
+    times of the transactions that kept what a full pass has read: its rows are stamped with them.
     """
 
     full: bool
@@ -60,6 +62,7 @@ class PassState:
     listed_since: datetime | None = None
     waits: int = 0
     sums: Mapping[str, Sum] = field(default_factory=dict)
+    commits: tuple[datetime, ...] = ()
 
     @property
     def cutoff(self) -> datetime:
@@ -74,9 +77,10 @@ class PassState:
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> PassState:
+        began_at = datetime.fromisoformat(kept["began_at"])
         return cls(
             full=kept["full"],
-            began_at=datetime.fromisoformat(kept["began_at"]),
+            began_at=began_at,
             into_empty=kept["into_empty"],
             backfill=kept.get("backfill"),
             vendor_began_at=_moment(kept["vendor_began_at"]),
@@ -90,6 +94,7 @@ class PassState:
             listed_since=_moment(kept["listed_since"]),
             waits=kept.get("waits", 0),
             sums={table: Sum(*summed) for table, summed in kept["sums"].items()},
+            commits=tuple(began_at + timedelta(microseconds=after) for after in kept.get("commits", ())),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -109,6 +114,7 @@ class PassState:
             "listed_since": _text(self.listed_since),
             "waits": self.waits,
             "sums": {table: list(summed) for table, summed in self.sums.items()},
+            "commits": [(at - self.began_at) // timedelta(microseconds=1) for at in self.commits],
         }
 
 
@@ -122,6 +128,7 @@ class CursorState:
     awaited: int | None = None
     agreed: int | None = None
     searched_for: int = 0
+    failed_exports: int = 0
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> CursorState:
@@ -146,6 +153,7 @@ class CursorState:
             awaited=kept.get(name["awaited"]),
             agreed=kept.get(name["agreed"]),
             searched_for=kept.get(name["searched_for"], 0),
+            failed_exports=kept.get("failed_exports", 0),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -157,6 +165,7 @@ class CursorState:
             "awaited": self.awaited,
             "agreed": self.agreed,
             "searched_for": self.searched_for or None,
+            "failed_exports": self.failed_exports or None,
         }
         kept = {name: value for name, value in kept.items() if value is not None}
         return {"version": VERSION, **kept} if kept else {}

@@ -19,8 +19,10 @@ from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedCounts, Sto
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.queues import Unit
+from bg_pipelines.retries import is_by_status
 from bg_pipelines.sync.context import Context, TurnOver
 from bg_pipelines.sync.summary import CorrectionReport
+from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import Queue
 
 LEASE = timedelta(minutes=1)
@@ -137,6 +139,7 @@ class StockCorrections:
 
     def _park(self, claims: list[CorrectionClaim], error: IntegrationError) -> None:
         with self.context.database.transaction() as connection:
+            worked_lately = is_by_status(error) and store_units.worked_lately(connection, self.claim.store_id)
             for claim in claims:
                 fail(
                     connection,
@@ -147,6 +150,7 @@ class StockCorrections:
                     policies=self.context.policies,
                     rng=self.context.rng,
                     job=self.context.job,
+                    worked_lately=worked_lately,
                 )
         for claim in claims:
             self.context.note_correction(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from bg_pipelines.database.load import Counts
+from bg_pipelines.database.load import AHEAD, Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.context import Context
+from bg_pipelines.values import read_rows
 from bg_pipelines.work import attempts
 
 
 def sync_profile(context: Context) -> None:
     """Keep the shop's profile. Raises IntegrationError (configuration) where another store of ours is the same shop."""
     claim = context.claim
-    profile = context.platform.profile()
+    found = context.platform.profile()
+    kept, refused = read_rows([found])
+    if refused:
+        message = f"the shop's profile cannot be held: {refused[0].reason}; correct it at the source"
+        raise IntegrationError.of(ErrorType.BAD_DATA, message, source=claim.platform)
+    [profile] = kept
     with context.database.transaction() as connection:
         double = connection.execute(
             "SELECT name FROM stores WHERE platform = %s AND external_id = %s AND id < %s AND paused_at IS NULL "
@@ -32,8 +38,9 @@ def sync_profile(context: Context) -> None:
             "WHERE id = %(id)s AND (external_id, shop_name, currency, timezone, plan, source_updated_at) "
             "IS DISTINCT FROM (%(external_id)s, %(shop_name)s, %(currency)s, %(timezone)s, %(plan)s, "
             "%(source_updated_at)s::timestamptz) "
-            "AND (source_updated_at IS NULL OR source_updated_at <= %(source_updated_at)s::timestamptz)",
-            {**profile._asdict(), "id": claim.store_id},
+            "AND (source_updated_at IS NULL OR source_updated_at <= %(source_updated_at)s::timestamptz "
+            "OR source_updated_at > now() + %(ahead)s)",
+            {**profile._asdict(), "id": claim.store_id, "ahead": AHEAD},
         ).rowcount
         counts = Counts(read=1, updated=updated, unchanged=1 - updated)
         attempts.count(connection, context.attempt, 1, counts)

@@ -17,17 +17,23 @@ from psycopg.rows import scalar_row
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
-from bg_pipelines.records import PARTS, Page
+from bg_pipelines.records import PARTS, Page, Resource
 from bg_pipelines.sync.completeness import Completeness, count_held
 from bg_pipelines.sync.context import Context, NotReady, StoreRef, TurnOver
-from bg_pipelines.sync.deletions import mark_not_listed_deleted, mark_orphans_deleted
+from bg_pipelines.sync.deletions import (
+    levels_of_no_variant,
+    mark_not_listed_deleted,
+    mark_orphans_deleted,
+    not_among,
+)
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
 from bg_pipelines.sync.summary import BACKFILLS
+from bg_pipelines.values import writable
 from bg_pipelines.work import attempts, store_units
-from bg_pipelines.work.queue import clock
+from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
 
@@ -36,6 +42,10 @@ FULL_PASS_EVERY = timedelta(days=1)
 FULL_PASS_PAUSE = timedelta(hours=1)
 """A large table is not fully read more often because counts differ (see `Limits`): deletions can wait for so long."""
 ASKED_TOGETHER = 100
+ENDLESS_FROM = 10_000
+"""A pass that has read more than so many rows, and twice as many as there are, is reading a list without an end."""
+EXPORTS_TRIED = 2
+"""An export fails as a whole at the one row that the platform fails at; in pages it is found."""
 PARTS_A_ROW = 4
 """Orders have a few lines each; those of a commit's worth of orders with hundreds would fill the memory."""
 
@@ -57,6 +67,8 @@ class TableSync:
         self.then = then
         self.state = CursorState.parse(context.claim.cursor)
         self.store = StoreRef(context.claim.store_id, context.store_name, context.claim.platform)
+        self.read_at_most = ENDLESS_FROM
+        self.listed: list[str] | None = None
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
 
     def run(self) -> None:
@@ -91,13 +103,19 @@ class TableSync:
         self._begin_pass(full)
         try:
             buffer = [] if self.current.listed else self._read()
-            if full and not self.current.into_empty:
+            of_variants = self.resource is Resource.PRODUCT_VARIANTS
+            if full and (of_variants or not self.current.into_empty):
                 # Kept first: what is held decides what is asked for, and no transaction waits for an answer.
                 if not self.current.listed:
                     self.state = replace(self.state, current=replace(self.current, listed=True))
                     self._keep(buffer)
                 buffer = []
-                self._ask_for_not_listed()
+                if not self.current.into_empty:
+                    self._ask_for_not_listed()
+                if of_variants:
+                    self._ask_for_levels_of_no_variant()
+            elif not full and self.listed is not None:
+                buffer.append(self._not_among(self.listed))
             return self._finish(buffer)
         except IntegrationError as error:
             if error.error_type is ErrorType.OPERATION_RUNNING:
@@ -106,6 +124,8 @@ class TableSync:
             expired = error.error_type is ErrorType.QUERY_REJECTED and self.current.resume is not None
             if expired or error.error_type in VOID:
                 error.recoverable = error.recoverable or expired
+                if error.error_type is ErrorType.OPERATION_FAILED:
+                    self.state = replace(self.state, failed_exports=self.state.failed_exports + 1)
                 self._begin_anew()
             raise
 
@@ -145,11 +165,12 @@ class TableSync:
         most = limits.load_rows if full else min(limits.load_rows, limits.changed_load_rows)
         buffer: list[Page] = []
         failures: list[IntegrationError] = []
+        self.listed = [] if self.current.resume is None else None
         pages = self.platform.pages(
             self.resource,
             since=None if full else self.state.since,
             resume=self.current.resume,
-            bulk=BACKFILLS[self.current.backfill or "auto"],
+            bulk=self._bulk(),
         )
         for page in prefetch(_until_failure(pages, failures), self.context.check_stopped):
             self.context.check_stopped()
@@ -176,6 +197,11 @@ class TableSync:
             )
         return buffer
 
+    def _bulk(self) -> bool | None:
+        """Whether all is exported: as a person wants it; else as the platform chooses, until its exports fail."""
+        wished = BACKFILLS[self.current.backfill or "auto"]
+        return False if wished is None and self.state.failed_exports >= EXPORTS_TRIED else wished
+
     def _note_page(self, page: Page) -> None:
         """What a page says of the whole: the source's clock, its count of rows, and how old rows it lists."""
         current = replace(self.current, last_count=page.source_count)
@@ -187,6 +213,11 @@ class TableSync:
             oldest = min(current.listed_since or page.listed_since, page.listed_since)
             current = replace(current, listed_since=oldest)
         self.state = replace(self.state, current=current)
+        if not page.lists_all:
+            self.listed = None
+        elif self.listed is not None:
+            self.listed += [record.external_id for record in page.records if writable(record.external_id)]
+            self.listed += [reject.key() for reject in page.rejects]
 
     def _keep(self, pages: list[Page]) -> None:
         """Pages into the tables, with the cursor behind them."""
@@ -201,11 +232,12 @@ class TableSync:
     def _load(self, connection: Connection, pages: list[Page]) -> tuple[Counts, CursorState]:
         """Pages into the tables; returns what became of their rows, and the state behind them."""
         current, full_pass = self.current, None
-        sums = dict(current.sums)
+        pages = list(self.loader.readable(pages))
+        sums, counted_off = dict(current.sums), set[str]()
         whole = Completeness(self.resource, self.claim.store_id, current)
         if current.full:
             records = [record for page in pages for record in page.records]
-            sums = whole.without_earlier_versions(connection, records)
+            sums, counted_off = whole.without_earlier_versions(connection, records)
             full_pass = FullPass(current.began_at, current.cutoff, current.into_empty)
 
         def kept(table: str, rows: Rows) -> None:
@@ -214,6 +246,13 @@ class TableSync:
                 sums = whole.summed(sums, table, rows)
 
         loaded = self.loader.load(connection, pages, seen_at=self.seen_at, full_pass=full_pass, kept=kept)
+        commits = current.commits
+        if current.full:
+            again = [one for one in loaded.again if one not in counted_off]
+            sums = whole.without_listed_twice(connection, sums, again)
+            commits = (
+                (*commits, transaction_time(connection)) if any(page.read for page in pages) else commits
+            )
         attempts.count(connection, self.context.attempt, len(pages), loaded.counts)
         if not current.full and loaded.counts.inserted + loaded.counts.updated:
             ids = [record.external_id for page in pages for record in page.records]
@@ -225,8 +264,26 @@ class TableSync:
             moved=current.moved or loaded.moved,
             resume=pages[-1].resume if pages else current.resume,
             sums=sums,
+            commits=commits,
         )
+        self._require_end(connection, behind)
         return loaded.counts, replace(self.state, current=behind)
+
+    def _require_end(self, connection: Connection, behind: PassState) -> None:
+        """Raises IntegrationError (count_mismatch) where far more rows were read than there are."""
+        if behind.read <= self.read_at_most:
+            return
+        there = max(count_held(connection, self.table, self.claim.store_id), behind.last_count or 0)
+        self.read_at_most = ENDLESS_FROM + 2 * there
+        if behind.read > self.read_at_most:
+            raise IntegrationError(
+                f"{self.claim.platform} listed {behind.read:,} {self.table} without an end, and there are {there:,}. The "
+                "last pages were not kept; the next attempt reads everything again",
+                error_type=ErrorType.COUNT_MISMATCH,
+                severity="high",
+                source=self.table,
+                details={"read": behind.read, "there": there},
+            )
 
     # The end of a pass
 
@@ -253,6 +310,25 @@ class TableSync:
             with self.database.transaction() as connection:
                 ids = whole.not_listed(connection, ids[-1], ASKED_TOGETHER)
 
+    def _not_among(self, listed: list[str]) -> Page:
+        """Where changes are read and all rows are listed nevertheless: those that were not, by their ids."""
+        with self.database.transaction() as connection:
+            ids = not_among(connection, self.table, self.claim.store_id, listed, ASKED_TOGETHER)
+        return self.platform.rows(self.resource, ids) if ids else Page(0, [])
+
+    def _ask_for_levels_of_no_variant(self) -> None:
+        """Stock whose variant is not listed: what is gone there goes, and what is there stays, whichever job reads it."""
+        loader = Loader(self.claim.store_id, Resource.INVENTORY_LEVELS, self.context.cipher)
+        with self.database.transaction() as connection:
+            asked_at = clock(connection)
+            most = self.context.limits.asked_anyway
+            ids = levels_of_no_variant(connection, self.claim.store_id, self.current.began_at, most)
+        for start in range(0, len(ids), ASKED_TOGETHER):
+            self.context.check_stopped()
+            page = self.platform.rows(Resource.INVENTORY_LEVELS, ids[start : start + ASKED_TOGETHER])
+            with self.database.transaction() as connection:
+                loader.load(connection, [page], seen_at=asked_at)
+
     def _finish(self, pages: list[Page]) -> bool:
         with self.database.transaction() as connection:
             counts, state = self._load(connection, pages)
@@ -263,7 +339,7 @@ class TableSync:
                 counts.deleted += self._end_full_pass(connection, state, current)
             compared = self._compare_counts(connection, state)
             since = current.vendor_began_at - self.platform.lookback(self.resource)
-            state = replace(compared.state, current=None, since=since)
+            state = replace(compared.state, current=None, since=since, failed_exports=0)
             if compared.needs_full:
                 store_units.save(connection, self.claim, state.dump())
             else:

@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.rows import dict_row
 
-from bg_pipelines.database.load import Counts, load
+from bg_pipelines.database.load import AHEAD, Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.platforms.rejects import NONSENSE, fault, optional
 from bg_pipelines.privacy.tombstones import standing
 from bg_pipelines.records import Reject
 from bg_pipelines.sync.rejects import keep_rejects
+from bg_pipelines.values import Amount, Time, read_rows, writable
 from bg_pipelines.webhooks.events import Event
 from bg_pipelines.work.queue import clock
 
@@ -45,39 +48,45 @@ class Document(NamedTuple):
     @property
     def at(self) -> datetime:
         event = self.event
-        return event.source_updated_at or event.triggered_at or event.received_at
+        at = event.source_updated_at or event.triggered_at or event.received_at
+        # One from the future would be the newest for ever.
+        return event.received_at if self.is_ahead(at) else at
+
+    def is_ahead(self, at: datetime) -> bool:
+        """Whether a time was still to come when this was delivered, and not by a difference of clocks."""
+        return at > self.event.received_at + AHEAD
 
 
 class CartRecord(NamedTuple):
     """The columns of `carts` that deliveries fill; `order_external_id` is not among them."""
 
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     customer_external_id: str | None
     checkout_external_id: str | None
     currency: str | None
-    total: str | None
+    total: Amount | None
     email: str | None
     phone: str | None
-    completed_at: str | None
-    source_created_at: str
-    cart_updated_at: str | None
-    checkout_updated_at: str | None
+    completed_at: Time | None
+    source_created_at: Time
+    cart_updated_at: Time | None
+    checkout_updated_at: Time | None
 
 
 class ItemRecord(NamedTuple):
     """A row of `cart_items`."""
 
     external_id: str
-    source_updated_at: str
+    source_updated_at: Time
     cart_external_id: str
     product_external_id: str | None
     variant_external_id: str | None
     title: str
     sku: str | None
-    quantity: int | str
-    unit_price: str | None
-    total: str | None
+    quantity: Amount
+    unit_price: Amount | None
+    total: Amount | None
     currency: str | None
 
 
@@ -100,7 +109,7 @@ class _Cart:
         last: datetime | None = self.held[
             "checkout_updated_at" if document.is_checkout else "cart_updated_at"
         ]
-        if last is None or document.at > last:
+        if last is None or document.at > last or document.is_ahead(last):
             return True
         return document.at == last and self.held["deleted_at"] is None
 
@@ -113,7 +122,7 @@ class _Cart:
             new = {**_of_checkout(payload), "checkout_updated_at": at}
         else:
             new = {"cart_updated_at": at}
-            self.items = [_item(self.token, str(at), line) for line in payload["line_items"]]
+            self.items = _items(self.token, str(at), payload)
         created = payload.get("created_at") if not document.is_checkout else None
         new["source_created_at"] = (
             created or self.values["source_created_at"] or payload.get("created_at") or at
@@ -123,7 +132,7 @@ class _Cart:
 
     def record(self) -> CartRecord:
         times = [document.at for document in self.applied]
-        if self.held is not None:
+        if self.held is not None and not self.applied[-1].is_ahead(self.held["source_updated_at"]):
             times.append(self.held["source_updated_at"])
         return CartRecord(
             **{**self.values, "external_id": self.token, "source_updated_at": _text(max(times))}
@@ -155,21 +164,17 @@ def apply_documents(
             continue
         try:
             cart.apply(document)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            rejects.append(Reject(token, _reason(error), dict(document.payload)))
+        except NONSENSE as error:
+            again = partial(_apply, token, held.get(token), document)
+            reason = f"{fault(document.payload, error, again)}; it loads with a later delivery"
+            rejects.append(Reject(token, reason, dict(document.payload)))
     counts = {CARTS: Counts(read=len(rejects), rejected=len(rejects)), ITEMS: Counts()}
     changed = {token: cart for token, cart in carts.items() if cart.applied}
     # What a newer delivery holds is there, whenever it was marked deleted.
     seen_at = clock(connection)
     refused: list[Reject] = []
-    counts[CARTS] += load(
-        connection,
-        CARTS,
-        store_id,
-        tombstones.strip_rows(CARTS, [cart.record() for cart in changed.values()]),
-        seen_at=seen_at,
-        reject=refused.append,
-    )
+    records = tombstones.strip_rows(CARTS, [cart.record() for cart in changed.values()])
+    counts[CARTS] += _load(connection, CARTS, store_id, records, seen_at, refused)
     # With their items: a cart that is not there has none.
     rejects += [reject._replace(payload=changed.pop(str(reject.external_id)).kept_as()) for reject in refused]
     counts[ITEMS] += _load_items(connection, cipher, store_id, list(changed.values()), seen_at)
@@ -206,7 +211,7 @@ def _load_items(
         return Counts()
     items = [item._replace(currency=cart.values["currency"]) for cart in told for item in cart.items or ()]
     refused: list[Reject] = []
-    counts = load(connection, ITEMS, store_id, items, seen_at=seen_at, reject=refused.append)
+    counts = _load(connection, ITEMS, store_id, items, seen_at, refused)
     parameters = {
         "store": store_id,
         "carts": [cart.token for cart in told],
@@ -228,29 +233,63 @@ def _load_items(
     return counts
 
 
+def _load(
+    connection: Connection,
+    table: str,
+    store_id: int,
+    rows: Sequence[Any],
+    seen_at: datetime,
+    rejects: list[Reject],
+) -> Counts:
+    """Rows into a table; those that cannot be held are added to `rejects`."""
+    kept, refused = read_rows(rows)
+    rejects += [
+        Reject(row.external_id, f"{reason}; it loads with a later delivery", row._asdict())
+        for row, reason in refused
+    ]
+    counts = Counts(read=len(refused), rejected=len(refused))
+    counts += load(connection, table, store_id, kept, seen_at=seen_at, reject=rejects.append)
+    return counts
+
+
+def _apply(token: str, held: Mapping[str, Any] | None, document: Document, payload: Payload) -> None:
+    _Cart(token, held).apply(document._replace(payload=payload))
+
+
 def _of_checkout(payload: Payload) -> dict[str, Any]:
-    customer = payload.get("customer") or {}
-    phone, _ = normalise(payload.get("phone"), None)
+    customer = optional(payload, "customer", dict, {})
+    phone, _ = normalise(optional(payload, "phone", str), None)
+    named = optional(customer, "admin_graphql_api_id", str)
     return {
         "checkout_external_id": payload["token"],
-        "customer_external_id": customer.get("admin_graphql_api_id") or _gid("Customer", customer.get("id")),
+        "customer_external_id": named or _gid("Customer", customer.get("id"), "customer.id"),
         "currency": payload["currency"],
         "total": payload["total_price"],
-        "email": payload.get("email") or None,
+        "email": optional(payload, "email", str) or None,
         "phone": phone,
         "completed_at": payload.get("completed_at"),
     }
 
 
+def _items(token: str, at: str, payload: Payload) -> list[ItemRecord]:
+    lines = payload["line_items"]
+    if type(lines) is not list:
+        raise ValueError("line_items: must be a list and is not")
+    return [_item(token, at, line) for line in lines]
+
+
 def _item(token: str, at: str, line: Payload) -> ItemRecord:
+    key = optional(line, "key", str) or line["id"]
+    if type(key) is not int and not writable(key):
+        raise ValueError("key: must be a text that can be held and is not")
     return ItemRecord(
-        f"{token}/{line.get('key') or line['id']}",
+        f"{token}/{key}",
         at,
         token,
-        _gid("Product", line.get("product_id")),
-        _gid("ProductVariant", line.get("variant_id")),
+        _gid("Product", line.get("product_id"), "product_id"),
+        _gid("ProductVariant", line.get("variant_id"), "variant_id"),
         line["title"],
-        line.get("sku") or None,
+        optional(line, "sku", str) or None,
         line["quantity"],
         line.get("price"),
         line.get("line_price"),
@@ -258,11 +297,11 @@ def _item(token: str, at: str, line: Payload) -> ItemRecord:
     )
 
 
-def _gid(kind: str, number: Any) -> str | None:
+def _gid(kind: str, number: Any, name: str) -> str | None:
     if number is None:
         return None
     if type(number) is not int or number < 0:
-        raise ValueError(f"{kind.lower()} id: must be a whole number and is not")
+        raise ValueError(f"{name}: must be a whole number and is not")
     return f"gid://shopify/{kind}/{number}"
 
 
@@ -271,12 +310,3 @@ def _text(value: Any) -> str | None:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     return str(value) if isinstance(value, Decimal) else value
-
-
-def _reason(error: Exception) -> str:
-    """Why a payload is none, without any of its values."""
-    if isinstance(error, KeyError):
-        return f"{error.args[0]}: missing from the delivery"
-    if isinstance(error, ValueError):
-        return str(error)
-    return "a field that holds further fields is none"

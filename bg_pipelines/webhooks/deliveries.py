@@ -9,12 +9,12 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-import orjson
-
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.platforms.http import parse_json
+from bg_pipelines.values import read_time
 from bg_pipelines.webhooks.topics import EVENTS, TOPICS, Kind, Topic, subjects
 
 SUBJECTS_A_DELIVERY = 1_000
@@ -182,8 +182,8 @@ def not_understood(
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        payload = parse_json(body)
+    except ValueError:
         raise NotUnderstoodError("its body is not JSON") from None
     if not isinstance(payload, dict):
         raise NotUnderstoodError("its body is not a JSON object")
@@ -258,7 +258,7 @@ def _rows(topic: Topic, head: Delivery, payload: Mapping[str, Any], cipher: Ciph
             raise NotUnderstoodError("the id of what it is about has characters that no id has, or too many")
         row.resource = topic.table
         row.object_id = id_
-        row.source_updated_at = _in_utc(updated_at)
+        row.source_updated_at = updated_at
     return rows[: len(found)]
 
 
@@ -278,15 +278,6 @@ def _require_depth(payload: Any) -> None:
 
 def _time(text: Any) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text) if isinstance(text, str) and len(text) < 50 else None
+        return read_time(text)
     except ValueError:
-        return None
-    return _in_utc(moment) if moment is not None and moment.tzinfo is not None else None
-
-
-def _in_utc(moment: datetime | None) -> datetime | None:
-    """At the ends of the calendar a time zone leads out of it; no database driver would read that back."""
-    try:
-        return moment.astimezone(UTC) if moment is not None else None
-    except OverflowError:
         return None

@@ -146,7 +146,9 @@ def _ask(platform: Platform, transact: Transact, store_id: int, resource: Resour
     found = platform.products_with_variants(ids)
     listed = {record.external_id for record in found.variants.records}
     listed |= {reject.key() for reject in found.variants.rejects}
-    there = [record.external_id for record in found.products.records if record.external_id not in found.cut]
+    there = [
+        one.external_id for one in found.products.records if one.external_id in set(ids) - set(found.cut)
+    ]
     # Those of a deleted product are marked with it.
     missing = sorted(set(transact(lambda connection: _variants_of(connection, store_id, there))) - listed)
     pages = [(Resource.PRODUCTS, found.products), (Resource.PRODUCT_VARIANTS, found.variants)]

@@ -21,6 +21,7 @@ from bg_pipelines.retries import Policies
 from bg_pipelines.sync.stores import Store
 from bg_pipelines.webhooks import events as inbox
 from bg_pipelines.webhooks.events import PASSED_ON, QUEUE, Event
+from bg_pipelines.work import store_units
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class Settling:
                 rng=self.run.rng,
                 job=self.run.job,
                 policies=self.run.policies,
+                worked_lately=store_units.worked_lately(connection, self.store_id),
                 occurrence=events[0].owner,
             )
         )

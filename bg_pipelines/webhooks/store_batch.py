@@ -44,6 +44,7 @@ OUT_OF_REACH = {
     ErrorType.CONNECTION,
     ErrorType.SERVER_ERROR,
     ErrorType.MALFORMED_RESPONSE,
+    ErrorType.REFUSED,
 } | LEFT_TO_THE_PASS
 """After these the store is not asked again in the same batch."""
 

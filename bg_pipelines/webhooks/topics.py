@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from bg_pipelines.records import Resource
+from bg_pipelines.values import read_time
 
 
 class Kind(StrEnum):
@@ -220,9 +221,7 @@ def _number(payload: Mapping[str, Any], name: str) -> int:
 
 def _time(payload: Mapping[str, Any], name: str) -> datetime | None:
     """When the row changed, where the payload tells it in a way that we read."""
-    value = payload.get(name)
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return read_time(payload.get(name))
     except ValueError:
         return None
-    return moment if moment is not None and moment.tzinfo is not None else None

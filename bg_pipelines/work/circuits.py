@@ -39,6 +39,7 @@ OF_A_PLATFORM = {
     ErrorType.CONNECTION,
     ErrorType.SERVER_ERROR,
     ErrorType.MALFORMED_RESPONSE,
+    ErrorType.REFUSED,
 }
 """Errors that may be the vendor's as a whole."""
 OF_A_STORE = OF_A_PLATFORM | {ErrorType.THROTTLED}

@@ -293,3 +293,11 @@ def clock(connection: Connection) -> datetime:
     assert row is not None
     now: datetime = row[0]
     return now
+
+
+def transaction_time(connection: Connection) -> datetime:
+    """The time that this transaction stamps rows with, by the database's clock."""
+    row = connection.execute("SELECT now()").fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now

@@ -41,6 +41,9 @@ class Claim:
     backfill: str | None = None
 
 
+LATELY = timedelta(days=1)
+"""Stores of the longest interval are visited so often."""
+
 _INTERVALS = ", ".join(f"interval '{TIERS[tier].total_seconds():.0f} s'" for tier in sorted(TIERS))
 QUEUE = Queue(
     SyncState,
@@ -251,6 +254,17 @@ def pass_over(connection: Connection, units: Sequence[str], tiers: Sequence[int]
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
         {**_among(units, None, tiers), "due_before": None, "now": None, "next": next_hour(clock(connection))},
     ).rowcount
+
+
+def worked_lately(connection: Connection, store_id: int, unit: str | None = None) -> bool:
+    """Whether the unit, or (None) any of the store, succeeded within the last day: what its platform refuses now it took
+    then."""
+    row = connection.execute(
+        "SELECT coalesce(max(last_succeeded_at) > clock_timestamp() - %(lately)s, false) FROM sync_states "
+        "WHERE store_id = %(store)s AND (%(unit)s::text IS NULL OR resource = %(unit)s)",
+        {"lately": LATELY, "store": store_id, "unit": unit},
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def make_carrier_due(

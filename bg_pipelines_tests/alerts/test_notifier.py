@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from bg_pipelines.alerts.notifier import Notifier
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sandbox.faults import Fault
+from bg_pipelines_tests.sandbox.listener import Listener
 
 SECRET = "hunter2-hunter2"
 
@@ -61,3 +63,16 @@ def test_other_logs_of_connections_are_as_they_were(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.DEBUG):
         logging.getLogger("urllib3.connectionpool").debug("somebody else's")
     assert "somebody else's" in caplog.text
+
+
+@pytest.mark.parametrize("entry", ["default", "machine 127.0.0.1"])
+def test_no_login_of_netrc_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text(f"{entry} login somebody password {SECRET}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    with Listener() as listener:
+        Notifier(listener.url.replace("http://", "json://"), "number 1 of 1").send(
+            "a title", "a text", "failure"
+        )
+        [received] = listener.received
+    assert "authorization" not in received.headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -64,9 +65,19 @@ def cancelled(connection: psycopg.Connection[Any], statement: str) -> None:
 
 
 @pytest.fixture
-def busy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.EmbeddedServer]:
+def open_folder() -> Iterator[Path]:
+    """A folder that the account of a server may pass through, where tests run as root: pytest's are closed to it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+@pytest.fixture
+def busy_server(open_folder: Path) -> Iterator[embedded.EmbeddedServer]:
     """A server whose archive takes nothing."""
-    home = tmp_path_factory.mktemp("busy")
+    home = open_folder / "busy"
+    home.mkdir()
+    home.chmod(0o711)
     try:
         server = embedded.ensure(home)
         with psycopg.connect(server.url("postgres", driver=None), autocommit=True) as connection:
@@ -79,17 +90,15 @@ def busy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.E
 
 
 def test_a_replica_that_stands_still_and_wal_that_no_archive_takes_are_seen(
-    busy_server: embedded.EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+    busy_server: embedded.EmbeddedServer, open_folder: Path
 ) -> None:
     database = Database(busy_server.url("postgres"))
     with ExitStack() as stack:
         stack.callback(database.close)
         query(database, "CREATE TABLE written (n int)")
-        replica = stack.enter_context(
-            psycopg.connect(
-                replicate(stack, busy_server, tmp_path_factory.mktemp("replica")), autocommit=True
-            )
-        )
+        folder = open_folder / "replica"
+        folder.mkdir()
+        replica = stack.enter_context(psycopg.connect(replicate(stack, busy_server, folder), autocommit=True))
         wait_for(lambda: measure(database, []).replica_lag_bytes == 0)
         replica.execute("SELECT pg_wal_replay_pause()")
         wait_for(lambda: replica.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() == ("paused",))

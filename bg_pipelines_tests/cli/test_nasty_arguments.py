@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import pytest
+import sqlalchemy as sa
 import typer
 from click.testing import Result
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,7 @@ from bg_pipelines_tests.support import KEY, PATIENCE, query
 from bg_pipelines_tests.typed import type_in
 
 # They serve, or ask others over the network.
-NOT_TYPED = {"demo", "sandbox", "serve-webhooks", "check", "migrate"}
+NOT_TYPED = {"demo", "sandbox", "serve-webhooks", "check", "migrate", "up", "watch"}
 ARGUMENTS: Mapping[str, str] = {
     **nasty.ARGUMENTS,
     **{name: str(value) for name, value in nasty.NUMBERS.items() if isinstance(value, float)},
@@ -197,3 +198,32 @@ def test_a_terminal_that_is_not_utf_8_gets_what_it_can_show(
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert "Zoë 日本".encode(encoding, "backslashreplace") in done.stdout
+
+
+def test_while_all_connections_are_taken_every_command_says_so(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = "narrow"
+    query(database, f"DROP ROLE IF EXISTS {role}")
+    query(database, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
+    url = sa.make_url(database_url).set(username=role).render_as_string(hide_password=False)
+    for name in ("BG_DATABASE_URL", "BG_DAGSTER_DATABASE_URL"):
+        monkeypatch.setenv(name, url)
+    monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
+    try:
+        typed = 0
+        for path, command in COMMANDS.items():
+            if any(parameter.required for parameter in command.params):
+                continue
+            result = type_in(*path)
+            if result.exit_code == 2:
+                continue  # it wants one of several options
+            typed += 1
+            assert isinstance(result.exception, IntegrationError), (path, result.output)
+            if "is not set" in result.exception.message:
+                continue  # it did not come so far
+            assert "too many connections" in result.exception.message
+        assert typed > 8
+        assert "too many connections" in type_in("check").output
+    finally:
+        query(database, f"DROP ROLE {role}")

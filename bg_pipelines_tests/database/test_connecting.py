@@ -94,6 +94,7 @@ FOR_OTHERS = {
     "default_transaction_deferrable": "on",
     "statement_timeout": "1h",
     "lock_timeout": "1h",
+    "idle_in_transaction_session_timeout": "1h",
     "idle_session_timeout": "1h",
     "synchronous_commit": "off",
     "transaction_timeout": "1h",

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from bg_pipelines.database.connecting import NETWORK
+from bg_pipelines.database.connecting import IDLE_SECONDS, LOCK_SECONDS, NETWORK
 from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
 from bg_pipelines.database.sqlstates import EXPECTED, is_conflict, is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -268,6 +268,28 @@ def test_a_transaction_that_the_server_ends_for_its_length_costs_its_connection_
                 session.execute(sa.text("SELECT 1"))
     assert is_expected(raised.value)
     use(database, way)
+
+
+def test_what_a_frozen_process_holds_is_free_before_those_that_wait_for_it_give_up(
+    database: Database, database_url: str
+) -> None:
+    with database.transaction() as connection:
+        connection.execute("CREATE TABLE held AS SELECT 1 AS n")
+        limits = {
+            name: number_of(database, f"SELECT extract(epoch FROM current_setting('{name}')::interval)::int")
+            for name in ("idle_in_transaction_session_timeout", "lock_timeout")
+        }
+    assert limits == {"idle_in_transaction_session_timeout": IDLE_SECONDS, "lock_timeout": LOCK_SECONDS}
+    assert 0 < IDLE_SECONDS < LOCK_SECONDS < LEASE.total_seconds()
+    frozen = Database(database_url)
+    with frozen.engine.connect() as connection:
+        # As the connection has it, only shorter.
+        connection.execute(sa.text("SET idle_in_transaction_session_timeout = '200ms'"))
+        connection.execute(sa.text("UPDATE held SET n = 2"))
+        run_sql(database, "transaction", "UPDATE held SET n = 3")
+        connection.invalidate()
+    frozen.close()
+    assert number_of(database, "SELECT n FROM held") == 3
 
 
 @pytest.mark.parametrize("sqlstate", ["40P01", "55P03", "57014"])

@@ -23,7 +23,8 @@ from bg_pipelines.operations.metrics import (
     read_metrics,
 )
 from bg_pipelines.operations.prometheus import prometheus_text
-from bg_pipelines.operations.stores import set_paused
+from bg_pipelines.operations.status import read_status
+from bg_pipelines.operations.stores import list_stores, set_paused
 from bg_pipelines.queues import JOB_UNITS, JOBS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
@@ -297,12 +298,21 @@ def test_a_store_is_current_until_it_is_overdue_by_more_than_its_interval(
     assert {s.store for s in read_metrics(database).stores if not s.current} == {"ben"}
 
 
-@pytest.mark.parametrize("fault", ["attempts = 1", "next_due_at = NULL", "last_succeeded_at = NULL"])
+NEVER_ENDS = "last_succeeded_at = clock_timestamp() - interval '5 hours', next_due_at = clock_timestamp()"
+IN_HAND = f"{NEVER_ENDS}, lease_owner = 'r/1', lease_expires_at = clock_timestamp() + interval '2 minutes'"
+
+
+@pytest.mark.parametrize(
+    "fault", ["attempts = 1", "next_due_at = NULL", "last_succeeded_at = NULL", NEVER_ENDS, IN_HAND]
+)
 def test_a_store_that_fails_is_parked_or_was_never_synced_is_not_current(
     database: Database, execute: Execute, three_stores: None, fault: str
 ) -> None:
     change(execute, "ben", Unit.PRODUCTS, fault)
     assert read_metrics(database).stores_current == 2
+    assert [row.state for row in list_stores(database)].count("ok") == 2
+    by_resource = {unit.resource: unit.current for unit in read_status(database).resources}
+    assert by_resource == dict.fromkeys(by_resource, 3) | {Unit.PRODUCTS: 2}
 
 
 def test_paused_stores_are_in_no_figure_but_their_own(

@@ -23,7 +23,7 @@ from bg_pipelines.operations.stores import (
     set_paused,
 )
 from bg_pipelines.operations.stores_csv import read_csv
-from bg_pipelines.queues import Unit
+from bg_pipelines.queues import OWN_INTERVALS, Unit
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests import nasty
@@ -454,11 +454,28 @@ def test_a_store_with_a_shorter_interval_comes_that_much_sooner_but_for_what_fai
         )
     )
     assert due.pop("store") is None
-    assert due.pop("products") == pytest.approx(1440, abs=0.5)
-    assert all(minutes == pytest.approx(10, abs=0.5) for minutes in due.values())
+    assert due.pop("products") == pytest.approx(1440, abs=0.5), "failed: it keeps its delay"
+    for unit in OWN_INTERVALS:
+        assert due.pop(unit) == pytest.approx(1440, abs=0.5), "it has an interval of its own"
+    assert all(4.5 <= minutes <= 15 for minutes in due.values()), due
     assert save_stores(database, cipher, [store(every=10)]) == Changes(0, 0, 1)
     assert save_stores(database, cipher, [store()]) == Changes(0, 1, 0)
     assert list_stores(database)[0].every == 15
+
+
+def test_stores_that_get_a_shorter_interval_together_are_not_due_together(
+    database: Database, cipher: Cipher
+) -> None:
+    names = [f"store-{n}" for n in range(60)]
+    slow, fast = (
+        [store(name=name, domain=f"{name}.myshopify.com", every=every) for name in names]
+        for every in (1440, 60)
+    )
+    save_stores(database, cipher, slow)
+    change(database, "UPDATE sync_states SET next_due_at = clock_timestamp() + interval '1 day'")
+    save_stores(database, cipher, fast)
+    stock = "SELECT count(*) FROM sync_states WHERE resource = 'inventory_levels' GROUP BY next_due_at"
+    assert len(change(database, stock)) >= 8, "of twelve ticks of an hour"
 
 
 @pytest.mark.parametrize("every", [0, 4, 7, -5, 1445])
@@ -534,7 +551,7 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
     set_paused(database, ["Paused"], True)
     with database.transaction() as connection:
         connection.execute(
-            "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z', attempts = (name = 'Failing')::int, "
+            "UPDATE sync_states SET last_succeeded_at = clock_timestamp(), attempts = (name = 'Failing')::int, "
             "last_error = CASE WHEN name = 'Failing' THEN '{\"message\": \"no answer\"}'::jsonb END "
             "FROM stores WHERE id = store_id AND name IN ('Ok', 'Failing', 'Waiting')"
         )
@@ -551,6 +568,11 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
         ("Waiting", "needs attention"),
     ]
     assert isinstance(rows[0], StoreRow)
+    assert rows[2].last_synced_at is not None
+    late = "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z' WHERE resource = 'orders'"
+    change(database, late)
+    rows = list_stores(database)
+    assert [row.state for row in rows][2:3] == ["late"]
     assert rows[2].last_synced_at is not None
     assert rows[2].last_synced_at.isoformat() == "2026-11-23T12:00:00+00:00"
 

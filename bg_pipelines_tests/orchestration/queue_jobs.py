@@ -17,8 +17,8 @@ def hold(context: dg.OpExecutionContext) -> None:
     url = os.environ["BG_DATABASE_URL"].replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO held (run_id, job, queue) VALUES (%s, %s, %s)",
-            (context.run_id, context.job_name, context.run.tags["queue"]),
+            "INSERT INTO held (run_id, job, queue, tier) VALUES (%s, %s, %s, %s)",
+            (context.run_id, context.job_name, context.run.tags["queue"], context.run.tags.get("tier")),
         )
         while not connection.execute(
             "SELECT 1 FROM held WHERE run_id = %s AND let_go", (context.run_id,)

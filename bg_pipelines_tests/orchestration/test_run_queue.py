@@ -12,7 +12,8 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.queues import DEFAULT, JOBS, STORES_SYNC, UNHURRIED_RUNS
+from bg_pipelines.orchestration.failures import TIER_TAG
+from bg_pipelines.queues import DEFAULT, JOBS, STORES_SYNC
 from bg_pipelines_tests.orchestration.daemons import Daemon
 from bg_pipelines_tests.orchestration.queue_jobs import defs
 from bg_pipelines_tests.support import PATIENCE, query, wait_for
@@ -49,7 +50,9 @@ def enqueue(instance: dg.DagsterInstance, workspace: Path, environment: None) ->
                 definition = defs.resolve_job_def(name)
                 run = instance.create_run_for_job(
                     definition,
-                    tags={**definition.tags, **JOBS[name].tags(name, tier)} if tier else definition.tags,
+                    tags={**definition.tags, **JOBS[name].tags(name, tier), TIER_TAG: str(tier)}
+                    if tier
+                    else definition.tags,
                     remote_job_origin=job.get_remote_origin(),
                     job_code_origin=job.get_python_origin(),
                 )
@@ -59,63 +62,78 @@ def enqueue(instance: dg.DagsterInstance, workspace: Path, environment: None) ->
 
 
 @pytest.mark.timeout(600)
-def test_stores_go_first_and_neither_queue_waits_for_the_other(
+def test_the_first_tier_never_waits_and_neither_queue_waits_for_the_other(
     enqueue: Enqueue, daemon: Daemon, instance: dg.DagsterInstance, database: Database
 ) -> None:
     query(
         database,
-        "CREATE TABLE held (run_id text PRIMARY KEY, job text, queue text, let_go bool DEFAULT false, "
+        "CREATE TABLE held (run_id text PRIMARY KEY, job text, queue text, tier text, let_go bool DEFAULT false, "
         "at timestamptz DEFAULT clock_timestamp())",
     )
 
-    def held(column: str) -> Counter[str]:
-        """The runs that have a slot at this moment."""
-        rows = query(database, f"SELECT {column} AS name FROM held WHERE NOT let_go")
-        return Counter(row["name"] for row in rows)
+    def held() -> Counter[str]:
+        """The runs that have a slot at this moment, queue and tier."""
+        rows = query(database, "SELECT queue, tier FROM held WHERE NOT let_go")
+        return Counter(kind(row["queue"], row["tier"]) for row in rows)
 
     def waiting() -> Counter[str]:
         queued = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
-        return Counter(run.tags["queue"] for run in queued)
+        return Counter(kind(run.tags["queue"], run.tags.get(TIER_TAG)) for run in queued)
+
+    def kind(queue: str, tier: str | None) -> str:
+        return f"{queue} {tier}" if tier else queue
 
     def let_go(name: str, runs: int = 1) -> None:
         query(
             database,
-            "UPDATE held SET let_go = true WHERE run_id IN "
-            "(SELECT run_id FROM held WHERE NOT let_go AND name = %s ORDER BY at LIMIT %s)".replace(
-                "name =", "job =" if name in JOBS else "queue ="
-            ),
+            "UPDATE held SET let_go = true WHERE run_id IN (SELECT run_id FROM held WHERE NOT let_go "
+            "AND concat_ws(' ', queue, tier) = %s ORDER BY at LIMIT %s)",
             name,
             runs,
         )
 
     def wait_until(held_now: dict[str, int], waiting_now: dict[str, int]) -> None:
-        wait_for(lambda: (held("queue"), waiting()) == (held_now, waiting_now), PATIENCE)
+        try:
+            wait_for(lambda: (held(), waiting()) == (held_now, waiting_now), PATIENCE)
+        except AssertionError:
+            raise AssertionError((held(), waiting())) from None
 
     stores, default = STORES_SYNC.name, DEFAULT.name
+    first, second, third = (f"{stores} {tier}" for tier in (1, 2, 3))
 
-    # Those of `default` came first.
+    # Those of `default` came first, then those of the lower tiers, the third before the second.
     enqueue("errand", "chore", "errand", "chore", "errand")
-    enqueue("store_sync", "store_sync", "store_sync", "inventory_sync")
-    enqueue("inventory_sync", tier=1)
-    assert waiting() == {stores: 5, default: 5}
+    enqueue("store_sync", "inventory_sync", tier=3)
+    enqueue("store_sync", "inventory_sync", tier=2)
     daemon.start()
 
-    # Stores go first, up to their limit, and among them one slot is the first tier's; the last is for the others.
-    wait_until({stores: 3, default: 1}, {stores: 2, default: 4})
-    assert (held("job")["store_sync"], held("job")["inventory_sync"]) == (UNHURRIED_RUNS, 1)
+    # Stores go before others, and among them by tier: both fill the slots that are no first tier's.
+    wait_until({second: 2, default: 2}, {third: 2, default: 3})
+
+    # Whatever holds them, the first tier's runs begin at once, each job its own.
+    enqueue("inventory_sync", "store_sync", tier=1)
+    wait_until({first: 2, second: 2, default: 2}, {third: 2, default: 3})
+
+    # A slot of the first tier is nobody else's; one of the lower tiers is theirs, though others have waited for longer.
+    let_go(first)
+    let_go(second)
+    wait_until({first: 1, second: 1, third: 1, default: 2}, {third: 1, default: 3})
+    enqueue("inventory_sync", tier=1)
+    wait_until({first: 2, second: 1, third: 1, default: 2}, {third: 1, default: 3})
 
     # While stores have all they may have, and more of them wait, the others go on one after the other.
     let_go(default)
-    wait_until({stores: 3, default: 1}, {stores: 2, default: 3})
+    wait_until({first: 2, second: 1, third: 1, default: 2}, {third: 1, default: 2})
 
-    # A slot of theirs that becomes free is theirs again, although others have waited for longer.
-    let_go("store_sync")
-    wait_until({stores: 3, default: 1}, {stores: 1, default: 3})
-
-    # With no store left in line the others take what is free, but never the last slot.
-    let_go(stores, runs=3)
-    wait_until({stores: 1, default: 3}, {default: 1})
-    let_go(stores)
+    # With no store left in line the others take what is free, but never the last slot: a lower tier has one at once ...
+    let_go(first, 2)
+    let_go(second)
+    wait_until({third: 2, default: 2}, {default: 2})
+    let_go(third, 2)
     wait_until({default: 3}, {default: 1})
-    enqueue("store_sync")
-    wait_until({stores: 1, default: 3}, {default: 1})
+    enqueue("store_sync", tier=3)
+    wait_until({third: 1, default: 3}, {default: 1})
+
+    # ... and the first tier as well, when `default` has most of the slots.
+    enqueue("store_sync", "inventory_sync", tier=1)
+    wait_until({first: 2, third: 1, default: 3}, {default: 1})

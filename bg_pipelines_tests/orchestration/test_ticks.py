@@ -16,7 +16,8 @@ import yaml
 from bg_pipelines.database.engine import Database
 from bg_pipelines.definitions import defs
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.orchestration.failures import DELIVER_SECONDS
+from bg_pipelines.jobs import store_sync
+from bg_pipelines.orchestration.failures import DELIVER_SECONDS, STALE_SECONDS
 from bg_pipelines.orchestration.launcher import WatchedRunLauncher
 from bg_pipelines.orchestration.run_health import DEAD_AFTER_SECONDS
 from bg_pipelines.orchestration.sync_job import THEN_SECONDS, SyncConfig
@@ -25,6 +26,7 @@ from bg_pipelines.queues import (
     DEFAULT,
     JOB_UNITS,
     JOBS,
+    LOWER_TIER_RUNS,
     MAX_CONCURRENT_RUNS,
     QUEUES,
     STORES_SYNC,
@@ -56,6 +58,7 @@ def test_the_limits_are_those_of_the_table() -> None:
     assert CONFIG["concurrency"]["runs"]["max_concurrent_runs"] == MAX_CONCURRENT_RUNS
     assert limits("queue") == {queue.name: queue.max_concurrent_runs for queue in QUEUES}
     assert limits("hurry") == {"no": UNHURRIED_RUNS}
+    assert limits("lower_tier") == {"yes": LOWER_TIER_RUNS}
     assert limits("job") == {name: job.max_concurrent_runs for name, job in JOBS.items()}
 
 
@@ -63,9 +66,21 @@ def test_neither_queue_can_take_the_others_last_slot() -> None:
     assert limits("queue").keys() == {STORES_SYNC.name, DEFAULT.name}
     for limit in limits("queue").values():
         assert 1 <= limit < MAX_CONCURRENT_RUNS
-    assert limits("hurry")["no"] < limits("queue")[STORES_SYNC.name], "a slot is left for the first tier"
+    assert limits("lower_tier")["yes"] < limits("hurry")["no"], (
+        "of the unhurried slots one is left for default"
+    )
+    assert DEFAULT.max_concurrent_runs < limits("hurry")["no"], "and one for the lower tiers"
+    hurried = [job for job in JOBS.values() if job.queue is STORES_SYNC]
+    assert MAX_CONCURRENT_RUNS - limits("hurry")["no"] == len(hurried), "the first tier has one for each job"
+    assert limits("queue")[STORES_SYNC.name] == limits("lower_tier")["yes"] + len(hurried)
+    assert all(job.max_concurrent_runs > limits("lower_tier")["yes"] for job in hurried)
     assert {job.queue for job in JOBS.values()} <= set(QUEUES)
-    assert STORES_SYNC.priority > DEFAULT.priority
+    ranks = [
+        [int(job.tags("", tier)["dagster/priority"]) for tier in (1, 2, 3)]
+        for job in (JOBS["store_sync"], JOBS["customer_sync"])
+    ]
+    assert [*ranks[0], *ranks[1]] == sorted([*ranks[0], *ranks[1]], reverse=True), "stores first, by tier"
+    assert ranks[0][-1] > ranks[1][0]
 
 
 def test_times_fit_each_other() -> None:
@@ -90,7 +105,10 @@ def test_dagster_takes_every_word_of_it(instance: dg.DagsterInstance) -> None:
     assert instance.run_launcher.supports_check_run_worker_health
     queue = instance.get_concurrency_config().run_queue_config
     assert queue is not None
-    assert (queue.max_concurrent_runs, len(queue.tag_concurrency_limits)) == (4, 3 + len(JOBS))
+    assert (queue.max_concurrent_runs, len(queue.tag_concurrency_limits)) == (
+        MAX_CONCURRENT_RUNS,
+        4 + len(JOBS),
+    )
 
 
 def test_the_definitions_load_without_any_database(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +133,7 @@ def test_every_schedule_and_sensor_runs_as_the_table_says() -> None:
         f"share_product_text_message_{OUTBOX}": WORK_SECONDS,
         "run_failures": DELIVER_SECONDS,
         "deliver_alerts": DELIVER_SECONDS,
+        "stale_stores": STALE_SECONDS,
     }
     assert {s.default_status for s in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
 
@@ -219,7 +238,9 @@ def test_a_tick_starts_a_run_of_its_tier_if_something_of_it_is_due(
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == {"ops": {"sync_stores": {"config": {"tiers": [tier]}}}}
     assert request.run_key is None
-    assert (request.tags["tier"], request.tags["hurry"]) == (str(tier), "yes" if tier == 1 else "no")
+    tags = {**store_sync.store_sync.tags, **request.tags}  # as Dagster makes the run
+    wanted = (str(tier), "yes", "no") if tier == 1 else (str(tier), "no", "yes")
+    assert (tags["tier"], tags["hurry"], tags["lower_tier"]) == wanted
     for other in TIERS.keys() - {tier}:
         assert tick(f"store_sync_tier_{other}") == f"no store of tier {other} is due"
     assert tick(f"inventory_sync_tier_{tier}") == f"no store of tier {tier} is due"
@@ -369,7 +390,9 @@ def test_a_run_that_has_died_blocks_no_tick(
 
 def _plain(instance: dg.DagsterInstance) -> str:
     url = instance.run_storage.postgres_url  # type: ignore[attr-defined]
-    return str(url).replace("+psycopg2", "")
+    return (
+        str(url).replace("+psycopg2", "").replace("+", "%20")
+    )  # what SQLAlchemy reads as a space, libpq does not
 
 
 @pytest.mark.usefixtures("environment")

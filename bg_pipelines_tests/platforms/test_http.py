@@ -21,6 +21,7 @@ import pytest
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.messaging.twilio import TextMessages
 from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
+from bg_pipelines.platforms.large_answers import AT_ONCE, LARGE_BYTES
 from bg_pipelines.platforms.network import tls_context
 from bg_pipelines.platforms.shopify import platform as shopify
 from bg_pipelines.platforms.shopify.bulk_file import lines_from
@@ -171,14 +172,14 @@ def test_an_answer_larger_than_it_may_be_is_refused(connect: Callable[..., Trans
     assert error.message == "The vendor sent an answer larger than 50,000 bytes; retried automatically"
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip", "gzip, gzip, gzip"])
 def test_an_answer_that_unpacks_to_more_than_it_may_is_refused_without_being_held(
     connect: Callable[..., Transport], serve: Serve, encoding: str
 ) -> None:
     packed = gzip.compress(b" " * 200_000_000)
-    if encoding == "gzip, gzip":
+    for _ in range(encoding.count(",")):
         packed = gzip.compress(packed)
-    elif encoding == "deflate":
+    if encoding == "deflate":
         packed = packed[10:-8]
     server = serve(Reply(200, (packed,), {"Content-Encoding": encoding}))
     tracemalloc.start()
@@ -188,6 +189,36 @@ def test_an_answer_that_unpacks_to_more_than_it_may_is_refused_without_being_hel
     assert error.error_type is ErrorType.MALFORMED_RESPONSE
     assert "larger than 5,000,000 bytes" in error.message
     assert len(packed) < 1_000_000 < peak < 20_000_000
+
+
+@pytest.mark.parametrize("values", [b"[],", b"{},", b"1,", b'"",'])
+def test_json_that_takes_many_times_its_size_is_refused_before_it_is_read(
+    connect: Callable[..., Transport], serve: Serve, values: bytes
+) -> None:
+    text = b'{"data": [' + values * 1_000_001 + b"null]}"
+    server = serve(Reply(200, (gzip.compress(text, 1),), {"Content-Encoding": "gzip"}))
+    transport = connect()
+    answer = transport.request("GET", server.url)
+    tracemalloc.start()
+    error = failure_of(lambda: transport.object_of(answer))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert error.error_type is ErrorType.MALFORMED_RESPONSE
+    assert "more than 1,000,000 values" in error.message
+    assert peak < 1_000_000
+
+
+def test_only_so_many_large_answers_are_read_at_a_time(
+    connect: Callable[..., Transport], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Reply(200, (gzip.compress(b" " * (LARGE_BYTES + 1), 1),), {"Content-Encoding": "gzip"})
+    transport = connect(timeouts=Timeouts(2.0, 0.2, 20.0))
+    url = serve(large).url
+    held = [transport.request("GET", url) for _ in range(AT_ONCE)]
+    assert failure_of(lambda: transport.request("GET", url)).error_type is ErrorType.TIMEOUT
+    assert transport.request("GET", serve(Reply.of({})).url).status == 200, "a small one needs no place"
+    del held[0]
+    assert transport.request("GET", url).status == 200
 
 
 def test_headers_without_end_are_refused(connect: Callable[..., Transport]) -> None:

@@ -25,6 +25,13 @@ from bg_pipelines.platforms.phones import normalise
         ("020 7946 0958", None, None, "020 7946 0958"),
         ("212 555 0001", "ZZ", None, "212 555 0001"),
         ("1234", "US", None, "1234"),
+        ("+4402079460958", None, "+442079460958", "+4402079460958"),
+        ("+44 (0)20 7946 0958", None, "+442079460958", "+44 (0)20 7946 0958"),
+        ("+4903023125000", "US", "+493023125000", "+4903023125000"),
+        ("+390612345678", None, "+390612345678", None),  # a nought that belongs to the number
+        ("+999123456789", None, None, "+999123456789"),
+        ("+5215512345679", None, None, "+5215512345679"),
+        ("+15551234567", "US", None, "+15551234567"),
         ("call my sister", "US", None, "call my sister"),
         ("+0", None, None, "+0"),
         ("", "US", None, None),
@@ -35,6 +42,12 @@ def test_a_number_is_read_as_in_its_region(
     text: str | None, region: str | None, number: str | None, kept: str | None
 ) -> None:
     assert normalise(text, region) == (number, kept)
+
+
+@pytest.mark.parametrize("number", ["+4402079460958", "+4903023125000", "+999123456789", "+12125550001"])
+def test_a_number_is_the_same_however_it_is_spaced(number: str) -> None:
+    spaced = f"{number[:3]} {number[3:6]} {number[6:]}"
+    assert normalise(number, None)[0] == normalise(spaced, None)[0]
 
 
 @given(

@@ -181,7 +181,7 @@ def pages_of(who: Person, updated: str) -> dict[Resource, Page]:
     )  # fmt: skip
     orders = [
         Order(
-            order, at, "#1", owner, None, "web", "open", None, None, False, False, "EUR", "9", "0", "0", "9", who.email,
+            order, at, "#1", owner, None, "web", "open", None, None, False, False, "EUR", "9", "0", "0", "9", None, who.email,
             who.phone, mark, [mark], at, None, None, None, at,
         )
         for order, owner in zip(who.orders, (who.id, who.id, None), strict=True)

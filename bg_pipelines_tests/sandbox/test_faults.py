@@ -46,7 +46,7 @@ def test_a_status_comes_with_its_body_and_then_all_is_well(
     assert [(request.status, request.fault) for request in shop.requests] == [(status, kind), (200, None)]
 
 
-@pytest.mark.parametrize(("kind", "status"), [("bad_gateway", 502), ("html", 200)])
+@pytest.mark.parametrize(("kind", "status"), [("bad_gateway", 502), ("html", 200), ("refused", 430)])
 def test_a_page_of_html_comes_in_place_of_json(client: Client, shop: Shop, kind: str, status: int) -> None:
     add(shop, kind)
     answer = client.post(QUERY)

@@ -218,6 +218,19 @@ def test_a_store_that_waits_answers_so_its_circuit_closes(
 # What comes to nothing
 
 
+def test_where_exports_fail_again_and_again_all_is_listed(
+    shop: Shop, sync: Sync, database: Database, clock: DatabaseClock, equal: Check
+) -> None:
+    assert sync(units=(Unit.CUSTOMERS,)).failures == []
+    spoil(shop, "bulk_failed")
+    for number in range(3):
+        sync(units=(Unit.ORDERS,), connect=connect_from(rows=1), run_id=f"run {number}")
+        clock.advance(hours=2)
+    equal()
+    [row] = query(database, "SELECT * FROM sync_states WHERE resource = 'orders'")
+    assert (row["attempts"], "failed_exports" in row["cursor"], len(shop.bulk.all)) == (0, False, 2)
+
+
 @pytest.mark.parametrize(
     ("kind", "error_type", "tries"),
     [("bulk_failed", "operation_failed", 5), ("bulk_short_file", "count_mismatch", 3)],

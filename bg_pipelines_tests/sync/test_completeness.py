@@ -244,6 +244,58 @@ def test_a_row_that_is_read_again_in_a_newer_version_counts_once(
         query(database, "DELETE FROM order_lines WHERE order_external_id = 'O3'")
 
 
+def unloadable(number: int) -> Any:
+    return order(number)._replace(total="more than there is")
+
+
+TWICE: dict[str, Sequence[Sequence[Any]]] = {
+    # What is listed by each page, all of them of one commit each.
+    "as it was": [[order(1), order(2)], [order(3)], [order(1), order(4)]],
+    "thrice": [[order(1)], [order(1), order(2)], [order(1)]],
+    "alone": [[order(1)], [order(1)]],
+    "first unloadable": [[unloadable(1), order(2)], [order(1)]],
+    "then unloadable": [[order(1), order(2)], [unloadable(1)]],
+    "both unloadable": [[unloadable(1), order(2)], [unloadable(1)]],
+    "in one commit, once unloadable": [[order(1), unloadable(1), order(2)], [order(3)]],
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_a_row_that_is_listed_twice_is_one_row_whatever_became_of_it(
+    run_script: Script, database: Database, case: str
+) -> None:
+    rows = TWICE[case]
+    ids = {row.external_id for listed in rows for row in listed}
+
+    def pages() -> list[Page]:
+        tokens = [*(str(number) for number in range(1, len(rows))), None]
+        return [
+            page(*((row, [line(row, 1)]) for row in listed), resume=token)
+            for listed, token in zip(rows, tokens, strict=True)
+        ]
+
+    # Into an empty table, over what is held, and over a version that has changed since.
+    for change in (
+        "SELECT 1",
+        "SELECT 1",
+        "UPDATE orders SET source_updated_at = source_updated_at - interval '1 day'",
+    ):
+        query(database, change)
+        assert run_script(*pages(), load_rows=1, force=True).failures == []
+        rejected = {row["external_id"] for row in query(database, "SELECT external_id FROM rejected_rows")}
+        assert alive(database, "orders") | rejected == ids
+        assert rejected == (set() if case in ("as it was", "thrice", "alone", "first unloadable") else {"O1"})
+
+
+def test_a_row_that_is_listed_twice_excuses_no_other(run_script: Script, database: Database) -> None:
+    def lose() -> None:
+        wait_for(lambda: alive(database, "orders") >= {"O2"})
+        query(database, "DELETE FROM orders WHERE external_id = 'O2'")
+
+    pages = (orders(1, 2, resume="1"), orders(3, resume="2"), lose, orders(1))
+    assert errors(run_script(*pages, load_rows=1)) == [ErrorType.COUNT_MISMATCH]
+
+
 def test_a_row_that_another_way_wrote_newer_meanwhile_is_told_of_and_excuses_itself_alone(
     run_script: Script, database: Database
 ) -> None:

@@ -748,7 +748,7 @@ class Shelf(Scripted):
         records = [self.held[one] for one in external_ids]
         return Page(len(records), records)
 
-    def update_customer(self, external_id: str, values: dict[str, Any]) -> UpdateOutcome:
+    def update_customer(self, external_id: str, values: dict[str, Any], _: Any = None) -> UpdateOutcome:
         self.updated.append(external_id)
         row = self.held[external_id]._replace(source_updated_at=stamp(1), **values)
         self.held[external_id] = row
@@ -877,3 +877,24 @@ def test_no_value_is_in_a_log_a_summary_an_error_or_any_table_but_the_customers_
         assert found == [{"n": 0}], table["name"]
     assert query(back.database, "SELECT count(*) AS n FROM sync_attempts")[0]["n"] >= 5
     assert {key for key, _ in source_rows(back.shop, Resource.CUSTOMERS)} >= {first, second}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status", "note"), [(60, "superseded", "theirs"), (-3600, "applied", "ours")]
+)
+def test_what_staff_write_after_the_customer_was_read_is_looked_at_before_it_is_overwritten(
+    back: Back, seconds: float, status: str, note: str
+) -> None:
+    customer = back.ids()[0]
+    back.edit(customer, note="ours")
+
+    def staff() -> None:
+        back.edit_there(customer, seconds_from_now=seconds, note="theirs")
+
+    back.run_with(update_customer=staff)
+    assert back.source(customer)["note"] == note
+    [change] = back.changes(customer, changed_by="Ada")
+    assert (change["status"], change["found_value"]) == (status, "theirs"), (
+        "what was overwritten stands in it"
+    )
+    assert back.held(customer)["note"] == note

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
@@ -36,15 +37,17 @@ def names(
 def sync_with(
     database_url: str, cipher: Cipher, names: list[str]
 ) -> Callable[..., tuple[Summary, list[dict[str, Any]]]]:
-    """Read all products again in a new run, with settings of the database's; returns its summary and each store's row."""
+    """Read all products again in a new run, with settings of each connection; returns its summary and each store's row."""
 
     def run(
         before: Callable[[str], object] = lambda _: None, **settings: str
     ) -> tuple[Summary, list[dict[str, Any]]]:
         """`before` is called with a store's name when its platform is connected."""
-        with psycopg.connect(plain(database_url), autocommit=True) as connection:
+
+        def set_up(connection: psycopg.Connection[Any], _: object) -> None:
             for name, value in settings.items():
-                connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {name} = '{value}'")
+                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+            connection.commit()
 
         def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Any:
             before(access.name)
@@ -52,6 +55,7 @@ def sync_with(
 
         request = SyncRequest(PRODUCTS, stores=tuple(names), force=True)
         database = Database(database_url)
+        sa.event.listen(database.engine, "connect", set_up)
         try:
             summary = SyncRun(
                 database, cipher, request, run_id="second", connect=connect, log=lambda _: None

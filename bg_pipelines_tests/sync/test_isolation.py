@@ -17,7 +17,7 @@ from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.platforms.shopify.client import classify_errors
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, StoreProfile
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Fault, Sandbox
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.units import UNITS
 from bg_pipelines.work import attempts, store_units
@@ -218,3 +218,64 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     worker.join()
     assert query(database, "SELECT 1 FROM sync_states WHERE lease_owner IS NOT NULL") == []
     assert query(database, "SELECT status FROM sync_attempts") == [{"status": "released"}]
+
+
+@pytest.mark.parametrize("kind", ["refused", "unauthorized", "forbidden", "not_found", "payment_required"])
+def test_a_refusal_for_a_moment_at_a_store_that_worked_lately_calls_no_person(
+    make_sandbox: MakeSandbox,
+    add_shops: Callable[[Sandbox], list[str]],
+    database: Database,
+    sync: Run,
+    kind: str,
+) -> None:
+    sandbox = make_sandbox(shops=3, variants=5)
+    add_shops(sandbox)
+    assert sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS)).failures == []
+    for shop in sandbox.world.shops.values():
+        shop.faults.append(Fault(kind, times=1))
+    make_due(database)
+    refused = sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS))
+    assert len({failure.store for failure in refused.failures}) == 3
+    soon = "SELECT next_due_at - clock_timestamp() < interval '3 minutes' AS soon FROM sync_states WHERE attempts > 0"
+    rows = query(database, soon)
+    assert len(rows) == (3 if kind == "forbidden" else 6), (
+        "a scope is of one unit, anything else of the store"
+    )
+    assert all(row["soon"] for row in rows)
+    assert query(database, "SELECT id FROM incidents WHERE needs_attention") == []
+    query(database, "UPDATE circuits SET probe_at = clock_timestamp()")
+    make_due(database)
+    assert sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS)).failures == []
+    assert query(database, "SELECT id FROM incidents WHERE status = 'open'") == []
+
+
+def test_a_refusal_that_stays_is_one_incident_of_its_store_at_the_second_try(
+    make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]], database: Database, sync: Run
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=5)
+    add_shops(sandbox)
+    sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS))
+    for shop in sandbox.world.shops.values():
+        shop.access.expire_all()
+    for incidents in (0, 1):
+        make_due(database)
+        sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS))
+        assert len(query(database, "SELECT id FROM incidents WHERE needs_attention")) == incidents
+
+
+def test_refusals_of_many_stores_in_a_moment_are_one_incident_of_their_platform(
+    make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]], database: Database, sync: Run
+) -> None:
+    sandbox = make_sandbox(shops=6, variants=1)
+    add_shops(sandbox)
+    sync(units=(Unit.PRODUCTS,))
+    for shop in sandbox.world.shops.values():
+        shop.faults.append(Fault("refused"))
+    make_due(database)
+    sync(units=(Unit.PRODUCTS,))
+    [incident] = query(database, "SELECT subject, error_type, needs_attention FROM incidents")
+    assert incident == {"subject": "platform shopify", "error_type": "refused", "needs_attention": False}
+
+
+def make_due(database: Database) -> None:
+    query(database, "UPDATE sync_states SET next_due_at = clock_timestamp()")

@@ -11,7 +11,7 @@ import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.retries import Policies, Strategy
+from bg_pipelines.retries import REFUSALS, Policies, Strategy
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import settling
 from bg_pipelines.sync.context import NotReady, StoreRef
@@ -42,6 +42,9 @@ def error(kind: ErrorType) -> IntegrationError:
         (Failure(error(ErrorType.TIMEOUT)), 0, {"vendors_fault": True}, 1, True),
         (Failure(error(ErrorType.CREDENTIALS)), 0, {}, 1, False),
         (Failure(error(ErrorType.CREDENTIALS)), 0, {"new_credentials": True}, 1, True),
+        *((Failure(error(kind)), 0, {"worked_lately": True}, 1, True) for kind in REFUSALS),
+        *((Failure(error(kind)), 1, {"worked_lately": True}, 2, False) for kind in REFUSALS),
+        (Failure(error(ErrorType.BAD_DATA)), 0, {"worked_lately": True}, 1, False),
         (Failure(error(ErrorType.OPERATION_RUNNING), tries=1440), 0, {}, 1, False),
         (Failure(error(ErrorType.DATABASE)), 0, {}, 1, True),
     ],
@@ -54,7 +57,7 @@ def test_what_happens_next_to_a_failure(
         before,
         NOON,
         random.Random(1),
-        **{"vendors_fault": False, "new_credentials": False, **options},
+        **{"vendors_fault": False, "new_credentials": False, "worked_lately": False, **options},
         job="store_sync",
         policies=Policies(),
     )

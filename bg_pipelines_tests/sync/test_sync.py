@@ -420,7 +420,7 @@ def test_a_failed_store_goes_on_where_it_was_once_it_is_mended(
     sandbox = make_sandbox(shops=1, variants=1200)
     names = add_shops(sandbox)
     [shop] = sandbox.world.shops.values()
-    shop.faults.append(Fault("half_json", operation="ProductVariants", after=3, times=1))
+    shop.faults.append(Fault("half_json", operation="query ProductVariant", after=3, times=2))
     summary = sync(load_rows=250)
     assert [failure.units for failure in summary.failures] == [["product_variants", "inventory_levels"]]
     assert query(database, "SELECT count(*) AS n FROM product_variants")[0]["n"] == 750

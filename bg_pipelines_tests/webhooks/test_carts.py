@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,12 +16,15 @@ from hypothesis import strategies as st
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.platforms.http import parse_json
 from bg_pipelines.webhooks.carts import Document, apply_documents
 from bg_pipelines.webhooks.events import Event
+from bg_pipelines_tests.nasty import ALL, as_json, traces
 from bg_pipelines_tests.support import query
 from bg_pipelines_tests.webhooks.conftest import Handle, Tell, outcomes
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+IS_FULL = os.environ.get("BG_TEST_FULL") == "1"
 CUSTOMER = "gid://shopify/Customer/7"
 
 
@@ -116,6 +121,37 @@ def test_a_cart_and_its_checkout_are_one_row_and_its_lines_are_its_items(
     assert (item["unit_price"], item["total"], item["sku"]) == (Decimal("2.5"), Decimal("12.5"), None)
     assert outcomes(database) == {"handled": 4}
     assert summary.rows["cart_items"].deleted == 1
+
+
+@pytest.mark.usefixtures("harbor")
+@pytest.mark.parametrize("held_before", [True, False])
+def test_a_cart_that_once_came_with_a_time_far_ahead_goes_on(
+    database: Database, tell: Tell, handle: Handle, held_before: bool
+) -> None:
+    far = "2222-03-01T10:00:00Z"
+    if held_before:
+        tell("harbor", "carts/create", cart(1, (1, 2)))
+        tell("harbor", "checkouts/create", checkout(2))
+        handle()
+    tell("harbor", "carts/update", cart(1, (1, 3), updated_at=far))
+    tell("harbor", "checkouts/update", checkout(2, updated_at=far, total_price="1.00"))
+    handle()
+    assert carts(database)["c1"]["source_updated_at"] < datetime.now(UTC) + timedelta(minutes=1)
+    # As an earlier release has kept it.
+    query(
+        database,
+        "UPDATE carts SET (source_updated_at, cart_updated_at, checkout_updated_at) = (%s, %s, %s)",
+        far,
+        far,
+        far,
+    )
+    query(database, "UPDATE cart_items SET source_updated_at = %s", far)
+    tell("harbor", "carts/update", cart(3, (2, 5)))
+    tell("harbor", "checkouts/update", checkout(4, total_price="12.50"))
+    handle()
+    assert contents(database) == {"2": 5}
+    assert carts(database)["c1"]["total"] == Decimal("12.5")
+    assert carts(database)["c1"]["source_updated_at"] == NOON + timedelta(minutes=4)
 
 
 @pytest.mark.usefixtures("harbor")
@@ -278,3 +314,63 @@ def document(number: int, topic: str, payload: dict[str, Any]) -> Document:
     now = NOON + timedelta(days=1)
     event = Event(number, "run/1", 0, 1, "shopify", topic, "carts", token, moment, None, now, None, None)
     return Document(event, payload)
+
+
+FIELDS = {
+    "carts/update": [
+        *cart(1),
+        *(f"line_items.0.{name}" for name in cart(1, (1, 2))["line_items"][0]),
+        "line_items.0",
+    ],
+    "checkouts/update": [*checkout(1), "customer.id", "customer.admin_graphql_api_id"],
+}
+
+
+@pytest.mark.parametrize("topic", FIELDS)
+def test_a_nasty_value_in_any_field_of_a_delivery_costs_at_most_its_cart(
+    own_database: Database, cipher: Cipher, topic: str
+) -> None:
+    rng = random.Random(7)
+    # Whose it is and when it changed are read when it is received.
+    fields = [name for name in FIELDS[topic] if name not in ("token", "id", "cart_token", "updated_at")]
+    dealt = [
+        (field, name)
+        for field in fields
+        for name in (sorted(ALL) if IS_FULL else rng.sample(sorted(ALL), 25))
+    ]
+    documents, expected = [], {}
+    for number, (field, name) in enumerate(dealt):
+        token = f"c{number}"
+        payload = cart(1, (1, 2), token=token) if topic == "carts/update" else checkout(1, token)
+        *holders, last = field.split(".")
+        holder: Any = payload
+        for one in holders:
+            holder = holder[int(one)] if isinstance(holder, list) else holder[one]
+        holder[int(last) if isinstance(holder, list) else last] = ALL[name]
+        documents.append(document(number, topic, parse_json(as_json(payload))))
+        expected[token] = field, name
+    with own_database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO stores (id, name, platform, domain, credentials) OVERRIDING SYSTEM VALUE "
+            "VALUES (1, 'harbor', 'shopify', 'harbor.myshopify.com', '')"
+        )
+        apply_documents(connection, cipher, 1, documents)
+        held = {row[0] for row in connection.execute("SELECT external_id FROM carts")}
+        items = {row[0] for row in connection.execute("SELECT cart_external_id FROM cart_items")}
+        rejects = connection.execute("SELECT resource, external_id, reason FROM rejected_rows").fetchall()
+        for table in ("carts", "cart_items"):
+            connection.execute(f"SELECT * FROM {table}").fetchall()
+        connection.rollback()
+    rejected = {token.partition("/")[0] for _, token, _ in rejects}
+    for token, (field, name) in expected.items():
+        assert token in held | rejected, (field, name)
+        no_items = field == "line_items" and ALL[name] == []
+        assert topic != "carts/update" or token in items | rejected or no_items, (field, name)
+    assert [reason for *_, reason in rejects if not re.match(r"[a-z_0-9.]+: ", reason)] == []
+    assert traces(str([reason for *_, reason in rejects])) == []
+    assert rejects
+    # A wrong kind is never made a text.
+    wrong = {
+        token for token, (_, name) in expected.items() if isinstance(ALL[name], dict | list) and ALL[name]
+    }
+    assert wrong <= rejected

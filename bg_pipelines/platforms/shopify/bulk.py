@@ -39,7 +39,9 @@ from bg_pipelines.platforms.shopify.sales import (
     customer,
     whole_order,
 )
+from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import Page, Record, Resource
+from bg_pipelines.values import read_time
 
 OPERATIONS_LOOKED_AT = 20
 
@@ -171,7 +173,7 @@ def _start(client: ShopifyClient, export: Export, place: Place) -> str:
         errors = payload["userErrors"]
         if not errors:
             return str(payload["bulkOperation"]["id"])
-        code, text = errors[0]["code"], str(errors[0]["message"])[:200]
+        code, text = errors[0]["code"], said(errors[0]["message"])
     except (KeyError, TypeError, IndexError):
         raise malformed("Shopify's answer to the start of a bulk operation lacks its outcome") from None
     if code in ("LIMIT_REACHED", "OPERATION_IN_PROGRESS"):
@@ -333,7 +335,7 @@ def _oldest(records: Sequence[Record]) -> datetime:
     for record in records:
         # A time that is none belongs to a row that will be rejected.
         with suppress(TypeError, ValueError):
-            oldest = min(oldest, datetime.fromisoformat(record.source_created_at))  # type: ignore[union-attr]
+            oldest = min(oldest, read_time(record.source_created_at))  # type: ignore[union-attr]
     return oldest
 
 

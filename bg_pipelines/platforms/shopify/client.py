@@ -135,7 +135,7 @@ class ShopifyClient:
             max_bytes=max_bytes,
             clock=clock,
         )
-        self._throttle_wait_seconds = 0.0 if reserve else throttle_wait_seconds
+        self.throttle_wait_seconds = 0.0 if reserve else throttle_wait_seconds
         self._reserve = reserve
         self._budget: _Budget | None = None
         self._costs: dict[str, float] = {}
@@ -143,17 +143,20 @@ class ShopifyClient:
     def close(self) -> None:
         self._transport.close()
 
-    def execute(self, document: str, variables: Mapping[str, Any]) -> Answer:
+    def execute(
+        self, document: str, variables: Mapping[str, Any], *, may_wait_seconds: float | None = None
+    ) -> Answer:
         """Send one document and return its data, waiting out throttles and renewing the token on the way.
 
-        Raises IntegrationError: see `Transport`, `classify_status` and `classify_errors`.
+        `may_wait_seconds` is for what must not be sent later than that; by default a minute or two. Raises IntegrationError: see `Transport`, `classify_status` and `classify_errors`.
         """
         body = orjson.dumps({"query": document, "variables": variables})
         rows = len(variables.get("ids", ()))
-        may_wait, pause = self._throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait, pause = self.throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait = may_wait if may_wait_seconds is None else min(may_wait, may_wait_seconds)
         renewed = False
         while True:
-            self._pace(document, rows)
+            self._pace(document, rows, may_wait_seconds)
             try:
                 answer = self._post(self._url, body, self._authorization())
                 if answer.status == 401 and isinstance(self._credentials, ClientCredentials) and not renewed:
@@ -172,10 +175,11 @@ class ShopifyClient:
                 pause *= 2
                 self.sleep(seconds)
 
-    def _pace(self, document: str, rows: int) -> None:
+    def _pace(self, document: str, rows: int, may_wait_seconds: float | None) -> None:
         """Wait until the bucket holds what this document cost last time, for so many ids, to avoid a refusal.
 
-        With a reserve there is no waiting. Raises IntegrationError (throttled) where the call would take of it.
+        With a reserve there is no waiting. Raises IntegrationError (throttled) where the call would take of it, or wait for
+        longer than it may.
         """
         if self._budget is None:
             return
@@ -187,8 +191,15 @@ class ShopifyClient:
                 f"the shop's rate limit has no more than the {self._reserve:.0%} that are left to syncs",
                 source=SOURCE,
             )
+        if may_wait_seconds is not None and seconds > may_wait_seconds:
+            raise IntegrationError.of(
+                ErrorType.THROTTLED,
+                f"the shop's rate limit is used up for {seconds:.1f} s",
+                source=SOURCE,
+                details={"retry_after_seconds": seconds},
+            )
         if seconds > 0:
-            self.sleep(min(seconds, self._throttle_wait_seconds))
+            self.sleep(min(seconds, self.throttle_wait_seconds))
 
     def _read(self, document: str, rows: int, received: http.Answer) -> Answer:
         details: dict[str, Any] = {"status": received.status}

@@ -7,7 +7,7 @@ are passed on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
@@ -54,6 +54,9 @@ _CONSENTS = {
 }
 EDITABLE = frozenset({*_PROFILE, *_CONSENTS})
 
+AT_ONCE_SECONDS = 2.0
+"""So long at most what was read waits to be overwritten."""
+
 # What says that there is none; the other texts may be null.
 _NONE: dict[str, Any] = {"email": "", "phone": "", "tags": []}
 _ALWAYS_THERE = ("locale", *_CONSENTS)
@@ -89,19 +92,46 @@ class CustomerEdits:
         self._client = client
         self._sales = sales
 
-    def update(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+    def update(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None = None
+    ) -> UpdateOutcome:
         """See `Platform`. The profile is all or nothing and comes first; where a consent is refused after that, the
-        outcome is `rejected` and its page shows what was done."""
+        outcome is `rejected` and its page shows what was done.
+
+        Shopify has no compare-and-swap for customers: each is read again right before it is written, and once more
+        where the rate limit makes us wait in between.
+        """
+        may_wait = self._client.throttle_wait_seconds
+        while if_still is not None:
+            try:
+                return self._update(external_id, values, if_still)
+            except IntegrationError as error:
+                seconds = float(error.details.get("retry_after_seconds", 0))
+                if error.error_type is not ErrorType.THROTTLED or not 0 < seconds <= may_wait:
+                    raise
+                may_wait -= seconds
+                self._client.sleep(seconds)
+        return self._update(external_id, values, None)
+
+    def _update(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None
+    ) -> UpdateOutcome:
         page: Page | None = None
         try:
             _require_possible(values)
+            if if_still is not None:
+                page = self._read(external_id)
+                if not if_still(_only(page)):
+                    return UpdateOutcome("changed", page)
             profile = {
                 name: _NONE.get(column) if values[column] is None else values[column]
                 for column, name in _PROFILE.items()
                 if column in values
             }
             if profile:
-                page = self._apply(UPDATE_CUSTOMER, {"id": external_id, **profile})
+                page = self._apply(
+                    UPDATE_CUSTOMER, {"id": external_id, **profile}, at_once=if_still is not None
+                )
             for column, (document, field) in _CONSENTS.items():
                 if column not in values:
                     continue
@@ -109,7 +139,9 @@ class CustomerEdits:
                 # A consent that is as it shall be keeps the time at which it was given.
                 if getattr(_only(page), column) != values[column]:
                     state = {"marketingState": str(values[column]).upper()}
-                    page = self._apply(document, {"customerId": external_id, field: state})
+                    page = self._apply(
+                        document, {"customerId": external_id, field: state}, at_once=if_still is not None
+                    )
             return UpdateOutcome("applied", page or self._read(external_id))
         except _RefusedError as refused:
             return UpdateOutcome("rejected", page, str(refused))
@@ -120,10 +152,14 @@ class CustomerEdits:
             raise _RefusedError("id: does not exist")
         return page
 
-    def _apply(self, document: str, change: Node) -> Page:
+    def _apply(self, document: str, change: Node, *, at_once: bool) -> Page:
         """Write one change; returns the customer as they are now."""
         try:
-            answer = self._client.execute(document, {"input": change, **self._sales.addresses})
+            answer = self._client.execute(
+                document,
+                {"input": change, **self._sales.addresses},
+                may_wait_seconds=AT_ONCE_SECONDS if at_once else None,
+            )
         except IntegrationError as error:
             if error.error_type is not ErrorType.QUERY_REJECTED:
                 raise

@@ -5,12 +5,14 @@ https://shopify.dev/docs/api/usage/response-codes, https://shopify.dev/docs/api/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import retry_after
+from bg_pipelines.platforms.vendor_text import said
 
 SOURCE = "shopify"
 
@@ -33,10 +35,18 @@ def classify_status(status: int, headers: Mapping[str, str], details: dict[str, 
         return _of(ErrorType.SHOP_GONE, message, details)
     if status < 300:
         return malformed(f"Shopify answered {status} without data", details)
-    kind, message = _STATUSES.get(
-        status, (ErrorType.QUERY_REJECTED, f"Shopify refuses the request ({status})")
-    )
+    if status in _OF_THE_CALL:
+        return _of(ErrorType.QUERY_REJECTED, f"Shopify refuses the request ({status})", details)
+    kind, message = _STATUSES.get(status, (ErrorType.REFUSED, _REFUSED.format(status=status)))
     return _of(kind, message, details)
+
+
+_OF_THE_CALL = frozenset({400, 405, 406, 411, 413, 414, 415, 422, 431})
+"""What is wrong is the request itself, which stays as it is."""
+_REFUSED = (
+    "Shopify refuses the call and gives no reason ({status}): mostly for a moment; retried automatically"
+)
+"""430 above all: its gate's answer to an address that it takes for an attacker, in short bursts."""
 
 
 _STATUSES: dict[int, tuple[ErrorType, str]] = {
@@ -71,7 +81,8 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
     extra = first.get("extensions")
     extra = extra if isinstance(extra, dict) else {}
     code = extra.get("code")
-    text = str(first.get("message") or errors)[:200]
+    code = code if isinstance(code, str) and re.fullmatch(r"[A-Z_]{1,60}", code) else None
+    text = said(first.get("message") or errors)
     if code:
         details = {**details, "code": code}
     if code == "THROTTLED":
@@ -98,6 +109,10 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
         return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)
     if code in ("INTERNAL_SERVER_ERROR", "TIMEOUT"):
         return _of(ErrorType.SERVER_ERROR, f"Shopify is failing ({code}); retried automatically", details)
+    if not code and first.get("path"):
+        # It was executed, and one of its fields failed: no fault of the query's.
+        message = "Shopify is failing at a field of a row; retried automatically"
+        return _of(ErrorType.SERVER_ERROR, message, details)
     return _of(ErrorType.QUERY_REJECTED, f"Shopify rejects the query: {text}", details)
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.rejects import NONSENSE, rejected
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
+from bg_pipelines.platforms.shopify.unanswered import OF_SIZE, UNANSWERED, Held, Sizes, Unanswered
 from bg_pipelines.records import Page, Part, Record, Reject
 
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 
 Node = dict[str, Any]
-# What a converter raises for an invalid node.
-_NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
+
+
+EMPTY_PAGES = 100
+"""So many in a row are no list any more."""
+NESTED_ROWS = 10_000
+"""No row has more nested in it, be they lines or addresses: such a list has no end."""
 
 
 class PageSizes(NamedTuple):
@@ -41,51 +48,111 @@ class PageSizes(NamedTuple):
 PAGE_SIZES = PageSizes()
 
 
+IDS = """
+query Ids($ids: [ID!]!) { rows: nodes(ids: $ids) { id } }"""
+
+
+def ids_only(name: str, connection: str, *, searched: bool = True, beside: str = "") -> str:
+    """The document that asks for nothing but the ids of a connection's rows, which Shopify manages where it fails at one."""
+    query, argument = (", $query: String", ", query: $query") if searched else ("", "")
+    return f"""
+query {name}Ids($first: Int!, $after: String{query}) {{
+  {beside}
+  rows: {connection}(first: $first, after: $after, sortKey: ID{argument}) {{ nodes {{ id }} {PAGE_INFO} }}
+}}"""
+
+
 class PageReader:
-    """Asks for pages, of as many rows as the shop's cost limit allows."""
+    """Asks for pages, of as many rows as the shop's cost limit allows and as Shopify manages."""
 
     def __init__(self, client: ShopifyClient, sizes: PageSizes = PAGE_SIZES) -> None:
         self.sizes = sizes
         self._client = client
-        self._page_rows: dict[str, int] = {}
+        self._at_once = Sizes()
+        self._answered: set[str] = set()
 
-    def page(self, document: str, variables: Node, after: str | None, rows: int | None = None) -> Answer:
-        """One page, of fewer rows where this shop's cost limit does not allow so many."""
+    def page(
+        self,
+        document: str,
+        variables: Node,
+        after: str | None,
+        rows: int | None = None,
+        *,
+        within: str | None = None,
+        ids: str | None = None,
+    ) -> Answer:
+        """One page, of fewer rows where Shopify does not take, or does not manage, so many.
+
+        `ids` is the document of the rows' ids: where Shopify fails at a single row and still tells its id, the answer
+        is that of `ids`, and its node an `Unanswered`.
+        """
         while True:
-            first = self._rows_at_once(document, rows or self.sizes.rows)
+            first = self._at_once.rows(document, rows or self.sizes.rows)
+            asked = {**variables, "first": first, "after": after}
             try:
-                return self._client.execute(document, {**variables, "first": first, "after": after})
+                answer = self._client.execute(document, asked)
             except IntegrationError as error:
-                self._ask_for_fewer(document, first, error)
+                if self._is_smaller(document, first, error):
+                    continue
+                named = self._probe(
+                    error, ids, {name: asked[name] for name in asked if f"${name}:" in (ids or "")}
+                )
+                holder = named.data if within is None else named.data.get(within)
+                nodes = rows_of(holder.get("rows")).nodes if holder is not None else []
+                if holder is None or not nodes:
+                    raise  # no row is to blame
+                if first > 1:
+                    self._at_once.failed(document, first)
+                    continue
+                self._at_once.found(document)
+                holder["rows"]["nodes"] = [
+                    Unanswered(node, error) for node in nodes if isinstance(node, dict)
+                ]
+                return named
+            self._at_once.passed(document)
+            return answer
 
     def answers(
-        self, document: str, variables: Node, after: str | None, within: str | None = None
+        self,
+        document: str,
+        variables: Node,
+        after: str | None,
+        within: str | None = None,
+        ids: str | None = None,
     ) -> Iterator[tuple[Answer, Node, Rows]]:
         """All answers of a connection from `after` on, each with the data that its rows are in, and these.
 
         The connection is `rows` in the answer, or in its field `within`; where that is null it has gone, and there
-        is no data.
+        is no data. `ids`: see `page`.
         """
-        seen = {after}
+        cursors, held = Cursors(after), Held(lambda: self._manages(document, variables))
         while True:
-            answer = self.page(document, variables, after)
+            answer = self.page(document, variables, after, within=within, ids=ids)
             data = answer.data if within is None else answer.data.get(within)
             if data is None:
                 yield answer, {}, Rows([], None)
                 return
             rows = rows_of(data.get("rows"))
-            note_cursor(rows.next_cursor, seen)
-            yield answer, data, rows
+            cursors.note(rows.next_cursor, len(rows.nodes))
+            self._note_answered(document, rows.nodes)
+            yield from held.then((answer, data, rows), rows.nodes)
             if rows.next_cursor is None:
+                yield from held.end()
                 return
             after = rows.next_cursor
 
     def connection(
-        self, document: str, variables: Node, after: str | None, convert: Convert, within: str | None = None
+        self,
+        document: str,
+        variables: Node,
+        after: str | None,
+        convert: Convert,
+        within: str | None = None,
+        ids: str | None = None,
     ) -> Iterator[Page]:
         """All pages of a connection from `after` on. What is within something that went away has no rows: the next
         pass finds them gone."""
-        for answer, data, rows in self.answers(document, variables, after, within):
+        for answer, data, rows in self.answers(document, variables, after, within, ids):
             converted = Converted(data)
             converted.add(rows.nodes, convert)
             yield converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
@@ -106,7 +173,7 @@ class PageReader:
             converted.data, vendor_time = answer.data, vendor_time or answer.vendor_time
             # A node of another kind than asked for has no fields.
             converted.add([node for node in nodes if node], convert)
-            if shows_all(answer.data):
+            if not all(nodes) and shows_all(answer.data):
                 converted.add([one for one, node in zip(asked, nodes, strict=True) if not node], _gone)
         return converted.page(vendor_time, resume=None)
 
@@ -114,28 +181,84 @@ class PageReader:
         self, document: str, variables: Node, ids: Sequence[str], most: int | None = None
     ) -> Iterator[tuple[Answer, list[str], list[Any]]]:
         """Answers about these ids, a few in each, with those that it is about and what is there of them."""
-        left = list(dict.fromkeys(ids))
+        left, held = list(dict.fromkeys(ids)), Held(lambda: document in self._answered)
         while left:
-            first = self._rows_at_once(document, most or self.sizes.rows_by_ids)
+            first = self._at_once.rows(document, most or self.sizes.rows_by_ids)
             asked = left[:first]
             try:
                 answer = self._client.execute(document, {**variables, "ids": asked})
+                nodes = answer.data.get("rows")
+                if not isinstance(nodes, list) or len(nodes) != len(asked):
+                    raise malformed("Shopify's answer lacks some of the rows that were asked for")
+                self._at_once.passed(document)
             except IntegrationError as error:
-                self._ask_for_fewer(document, first, error)
-                continue
-            nodes = answer.data.get("rows")
-            if not isinstance(nodes, list) or len(nodes) != len(asked):
-                raise malformed("Shopify's answer lacks some of the rows that were asked for")
-            yield answer, asked, nodes
+                if self._is_smaller(document, first, error):
+                    continue
+                answer = self._probe(error, IDS, {"ids": asked})
+                named = answer.data.get("rows")
+                if not isinstance(named, list) or len(named) != len(asked):
+                    raise
+                if len(asked) > 1:
+                    self._at_once.failed(document, len(asked))
+                    continue
+                self._at_once.found(document)
+                nodes = [Unanswered(node, error) if isinstance(node, dict) else None for node in named]
+            self._note_answered(document, nodes)
+            yield from held.then((answer, asked, nodes), [node for node in nodes if node])
             left = left[first:]
+        yield from held.end()
 
-    def _rows_at_once(self, document: str, most: int) -> int:
-        return self._page_rows.get(document, most)
+    def _note_answered(self, document: str, nodes: Sequence[Any]) -> None:
+        if document not in self._answered and any(node and type(node) is not Unanswered for node in nodes):
+            self._answered.add(document)
 
-    def _ask_for_fewer(self, document: str, rows: int, error: IntegrationError) -> None:
+    def _manages(self, document: str, variables: Node) -> bool:
+        """Whether Shopify answers any row of a document: one of these pages, or else the first of all that there are."""
+        if document in self._answered:
+            return True
+        unsearched = {name: None if name == "query" else value for name, value in variables.items()}
+        try:
+            self._client.execute(document, {**unsearched, "first": 1, "after": None})
+        except IntegrationError:
+            return False
+        return True
+
+    def _is_smaller(self, document: str, rows: int, error: IntegrationError) -> bool:
+        """Whether fewer rows are asked for, where so many cost too much."""
         if error.error_type is not ErrorType.QUERY_TOO_COSTLY or rows == 1:
+            return False
+        self._at_once.too_costly(document, rows)
+        return True
+
+    def _probe(self, error: IntegrationError, ids: str | None, variables: Node) -> Answer:
+        """The ids of the rows that Shopify failed at; raises the error where it tells no more of them than of the rows.
+
+        So a vendor that is down costs one more call, and a row that it fails at costs that row.
+        """
+        if ids is None or error.error_type not in OF_SIZE or error.details.get("sent") is False:
             raise error
-        self._page_rows[document] = max(1, rows // 2)
+        try:
+            answer = self._client.execute(ids, variables)
+        except IntegrationError:
+            raise error from None
+        return answer
+
+
+class Cursors:
+    """The cursors of one list, which must come to an end: none comes twice, and not all pages are empty."""
+
+    def __init__(self, first: str | None) -> None:
+        self._seen = {first}
+        self._empty = 0
+
+    def note(self, cursor: str | None, rows: int) -> None:
+        """Raises IntegrationError (malformed_response)."""
+        if cursor is not None and cursor in self._seen:
+            raise malformed("Shopify repeats a page's cursor: the end would never be reached")
+        self._seen.add(cursor)
+        self._empty = 0 if rows else self._empty + 1
+        if self._empty > EMPTY_PAGES:
+            raise malformed("Shopify's list goes on without rows: the end would never be reached")
 
 
 class Rows(NamedTuple):
@@ -160,10 +283,13 @@ class Converted:
         self.read += len(nodes)
         append = self.records.append
         for node in nodes:
+            if type(node) is Unanswered:
+                self.rejects.append(Reject(node.get("id"), UNANSWERED, dict(node)))
+                continue
             try:
                 converted = convert(self, node)
-            except _NONSENSE as error:
-                self.rejects.append(_reject(node, error))
+            except NONSENSE as error:
+                self.rejects.append(rejected(node, error, partial(convert, Converted(self.data))))
                 continue
             if type(converted) is str:
                 self.gone.append(converted)
@@ -176,10 +302,13 @@ class Converted:
         """Parts of a row, each separately: an invalid one does not affect the row and the others."""
         append = self.parts.setdefault(table, []).append
         for node in nodes:
+            if type(node) is Unanswered:
+                self.rejects.append(Reject(node.get("id"), UNANSWERED, dict(node), table))
+                continue
             try:
                 append(convert(whole, node))
-            except _NONSENSE as error:
-                self.rejects.append(_reject(node, error, table))
+            except NONSENSE as error:
+                self.rejects.append(rejected(node, error, partial(convert, whole), table=table))
 
     def page(
         self,
@@ -217,10 +346,12 @@ def rows_of(connection: Any) -> Rows:
     return Rows(nodes, cursor if more else None)
 
 
-def note_cursor(cursor: str | None, seen: set[str | None]) -> None:
-    if cursor is not None and cursor in seen:
-        raise malformed("Shopify repeats a page's cursor: the end would never be reached")
-    seen.add(cursor)
+def nested_rows(node: Node, name: str) -> Rows:
+    """The rows of a connection that is nested in a row: if it is none, that is one row's fault."""
+    try:
+        return rows_of(node[name])
+    except IntegrationError:
+        raise ValueError(f"{name}: lacks rows or its page information") from None
 
 
 def count_of(data: Node) -> int | None:
@@ -241,18 +372,3 @@ def key(node: Node) -> tuple[str, str]:
 
 def _gone(_: Converted, external_id: Any) -> str:
     return str(external_id)
-
-
-def _reject(node: Any, error: Exception, table: str | None = None) -> Reject:
-    external_id = node.get("id") if isinstance(node, dict) else None
-    if not isinstance(external_id, str):
-        external_id = None
-    if isinstance(error, KeyError):
-        reason = f"{error.args[0]}: missing from the answer"
-    elif isinstance(error, ValueError):
-        reason = str(error)
-    else:
-        reason = "a field that holds further fields is null"
-    return Reject(
-        external_id, f"{reason}; correct it at the source, it loads once it has changed there", node, table
-    )

@@ -11,6 +11,7 @@ in subscriptions.py, exports in bulk.py, paging in pages.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,11 +40,12 @@ from bg_pipelines.platforms.shopify.pages import (
     Node,
     PageReader,
     PageSizes,
+    ids_only,
     key,
-    rows_of,
+    nested_rows,
 )
 from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
-from bg_pipelines.platforms.shopify.stock import Stock
+from bg_pipelines.platforms.shopify.stock import LOCATION_IDS, Stock
 from bg_pipelines.platforms.shopify.subscriptions import Subscriptions
 from bg_pipelines.records import (
     Location,
@@ -119,6 +121,9 @@ query ProductsWithVariants($ids: [ID!]!, $variants: Int!) {{
   }}
 }}"""
 
+PRODUCT_IDS = ids_only("Product", "products")
+PRODUCT_VARIANT_IDS = ids_only("ProductVariant", "productVariants")
+
 GRANTED_SCOPES = "query GrantedScopes { currentAppInstallation { accessScopes { handle } } }"
 
 DOCUMENTS = (
@@ -135,6 +140,8 @@ DOCUMENTS = (
     PRODUCTS_BY_IDS,
     PRODUCT_VARIANTS_BY_IDS,
     PRODUCTS_WITH_VARIANTS,
+    PRODUCT_IDS,
+    PRODUCT_VARIANT_IDS,
     GRANTED_SCOPES,
 )
 
@@ -227,11 +234,12 @@ class ShopifyPlatform:
             return self._sales.orders(_changed_since(since), resume)
         if resource is Resource.INVENTORY_LEVELS:
             return self._stock.pages(_changed_since(since), resume)
-        document, convert = _CONNECTIONS[resource]
+        document, ids, convert = _CONNECTIONS[resource]
         variables: Node = {"query": _changed_since(since)}
         if resource is Resource.LOCATIONS:
             variables = {}  # few, and without a search by time: always all of them
-        return self._reader.connection(document, variables, resume, convert)
+        pages = self._reader.connection(document, variables, resume, convert, ids=ids)
+        return map(_all_of_them, pages) if resource is Resource.LOCATIONS else pages
 
     def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
         return LOOKBACK
@@ -251,7 +259,7 @@ class ShopifyPlatform:
 
         def convert(page: Converted, node: Node) -> Product:
             product = _product(page, node)
-            listed = rows_of(node["variants"])
+            listed = nested_rows(node, "variants")
             variants.data = page.data
             parent = {"product": {"id": product.external_id}}
             nodes = [{**one, **parent} if isinstance(one, dict) else one for one in listed.nodes]
@@ -273,8 +281,10 @@ class ShopifyPlatform:
     undated: frozenset[Resource] = frozenset()
     editable = EDITABLE
 
-    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
-        return self._edits.update(external_id, values)
+    def update_customer(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None = None
+    ) -> UpdateOutcome:
+        return self._edits.update(external_id, values, if_still)
 
     def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         return self._stock.correct(corrections)
@@ -302,6 +312,10 @@ class ShopifyPlatform:
                 "grow so old are not followed any more; ask Shopify for it in the app's settings"
             )
         return faults
+
+
+def _all_of_them(page: Page) -> Page:
+    return replace(page, lists_all=True)
 
 
 def _changed_since(since: datetime | None) -> str | None:
@@ -355,10 +369,10 @@ def _variant(page: Converted, node: Node) -> ProductVariant:
     )
 
 
-_CONNECTIONS: dict[Resource, tuple[str, Convert]] = {
-    Resource.LOCATIONS: (LOCATIONS, _location),
-    Resource.PRODUCTS: (PRODUCTS, _product),
-    Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS, _variant),
+_CONNECTIONS: dict[Resource, tuple[str, str, Convert]] = {
+    Resource.LOCATIONS: (LOCATIONS, LOCATION_IDS, _location),
+    Resource.PRODUCTS: (PRODUCTS, PRODUCT_IDS, _product),
+    Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS, PRODUCT_VARIANT_IDS, _variant),
 }
 _BY_IDS: dict[Resource, tuple[str, Convert]] = {
     Resource.LOCATIONS: (LOCATIONS_BY_IDS, _location),

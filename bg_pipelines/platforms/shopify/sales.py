@@ -19,16 +19,20 @@ import orjson
 from bg_pipelines.platforms.phones import normalise
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.pages import (
+    IDS,
+    NESTED_ROWS,
     PAGE_INFO,
     Converted,
     Node,
     PageReader,
     Rows,
     count_of,
+    ids_only,
     key,
-    rows_of,
+    nested_rows,
 )
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund
+from bg_pipelines.values import read_time
 
 # What comes with a row of a page; few rows have more. So a page of 250 stays under the limit of 1000 cost points.
 REFUNDS_AT_MOST = 250  # of one order; they are a list without pages
@@ -55,6 +59,7 @@ ORDER_FIELDS = f"""
   id name createdAt updatedAt processedAt cancelledAt cancelReason closedAt sourceName test email phone note tags
   currencyCode displayFinancialStatus displayFulfillmentStatus customer {{ id }} retailLocation {{ id }}
   subtotalPriceSet {{ {_MONEY} }} totalDiscountsSet {{ {_MONEY} }} totalTaxSet {{ {_MONEY} }} totalPriceSet {{ {_MONEY} }}
+  currentTotalPriceSet {{ {_MONEY} }}
   refunds(first: {REFUNDS_AT_MOST}) {{ {REFUND_FIELDS} }}"""
 # What a line is sold for has all discounts taken off, those that belong to a code of the whole order too.
 LINE_FIELDS = f"""
@@ -110,7 +115,32 @@ query OrderLines($id: ID!, $first: Int!, $after: String) {{
   }}
 }}"""
 
-DOCUMENTS = (CUSTOMERS, CUSTOMERS_BY_IDS, CUSTOMER_ADDRESSES, ORDERS, ORDERS_BY_IDS, ORDER_LINES)
+
+def _nested_ids(name: str, within: str, connection: str) -> str:
+    return f"""
+query {name}Ids($id: ID!, $first: Int!, $after: String) {{
+  {within}(id: $id) {{ rows: {connection}(first: $first, after: $after) {{ nodes {{ id }} {PAGE_INFO} }} }}
+}}"""
+
+
+ADDRESS_IDS = _nested_ids("Address", "customer", "addressesV2")
+LINE_IDS = _nested_ids("Line", "order", "lineItems")
+CUSTOMER_IDS = ids_only("Customer", "customers")
+ORDER_IDS = ids_only("Order", "orders", beside=APP_SCOPES)
+
+DOCUMENTS = (
+    CUSTOMER_IDS,
+    ORDER_IDS,
+    ADDRESS_IDS,
+    LINE_IDS,
+    IDS,
+    CUSTOMERS,
+    CUSTOMERS_BY_IDS,
+    CUSTOMER_ADDRESSES,
+    ORDERS,
+    ORDERS_BY_IDS,
+    ORDER_LINES,
+)
 
 
 class Sales:
@@ -122,7 +152,8 @@ class Sales:
         self._lines = {"lines": reader.sizes.lines}
 
     def customers(self, query: str | None, resume: str | None) -> Iterator[Page]:
-        return self._reader.connection(CUSTOMERS, {"query": query, **self.addresses}, resume, self.customer)
+        variables = {"query": query, **self.addresses}
+        return self._reader.connection(CUSTOMERS, variables, resume, self.customer, ids=CUSTOMER_IDS)
 
     def customers_by_ids(self, ids: Sequence[str]) -> Page:
         return self._reader.by_ids(CUSTOMERS_BY_IDS, self.addresses, ids, self.customer)
@@ -130,7 +161,9 @@ class Sales:
     def orders(self, query: str | None, resume: str | None) -> Iterator[Page]:
         """Without the scope `ALL_ORDERS` Shopify lists, and counts, those of the last 60 days alone."""
         listed_since: datetime | None = None
-        for answer, data, rows in self._reader.answers(ORDERS, {"query": query, **self._lines}, resume):
+        for answer, data, rows in self._reader.answers(
+            ORDERS, {"query": query, **self._lines}, resume, ids=ORDER_IDS
+        ):
             converted = Converted(data)
             converted.add(rows.nodes, self._order)
             page = converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
@@ -144,24 +177,28 @@ class Sales:
         return self._reader.by_ids(ORDERS_BY_IDS, self._lines, ids, self._order, shows_all=all_are_shown)
 
     def customer(self, _: Converted, node: Node) -> Customer | str:
-        nested = rows_of(node["addressesV2"])
-        addresses = self._all(nested, CUSTOMER_ADDRESSES, "customer", node)
+        nested = nested_rows(node, "addressesV2")
+        addresses = self._all(nested, CUSTOMER_ADDRESSES, ADDRESS_IDS, "customer", "addressesV2", node)
         return node["id"] if addresses is None else customer(node, addresses)
 
     def _order(self, page: Converted, node: Node) -> Order | str:
-        nested = rows_of(node["lineItems"])
-        lines = self._all(nested, ORDER_LINES, "order", node)
+        nested = nested_rows(node, "lineItems")
+        lines = self._all(nested, ORDER_LINES, LINE_IDS, "order", "lineItems", node)
         return node["id"] if lines is None else whole_order(page, node, lines)
 
-    def _all(self, nested: Rows, document: str, within: str, node: Node) -> list[Node] | None:
+    def _all(
+        self, nested: Rows, document: str, ids: str, within: str, name: str, node: Node
+    ) -> list[Node] | None:
         """All rows of a node's connection; None if the node went away meanwhile."""
         nodes, after = nested
         if after is not None:
             external_id, _ = key(node)
-            for _, data, rows in self._reader.answers(document, {"id": external_id}, after, within):
+            for _, data, rows in self._reader.answers(document, {"id": external_id}, after, within, ids):
                 if not data:
                     return None
                 nodes = nodes + rows.nodes
+                if len(nodes) > NESTED_ROWS:
+                    raise ValueError(f"{name}: more than {NESTED_ROWS:,}; the list may have no end")
         return nodes
 
 
@@ -182,25 +219,26 @@ def customer(node: Node, addresses: Sequence[Node]) -> Customer:
     if phone is not None:
         number, given = normalise(phone["phoneNumber"], region)
         sms_location = phone["sourceLocation"]
-        sms_source = sms_location["id"] if sms_location else _lower(phone["marketingCollectedFrom"])
+        collected_from = phone["marketingCollectedFrom"]
+        sms_source = _lower(collected_from) if sms_location is None else sms_location["id"]
     return Customer(
         *key(node),
         node["firstName"],
         node["lastName"],
         company,
-        email["emailAddress"] if email else None,
+        email["emailAddress"] if email is not None else None,
         node["verifiedEmail"],
         number,
         given,
-        _addresses(default["id"] if default else None, addresses) if addresses else "[]",
+        _addresses(default["id"] if default is not None else None, addresses) if addresses else "[]",
         node["tags"],
         node["locale"],
         node["note"],
-        email["marketingState"].lower() if email else None,
-        email["marketingUpdatedAt"] if email else None,
-        email_location["id"] if email_location else None,
-        phone["marketingState"].lower() if phone else None,
-        phone["marketingUpdatedAt"] if phone else None,
+        email["marketingState"].lower() if email is not None else None,
+        email["marketingUpdatedAt"] if email is not None else None,
+        email_location["id"] if email_location is not None else None,
+        phone["marketingState"].lower() if phone is not None else None,
+        phone["marketingUpdatedAt"] if phone is not None else None,
         sms_source,
         node["numberOfOrders"],
         spent["amount"],
@@ -220,6 +258,8 @@ def whole_order(page: Converted, node: Node, lines: Sequence[Node]) -> Order:
 def order(node: Node) -> Order:
     """An order as it was sold, without its parts."""
     refunded = node["refunds"]
+    if type(refunded) is not list:
+        raise ValueError("refunds: must be a list and is not")
     if len(refunded) >= REFUNDS_AT_MOST:
         raise ValueError(f"refunds: {len(refunded)}, and Shopify tells of no more; some may be missing")
     buyer, location = node["customer"], node["retailLocation"]
@@ -228,21 +268,22 @@ def order(node: Node) -> Order:
     return Order(
         *key(node),
         node["name"],
-        buyer["id"] if buyer else None,
-        location["id"] if location else None,
+        buyer["id"] if buyer is not None else None,
+        location["id"] if location is not None else None,
         node["sourceName"],
-        "cancelled" if cancelled_at else "closed" if closed_at else "open",
+        "cancelled" if cancelled_at is not None else "closed" if closed_at is not None else "open",
         _lower(node["displayFinancialStatus"]),
         _lower(node["displayFulfillmentStatus"]),
         False,
         node["test"],
         node["currencyCode"],
-        subtotal["shopMoney"]["amount"] if subtotal else None,
-        discount["shopMoney"]["amount"] if discount else None,
-        tax["shopMoney"]["amount"] if tax else None,
+        subtotal["shopMoney"]["amount"] if subtotal is not None else None,
+        discount["shopMoney"]["amount"] if discount is not None else None,
+        tax["shopMoney"]["amount"] if tax is not None else None,
         node["totalPriceSet"]["shopMoney"]["amount"],
+        node["currentTotalPriceSet"]["shopMoney"]["amount"],
         node["email"],
-        node["phone"],
+        _phone(node["phone"]),
         node["note"],
         node["tags"],
         node["processedAt"],
@@ -263,8 +304,8 @@ def line(order_node: Node, node: Node) -> OrderLine:
         external_id,
         order_node["updatedAt"],
         order_node["id"],
-        product["id"] if product else None,
-        variant["id"] if variant else None,
+        product["id"] if product is not None else None,
+        variant["id"] if variant is not None else None,
         node["title"],
         node["variantTitle"],
         node["sku"],
@@ -290,7 +331,7 @@ def refund(order_node: Node, node: Node) -> Refund:
         node["totalRefundedSet"]["shopMoney"]["amount"],
         order_node["currencyCode"],
         node["note"],
-        node["processedAt"] or node["createdAt"],
+        node["createdAt"] if node["processedAt"] is None else node["processedAt"],
     )
 
 
@@ -299,6 +340,10 @@ def _addresses(default_id: str | None, nodes: Sequence[Node]) -> str:
     if len(nodes) > 1 and nodes[0]["id"] != default_id:
         nodes = sorted(nodes, key=lambda node: node["id"] != default_id)
     kept = [{name: node[name] for name in ADDRESS if node[name] is not None} for node in nodes]
+    for address in kept:
+        for name, value in address.items():
+            if type(value) is not str:
+                raise ValueError(f"addresses.{name}: must be a text and is not")
     try:
         return orjson.dumps(kept).decode()
     except orjson.JSONEncodeError:
@@ -318,9 +363,15 @@ def _oldest(nodes: Sequence[Node]) -> datetime | None:
     oldest: datetime | None = None
     for node in nodes:
         with suppress(KeyError, TypeError, ValueError):
-            made = datetime.fromisoformat(node["createdAt"])
+            made = read_time(node["createdAt"])
             oldest = made if oldest is None else min(oldest, made)
     return oldest
+
+
+def _phone(text: str | None) -> str | None:
+    """In E.164 where it can be read, so that it is the same as a customer's; else as it was given."""
+    number, given = normalise(text, None)
+    return number or given
 
 
 def _lower(text: str | None) -> str | None:

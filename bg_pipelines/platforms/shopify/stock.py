@@ -10,20 +10,25 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome, batch_key, batches
+from bg_pipelines.platforms.rejects import NONSENSE
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     Converted,
+    Cursors,
     Node,
     PageReader,
     key,
-    note_cursor,
+    nested_rows,
     rows_of,
 )
+from bg_pipelines.platforms.shopify.unanswered import Unanswered
+from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import InventoryLevel, Page
 
 ATTEMPTS = 3
@@ -67,7 +72,24 @@ mutation SetQuantities($input: InventorySetQuantitiesInput!, $key: String!) {
   inventorySetQuantities(input: $input) @idempotent(key: $key) { userErrors { code field message } }
 }"""
 
+LOCATION_IDS = """
+query LocationIds($first: Int!, $after: String) {
+  rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {
+    nodes { id } pageInfo { hasNextPage endCursor }
+  }
+}"""
+LEVEL_IDS = """
+query LevelIds($location: ID!, $first: Int!, $after: String, $query: String) {
+  location(id: $location) {
+    rows: inventoryLevels(first: $first, after: $after, query: $query, includeInactive: true) {
+      nodes { id } pageInfo { hasNextPage endCursor }
+    }
+  }
+}"""
+
 DOCUMENTS = (
+    LOCATION_IDS,
+    LEVEL_IDS,
     INVENTORY_LEVELS,
     LOCATION_INVENTORY_LEVELS,
     INVENTORY_LEVELS_BY_IDS,
@@ -102,22 +124,28 @@ class Stock:
         """
         at: dict[str, str | None] = json.loads(resume) if resume else {}
         locations_after = at.get("locations_after")
-        seen = {locations_after}
+        cursors = Cursors(locations_after)
         while True:
             variables = {"levels": self._sizes.levels, "query": query}
-            answer = self._reader.page(INVENTORY_LEVELS, variables, locations_after, self._sizes.locations)
+            answer = self._reader.page(
+                INVENTORY_LEVELS, variables, locations_after, self._sizes.locations, ids=LOCATION_IDS
+            )
             rows = rows_of(answer.data.get("rows"))
-            note_cursor(rows.next_cursor, seen)
+            cursors.note(rows.next_cursor, len(rows.nodes))
             first = Converted()
-            to_drain: list[tuple[str, str]] = []
-            try:
-                for location in rows.nodes:
-                    levels = rows_of(location["inventoryLevels"])
-                    first.add(levels.nodes, partial(_level, location["id"]))
-                    if levels.next_cursor is not None:
-                        to_drain.append((location["id"], levels.next_cursor))
-            except (KeyError, TypeError):
-                raise malformed("Shopify's answer lacks a location's stock levels") from None
+            to_drain: list[tuple[str, str | None]] = []
+            for location in rows.nodes:
+                if type(location) is Unanswered:
+                    to_drain.append((location["id"], None))  # all by itself
+                    continue
+                try:
+                    place, levels = _text(location["id"]), nested_rows(location, "inventoryLevels")
+                except NONSENSE as error:
+                    first.add([location], partial(_refuse, error))
+                    continue
+                first.add(levels.nodes, partial(_level, place))
+                if levels.next_cursor is not None:
+                    to_drain.append((place, levels.next_cursor))
             # Where each part of this page of locations goes on: behind the last, with the next page of them.
             parts: list[str | None] = [
                 _token(locations_after, location, after) for location, after in to_drain
@@ -137,7 +165,12 @@ class Stock:
             locations_after = rows.next_cursor
 
     def _drain_location(
-        self, location: str, after: str, query: str | None, locations_after: str | None, behind: str | None
+        self,
+        location: str,
+        after: str | None,
+        query: str | None,
+        locations_after: str | None,
+        behind: str | None,
     ) -> Iterator[Page]:
         """The other pages of a location's levels; `behind` is the token of what follows them."""
         pages = self._reader.connection(
@@ -146,6 +179,7 @@ class Stock:
             after,
             partial(_level, location),
             within="location",
+            ids=LEVEL_IDS,
         )
         for page in pages:
             page.resume = behind if page.resume is None else _token(locations_after, location, page.resume)
@@ -193,7 +227,7 @@ class Stock:
                 status = "applied" if quantity == correction.quantity else "stale"
                 outcomes[index] = CorrectionOutcome(status, found_quantity=quantity)
             else:
-                reasons = [str(fault["code"] or fault.get("message")) for fault in found]
+                reasons = [said(fault["code"] or fault.get("message")) for fault in found]
                 outcomes[index] = CorrectionOutcome("rejected", reason=", ".join(reasons))
         others = [index for index in range(len(batch)) if index not in refused]
         if refused and others:
@@ -276,10 +310,23 @@ def _token(locations_after: str | None, location: str | None = None, after: str 
     return json.dumps({"locations_after": locations_after, "location": location, "after": after})
 
 
+def _refuse(error: Exception, _: Converted, __: Node) -> InventoryLevel:
+    """A location that does not tell its stock stands for it: what is held of it is asked for by id."""
+    raise error
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or not value:
+        raise ValueError("id: must be a text and is not")
+    return value
+
+
 def _level(location: str, _: Converted, node: Node) -> InventoryLevel | str:
     external_id, updated_at = key(node)
-    if not node["isActive"]:
+    if node["isActive"] is False:
         return external_id  # no longer stocked there
+    if node["isActive"] is not True:
+        raise ValueError("isActive: must be true or false and is not")
     quantities = {q["name"]: q["quantity"] for q in node["quantities"]}
     return InventoryLevel(
         external_id,

@@ -7,14 +7,15 @@ in its shopify.app.toml are not listed and not changed by API.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Subscription, Wanted
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
-from bg_pipelines.platforms.shopify.pages import PAGE_INFO, Node, PageReader
+from bg_pipelines.platforms.shopify.pages import NESTED_ROWS, PAGE_INFO, Node, PageReader
+from bg_pipelines.platforms.vendor_text import said
+from bg_pipelines.values import read_time
 
 COMPLIANCE_TOPICS = ("customers/data_request", "customers/redact", "shop/redact")
 
@@ -92,15 +93,16 @@ class Subscriptions:
     def unsubscribe(self, external_id: str) -> None:
         messages = _messages(self._client.execute(UNSUBSCRIBE, {"id": external_id}).data)
         if messages and not any(_MISSING in message for message in messages):
-            message = f"Shopify does not remove a webhook subscription: {messages[0][:200]}"
+            message = f"Shopify does not remove a webhook subscription: {said(messages[0])}"
             raise IntegrationError.of(ErrorType.QUERY_REJECTED, message, source=SOURCE)
 
     def _listed(self, variables: Node) -> list[Subscription]:
-        return [
-            _subscription(node)
-            for _, _, rows in self._reader.answers(SUBSCRIPTIONS, variables, None)
-            for node in rows.nodes
-        ]
+        found: list[Subscription] = []
+        for _, _, rows in self._reader.answers(SUBSCRIPTIONS, variables, None):
+            found += map(_subscription, rows.nodes)
+            if len(found) > NESTED_ROWS:
+                raise malformed("Shopify lists webhook subscriptions without an end")
+        return found
 
 
 def _only_topic(wanted: Wanted) -> str:
@@ -142,7 +144,7 @@ def _subscription(node: Any) -> Subscription:
             uri=str(node["uri"]),
             include_fields=tuple(node["includeFields"]) or None,
             filter=node["filter"] or None,
-            source_updated_at=datetime.fromisoformat(node["updatedAt"]),
+            source_updated_at=read_time(node["updatedAt"]),
             delivers=node["format"] == "JSON",
         )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -165,7 +167,7 @@ def _messages(answer: Node) -> list[str]:
 
 
 def _refused(topic: str, messages: list[str]) -> IntegrationError:
-    said = messages[0][:200]
+    why = said(messages[0])
     if any(_PROTECTED in message for message in messages):
         return IntegrationError.of(
             ErrorType.SCOPES,
@@ -180,12 +182,12 @@ def _refused(topic: str, messages: list[str]) -> IntegrationError:
             "the app's shopify.app.toml",
             source=SOURCE,
         )
-    if said.startswith("Address"):
+    if why.startswith("Address"):
         return IntegrationError.of(
             ErrorType.CONFIGURATION,
-            f"Shopify does not deliver webhooks to BG_PUBLIC_URL ({said}): set it to a public https address",
+            f"Shopify does not deliver webhooks to BG_PUBLIC_URL ({why}): set it to a public https address",
             source=SOURCE,
         )
     return IntegrationError.of(
-        ErrorType.QUERY_REJECTED, f"Shopify refuses the subscription to {topic}: {said}", source=SOURCE
+        ErrorType.QUERY_REJECTED, f"Shopify refuses the subscription to {topic}: {why}", source=SOURCE
     )

@@ -29,6 +29,19 @@ VERSION = "2026-09-16"
 THROTTLE_WAIT_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 1.0
 SOURCE = "square"
+FEWER = 5
+"""A page that Square fails at is asked for with so many times fewer rows."""
+EMPTY_PAGES = 100
+"""So many in a row are no list any more."""
+LISTED_PAGES = 1_000
+"""A list that is held as a whole has no more."""
+# What may be different for fewer rows.
+_OF_SIZE = {
+    ErrorType.SERVER_ERROR,
+    ErrorType.TIMEOUT,
+    ErrorType.MALFORMED_RESPONSE,
+    ErrorType.CONNECTION,
+}
 
 
 class Answer(NamedTuple):
@@ -84,8 +97,8 @@ class SquareClient:
             "Square-Version": VERSION,
             "Content-Type": "application/json",
         }
-        self._sleep = sleep
-        self._throttle_wait_seconds = throttle_wait_seconds
+        self.sleep = sleep
+        self.throttle_wait_seconds = throttle_wait_seconds
 
     def close(self) -> None:
         self.transport.close()
@@ -97,8 +110,13 @@ class SquareClient:
     def post(self, what: str, /, **content: Any) -> Answer:
         return self._call("POST", what, content)
 
-    def put(self, *place: str, content: Mapping[str, Any]) -> Answer:
-        return self._call("PUT", _path(place), content)
+    def put(self, *place: str, content: Mapping[str, Any], may_wait_seconds: float | None = None) -> Answer:
+        """`may_wait_seconds` is for what must not be sent later than that; by default a minute."""
+        return self._call("PUT", _path(place), content, may_wait_seconds)
+
+    def post_soon(self, what: str, content: Mapping[str, Any], may_wait_seconds: float) -> Answer:
+        """As `post`, for what must not be sent later than that."""
+        return self._call("POST", what, content, may_wait_seconds)
 
     def delete(self, *place: str) -> Answer:
         return self._call("DELETE", _path(place), None)
@@ -106,17 +124,48 @@ class SquareClient:
     def answers(
         self, what: str, content: Mapping[str, Any], cursor: str | None
     ) -> Iterator[tuple[Answer, str | None]]:
-        """The answers of a search from behind a cursor to its end, each with the cursor behind it."""
-        return self._paged(lambda more: self.post(what, **content, **more), cursor)
+        """The answers of a search from behind a cursor to its end, each with the cursor behind it.
+
+        Where Square fails at so many rows, fewer are asked for; at one alone, it fails.
+        """
+        limit = content.get("limit")
+
+        def ask(more: dict[str, str]) -> Answer:
+            nonlocal limit
+            while True:
+                try:
+                    return self.post(what, **{**content, **({"limit": limit} if limit else {})}, **more)
+                except IntegrationError as error:
+                    of_size = error.error_type in _OF_SIZE and error.details.get("sent") is not False
+                    if not limit or limit == 1 or not of_size:
+                        raise
+                    # One call tells a vendor that is down from a page that is too much.
+                    if limit == content["limit"] and not self._manages(what, {**content, **more}):
+                        raise
+                    limit = max(1, limit // FEWER)
+
+        return self._paged(ask, cursor)
+
+    def _manages(self, what: str, content: Mapping[str, Any]) -> bool:
+        """Whether Square answers at all, and it is the number of rows that it fails at."""
+        try:
+            self.post(what, **{**content, "limit": 1})
+        except IntegrationError:
+            return False
+        return True
 
     def listed(self, *place: str, **query: str) -> Iterator[Answer]:
         """The answers of a list that is asked for with GET, to its end."""
-        return (answer for answer, _ in self._paged(lambda more: self.get(*place, **query, **more), None))
+        pages = self._paged(lambda more: self.get(*place, **query, **more), None)
+        for number, (answer, _) in enumerate(pages, 1):
+            if number > LISTED_PAGES:
+                raise malformed("Square's list goes on and on: the end would never be reached")
+            yield answer
 
     def _paged(
         self, ask: Callable[[dict[str, str]], Answer], cursor: str | None
     ) -> Iterator[tuple[Answer, str | None]]:
-        seen = {cursor}
+        seen, empty = {cursor}, 0
         while True:
             answer = ask({"cursor": cursor} if cursor else {})
             cursor = answer.data.get("cursor") or None
@@ -125,15 +174,25 @@ class SquareClient:
             if cursor is not None and cursor in seen:
                 raise malformed("Square repeats a page's cursor: the end would never be reached")
             seen.add(cursor)
+            empty = 0 if any(isinstance(rows, list) and rows for rows in answer.data.values()) else empty + 1
+            if empty > EMPTY_PAGES:
+                raise malformed("Square's list goes on without rows: the end would never be reached")
             yield answer, cursor
             if cursor is None:
                 return
 
-    def _call(self, method: str, path: str, content: Mapping[str, Any] | None) -> Answer:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        content: Mapping[str, Any] | None,
+        may_wait_seconds: float | None = None,
+    ) -> Answer:
         """What was answered, after waiting out rate limits. Raises IntegrationError: see `Transport` and `classify`."""
         url = f"{self.base_url}/v2/{path}"
         body = None if content is None else orjson.dumps(content)
-        may_wait, pause = self._throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait, pause = self.throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait = may_wait if may_wait_seconds is None else min(may_wait, may_wait_seconds)
         while True:
             try:
                 return self._read(self.transport.request(method, url, headers=self._headers, body=body))
@@ -143,7 +202,7 @@ class SquareClient:
                     raise
                 may_wait -= seconds
                 pause *= 2
-                self._sleep(seconds)
+                self.sleep(seconds)
 
     def _read(self, received: http.Answer) -> Answer:
         if not 200 <= received.status < 300:
@@ -181,6 +240,9 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
     if 300 <= status < 400:
         message = f"Square's API has moved from this address ({status}): give the store its new --api-url"
         return _of(ErrorType.CONFIGURATION, message, details)
+    if code is None and status not in _OF_THE_CALL:
+        message = f"Square refuses the call and gives no reason ({said}): mostly for a moment; retried automatically"
+        return _of(ErrorType.REFUSED, message, details)
     at = f" at {field}" if field else ""
     error = _of(ErrorType.QUERY_REJECTED, f"Square refuses the request ({said}{at})", details)
     # A cursor expires; the pages are read again.
@@ -188,6 +250,8 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
     return error
 
 
+_OF_THE_CALL = frozenset({400, 405, 406, 411, 413, 414, 415, 422, 431})
+"""What is wrong is the request itself, also where no code says so."""
 _UNAUTHORISED = (
     "Square does not accept the access token ({said}): it is wrong, expired or revoked. "
     "Make a new one and give it with `bg-pipelines stores add`"

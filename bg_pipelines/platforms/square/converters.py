@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bg_pipelines.platforms.phones import normalise
+from bg_pipelines.platforms.rejects import NONSENSE, optional
 from bg_pipelines.records import (
     Customer,
     InventoryLevel,
@@ -22,22 +23,12 @@ from bg_pipelines.records import (
     ProductVariant,
     Record,
     Refund,
-    Reject,
     StoreProfile,
 )
+from bg_pipelines.wording import currency_digits
 
 Node = dict[str, Any]
 
-# ISO 4217: how many digits the smallest unit of a currency is behind the point, where it is not two.
-_WITHOUT_CENTS = (
-    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF",
-)  # fmt: skip
-_IN_THOUSANDTHS = ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND")
-_EXPONENTS = {
-    **dict.fromkeys(_WITHOUT_CENTS, 0),
-    **dict.fromkeys(_IN_THOUSANDTHS, 3),
-    **dict.fromkeys(("CLF", "UYW"), 4),
-}
 _WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0*)?")
 _STATUSES = {"OPEN": "open", "COMPLETED": "closed", "CANCELED": "cancelled"}
 _ADDRESS = (
@@ -66,7 +57,7 @@ Converted = Record | Sale | str
 
 def decimal_text(amount: int, currency: str) -> str:
     """An amount in the smallest unit of its currency as decimal text: 1250 is 12.50 USD, 1250 JPY and 1.250 BHD."""
-    digits = _EXPONENTS.get(currency, 2)
+    digits = currency_digits(currency)
     if not digits:
         return str(amount)
     text = f"{abs(amount):0{digits + 1}d}"
@@ -87,12 +78,14 @@ def profile(merchant: Node, location: Node) -> StoreProfile:
 def location(row: Node) -> Location:
     """Square has no change time of locations, and no word on whether one fulfils online orders."""
     external_id, created_at = _key(row, "created_at")
-    address = row.get("address") or {}
+    address, status = _object(row, "address"), row["status"]
+    if status not in ("ACTIVE", "INACTIVE"):
+        raise ValueError("status: is none that is known")
     return Location(
         external_id,
         created_at,
         row["name"],
-        row["status"] == "ACTIVE",
+        status == "ACTIVE",
         False,
         address.get("address_line_1"),
         address.get("locality"),
@@ -105,16 +98,16 @@ def location(row: Node) -> Location:
 def product(categories: Mapping[str, str], row: Node) -> Product | str:
     """`categories` are names by id. Square does not tell when an item was made."""
     external_id, updated_at = _key(row)
-    if row.get("is_deleted"):
+    if _truth(row, "is_deleted"):
         return external_id
     item = row["item_data"]
-    category = (item.get("reporting_category") or {}).get("id")
+    category = _text(_object(item, "reporting_category"), "id")
     return Product(
         external_id,
         updated_at,
         item["name"],
         external_id,
-        "ARCHIVED" if item.get("is_archived") else "ACTIVE",
+        "ARCHIVED" if _truth(item, "is_archived") else "ACTIVE",
         "",
         categories.get(category, "") if category else "",
         [],
@@ -124,7 +117,7 @@ def product(categories: Mapping[str, str], row: Node) -> Product | str:
 
 def variant(shop_currency: str, row: Node) -> ProductVariant | str:
     external_id, updated_at = _key(row)
-    if row.get("is_deleted"):
+    if _truth(row, "is_deleted"):
         return external_id
     data = row["item_variation_data"]
     # What is typed at the till has no price of its own.
@@ -135,10 +128,10 @@ def variant(shop_currency: str, row: Node) -> ProductVariant | str:
         updated_at,
         data["item_id"],
         external_id,
-        data.get("name") or "",
+        _text(data, "name") or "",
         data.get("sku"),
         data.get("upc"),
-        data.get("ordinal") or 0,
+        data.get("ordinal", 0),
         price,
         None,
         currency,
@@ -147,9 +140,9 @@ def variant(shop_currency: str, row: Node) -> ProductVariant | str:
 
 def level(row: Node) -> InventoryLevel:
     """The pieces in stock; what is promised or on its way is counted in states that are not asked for."""
-    item, place, calculated_at = row["catalog_object_id"], row["location_id"], row["calculated_at"]
-    if not (_is_text(item) and _is_text(place) and _is_text(calculated_at)):
-        raise ValueError("catalog_object_id, location_id, calculated_at: must be texts and are not")
+    item, place, calculated_at = (
+        _id(row, name) for name in ("catalog_object_id", "location_id", "calculated_at")
+    )
     if row["state"] != "IN_STOCK":
         raise ValueError("state: is not the one that was asked for")
     quantity = row["quantity"]
@@ -163,16 +156,13 @@ def level(row: Node) -> InventoryLevel:
 def customer(merchant_country: str | None, row: Node) -> Customer:
     """Phone numbers are read as national ones of the address's country, or of the merchant's where it has none."""
     external_id, updated_at = _key(row)
-    address = row.get("address") or {}
+    address = _object(row, "address")
     country = _country(address)
-    kept = {name: address[theirs] for name, theirs in _ADDRESS if address.get(theirs) is not None}
+    kept = {name: _text(address, theirs) for name, theirs in _ADDRESS if address.get(theirs) is not None}
     if country is None:
         kept.pop("country_code", None)
-    given = row.get("phone_number")
-    if given is not None and not isinstance(given, str):
-        raise ValueError("phone_number: must be a text and is not")
-    phone, phone_given = normalise(given, country or merchant_country)
-    unsubscribed = (row.get("preferences") or {}).get("email_unsubscribed") is True
+    phone, phone_given = normalise(_text(row, "phone_number"), country or merchant_country)
+    unsubscribed = _truth(_object(row, "preferences"), "email_unsubscribed")
     return Customer(
         external_id=external_id,
         source_updated_at=updated_at,
@@ -207,33 +197,34 @@ def sale(row: Node) -> Sale | str:
     state = row["state"]
     if state == "DRAFT":
         return external_id
-    if state not in _STATUSES:
+    if not isinstance(state, str) or state not in _STATUSES:
         raise ValueError("state: is none that is known")
     total, currency = _money(row, "total_money")
-    sold, tenders = row.get("line_items") or [], row.get("tenders") or []
+    sold, tenders = _objects(row, "line_items"), _objects(row, "tenders")
     lines = [_line(external_id, updated_at, place, line) for place, line in enumerate(sold)]
     refunds = _refunds(row, external_id, updated_at)
     tender = tenders[0] if tenders else {}
-    shipped = {one["state"] for one in row.get("fulfillments") or []}
+    shipped = {_text(one, "state") or "" for one in _objects(row, "fulfillments")}
     closed_at = row.get("closed_at")
     order = Order(
         external_id=external_id,
         source_updated_at=updated_at,
         # A receipt's number is how the payment's id begins.
-        name=row.get("ticket_name") or f"#{(tender.get('id') or external_id)[:4]}",
-        customer_external_id=row.get("customer_id") or tender.get("customer_id"),
+        name=_text(row, "ticket_name") or f"#{(_text(tender, 'id') or external_id)[:4]}",
+        customer_external_id=_text(row, "customer_id") or _text(tender, "customer_id"),
         location_external_id=row["location_id"],
-        channel=(row.get("source") or {}).get("name"),
+        channel=_object(row, "source").get("name"),
         status=_STATUSES[state],
         financial_status=None,
         fulfillment_status=shipped.pop().lower() if len(shipped) == 1 else None,
-        is_return=not lines and bool(refunds or row.get("returns")),
+        is_return=not lines and bool(refunds or _objects(row, "returns")),
         is_test=False,
         currency=currency,
         subtotal=_subtotal(sold, currency),
         discount=_optional_money(row, "total_discount_money"),
         tax=_optional_money(row, "total_tax_money"),
         total=total,
+        current_total=None,  # what comes back is an order of its own
         email=None,
         phone=None,
         note=None,
@@ -261,7 +252,7 @@ def _line(order: str, updated_at: str, place: int, line: Node) -> OrderLine:
             order_external_id=order,
             product_external_id=None,
             variant_external_id=line.get("catalog_object_id"),
-            title=line.get("name") or str(line.get("item_type") or "item").replace("_", " ").capitalize(),
+            title=_text(line, "name") or (_text(line, "item_type") or "item").replace("_", " ").capitalize(),
             variant_title=line.get("variation_name"),
             sku=None,
             quantity=quantity,
@@ -271,8 +262,14 @@ def _line(order: str, updated_at: str, place: int, line: Node) -> OrderLine:
             total=decimal_text(gross - discount, currency),
             currency=currency,
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"line_items[{place}].{fault(error)}") from None
+    except NONSENSE as error:
+        raise ValueError(f"line_items[{place}].{_fault(error)}") from None
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]}: missing from the answer"
+    return str(error) if isinstance(error, ValueError) else "a field: is not of the kind that it must be"
 
 
 def _refunds(row: Node, order: str, updated_at: str) -> list[Refund]:
@@ -280,8 +277,8 @@ def _refunds(row: Node, order: str, updated_at: str) -> list[Refund]:
 
     Nothing did where the return was cancelled, or no refund of it went through.
     """
-    tried, returns = row.get("refunds") or [], row.get("returns") or []
-    paid = [one for one in tried if one.get("status") not in ("REJECTED", "FAILED")]
+    tried, returns = _objects(row, "refunds"), _objects(row, "returns")
+    paid = [one for one in tried if _text(one, "status") not in ("REJECTED", "FAILED")]
     if (returns and row["state"] == "CANCELED") or (tried and not paid):
         return []
     note = next((one["reason"] for one in paid if one.get("reason")), None)
@@ -289,17 +286,19 @@ def _refunds(row: Node, order: str, updated_at: str) -> list[Refund]:
     found = []
     for one in returns:
         # Of a single return the sum may stand with the order alone.
-        amounts = one.get("return_amounts") or (row["return_amounts"] if len(returns) == 1 else {})
+        amounts = _object(one, "return_amounts") or (row["return_amounts"] if len(returns) == 1 else {})
         amount, currency = _money(amounts, "total_money")
         sale_id = one.get("source_order_id")
-        found.append(Refund(f"{order}/{one['uid']}", updated_at, order, sale_id, amount, currency, note, at))
+        found.append(
+            Refund(f"{order}/{_id(one, 'uid')}", updated_at, order, sale_id, amount, currency, note, at)
+        )
     if returns:
         return found
-    sale_id = order if row.get("line_items") else None
+    sale_id = order if _objects(row, "line_items") else None
     for one in paid:
         amount, currency = _money(one, "amount_money")
         values = (amount, currency, one.get("reason"), one.get("created_at") or at)
-        found.append(Refund(f"{order}/{one['id']}", updated_at, order, sale_id, *values))
+        found.append(Refund(f"{order}/{_id(one, 'id')}", updated_at, order, sale_id, *values))
     return found
 
 
@@ -314,7 +313,7 @@ def _subtotal(sold: list[Node], currency: str) -> str:
 
 def _country(holder: Node) -> str | None:
     """ZZ is Square's word for one that is not known."""
-    country = holder.get("country")
+    country = _text(holder, "country")
     return None if country == "ZZ" else country or None
 
 
@@ -345,7 +344,7 @@ def _optional_money(holder: Node, name: str) -> str | None:
 def _amount(holder: Node, name: str) -> int:
     """In the smallest unit; Square leaves out what there is nothing of."""
     money = holder.get(name)
-    amount = 0 if money is None else money.get("amount")
+    amount = 0 if money is None else money.get("amount") if isinstance(money, dict) else None
     if type(amount) is not int:
         raise ValueError(f"{name}: must be a whole number and is not")
     return amount
@@ -355,19 +354,29 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def fault(error: Exception) -> str:
-    """What is wrong with a row, without its values: they may be personal."""
-    if isinstance(error, KeyError):
-        return f"{error.args[0]}: missing from the answer"
-    if isinstance(error, ValueError):
-        return str(error)
-    return "a field that holds further fields is null or holds none"
+def _id(holder: Node, name: str) -> str:
+    if not _is_text(holder[name]):
+        raise ValueError(f"{name}: must be a text and is not")
+    return str(holder[name])
 
 
-def reject(row: Any, error: Exception, key: Callable[[Node], Any] = lambda row: row.get("id")) -> Reject:
-    external_id = key(row) if isinstance(row, dict) else None
-    return Reject(
-        external_id if _is_text(external_id) else None,
-        f"{fault(error)}; correct it at the source, it loads once it has changed there",
-        row,
-    )
+# Square leaves out what is null; what is there must be what it is said to be, also where it is nought or empty.
+
+
+def _text(holder: Node, name: str) -> str | None:
+    return optional(holder, name, str)  # type: ignore[no-any-return]
+
+
+def _truth(holder: Node, name: str) -> bool:
+    return optional(holder, name, bool, nothing=False)  # type: ignore[no-any-return]
+
+
+def _object(holder: Node, name: str) -> Node:
+    return optional(holder, name, dict, {})  # type: ignore[no-any-return]
+
+
+def _objects(holder: Node, name: str) -> list[Node]:
+    found = optional(holder, name, list, [])
+    if not all(isinstance(one, dict) for one in found):
+        raise ValueError(f"{name}: must be a list of objects and is not")
+    return found  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from bg_pipelines.platforms.protocol import (
     StoreAccess,
     UpdateOutcome,
 )
+from bg_pipelines.platforms.rejects import NONSENSE, id_of, rejected
 from bg_pipelines.platforms.square import converters as records
 from bg_pipelines.platforms.square import writes
 from bg_pipelines.platforms.square.client import (
@@ -125,7 +127,7 @@ class SquarePlatform:
         bulk: bool | None = None,  # noqa: ARG002 (Square exports nothing as a file)
     ) -> Iterator[Page]:
         if resource is Resource.LOCATIONS:
-            return iter([self._locations()])
+            return iter([replace(self._locations(), lists_all=True)])
         if resource is Resource.CUSTOMERS:
             return self._customers(since, resume)
         if resource is Resource.ORDERS:
@@ -355,12 +357,14 @@ class SquarePlatform:
 
     # What we write
 
-    def update_customer(self, external_id: str, values: Mapping[str, Any]) -> UpdateOutcome:
+    def update_customer(
+        self, external_id: str, values: Mapping[str, Any], if_still: Callable[[Any], bool] | None = None
+    ) -> UpdateOutcome:
         def page(answer: Answer) -> Page:
             rows = [answer.data.get("customer")]
             return _page(answer, rows, self._converter(Resource.CUSTOMERS, answer))
 
-        return writes.update_customer(self._client, external_id, values, page)
+        return writes.update_customer(self._client, external_id, values, page, if_still)
 
     def correct_stock(self, corrections: Sequence[Correction]) -> list[CorrectionOutcome]:
         return writes.correct_stock(self._client, corrections, self._sizes.changes)
@@ -408,7 +412,7 @@ def _page(
     rows: list[Any],
     convert: Callable[[Node], Converted],
     *,
-    key: Callable[[Node], Any] = lambda row: row.get("id"),
+    key: Callable[[Any], Any] = id_of,
     resume: str | None = None,
     source_count: int | None = None,
 ) -> Page:
@@ -420,8 +424,8 @@ def _page(
     for row in rows:
         try:
             converted = convert(row)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            page.rejects.append(records.reject(row, error, key))
+        except NONSENSE as error:
+            page.rejects.append(rejected(row, error, convert, external_id=key(row)))
             continue
         if type(converted) is str:
             page.gone.append(converted)

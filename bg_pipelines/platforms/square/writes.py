@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import (
@@ -21,6 +22,7 @@ from bg_pipelines.platforms.protocol import (
 )
 from bg_pipelines.platforms.square.client import SOURCE, Answer, SquareClient, malformed, time_text
 from bg_pipelines.records import Page
+from bg_pipelines.values import read_time
 
 EDITABLE = {
     "first_name": "given_name",
@@ -42,14 +44,50 @@ ROWS_A_PAGE = 1000
 SENT_WITHIN = timedelta(days=3)
 
 
+AT_ONCE_SECONDS = 2.0
+"""So long at most what was read waits to be overwritten."""
+
+T = TypeVar("T")
+
+
+def _read_anew(client: SquareClient, act: Callable[[], T]) -> T:
+    """What reads and then writes, begun again where the rate limit makes us wait in between."""
+    may_wait, pause = client.throttle_wait_seconds, 2 * AT_ONCE_SECONDS
+    while True:
+        try:
+            return act()
+        except IntegrationError as error:
+            seconds = float(error.details.get("retry_after_seconds", pause))
+            if error.error_type is not ErrorType.THROTTLED or seconds > may_wait:
+                raise
+            may_wait -= seconds
+            pause *= 2
+            client.sleep(seconds)
+
+
 def update_customer(
-    client: SquareClient, external_id: str, values: Mapping[str, Any], page: Callable[[Answer], Page]
+    client: SquareClient,
+    external_id: str,
+    values: Mapping[str, Any],
+    page: Callable[[Answer], Page],
+    if_still: Callable[[Any], bool] | None = None,
 ) -> UpdateOutcome:
     """Only over the version just read, so that nobody else's edit is undone. A null takes a value away.
 
     If somebody else was faster, it is written over the new version only if none of these values has changed; otherwise
-    the next run decides again whose edit counts. `page` makes the page of an answer that has the customer.
+    the next run decides again whose edit counts. `page` makes the page of an answer that has the customer; `if_still` is
+    that of `Platform`.
     """
+    return _read_anew(client, lambda: _update_customer(client, external_id, values, page, if_still))
+
+
+def _update_customer(
+    client: SquareClient,
+    external_id: str,
+    values: Mapping[str, Any],
+    page: Callable[[Answer], Page],
+    if_still: Callable[[Any], bool] | None,
+) -> UpdateOutcome:
     wanted = {EDITABLE[column]: value for column, value in values.items()}
     before: dict[str, Any] | None = None
     for last in (False, True):
@@ -58,13 +96,17 @@ def update_customer(
             row = answer.data.get("customer")
             if not isinstance(row, dict):
                 raise malformed("Square's answer lacks the customer")
+            if if_still is not None and not all(map(if_still, (held := page(answer)).records)):
+                return UpdateOutcome("changed", held)
             changed = {name: value for name, value in wanted.items() if row.get(name) != value}
             if before is not None and any(row.get(name) != before.get(name) for name in changed):
                 raise _edited_elsewhere()
             before = row
             if changed:
                 content = {"version": row.get("version"), **changed}
-                answer = client.put("customers", external_id, content=content)
+                answer = client.put(
+                    "customers", external_id, content=content, may_wait_seconds=AT_ONCE_SECONDS
+                )
             return UpdateOutcome("applied", page(answer))
         except IntegrationError as error:
             status = error.details.get("status")
@@ -95,7 +137,7 @@ def correct_stock(
     """
     outcomes: list[CorrectionOutcome] = []
     for batch in batches(corrections, a_call):
-        outcomes += _correct(client, batch)
+        outcomes += _read_anew(client, partial(_correct, client, batch))
     return outcomes
 
 
@@ -127,7 +169,8 @@ def _write(client: SquareClient, moves: list[_Move]) -> list[CorrectionOutcome]:
     corrections = [move.correction for move in moves]
     try:
         changes = [{"type": "ADJUSTMENT", "adjustment": _adjustment(*move)} for move in moves]
-        client.post(CHANGE, idempotency_key=batch_key(corrections), changes=changes)
+        content = {"idempotency_key": batch_key(corrections), "changes": changes}
+        client.post_soon(CHANGE, content, AT_ONCE_SECONDS)
     except IntegrationError as error:
         if error.error_type is not ErrorType.QUERY_REJECTED:
             raise
@@ -186,7 +229,7 @@ def _in_stock(
                     raise ValueError
                 # The search is for each item at each place, newest first.
                 level = row["catalog_object_id"], row["location_id"]
-                counts.setdefault(level, _Count(quantity, datetime.fromisoformat(row["calculated_at"])))
+                counts.setdefault(level, _Count(quantity, read_time(row["calculated_at"])))
         except (KeyError, TypeError, ValueError, InvalidOperation):
             raise malformed("Square's answer has a count that is no number, or of no time") from None
     return counts, now or datetime.now(UTC)

@@ -306,7 +306,7 @@ def read_form(incoming: Incoming) -> dict[str, Any]:
 
 def by_status(fault: Fault) -> Answer:
     status = STATUSES[fault.kind]
-    if fault.kind in {"html", "bad_gateway"}:
+    if fault.kind in {"html", "bad_gateway", "refused"}:
         return html_page(status)
     answer = as_json(status, errors.BY_STATUS[status])
     if fault.kind == "too_many_requests":

@@ -308,6 +308,7 @@ class Ledger:
         if quantities == self.refundable(order):
             units = order["_left"]
         refund = {
+            "_units": units,
             "id": gid("Refund", number),
             "_key": (number,),
             "_lines": tuple(entries),
@@ -319,12 +320,28 @@ class Ledger:
         }
         order["_refunds"] = (*order["_refunds"], refund)
         self._set_left(order, order["_left"] - units)
-        order["totalRefundedSet"] = self.money.bag(
-            order["_total"] - order["_left"], order["presentmentCurrencyCode"]
-        )
+        refunded = sum(one["_units"] for one in order["_refunds"])
+        order["totalRefundedSet"] = self.money.bag(refunded, order["presentmentCurrencyCode"])
         order["displayFinancialStatus"] = "PARTIALLY_REFUNDED" if order["_left"] else "REFUNDED"
         self._order_changed(order, at, recount=recount)
         return refund
+
+    def edit_order(self, order: Node, quantities: dict[int, int]) -> None:
+        """Staff take so many pieces off, by the line's place. What they cost is no longer due, and nothing is paid back.
+
+        At the vendor too that is recorded as a refund of no money; `totalPriceSet` stays as it was.
+        """
+        at = self.clock.stamp()
+        left, status, refunded = order["_left"], order["displayFinancialStatus"], order["totalRefundedSet"]
+        is_all = quantities == self.refundable(order)
+        order["_left"] = 0
+        refund = self.refund_order(order, quantities, at=at, recount=False)
+        worth = sum(entry.subtotal + entry.tax for entry in refund["_lines"])
+        nothing = self.money.bag(0, order["presentmentCurrencyCode"])
+        refund.update(_units=0, totalRefundedSet=nothing)
+        order.update(displayFinancialStatus=status, totalRefundedSet=refunded)
+        self._set_left(order, 0 if is_all else max(0, left - worth))
+        self._order_changed(order, at, recount=True)
 
     def refundable(self, order: Node) -> dict[int, int]:
         """How many pieces of each line were not given back yet."""

@@ -137,6 +137,15 @@ def refund_order(shop: Shop, fields: Node) -> Node:
     return show_order(shop.ledger, row)
 
 
+def edit_order(shop: Shop, fields: Node) -> Node:
+    row = shop.ledger.orders.named(fields)
+    left = shop.ledger.refundable(row)
+    if not left or row.get("cancelledAt") is not None:
+        raise RejectedError("id", "nothing of it is left")
+    shop.ledger.edit_order(row, pieces(shop.ledger, row, left, fields.get("lines")))
+    return show_order(shop.ledger, row)
+
+
 def pieces(ledger: Ledger, order: Node, left: dict[int, int], given: Any) -> dict[int, int]:
     """How many pieces of which line: what was given, or else one of the first that is left."""
     if given is None:
@@ -220,6 +229,7 @@ EDITS: Edits[Shop] = {
     "delete_order": (delete_order, ("id",)),
     "cancel_order": (cancel_order, ("id", "reason")),
     "refund_order": (refund_order, ("id", "lines")),
+    "edit_order": (edit_order, ("id", "lines")),
     "put_cart": (put_cart, ("token", "lines", "fields")),
     "put_checkout": (put_checkout, ("token", "cart_token", "customer_id", "lines", "fields")),
     "delete_checkout": (delete_checkout, ("token",)),

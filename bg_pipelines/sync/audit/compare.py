@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from bg_pipelines import records
 from bg_pipelines.database.load import newest
 from bg_pipelines.database.models import Base
+from bg_pipelines.values import read_time
 
 RECORDS: dict[str, Any] = {
     "locations": records.Location,
@@ -156,10 +157,9 @@ def unequal(held: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
 def moment(value: Any) -> datetime:
     """A source's time in whichever spelling; what is none is older than all."""
     try:
-        found = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        return read_time(value)
+    except ValueError:
         return datetime.min.replace(tzinfo=UTC)
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _frame(table: str, rows: Sequence[Mapping[str, Any]], *, deleted: bool = False) -> pd.DataFrame:
@@ -186,8 +186,7 @@ def _typed(kind: sa.types.TypeEngine[Any], value: Any) -> Any:
         return None
     try:
         if isinstance(kind, sa.DateTime):
-            at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+            return value.astimezone(UTC) if isinstance(value, datetime) else read_time(value)
         if isinstance(kind, sa.Numeric):
             return Decimal(str(value)).quantize(Decimal(1).scaleb(-(kind.scale or 0)), ROUND_HALF_UP)
         if isinstance(kind, sa.Boolean):

@@ -1,7 +1,7 @@
 """The audit of one table of a store: a sample is compared with the source field by field, repaired and reported.
 
-What is merely not synced yet is `lag` and no drift: it changed within the next pass's lookback, or another pass wrote
-it during the audit. Rows without a change time at the source may have changed too; the next pass reads all of those.
+What is merely not synced yet is `lag` and no drift: it changed within the next pass's lookback (also within the second
+of the change that is held), or another pass wrote it during the audit. Rows without a change time at the source may have changed too; the next pass reads all of those.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class TableAudit:
 
     def _changed_lately(self) -> Page:
         """The first page of what changed at the source of late, with the source's count of all rows."""
-        return next(self.platform.pages(self.resource, since=self.seen_at - RECENT, resume=None))
+        page = next(self.platform.pages(self.resource, since=self.seen_at - RECENT, resume=None))
+        return self.loader.readable([page])[0]
 
     def _ask(self, ids: Sequence[str]) -> Page:
         """These rows as the source has them, as one page."""
@@ -152,7 +153,7 @@ class TableAudit:
         page = next(self.platform.pages(self.resource, since=self.since, resume=None))
         if page.resume is not None:
             return None
-        ids = [record.external_id for record in page.records]
+        ids = [record.external_id for record in self.loader.readable([page])[0].records]
         with self.database.transaction() as connection, connection.cursor(row_factory=scalar_row) as cursor:
             cursor.execute(
                 sql.SQL(
@@ -178,7 +179,7 @@ class TableAudit:
         self, connection: psycopg.Connection[Any], ids: Sequence[str], answer: Page
     ) -> Counts:
         found = self.found
-        [answer] = self.loader.without_erased(connection, [answer])
+        [answer] = self.loader.without_erased(connection, self.loader.readable([answer]))
         held = self._held(connection, ids)
         unloadable = self._rejected(connection, list(ids))
         for reject in answer.rejects:
@@ -218,10 +219,10 @@ class TableAudit:
                 found.lag += external_id in comparison.let_go
                 continue
             there, here = source.moments[external_id], held.moments.get(external_id)
-            if here == there:
-                late = self.resource in self.platform.undated
-            else:
-                late = self._is_late(external_id, here, there, held)
+            # With equal times it may have changed twice within a second, of which a pass has brought the first.
+            late = self._is_late(external_id, here, there, held) or (
+                here == there and self.resource in self.platform.undated
+            )
             if late or external_id in moved:
                 found.lag += 1
                 continue

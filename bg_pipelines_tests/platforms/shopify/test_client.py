@@ -227,7 +227,8 @@ def test_a_redirect_to_an_address_that_is_none_is_classified(serve: Serve, conne
     [
         (400, ErrorType.QUERY_REJECTED, PERSON),
         (408, ErrorType.TIMEOUT, LATER),
-        (418, ErrorType.QUERY_REJECTED, PERSON),
+        (422, ErrorType.QUERY_REJECTED, PERSON),
+        *((status, ErrorType.REFUSED, LATER) for status in (409, 410, 418, 421, 425, 430, 451, 499)),
         (503, ErrorType.SERVER_ERROR, LATER),
         (599, ErrorType.SERVER_ERROR, LATER),
         (202, ErrorType.MALFORMED_RESPONSE, LATER),

@@ -192,8 +192,10 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     shop.webhooks.subscriptions()
     shop.webhooks.unsubscribe("gid://shopify/WebhookSubscription/1")
 
+    names = {name_of(document) for document in platform.DOCUMENTS}
     sent = {name_of(asked.body["query"]) for asked in server.asked}
-    assert sent == {name_of(document) for document in platform.DOCUMENTS}
+    # Ids alone are asked for where Shopify fails at rows, see sync/test_pages_that_fail.py.
+    assert sent == {name for name in names if not name.endswith("Ids") or name.endswith("ByIds")}
     for asked in server.asked:
         definitions = operation(asked.body["query"]).variable_definitions
         assert isinstance(get_variable_values(vendor, definitions, asked.body["variables"]), dict)

@@ -150,6 +150,7 @@ def test_a_retry_after_may_be_a_time(serve: Serve, connect: Connect, clock: Hand
         (Reply.of({"errors": [{"code": "INTERNAL_SERVER_ERROR"}]}), ErrorType.SERVER_ERROR),
         (Reply.of({"errors": [{"code": "BAD_REQUEST"}]}), ErrorType.QUERY_REJECTED),
         (Reply.of({"errors": "none"}, 400), ErrorType.QUERY_REJECTED),
+        *((Reply(status), ErrorType.REFUSED) for status in (404, 409, 410, 421, 425, 430, 451, 499)),
         (Reply.of({"errors": [{"code": "RATE_LIMITED"}]}, 400), ErrorType.THROTTLED),
         (Reply(200, (b"\x1f\x8bnonsense",), {"Content-Encoding": "gzip"}), ErrorType.MALFORMED_RESPONSE),
         (Reply.of({"location": "here"}), ErrorType.MALFORMED_RESPONSE),

@@ -67,7 +67,8 @@ def test_each_page_in_turn_may_fail_and_what_is_kept_goes_on_behind_it(
     assert len(whole) >= len(FAILURES)
     kinds = itertools.cycle(FAILURES.items())
     for number, (kind, error_type) in zip(range(len(whole)), kinds, strict=False):
-        merchant.faults[:] = [Fault(kind, after=number, times=1, operation=OPERATIONS[resource])]
+        # Twice: a page that fails alone is asked for with fewer rows.
+        merchant.faults[:] = [Fault(kind, after=number, times=2, operation=OPERATIONS[resource])]
         pages = connect(merchant).pages(resource, since=None, resume=None)
         kept = [next(pages) for _ in range(number)]
         failure = failure_of(lambda pages=pages: next(pages))

@@ -196,7 +196,7 @@ def test_a_pass_that_fails_goes_on_behind_the_last_page_that_was_kept(
         shops=1, variants=0, merchants=1, square_variants=9, square_customers=130, square_orders=200
     )
     [merchant] = add_merchants(sandbox)
-    merchant.faults.append(Fault("half_page", after=4, times=1, operation=operation))
+    merchant.faults.append(Fault("half_page", after=4, times=2, operation=operation))
 
     def held() -> set[str]:
         with database.transaction() as connection:

@@ -403,3 +403,32 @@ def test_more_than_a_call_takes_are_several(shelf: Merchant, connect: Connect) -
     platform = connect(shelf, sizes=PageSizes(changes=5))
     assert statuses(platform.correct_stock(corrections_of(shelves(shelf, 12)))) == ["applied"] * 12
     assert (shelf.applied, platform.corrections_a_call) == (3, 5)
+
+
+@pytest.mark.parametrize("refusals", [1, 3])
+def test_what_staff_write_while_the_rate_limit_makes_us_wait_is_not_replaced(
+    shelf: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    row = shelf.export()["customers"][0]
+    platform = connect(shelf)
+
+    def staff(_: float) -> None:
+        edit(shelf, "update_customer", id=row["id"], fields={"note": "theirs"})
+
+    monkeypatch.setattr(platform._client, "sleep", staff)
+    shelf.faults.append(Fault("too_many_requests", times=refusals, operation="UpdateCustomer"))
+    outcome = platform.update_customer(row["id"], {"note": "ours"}, lambda held: held.note == row.get("note"))
+    assert outcome.status == "changed"
+    assert shelf.store.customers[row["id"]]["note"] == "theirs"
+
+
+def test_a_count_that_moves_while_the_rate_limit_makes_us_wait_is_read_again(
+    shelf: Merchant, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = counted(shelf)
+    platform = connect(shelf)
+    monkeypatch.setattr(platform._client, "sleep", lambda _: edit(shelf, "set_count", **place, quantity=7))
+    shelf.faults.append(Fault("too_many_requests", times=3, operation="BatchChangeInventory"))
+    [outcome] = platform.correct_stock([correction(place, 5, 8)])
+    assert (outcome.status, outcome.found_quantity) == ("stale", 7)
+    assert in_stock(shelf, place) == "7"

@@ -248,6 +248,27 @@ def test_a_refund_is_taken_from_what_was_spent(shop: Shop, clock: HandClock) -> 
         edit(shop, "refund_order", id=order["id"])
 
 
+def test_pieces_that_staff_take_off_are_owed_no_more_and_nothing_is_paid_back(
+    shop: Shop, clock: HandClock
+) -> None:
+    clock.seconds += 60
+    order = edit(shop, "add_order", lines=2, fields={"displayFinancialStatus": "PENDING"})
+    line = order["lineItems"][0]
+    edited = edit(shop, "edit_order", id=order["id"], lines={line["id"]: line["quantity"]})
+    assert edited["lineItems"][0]["currentQuantity"] == 0
+    assert edited["lineItems"][0]["quantity"] == line["quantity"]
+    assert edited["totalPriceSet"] == order["totalPriceSet"]
+    assert 0 < amount(edited["currentTotalPriceSet"]) < amount(order["currentTotalPriceSet"])
+    assert edited["displayFinancialStatus"] == "PENDING"
+    assert [amount(refund["totalRefundedSet"]) for refund in edited["refunds"]] == [0]
+    assert amount(edited["totalRefundedSet"]) == 0
+    rest = {one["id"]: one["currentQuantity"] for one in edited["lineItems"] if one["currentQuantity"]}
+    edited = edit(shop, "edit_order", id=order["id"], lines=rest)
+    assert amount(edited["currentTotalPriceSet"]) == 0
+    with pytest.raises(RejectedError, match="nothing of it"):
+        edit(shop, "edit_order", id=order["id"])
+
+
 def test_a_cancelled_order_is_given_back_whole(shop: Shop, clock: HandClock) -> None:
     clock.seconds += 60
     order = paid(shop)

@@ -303,6 +303,22 @@ def test_what_the_next_pass_will_bring_is_late_and_no_drift(
     assert audit()["products"].lag == 0
 
 
+def test_a_row_that_changed_twice_within_a_second_with_a_sync_between_is_late_and_no_drift(
+    shop: Shop, sync: Sync, audit: Audit, database: Database
+) -> None:
+    row = {"external_id": shop.export(["products"])["products"][3]["id"]}
+    edit(shop, "update_product", id=row["external_id"], fields={"title": "whole"})
+    assert sync(units=CATALOGUE).failures == []
+    # What a sync between the two has held: the row as the first change left it.
+    query(database, "UPDATE products SET title = 'half way' WHERE external_id = %s", row["external_id"])
+    found = audit()
+    assert (is_clean(found), found["products"].lag) == (True, 1)
+    assert sync(units=CATALOGUE, force=True, run_id="next").failures == []
+    assert query(database, "SELECT 1 FROM products WHERE title = 'half way'") == []
+    found = audit()
+    assert (is_clean(found), found["products"].lag) == (True, 0)
+
+
 def test_a_row_that_could_not_be_loaded_is_an_incident_already(
     synced: Shop, audit: Audit, database: Database
 ) -> None:
@@ -394,9 +410,10 @@ def test_a_store_that_refuses_its_token_fails_like_any_sync(
     synced: Shop, sync: Sync, database: Database
 ) -> None:
     synced.faults.append(Fault("unauthorized"))
-    summary = sync(units=AUDIT)
-    [failure] = summary.failures
-    assert (failure.error.error_type, failure.units) == (ErrorType.CREDENTIALS, ["audit"])
+    for _ in range(2):  # it is believed at the second time
+        query(database, "UPDATE sync_states SET next_due_at = clock_timestamp() WHERE resource = 'audit'")
+        [failure] = sync(units=AUDIT).failures
+        assert (failure.error.error_type, failure.units) == (ErrorType.CREDENTIALS, ["audit"])
     [row] = query(database, "SELECT next_due_at, incident_id FROM sync_states WHERE resource = 'audit'")
     assert row["next_due_at"] is None
     assert row["incident_id"] is not None
