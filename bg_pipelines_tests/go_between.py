@@ -3,7 +3,8 @@
     with GoBetween(sandbox, change) as between: NewStore(..., api_url=between.address(shop.api_url))
 
 `change` is given an answer's JSON, parsed, with the path and the body of its request, and returns what is sent, or an
-`Answer` in the vendor's place; of a file of JSON lines it is given each line.
+`Answer` in the vendor's place; of a file of JSON lines it is given each line. `instead` is asked first, with path and body:
+where it gives an `Answer` the vendor hears of nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class GoBetween:
 
     def __init__(self, sandbox: Sandbox, change: Change = lambda content, _path, _asked: content) -> None:
         self.change = change
+        self.instead: Callable[[str, bytes], Answer | None] = lambda _path, _asked: None
         self.asked: list[tuple[str, bytes]] = []
         self._upstream = f"http://127.0.0.1:{sandbox.port}"
         self._pool = urllib3.PoolManager(maxsize=10)
@@ -54,6 +56,8 @@ class GoBetween:
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         self.asked.append((path, body))
+        if (instead := self.instead(path, body)) is not None:
+            return instead.status, {"Content-Type": "application/json"}, instead.content
         found = self._pool.request(method, self._upstream + path, headers=headers, body=body or None)
         content = found.data.replace(self._upstream.encode(), self.url.encode())
         kept = {name: value for name, value in found.headers.items() if name.lower() not in _OWN}

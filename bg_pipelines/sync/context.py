@@ -16,7 +16,7 @@ import psycopg
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.errors import IntegrationError
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Resource
@@ -129,3 +129,31 @@ class Context(Protocol):
     def note_correction(self, left: CorrectionReport | None) -> None: ...
     def note_change(self, left: ChangeReport | None) -> None: ...
     def note_audit(self, found: ResourceAudit) -> None: ...
+
+
+# What a vendor may answer to a write because of what is written. To a read it would answer; a connection that never came
+# about, or a throttle, says nothing of either.
+_OF_A_WRITE = {
+    ErrorType.SERVER_ERROR,
+    ErrorType.TIMEOUT,
+    ErrorType.MALFORMED_RESPONSE,
+    ErrorType.REFUSED,
+    ErrorType.QUERY_TOO_COSTLY,
+}
+
+
+def is_of_the_write(context: Context, error: IntegrationError) -> bool:
+    """Whether a write failed by what it writes, or because there is no right to write, and no fault of the platform's.
+
+    Where it could be either, the platform is asked for a small thing: if it answers, it is the write, which is then counted
+    and tried again by itself, and holds up neither the others nor what is read.
+    """
+    if error.error_type in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
+        return True
+    if error.error_type not in _OF_A_WRITE:
+        return False
+    try:
+        context.platform.profile()
+    except IntegrationError:
+        return False
+    return True

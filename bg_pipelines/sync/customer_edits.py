@@ -30,7 +30,7 @@ from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Strategy, is_by_status
-from bg_pipelines.sync.context import Context
+from bg_pipelines.sync.context import Context, is_of_the_write
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.values import read_time
@@ -106,7 +106,7 @@ class CustomerEdits:
         """Send what is due, a few customers at a time, until the store's turn is over.
 
         Raises IntegrationError where the platform is out of reach, and Stopped; what was not sent stays due. An edit
-        that the platform does not accept is parked under an incident and delays no other.
+        that the platform does not accept, or fails at, is parked or tried again by itself, and delays no other.
         """
         sent = False
         while not (sent and self.context.turn_is_over()):
@@ -209,17 +209,17 @@ class CustomerEdits:
         self.context.check_stopped()
         values = {edit.last.field: edit.last.to_value for edit in edits}
         if self._refused is not None:
-            self._park(edits, self._refused)
+            self._fail(edits, self._refused)
             return
         try:
             outcome = self.platform.update_customer(customer_id, values, partial(_is_as_found, edits))
         except IntegrationError as error:
-            if error.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
+            if not is_of_the_write(self.context, error):
                 raise
-            # Writing is not allowed: the edits are parked, and customers are read anyway.
+            # Others are sent, and customers are read anyway. Without the right to write none is sent.
             if error.error_type is ErrorType.SCOPES:
                 self._refused = error
-            self._park(edits, error)
+            self._fail(edits, error)
             return
         if outcome.status == "changed" and outcome.page is not None:
             self._send_changed(customer_id, edits, outcome.page, looks)
@@ -282,8 +282,8 @@ class CustomerEdits:
             QUEUE.retry(connection, change, error, decision, attempts=change.attempts)
         self._report(made[-1], "pending", error.message)
 
-    def _park(self, edits: Sequence[Edit], error: IntegrationError) -> None:
-        """Park the edits, all of a store's under one incident per error type."""
+    def _fail(self, edits: Sequence[Edit], error: IntegrationError) -> None:
+        """The edits are tried again later, or parked, all of a store's under one incident per error type."""
         unit = StoreUnit(self.claim.store_id, QUEUE.table, error.error_type)
         fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
         with self.database.transaction() as connection:

@@ -2,7 +2,7 @@
 
 A correction and its idempotency key are in `inventory_corrections` before anything is sent: after a crash the same is
 sent under the same key, and the platform applies it once. Corrections are claimed work: one that the platform does not
-take is parked under an incident and holds up no other.
+take, or fails at, is parked under an incident or tried again by itself, and holds up no other.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import is_by_status
-from bg_pipelines.sync.context import Context, TurnOver
+from bg_pipelines.sync.context import Context, TurnOver, is_of_the_write
 from bg_pipelines.sync.summary import CorrectionReport
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import Queue
 
 LEASE = timedelta(minutes=1)
 """Only the visit that has the store's unit claims its corrections. After a crash they are free before that unit is."""
+FAILED_IN_A_ROW = 3
+"""A platform that fails at so many single corrections in a row fails at all of them."""
 
 
 class CorrectionClaim(NamedTuple):
@@ -71,6 +73,8 @@ class StockCorrections:
         self.claim = context.claim
         self._refused: IntegrationError | None = None
         """Why the platform accepts no correction at all: then no more are sent."""
+        self._failed = 0
+        """Single corrections in a row that it fails at."""
 
     def run(self) -> None:
         """Raises IntegrationError where the platform is out of reach, TurnOver, Stopped; what was not sent stays due."""
@@ -107,15 +111,23 @@ class StockCorrections:
         if error is None:
             try:
                 outcomes = self.context.platform.correct_stock([claim.correction for claim in claims])
+                self._failed = 0
             except IntegrationError as failed:
-                if failed.error_type not in (ErrorType.SCOPES, ErrorType.QUERY_REJECTED):
+                if not is_of_the_write(self.context, failed):
                     raise
                 error = failed
-                if failed.error_type is ErrorType.SCOPES:
-                    self._refused = failed
         if error is not None:
-            # Writing is not allowed: these are parked, and stock is read anyway.
-            self._park(claims, error)
+            # Stock is read anyway. Whose fault it is, is narrowed down, unless it is that of each.
+            if error.error_type is ErrorType.SCOPES or self._failed >= FAILED_IN_A_ROW:
+                self._refused = error
+            elif len(claims) > 1:
+                middle = len(claims) // 2
+                self._send(claims[:middle])
+                self._send(claims[middle:])
+                return
+            else:
+                self._failed += 1
+            self._fail(claims, error)
             return
         reports: list[CorrectionReport | None] = []
         with self.context.database.transaction() as connection:
@@ -137,7 +149,7 @@ class StockCorrections:
         for left in reports:
             self.context.note_correction(left)
 
-    def _park(self, claims: list[CorrectionClaim], error: IntegrationError) -> None:
+    def _fail(self, claims: list[CorrectionClaim], error: IntegrationError) -> None:
         with self.context.database.transaction() as connection:
             worked_lately = is_by_status(error) and store_units.worked_lately(connection, self.claim.store_id)
             for claim in claims:
