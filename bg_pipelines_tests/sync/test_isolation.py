@@ -136,7 +136,7 @@ def test_a_store_that_is_the_same_there_as_an_earlier_one_is_not_taken_for_anoth
     first, second, _ = (row["name"] for row in query(database, "SELECT name FROM stores ORDER BY id"))
     query(
         database,
-        "UPDATE stores SET source_updated_at = 'infinity', external_id = (SELECT external_id FROM stores WHERE name = %s) "
+        "UPDATE stores SET source_updated_at = now() + interval '5 minutes', external_id = (SELECT external_id FROM stores WHERE name = %s) "
         "WHERE name = %s",
         second,
         first,
