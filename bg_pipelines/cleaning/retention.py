@@ -120,7 +120,7 @@ def load_rules(file: Path | None) -> list[Rule]:
         return list(rules.values())
     try:
         content = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also of numbers and nesting without end
         raise _wrong(file, [f"cannot be read: {error}"]) from None
     faults = [
         f"{word!r} is none of keep, rule{did_you_mean(word, ['keep', 'rule'])}"

@@ -22,6 +22,7 @@ from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.messaging import consent, spikes, words
 from bg_pipelines.messaging.outbox import NewText, put
 from bg_pipelines.messaging.words import Reading
+from bg_pipelines.values import UNWRITABLE
 from bg_pipelines.work.queue import clock
 
 Connection = psycopg.Connection[Any]
@@ -49,7 +50,10 @@ _ACCOUNT_CODES = {
     30034: "the number is not registered for A2P 10DLC: register it in Twilio's console",
 }
 """Failures of the account or its sender that are told only after a message was taken."""
+LONGEST = 1_600
+"""Characters of a message, at Twilio; no other field of a delivery has so many."""
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_CODE = re.compile("[0-9]{1,9}")
 
 
 class Outcome(StrEnum):
@@ -67,6 +71,10 @@ class AnswerRules(NamedTuple):
 
 def handle(connection: Connection, topic: str, fields: Mapping[str, str], rules: AnswerRules) -> Outcome:
     """A delivery of Twilio's, `status` or `inbound`, whose signature was right; `fields` are those of its form."""
+    # What no column can hold must not keep a STOP from counting.
+    fields = {
+        name: UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) for name, value in fields.items()
+    }
     if topic == "status":
         return _take_status(connection, fields)
     return _take_reply(connection, fields, rules)
@@ -75,7 +83,7 @@ def handle(connection: Connection, topic: str, fields: Mapping[str, str], rules:
 def _take_status(connection: Connection, fields: Mapping[str, str]) -> Outcome:
     sid = fields.get("MessageSid") or fields.get("SmsSid") or ""
     status = (fields.get("MessageStatus") or fields.get("SmsStatus") or "").lower()
-    code = int(fields["ErrorCode"]) if fields.get("ErrorCode", "").isdigit() else None
+    code = int(fields["ErrorCode"]) if _CODE.fullmatch(fields.get("ErrorCode", "")) else None
     if status not in _RANK:
         return Outcome.IGNORED
     # The number's lock before the row's, as whoever sends takes them.

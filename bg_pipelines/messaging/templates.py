@@ -141,7 +141,7 @@ def load_templates(path: Path | None) -> Mapping[str, str]:
         return TEMPLATES
     try:
         own = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also of numbers and nesting without end
         raise _wrong(f"cannot be read ({type(error).__name__})") from None
     for name, text in own.items():
         if name not in TEMPLATES:
