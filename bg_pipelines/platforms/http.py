@@ -50,6 +50,8 @@ CHUNK_BYTES = 256 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ANSWER_VALUES = 1_000_000
 """Of JSON, about: `[],[],...` takes thirty times its size when it is read."""
+OF_THE_CALL = frozenset({400, 405, 406, 411, 413, 414, 415, 422, 431})
+"""Statuses that say that the request itself is wrong, also where nothing comes with them."""
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 3600.0
 """What a Retry-After may ask of us."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.platforms.http import retry_after
+from bg_pipelines.platforms.http import OF_THE_CALL, retry_after
 from bg_pipelines.platforms.vendor_text import said
 
 SOURCE = "shopify"
@@ -35,14 +35,12 @@ def classify_status(status: int, headers: Mapping[str, str], details: dict[str, 
         return _of(ErrorType.SHOP_GONE, message, details)
     if status < 300:
         return malformed(f"Shopify answered {status} without data", details)
-    if status in _OF_THE_CALL:
+    if status in OF_THE_CALL:
         return _of(ErrorType.QUERY_REJECTED, f"Shopify refuses the request ({status})", details)
     kind, message = _STATUSES.get(status, (ErrorType.REFUSED, _REFUSED.format(status=status)))
     return _of(kind, message, details)
 
 
-_OF_THE_CALL = frozenset({400, 405, 406, 411, 413, 414, 415, 422, 431})
-"""What is wrong is the request itself, which stays as it is."""
 _REFUSED = (
     "Shopify refuses the call and gives no reason ({status}): mostly for a moment; retried automatically"
 )

@@ -8,19 +8,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.paging import Cursors, may_be_of_size
 from bg_pipelines.platforms.rejects import NONSENSE, rejected
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
-from bg_pipelines.platforms.shopify.unanswered import OF_SIZE, UNANSWERED, Held, Sizes, Unanswered
+from bg_pipelines.platforms.shopify.unanswered import UNANSWERED, Held, Sizes, Unanswered
 from bg_pipelines.records import Page, Part, Record, Reject
 
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 
 Node = dict[str, Any]
 
-
-EMPTY_PAGES = 100
-"""So many in a row are no list any more."""
 NESTED_ROWS = 10_000
 """No row has more nested in it, be they lines or addresses: such a list has no end."""
 
@@ -125,7 +123,7 @@ class PageReader:
         The connection is `rows` in the answer, or in its field `within`; where that is null it has gone, and there
         is no data. `ids`: see `page`.
         """
-        cursors, held = Cursors(after), Held(lambda: self._manages(document, variables))
+        cursors, held = cursors_from(after), Held(lambda: self._manages(document, variables))
         while True:
             answer = self.page(document, variables, after, within=within, ids=ids)
             data = answer.data if within is None else answer.data.get(within)
@@ -133,7 +131,7 @@ class PageReader:
                 yield answer, {}, Rows([], None)
                 return
             rows = rows_of(data.get("rows"))
-            cursors.note(rows.next_cursor, len(rows.nodes))
+            cursors.note(rows.next_cursor, is_empty=not rows.nodes)
             self._note_answered(document, rows.nodes)
             yield from held.then((answer, data, rows), rows.nodes)
             if rows.next_cursor is None:
@@ -235,7 +233,7 @@ class PageReader:
 
         So a vendor that is down costs one more call, and a row that it fails at costs that row.
         """
-        if ids is None or error.error_type not in OF_SIZE or error.details.get("sent") is False:
+        if ids is None or not may_be_of_size(error):
             raise error
         try:
             answer = self._client.execute(ids, variables)
@@ -244,21 +242,8 @@ class PageReader:
         return answer
 
 
-class Cursors:
-    """The cursors of one list, which must come to an end: none comes twice, and not all pages are empty."""
-
-    def __init__(self, first: str | None) -> None:
-        self._seen = {first}
-        self._empty = 0
-
-    def note(self, cursor: str | None, rows: int) -> None:
-        """Raises IntegrationError (malformed_response)."""
-        if cursor is not None and cursor in self._seen:
-            raise malformed("Shopify repeats a page's cursor: the end would never be reached")
-        self._seen.add(cursor)
-        self._empty = 0 if rows else self._empty + 1
-        if self._empty > EMPTY_PAGES:
-            raise malformed("Shopify's list goes on without rows: the end would never be reached")
+def cursors_from(first: str | None) -> Cursors:
+    return Cursors("Shopify", malformed, first)
 
 
 class Rows(NamedTuple):
@@ -284,7 +269,7 @@ class Converted:
         append = self.records.append
         for node in nodes:
             if type(node) is Unanswered:
-                self.rejects.append(Reject(node.get("id"), UNANSWERED, dict(node)))
+                self.rejects.append(_unanswered(node))
                 continue
             try:
                 converted = convert(self, node)
@@ -303,7 +288,7 @@ class Converted:
         append = self.parts.setdefault(table, []).append
         for node in nodes:
             if type(node) is Unanswered:
-                self.rejects.append(Reject(node.get("id"), UNANSWERED, dict(node), table))
+                self.rejects.append(_unanswered(node, table))
                 continue
             try:
                 append(convert(whole, node))
@@ -368,6 +353,10 @@ def key(node: Node) -> tuple[str, str]:
         return external_id, updated_at
     name = "updatedAt" if isinstance(external_id, str) and external_id else "id"
     raise ValueError(f"{name}: must be a text and is not")
+
+
+def _unanswered(node: Unanswered, table: str | None = None) -> Reject:
+    return Reject(node.get("id"), UNANSWERED, dict(node), table)
 
 
 def _gone(_: Converted, external_id: Any) -> str:

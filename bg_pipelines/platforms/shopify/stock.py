@@ -20,9 +20,9 @@ from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     Converted,
-    Cursors,
     Node,
     PageReader,
+    cursors_from,
     key,
     nested_rows,
     rows_of,
@@ -124,14 +124,14 @@ class Stock:
         """
         at: dict[str, str | None] = json.loads(resume) if resume else {}
         locations_after = at.get("locations_after")
-        cursors = Cursors(locations_after)
+        cursors = cursors_from(locations_after)
         while True:
             variables = {"levels": self._sizes.levels, "query": query}
             answer = self._reader.page(
                 INVENTORY_LEVELS, variables, locations_after, self._sizes.locations, ids=LOCATION_IDS
             )
             rows = rows_of(answer.data.get("rows"))
-            cursors.note(rows.next_cursor, len(rows.nodes))
+            cursors.note(rows.next_cursor, is_empty=not rows.nodes)
             first = Converted()
             to_drain: list[tuple[str, str | None]] = []
             for location in rows.nodes:

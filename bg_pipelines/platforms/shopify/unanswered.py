@@ -9,18 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.platforms.paging import FEWER
 
-# What may be different for fewer rows. A connection that never came about, a throttle or a refusal is not, nor the cost
-# of a single row, which is that of each.
-OF_SIZE = {
-    ErrorType.SERVER_ERROR,
-    ErrorType.TIMEOUT,
-    ErrorType.MALFORMED_RESPONSE,
-    ErrorType.CONNECTION,
-}
-FEWER = 5
-"""A page that Shopify fails at is asked for with so many times fewer rows, down to one."""
 LARGER_AFTER = 20
 """After so many pages of a size that Shopify manages, a larger one is tried again."""
 
@@ -28,8 +19,6 @@ UNANSWERED = (
     "the row: Shopify fails whenever it is asked for it, and tells its id alone; ask Shopify's support, it loads once it is "
     "answered"
 )
-
-
 UNANSWERED_IN_A_ROW = 3
 """Where Shopify fails at more single rows than these, and at none in between does not, it fails at all of them."""
 

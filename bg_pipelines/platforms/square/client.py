@@ -21,6 +21,7 @@ import orjson
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import http
 from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
+from bg_pipelines.platforms.paging import FEWER, Cursors, may_be_of_size
 
 BASE_URL = "https://connect.squareup.com"
 VERSION = "2026-09-16"
@@ -29,19 +30,8 @@ VERSION = "2026-09-16"
 THROTTLE_WAIT_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 1.0
 SOURCE = "square"
-FEWER = 5
-"""A page that Square fails at is asked for with so many times fewer rows."""
-EMPTY_PAGES = 100
-"""So many in a row are no list any more."""
 LISTED_PAGES = 1_000
 """A list that is held as a whole has no more."""
-# What may be different for fewer rows.
-_OF_SIZE = {
-    ErrorType.SERVER_ERROR,
-    ErrorType.TIMEOUT,
-    ErrorType.MALFORMED_RESPONSE,
-    ErrorType.CONNECTION,
-}
 
 
 class Answer(NamedTuple):
@@ -136,8 +126,7 @@ class SquareClient:
                 try:
                     return self.post(what, **{**content, **({"limit": limit} if limit else {})}, **more)
                 except IntegrationError as error:
-                    of_size = error.error_type in _OF_SIZE and error.details.get("sent") is not False
-                    if not limit or limit == 1 or not of_size:
+                    if not limit or limit == 1 or not may_be_of_size(error):
                         raise
                     # One call tells a vendor that is down from a page that is too much.
                     if limit == content["limit"] and not self._manages(what, {**content, **more}):
@@ -165,18 +154,14 @@ class SquareClient:
     def _paged(
         self, ask: Callable[[dict[str, str]], Answer], cursor: str | None
     ) -> Iterator[tuple[Answer, str | None]]:
-        seen, empty = {cursor}, 0
+        cursors = Cursors("Square", malformed, cursor)
         while True:
             answer = ask({"cursor": cursor} if cursor else {})
             cursor = answer.data.get("cursor") or None
             if cursor is not None and not isinstance(cursor, str):
                 raise malformed("Square's answer has a cursor that is no text")
-            if cursor is not None and cursor in seen:
-                raise malformed("Square repeats a page's cursor: the end would never be reached")
-            seen.add(cursor)
-            empty = 0 if any(isinstance(rows, list) and rows for rows in answer.data.values()) else empty + 1
-            if empty > EMPTY_PAGES:
-                raise malformed("Square's list goes on without rows: the end would never be reached")
+            has_rows = any(isinstance(rows, list) and rows for rows in answer.data.values())
+            cursors.note(cursor, is_empty=not has_rows)
             yield answer, cursor
             if cursor is None:
                 return
@@ -240,7 +225,7 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
     if 300 <= status < 400:
         message = f"Square's API has moved from this address ({status}): give the store its new --api-url"
         return _of(ErrorType.CONFIGURATION, message, details)
-    if code is None and status not in _OF_THE_CALL:
+    if code is None and status not in http.OF_THE_CALL:
         message = f"Square refuses the call and gives no reason ({said}): mostly for a moment; retried automatically"
         return _of(ErrorType.REFUSED, message, details)
     at = f" at {field}" if field else ""
@@ -250,8 +235,6 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
     return error
 
 
-_OF_THE_CALL = frozenset({400, 405, 406, 411, 413, 414, 415, 422, 431})
-"""What is wrong is the request itself, also where no code says so."""
 _UNAUTHORISED = (
     "Square does not accept the access token ({said}): it is wrong, expired or revoked. "
     "Make a new one and give it with `bg-pipelines stores add`"
