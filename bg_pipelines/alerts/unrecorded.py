@@ -1,10 +1,10 @@
 """Failures during a database outage: people are notified at once, and the failure is recorded when it is over.
 
 `BG_HOME_DIR/alerts-sent.json` holds, by fingerprint, when it began and which targets were reached, so that each is
-notified once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. What cannot be written there, for the
-disk is full, this process keeps in mind. If the file cannot be read, people are notified: once too often is better than
-not at all. This path sends no all-clear; the incident's
-own follows. When it is recorded the alert keeps its reference: by that it is found where the answer was lost.
+notified once within `REOPEN_WITHIN`, and what is still to be recorded as an incident. What cannot be written there,
+because the disk is full, this process keeps in mind. If the file cannot be read, people are notified: once too often is
+better than not at all. This path sends no all-clear; the incident's own follows. When it is recorded the alert keeps its
+reference: by that it is found where the answer was lost.
 """
 
 from __future__ import annotations

@@ -65,8 +65,11 @@ def compose(kind: AlertKind, facts: Facts) -> tuple[str, str]:
 
 
 def sms(message: Message) -> str:
-    """Two segments at most, with the incident's number and the reference last. In the alphabet of text messages (GSM-7) as far as that can be: accents
-    and symbols go. A name in another script is left as it is, and less of the rest is said."""
+    """Two segments at most, with the incident's number and the reference last.
+
+    In the alphabet of text messages (GSM-7) as far as that can be: accents and symbols go. A name in another script is
+    left as it is, and less of the rest is said.
+    """
     number = "" if message.incident_id is None else f"#{message.incident_id} "
     end = f"\n{number}{message.reference}"
     text = "\n".join(line.strip() for line in _plain(f"{message.title}\n{message.body}").splitlines())

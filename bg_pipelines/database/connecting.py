@@ -50,11 +50,11 @@ _OPTIONS = {
     "tcp_user_timeout": "60000",
     _MARK: "yes",
 }
-# What may end it. Dagster has limits of its own, which these would outdo.
 IDLE_SECONDS, LOCK_SECONDS = 45, 60
-"""A process that is frozen in a transaction, or whose network drops everything, loses it and its locks after the first; whoever
-waits for a lock longer than the second fails, and is tried again as a conflict would be. In this order: who waits for one that
-is frozen gets the lock. No transaction of ours waits for a vendor, or computes for so long."""
+"""A process that is frozen in a transaction, or whose network drops everything, loses it and its locks after the first.
+Whoever waits for a lock longer than the second fails, and is tried again as a conflict would be. In this order, so that who
+waits for one that is frozen gets the lock. No transaction of ours waits for a vendor, or computes for so long."""
+# What may end a transaction. Dagster has limits of its own, which these would outdo.
 _OF_JOBS = {
     "statement_timeout": "0",
     "lock_timeout": f"{LOCK_SECONDS}s",

@@ -52,9 +52,9 @@ def fail(
 ) -> Failed:
     """Settle a row that failed for the `attempts`-th time with `fault.error`.
 
-    `decision` overrides the policies of `job`; `worked_lately` is that of `retries.decide`. The fault is reported only if the row is parked: `occurrence` and
-    `repeat` are those of `report_fault`, `assignments` those of `Queue.park`. Raises IntegrationError (lease_lost)
-    like `Queue.save`.
+    `decision` overrides the policies of `job`; `worked_lately` is that of `retries.decide`. The fault is reported only if
+    the row is parked: `occurrence` and `repeat` are those of `report_fault`, `assignments` those of `Queue.park`. Raises
+    IntegrationError (lease_lost) like `Queue.save`.
     """
     decision = decision or retries.decide(
         fault.error,

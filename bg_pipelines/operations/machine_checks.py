@@ -15,7 +15,6 @@ SELECT current_user, current_setting('log_min_messages') NOT IN ('log', 'fatal',
         OR '-1' NOT IN (current_setting('log_min_duration_statement'), current_setting('log_min_duration_sample')))
 """
 
-
 API_SUPPORT = timedelta(days=365)
 """For how long Shopify answers a version: https://shopify.dev/docs/api/usage/versioning."""
 API_WARNING = timedelta(days=90)

@@ -9,7 +9,10 @@ from bg_pipelines.operations.stores import COLUMNS, DEFAULT_TIER, REQUIRED_COLUM
 
 
 def read_csv(path: Path, *, insecure: bool = False) -> list[NewStore]:
-    """Stores from a CSV file with a header; `insecure` is each one's. Raises IntegrationError (bad_data) listing every fault by line and column."""
+    """Stores from a CSV file with a header; `insecure` is each one's.
+
+    Raises IntegrationError (bad_data) listing every fault by line and column.
+    """
     rows, faults = read_rows(path, columns=COLUMNS, required=REQUIRED_COLUMNS, source="stores")
     stores = {line: _from_row(row, insecure) for line, row in rows.items()}
     if not stores and not faults:

@@ -267,8 +267,8 @@ def settle_ids(
     """(number, person's id) of each customer, given which of them are one person.
 
     A person's id is the lowest number among its customers. So when two become one the older id stays, when one
-    splits the part with the oldest customer keeps it, and such a join or split undone restores the earlier ids. When the one
-    whose number it is leaves altogether (deleted, without keys, or now in an older person), its number is handed to
+    splits the part with the oldest customer keeps it, and undoing such a join or split restores the earlier ids. When
+    the one whose number it is leaves altogether (deleted, without keys, or now in an older person), its number is handed to
     the oldest of those who stay, so that the person keeps its id.
     """
     by_id = {member.id: member for member in members}

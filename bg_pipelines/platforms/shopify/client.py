@@ -148,7 +148,8 @@ class ShopifyClient:
     ) -> Answer:
         """Send one document and return its data, waiting out throttles and renewing the token on the way.
 
-        `may_wait_seconds` is for what must not be sent later than that; by default a minute or two. Raises IntegrationError: see `Transport`, `classify_status` and `classify_errors`.
+        `may_wait_seconds` is for what must not be sent later than that; by default a minute or two. Raises
+        IntegrationError: see `Transport`, `classify_status` and `classify_errors`.
         """
         body = orjson.dumps({"query": document, "variables": variables})
         rows = len(variables.get("ids", ()))

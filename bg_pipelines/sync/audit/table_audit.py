@@ -1,7 +1,8 @@
 """The audit of one table of a store: a sample is compared with the source field by field, repaired and reported.
 
 What is merely not synced yet is `lag` and no drift: it changed within the next pass's lookback (also within the second
-of the change that is held), or another pass wrote it during the audit. Rows without a change time at the source may have changed too; the next pass reads all of those.
+of the change that is held), or another pass wrote it during the audit. Rows without a change time at the source may have
+changed too; the next pass reads all of those.
 """
 
 from __future__ import annotations
