@@ -222,6 +222,11 @@ class Page:
         return sum(map(len, self.parts.values()))
 
 
+def remedied(fault: str) -> str:
+    """The fault of a rejected row, with what to do."""
+    return f"{fault}; correct it at the source, it loads once it has changed there"
+
+
 class Reject(NamedTuple):
     """A source row that cannot be loaded: why, and what it was; `table` where it is not the resource's own."""
 

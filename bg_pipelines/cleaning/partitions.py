@@ -20,9 +20,8 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from bg_pipelines.cleaning.aside import reason_of, set_aside
-from bg_pipelines.cleaning.relations import Connection, autocommit
+from bg_pipelines.cleaning.relations import Connection, autocommit, require_expected
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.sqlstates import classified, is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.work.queue import clock
 
@@ -262,9 +261,7 @@ class Upkeep:
 
     def _unless_busy(self, error: psycopg.Error) -> None:
         """What PostgreSQL ends as is normal under load is left to the next run; anything else is raised."""
-        found = classified(error)
-        if found is None or not is_expected(found):
-            raise found or error from error
+        require_expected(error)
         self.figures[f"{self.table}.partitions_locked"] += 1
 
     def _name(self, connection: Connection) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import psycopg
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.sqlstates import classified, is_expected
 from bg_pipelines.errors import ErrorType, IntegrationError
 
 Connection = psycopg.Connection[Any]
@@ -30,6 +31,13 @@ def autocommit(database: Database, lock_timeout_ms: int) -> Iterator[Connection]
         finally:
             if not connection.broken:
                 connection.execute("RESET lock_timeout")
+
+
+def require_expected(error: psycopg.Error) -> None:
+    """Raise what is not normal in a database under load; the rest is for the next run."""
+    found = classified(error)
+    if found is None or not is_expected(found):
+        raise found or error from error
 
 
 class Relation(NamedTuple):

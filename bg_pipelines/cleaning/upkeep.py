@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from bg_pipelines.cleaning.relations import Connection, autocommit
+from bg_pipelines.cleaning.relations import Connection, autocommit, require_expected
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.sqlstates import classified, is_expected
 
 LOCK_TIMEOUT_MS = 1_000
 DEAD_SHARE = 0.1
@@ -143,8 +142,6 @@ def run_statement(connection: Connection, statement: str) -> bool:
     try:
         connection.execute(statement)
     except psycopg.Error as error:
-        found = classified(error)
-        if found is None or not is_expected(found):
-            raise found or error from error
+        require_expected(error)
         return False
     return True

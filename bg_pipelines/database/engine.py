@@ -159,13 +159,20 @@ def open_database(settings: Settings, *, pool_size: int = 5) -> Database:
     return database
 
 
+def open_dagster_database(settings: Settings, *, pool_size: int = 5) -> Database:
+    """Dagster's own. Raises IntegrationError."""
+    return Database(_dagster_url(settings), pool_size=pool_size)
+
+
+def _dagster_url(settings: Settings) -> str:
+    if settings.dagster_database_url is not None:
+        return settings.dagster_database_url.get_secret_value()
+    return embedded_url(settings.home, DAGSTER_DATABASE)
+
+
 def dagster_storage_url(settings: Settings) -> str:
     """Where Dagster keeps runs and events, for dagster-postgres (psycopg2: see docs/decisions.md)."""
-    if settings.dagster_database_url is not None:
-        url = settings.dagster_database_url.get_secret_value()
-    else:
-        url = embedded_url(settings.home, DAGSTER_DATABASE)
-    address = connecting.address(url, "psycopg2")
+    address = connecting.address(_dagster_url(settings), "psycopg2")
     address = address.update_query_dict({"options": connecting.options(address, of_jobs=False)})
     return address.render_as_string(hide_password=False)
 

@@ -25,7 +25,7 @@ from psycopg.abc import Buffer
 from psycopg.types.array import ListDumper
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.records import Reject
+from bg_pipelines.records import Reject, remedied
 from bg_pipelines.values import UNWRITABLE
 
 AHEAD = timedelta(minutes=10)
@@ -84,9 +84,9 @@ def load(
     stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
     is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
     stamped at the end is gone. `right_before`: a row stored with a later time than the source has, but before this
-    time, is not a newer version that arrived first: it is reset to the source's, and so is one that is `AHEAD`. `into_empty` says that the store
-    probably has no row in the table yet: then there is nothing to merge with, and rows are copied into the table
-    itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
+    time, is not a newer version that arrived first: it is reset to the source's, and so is one that is `AHEAD`.
+    `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and rows
+    are copied into the table itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
     be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were stamped since it began:
     it has listed them before, or somebody else wrote them.
 
@@ -312,7 +312,8 @@ def _unwritable_column(record: Any) -> str | None:
 def _reason(error: Exception, record: Any) -> str:
     """Column, fault and remedy, without the value, which may be personal."""
     if not isinstance(error, psycopg.Error) or error.sqlstate is None:
-        return f"{_unwritable_column(record) or 'a value'}: not a text or a number that PostgreSQL can hold; correct it at the source, it loads once it has changed there"
+        unwritable = _unwritable_column(record) or "a value"
+        return remedied(f"{unwritable}: not a text or a number that PostgreSQL can hold")
     diagnostic = error.diag
     column = diagnostic.column_name or diagnostic.constraint_name
     place = re.search(r"column (\w+)", diagnostic.context or "")
@@ -326,4 +327,4 @@ def _reason(error: Exception, record: Any) -> str:
     # a constraint is broken it quotes names only.
     quoted = r'(?s):? ".*"' if isinstance(error, psycopg.DataError) else r':? "[^"]*"'
     fault = re.sub(quoted, "", diagnostic.message_primary or "")
-    return f"{column or 'a value'}: {fault}; correct it at the source, it loads once it has changed there"
+    return remedied(f"{column or 'a value'}: {fault}")

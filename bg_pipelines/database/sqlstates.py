@@ -78,6 +78,11 @@ def unavailable(error: BaseException) -> IntegrationError:
     )
 
 
+def server_code(error: IntegrationError) -> str:
+    """Which kind of outage this is, as `unavailable` says it; empty: none, or not known."""
+    return str(error.details.get("server") or "")
+
+
 def pooled() -> IntegrationError:
     """Between us and the server stands something that shares its sessions, or does not hand on what we ask of one."""
     return IntegrationError.of(

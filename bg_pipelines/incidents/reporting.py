@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from bg_pipelines.database.sqlstates import AWAY, REFUSES
+from bg_pipelines.database.sqlstates import AWAY, REFUSES, server_code
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents.fingerprints import (
@@ -94,7 +94,7 @@ def run_fault(job: str, tier: str, error: IntegrationError) -> Fault:
 
 def _of_the_installation(error: IntegrationError) -> tuple[Installation, str] | None:
     """Fingerprint and subject, if it is the database or the settings that are wrong."""
-    server = str(error.details.get("server") or "")
+    server = server_code(error)
     if error.error_type is ErrorType.DATABASE and server == AWAY:
         return DATABASE_AWAY, "the database"
     # Disk full, too many connections, an error of the system.

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bg_pipelines import alerts
-from bg_pipelines.database.engine import DAGSTER_DATABASE, Database, embedded_url, open_database
+from bg_pipelines.database.engine import Database, open_dagster_database, open_database
+from bg_pipelines.database.sqlstates import server_code
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import DAGSTER, Fingerprint, Installation
@@ -51,7 +52,7 @@ class Watchdog:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
         self._clock = clock
-        self._databases: dict[str, Database] = {}
+        self._databases: dict[Callable[..., Database], Database] = {}
         self._seen: dict[Fingerprint, int] = {}
         """How many looks in a row found it."""
         self._told: dict[Fingerprint, str] = {}
@@ -119,11 +120,11 @@ class Watchdog:
         return None
 
     def _write(self) -> None:
-        with self._database("application").transaction() as connection:
+        with self._database(open_database).transaction() as connection:
             connection.execute(_WRITE)
 
     def _read_daemons(self) -> None:
-        with self._database(DAGSTER_DATABASE).transaction() as connection:
+        with self._database(open_dagster_database).transaction() as connection:
             connection.execute(_WRITE)
             table = connection.execute("SELECT to_regclass('daemon_heartbeats')").fetchone()
             row = connection.execute(_DAEMONS).fetchone() if table and table[0] else None
@@ -135,26 +136,17 @@ class Watchdog:
                 source="dagster",
             )
 
-    def _database(self, name: str) -> Database:
-        if name not in self._databases:
-            self._databases[name] = (
-                open_database(self.settings, pool_size=1)
-                if name != DAGSTER_DATABASE
-                else Database(
-                    self.settings.dagster_database_url.get_secret_value()
-                    if self.settings.dagster_database_url
-                    else embedded_url(self.settings.home, DAGSTER_DATABASE),
-                    pool_size=1,
-                )
-            )
-        return self._databases[name]
+    def _database(self, opened: Callable[..., Database]) -> Database:
+        if opened not in self._databases:
+            self._databases[opened] = opened(self.settings, pool_size=1)
+        return self._databases[opened]
 
     def _end(self, over: list[Fingerprint]) -> None:
         """The database can be written: what was told and is over ends, also what an earlier watchdog told."""
         if not (over or self._is_new):
             return
         try:
-            database = self._database("application")
+            database = self._database(open_database)
             alerts.tell(database, self.settings)  # what could not be recorded is an incident now
             with database.transaction() as connection:
                 reporting.clear_database_faults(connection)
@@ -180,7 +172,7 @@ class Watchdog:
 
 
 def _is_lacking(error: IntegrationError) -> bool:
-    return str(error.details.get("server") or "").startswith("53")
+    return server_code(error).startswith("53")
 
 
 def _full(place: Path) -> IntegrationError | None:

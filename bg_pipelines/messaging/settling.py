@@ -23,7 +23,7 @@ from bg_pipelines.messaging import checks, consent
 from bg_pipelines.messaging.checks import Hold, Refuse
 from bg_pipelines.messaging.outbox import JOB, QUEUE, TextClaim
 from bg_pipelines.retries import Decision, Policies, Strategy, decide
-from bg_pipelines.work.queue import clock
+from bg_pipelines.work.queue import FREE, clock
 
 Connection = psycopg.Connection[Any]
 
@@ -89,8 +89,7 @@ class Settling:
         QUEUE.save(
             connection,
             claim,
-            "next_due_at = %(until)s, retry_strategy = %(strategy)s, retry_reason = %(reason)s, lease_owner = NULL, "
-            "lease_expires_at = NULL",
+            f"next_due_at = %(until)s, retry_strategy = %(strategy)s, retry_reason = %(reason)s, {FREE}",
             {"until": hold.until, "strategy": Strategy.SCHEDULED_RETRY.value, "reason": hold.reason},
         )
 

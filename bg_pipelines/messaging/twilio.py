@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from urllib3.util import make_headers
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
-from bg_pipelines.platforms.network import is_loopback
+from bg_pipelines.platforms.network import is_in_clear
 from bg_pipelines.settings import TWILIO_API_URL, Settings
 
 TIMEOUTS = Timeouts(connect=5.0, read=20.0, whole=20.0)
@@ -183,8 +183,7 @@ def from_settings(settings: Settings) -> TextMessages:
             f"text messages cannot be sent: set {', '.join(missing)}",
             source="settings",
         )
-    api = urlsplit(settings.twilio_api_url)
-    if api.scheme == "http" and not is_loopback(api.hostname) and not settings.insecure:
+    if is_in_clear(settings.twilio_api_url) and not settings.insecure:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION,
             "BG_TWILIO_API_URL is not https://: the account's token would go over the network unencrypted; "

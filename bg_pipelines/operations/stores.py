@@ -24,7 +24,7 @@ from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
 from bg_pipelines.platforms import PLATFORMS
-from bg_pipelines.platforms.network import is_loopback
+from bg_pipelines.platforms.network import is_in_clear
 from bg_pipelines.queues import OWN_INTERVALS, TICK, TIERS, Unit, next_turn
 from bg_pipelines.wording import did_you_mean, unseen
 from bg_pipelines.work import freshness
@@ -100,7 +100,7 @@ def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
             "api_url",
             f"{_shown(store.api_url)} is not an address like https://harbor.myshopify.com, without a user or a query",
         )
-    elif store.api_url is not None and not store.insecure and _is_in_clear(store.api_url):
+    elif store.api_url is not None and not store.insecure and is_in_clear(store.api_url):
         fault(
             "api_url",
             f"{store.api_url} is not https://: the store's token would go over the network unencrypted; "
@@ -319,16 +319,10 @@ def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
     ]
 
 
-def _is_in_clear(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "http" and not is_loopback(parts.hostname)
-
-
 def _is_url(text: str) -> bool:
+    # A space, or the end of a line of a file from elsewhere, is seen by nobody.
     if not re.fullmatch(r"[!-~]+", text):
-        return (
-            False  # a space, the end of a line of a file from elsewhere: nobody would see it in the address
-        )
+        return False
     try:
         parts = urlsplit(text)
         # Kept in clear and shown: no user or password in it.

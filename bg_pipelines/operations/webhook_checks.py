@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import psycopg
@@ -15,7 +14,7 @@ import psycopg
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.http import Answer, Timeouts, Transport
-from bg_pipelines.platforms.network import is_loopback
+from bg_pipelines.platforms.network import is_in_clear
 from bg_pipelines.settings import Settings
 from bg_pipelines.webhooks.declared import address
 from bg_pipelines.wording import counted
@@ -28,7 +27,7 @@ _NAMED = 5
 def address_faults(public_url: str, *, timeouts: Timeouts = TIMEOUTS) -> list[str]:
     """What keeps deliveries from being stored, as far as it can be told from this machine."""
     base, fault = public_url.rstrip("/"), "BG_PUBLIC_URL: "
-    if base.startswith("http://") and not is_loopback(urlsplit(base).hostname):
+    if is_in_clear(base):
         return [f"{fault}platforms deliver webhooks to https:// only"]
     transport = Transport("receiver", "what answers there", address_of="BG_PUBLIC_URL", timeouts=timeouts)
     try:

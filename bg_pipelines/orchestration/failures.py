@@ -23,6 +23,7 @@ from typing import Any
 import dagster as dg
 
 from bg_pipelines import alerts
+from bg_pipelines.database.sqlstates import server_code
 from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
 from bg_pipelines.incidents import reporting
 from bg_pipelines.operations.freshness import report_stale
@@ -105,7 +106,7 @@ def _report(context: dg.OpExecutionContext, error: IntegrationError) -> None:
 
 def _can_retry(context: dg.OpExecutionContext, error: IntegrationError) -> bool:
     """Whether Dagster can note that the op is retried, which it writes into its storage; after a moment of patience."""
-    if str(error.details.get("server") or "").startswith(LACKING):
+    if server_code(error).startswith(LACKING):
         return False  # a full disk is Dagster's as well, and reading works there
     end = time.monotonic() + STORAGE_SECONDS
     while True:

@@ -7,6 +7,7 @@ import os
 import ssl
 import urllib.request
 from functools import cache
+from urllib.parse import urlsplit
 
 import certifi
 from urllib3.util import Url
@@ -35,6 +36,12 @@ def _tls_context(name: str, file: str | None, folder: str | None) -> ssl.SSLCont
     except OSError as error:
         message = f"{name}: the certificates cannot be read ({type(error).__name__})"
         raise IntegrationError.of(ErrorType.CONFIGURATION, message, source="settings") from None
+
+
+def is_in_clear(url: str) -> bool:
+    """Whether what is sent to this address goes over a network unencrypted."""
+    place = urlsplit(url)
+    return place.scheme == "http" and not is_loopback(place.hostname)
 
 
 def is_loopback(host: str | None) -> bool:

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from bg_pipelines.records import Reject
+from bg_pipelines.records import Reject, remedied
 
 NONSENSE = (KeyError, TypeError, AttributeError, ValueError)
 """What a converter raises for a row that is none."""
-
-
 _KINDS = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
 
 
@@ -51,7 +49,7 @@ def rejected(
     named = id_of(row) if external_id is None else external_id
     return Reject(
         named if isinstance(named, str) and named else None,
-        f"{fault(row, error, convert)}; correct it at the source, it loads once it has changed there",
+        remedied(fault(row, error, convert)),
         row,
         table,
     )

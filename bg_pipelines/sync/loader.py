@@ -20,7 +20,7 @@ from bg_pipelines.database.load import Counts, load, newest
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.privacy.tables import EMPTIED
 from bg_pipelines.privacy.tombstones import standing
-from bg_pipelines.records import PARTS, Page, Part, Record, Reject, Resource
+from bg_pipelines.records import PARTS, Page, Part, Record, Reject, Resource, remedied
 from bg_pipelines.sync.deletions import mark_children_deleted, mark_deleted, mark_left_parts_deleted
 from bg_pipelines.sync.rejects import keep_rejects
 from bg_pipelines.values import Refused, read_rows, writable
@@ -204,5 +204,4 @@ class Loader:
 
 
 def _reject(refused: Refused, table: str | None = None) -> Reject:
-    reason = f"{refused.reason}; correct it at the source, it loads once it has changed there"
-    return Reject(refused.row.external_id, reason, refused.row._asdict(), table)
+    return Reject(refused.row.external_id, remedied(refused.reason), refused.row._asdict(), table)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, LiteralString, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from psycopg.rows import class_row
@@ -289,15 +289,16 @@ def all_queues() -> list[Queue[Any]]:
 
 def clock(connection: Connection) -> datetime:
     """The database's clock."""
-    row = connection.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None
-    now: datetime = row[0]
-    return now
+    return _time(connection, "clock_timestamp()")
 
 
 def transaction_time(connection: Connection) -> datetime:
     """The time that this transaction stamps rows with, by the database's clock."""
-    row = connection.execute("SELECT now()").fetchone()
+    return _time(connection, "now()")
+
+
+def _time(connection: Connection, which: LiteralString) -> datetime:
+    row = connection.execute(f"SELECT {which}").fetchone()
     assert row is not None
     now: datetime = row[0]
     return now

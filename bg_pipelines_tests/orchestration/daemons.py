@@ -56,6 +56,13 @@ class Daemon:
         self.process = None
 
 
+def workspace_of(module: str, folder: Path) -> Path:
+    """A workspace whose one code location is this module."""
+    path = folder / "workspace.yaml"
+    path.write_text(f"load_from:\n  - python_module: {module}\n")
+    return path
+
+
 def make_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DAGSTER_HOME with the real dagster.yaml, but for how long run monitoring waits."""
     config = yaml.safe_load((PROJECT / "dagster.yaml").read_text())

@@ -27,7 +27,7 @@ from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.database.test_embedded import postmaster
 from bg_pipelines_tests.jobs.test_jobs import job_process, pause_after_a_commit, rows_held
-from bg_pipelines_tests.orchestration.daemons import Daemon, make_home
+from bg_pipelines_tests.orchestration.daemons import Daemon, make_home, workspace_of
 from bg_pipelines_tests.orchestration.store_jobs import defs
 from bg_pipelines_tests.support import (
     KEY,
@@ -47,9 +47,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    path = tmp_path / "workspace.yaml"
-    path.write_text("load_from:\n  - python_module: bg_pipelines_tests.orchestration.store_jobs\n")
-    return path
+    return workspace_of("bg_pipelines_tests.orchestration.store_jobs", tmp_path)
 
 
 @pytest.fixture

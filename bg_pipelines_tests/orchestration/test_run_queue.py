@@ -14,7 +14,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from bg_pipelines.database.engine import Database
 from bg_pipelines.orchestration.failures import TIER_TAG
 from bg_pipelines.queues import DEFAULT, JOBS, STORES_SYNC
-from bg_pipelines_tests.orchestration.daemons import Daemon
+from bg_pipelines_tests.orchestration.daemons import Daemon, workspace_of
 from bg_pipelines_tests.orchestration.queue_jobs import defs
 from bg_pipelines_tests.support import PATIENCE, query, wait_for
 
@@ -23,9 +23,7 @@ Enqueue = Callable[..., None]
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    path = tmp_path / "workspace.yaml"
-    path.write_text("load_from:\n  - python_module: bg_pipelines_tests.orchestration.queue_jobs\n")
-    return path
+    return workspace_of("bg_pipelines_tests.orchestration.queue_jobs", tmp_path)
 
 
 @pytest.fixture
