@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -20,12 +21,18 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
+from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 
 # What it guards is the token of a shop that does not exist.
-CIPHER = Cipher("0" * 43 + "=")
+KEY = "0" * 43 + "="
+CIPHER = Cipher(KEY)
+
+
+def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Platform:
+    return platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep)
 
 
 def add_store(database: Database, api_url: str) -> int:
@@ -48,7 +55,7 @@ def sync(database: Database, units: tuple[Unit, ...], *, by_pages: bool = False)
         CIPHER,
         SyncRequest(units, backfill="pages" if by_pages else "auto"),
         run_id=str(uuid.uuid4()),
-        connect=lambda access, sleep: platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep),
+        connect=connect,
         log=lambda _: None,
     ).run()
     if summary.failures or summary.complete != 1:
