@@ -3,6 +3,7 @@ with the vendor's samples."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -32,48 +33,59 @@ def vendor_description(name: str) -> dict[str, Any]:
     return content
 
 
-def program() -> Path:
-    """Prism, installed by npm once and kept in the user's cache."""
+def program(session: Path) -> Path:
+    """Prism, installed by npm once and kept in the user's cache.
+
+    Where it cannot be installed, that is tried once: the session's folder says so to the other worker.
+    """
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed: Prism, which holds requests to the vendor's description, needs it")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bg-pipelines"
     folder = cache / PRISM.rpartition("/")[2]
     program = folder / "node_modules" / ".bin" / "prism"
-    if not program.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Another run may be at it, too: each in a folder of its own, and one of them stays.
-        fresh = Path(tempfile.mkdtemp(dir=cache))
-        command = [
-            npm,
-            "install",
-            "--prefix",
-            str(fresh),
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-            PRISM,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        if done.returncode:
-            shutil.rmtree(fresh)
-            pytest.skip(f"npm could not install {PRISM}: {done.stderr.strip()[-300:]}")
-        if program.exists():
-            shutil.rmtree(fresh)
-        else:
-            fresh.rename(folder)
+    with (session / "npm").open("a+") as refused:
+        fcntl.flock(refused, fcntl.LOCK_EX)
+        refused.seek(0)
+        why = refused.read()
+        if not why and not program.exists():
+            why = _install(npm, cache, folder)
+            refused.write(why)
+    if why:
+        pytest.skip(f"npm could not install {PRISM}: {why}")
     return program
 
 
+def _install(npm: str, cache: Path, folder: Path) -> str:
+    """Why it could not be installed; nothing if it was."""
+    cache.mkdir(parents=True, exist_ok=True)
+    # Another run may be at it, too: each in a folder of its own, and one of them stays.
+    fresh = Path(tempfile.mkdtemp(dir=cache))
+    options = [
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    ]
+    command = [npm, "install", "--prefix", str(fresh), *options, PRISM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    if done.returncode or folder.exists():
+        shutil.rmtree(fresh)
+    else:
+        fresh.rename(folder)
+    return done.stderr.strip()[-300:] or f"status {done.returncode}" if done.returncode else ""
+
+
 @contextmanager
-def serving(description: dict[str, Any], folder: Path) -> Iterator[str]:
-    """A description served: a request that is not as it says gets an error, with the header `sl-violations`."""
+def serving(description: dict[str, Any], folder: Path, session: Path) -> Iterator[str]:
+    """A description served, by a program that is installed once in this session: a request that is not as it says gets an error, with the header `sl-violations`."""
     file, log = folder / "description.json", folder / "log"
     file.write_text(json.dumps(description), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(program()), "mock", "--errors", "-h", "127.0.0.1", "-p", str(port), str(file)]
+    command = [str(program(session)), "mock", "--errors", "-h", "127.0.0.1", "-p", str(port), str(file)]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             deadline = time.monotonic() + START_SECONDS

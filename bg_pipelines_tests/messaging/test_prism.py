@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -47,8 +48,10 @@ def description() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def prism(description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(description, tmp_path_factory.mktemp("prism")) as url:
+def prism(
+    description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, session_folder: Path
+) -> Iterator[str]:
+    with serving(description, tmp_path_factory.mktemp("prism"), session_folder) as url:
         yield url
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -85,8 +86,10 @@ def description() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def prism(description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(description, tmp_path_factory.mktemp("prism")) as url:
+def prism(
+    description: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, session_folder: Path
+) -> Iterator[str]:
+    with serving(description, tmp_path_factory.mktemp("prism"), session_folder) as url:
         yield url
 
 
