@@ -161,8 +161,8 @@ def test_a_lock_whose_connection_was_lost_is_taken_again_unless_another_has_it(h
     mine._connection.close()  # as after a restart of the server
     assert mine.keep()
     # A cut network: the server still has the old session, and who comes back ends it.
-    ghost = mine._connection
-    mine._connection = None
+    ghost, mine._connection = mine._connection, None
+    assert ghost is not None
     wait_for(mine.keep)
     assert not yours.keep()
     mine.close()
