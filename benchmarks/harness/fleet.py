@@ -37,12 +37,13 @@ from benchmarks.harness.store import CIPHER, KEY, connect
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Store, Synced, SyncState
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.queues import JOB_UNITS, Unit
+from bg_pipelines.queues import JOB_UNITS, TICK, Unit
 from bg_pipelines.sync import SyncRequest, SyncRun
 
 JOBS = ("store_sync", "inventory_sync", "customer_sync")
 UNITS: tuple[Unit, ...] = tuple(unit for job in JOBS for unit in JOB_UNITS[job])
 PROJECT = Path(__file__).parent.parent.parent
+TURN_SECONDS = TICK.total_seconds()
 DAGSTER = "dagster"
 """The name of Dagster's database."""
 _OWN = {
@@ -162,12 +163,12 @@ class Fleet:
             list(UNITS),
             since,
         )
-        late = [lag for lag in self.lags() if lag is None]
+        late = [lag for _, lag in self.lags() if lag is None]
         if behind or late:
             raise RuntimeError(f"{behind} units were not visited, {len(late)} changes have not arrived")
 
-    def lags(self, since: float = 0.0) -> list[float | None]:
-        """Seconds from each change at the vendor to the commit of its row; None: it has not come yet.
+    def lags(self, since: float = 0.0) -> list[tuple[float, float | None]]:
+        """When each row changed at the vendor, and seconds from there to its commit; None: it has not come yet.
 
         A row that has changed again since tells nothing of the earlier change.
         """
@@ -180,13 +181,13 @@ class Fleet:
             for (store, table, external_id), at in last.items()
             if at >= since
         ]
-        lags: list[float | None] = []
+        lags: list[tuple[float, float | None]] = []
         for table in {table for table, *_ in asked}:
             _, names, ids, times = zip(*(one for one in asked if one[0] == table), strict=True)
             lags += [
-                lag
-                for (lag,) in self.execute(
-                    "SELECT extract(epoch FROM t.synced_at)::float8 - c.at FROM unnest(%s::text[], %s::text[], %s::float8[]) "
+                (at, lag)
+                for at, lag in self.execute(
+                    "SELECT c.at, extract(epoch FROM t.synced_at)::float8 - c.at FROM unnest(%s::text[], %s::text[], %s::float8[]) "
                     f"AS c (store, external_id, at) JOIN stores s ON s.name = c.store LEFT JOIN {table} t ON t.store_id = s.id "
                     "AND t.external_id = c.external_id AND t.source_updated_at >= to_timestamp(floor(c.at))",
                     list(names),
@@ -195,6 +196,16 @@ class Fleet:
                 )
             ]
         return lags
+
+    def dagster_rows(self) -> dict[str, int]:
+        """Rows of Dagster's larger tables, 0 where it has not made them yet."""
+        with psycopg.connect(libpq(self.storage_url)) as connection:
+            return {
+                table: connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+                if connection.execute("SELECT to_regclass(%s)", (table,)).fetchone() != (None,)
+                else 0
+                for table in ("runs", "event_logs", "job_ticks")
+            }
 
     def _read(self) -> _Reading:
         ((transactions, dagster_transactions, wal_bytes, wal_full_pages),) = self.execute(
@@ -215,12 +226,7 @@ class Fleet:
 
     def _postgres_seconds(self) -> float:
         assert self._postmaster is not None
-        times = self._postmaster.cpu_times()
-        total = times.user + times.system + times.children_user + times.children_system
-        for process in self._postmaster.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                total += processor_seconds(process.pid)
-        return float(total)
+        return tree_seconds(self._postmaster.pid)
 
 
 @contextmanager
@@ -247,6 +253,17 @@ def trusting(vendor: fleet_vendor.Vendor) -> dict[str, str]:
 
 def libpq(url: str) -> str:
     return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def tree_seconds(process_id: int) -> float:
+    """Processor time of a process and of all below it, of those that have ended as well."""
+    process = psutil.Process(process_id)
+    total = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def _between(before: _Reading, after: _Reading) -> Costs:
