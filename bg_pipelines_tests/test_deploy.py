@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import typer.main
 import yaml
@@ -30,6 +31,7 @@ from bg_pipelines.orchestration.launcher import ELSEWHERE
 from bg_pipelines.queues import MAX_CONCURRENT_RUNS
 from bg_pipelines.settings import Settings
 from bg_pipelines_tests.orchestration.daemons import Broker
+from bg_pipelines_tests.orchestration.networks import postgres
 from bg_pipelines_tests.support import KEY, PROJECT, wait_for
 
 DEPLOY = PROJECT / "deploy"
@@ -222,6 +224,8 @@ class Standin:
             elif word == "RUN":
                 rest = re.sub(r"^useradd .*? && ", f"mkdir -p {self.root}/var/lib/bg-pipelines && ", rest)
                 rest = rest.replace("chown bg ", "chown nobody ")
+                # The system's: ours may be of a folder that only root may enter.
+                rest = re.sub(r"^python ", "/usr/bin/python3 ", rest)
                 subprocess.run(["/bin/sh", "-ec", self.at(rest)], cwd=place, check=True)
             elif word == "ENV":
                 for pair in rest.split():
@@ -270,10 +274,8 @@ class Standin:
             process.terminate()
             process.wait(60)
             for one in family[1:]:
-                with ExitStack() as stack:
-                    stack.callback(lambda: None)
-                    if one.is_running():
-                        one.kill()
+                with suppress(psutil.Error):
+                    one.kill()
 
     def log(self, name: str) -> str:
         return (self.root / f"{name}.log").read_text(errors="replace")
@@ -285,7 +287,7 @@ class Standin:
 )
 @pytest.mark.timeout(900)
 def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
-    database_url: str, dagster_url: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = Path("/tmp/bg-image")
     shutil.rmtree(root, ignore_errors=True)
@@ -296,9 +298,14 @@ def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
     broker.start()
     broker.socket.chmod(0o777)
     Path(broker.folder.name).chmod(0o755)
+    stack = ExitStack()
+    url = stack.enter_context(postgres("127.0.0.1", any_free_port()))
+    with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
+        for name in ("bg_pipelines", "bg_dagster"):
+            connection.execute(f"CREATE DATABASE {name}")
     settings = {
-        "BG_DATABASE_URL": database_url,
-        "BG_DAGSTER_DATABASE_URL": dagster_url,
+        "BG_DATABASE_URL": f"{url}/bg_pipelines",
+        "BG_DAGSTER_DATABASE_URL": f"{url}/bg_dagster",
         "BG_BROKER_URL": broker.url,
         "BG_ENCRYPTION_KEY": KEY,
         "BG_PUBLIC_URL": "https://jobs.example.com",
@@ -319,7 +326,7 @@ def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
     try:
         with standin.started("migrate", **settings) as migrate:
             assert migrate.wait(120) == 0, standin.log("migrate")
-        with ExitStack() as stack:
+        with stack:
             processes = {"code": stack.enter_context(standin.started("code", **settings))}
             wait_for(lambda: not is_free(code))
             for name in ("ui", "daemon", "worker", "receiver", "watch"):
@@ -350,6 +357,7 @@ def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
             print(f"a run succeeded {time.monotonic() - began:.0f} s after the first container")
             assert {name: process.poll() for name, process in processes.items()} == dict.fromkeys(processes)
     finally:
+        stack.close()
         broker.kill()
         for name in OURS:
             if (root / f"{name}.log").exists():
