@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
 from bg_pipelines.operations.reading import read
 from bg_pipelines.wording import counted, plain
@@ -100,6 +101,7 @@ class Status(NamedTuple):
     alerts: list[UndeliveredAlerts]
     failing: list[FailingStore]
     paused: list[str]
+    backfills: list[RunningBackfill]
 
     @property
     def verdict(self) -> str:
@@ -157,6 +159,7 @@ def read_status(
             read(session, UndeliveredAlerts, _ALERTS, since=now - window),
             read(session, FailingStore, _FAILING, now=now),
             list(session.scalars(sa.text(_PAUSED))),
+            running_backfills(session, now),
         )
 
 

@@ -66,7 +66,6 @@ NO_CUSTOMER = "nothing: it is about the shop and not about its customers"
 ANSWERS: Mapping[str, Answer] = {
     "sync_states": Answer("nothing: times, counts and the vendor's page tokens; errors are without personal data"),
     "sync_attempts": Answer("nothing: times and counts; errors are without personal data"),
-    "sync_rollups": Answer("nothing: counts and times of all stores together"),
     "circuits": Answer("nothing: a store's failures, counted"),
     "webhook_subscriptions": Answer("nothing: topics, and where they are delivered to"),
     "webhook_coverage": Answer("nothing: counts of events"),
@@ -258,6 +257,7 @@ ANSWERS: Mapping[str, Answer] = {
     "cleaning_tasks": Answer("nothing: times, places and counts", of_store=None, stays="of no store"),
     "cleaning_results": Answer("nothing: counts", of_store=None, stays="of no store"),
     "cleaning_set_aside": Answer("nothing: a row's key, and who refuses to let it go", of_store=None, stays="of no store"),
+    "sync_rollups": Answer("nothing: counts and times of all stores together", of_store=None, stays="of no store"),
     "job_runs": Answer("nothing: times and counts of runs of all stores", of_store=None, stays="of no store"),
     "encryption_check": Answer("nothing: a known text", of_store=None, stays="of no store"),
 }  # fmt: skip
