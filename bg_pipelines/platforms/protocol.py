@@ -169,6 +169,16 @@ class ProductPages(NamedTuple):
     cut: list[str]
 
 
+class Backfill(NamedTuple):
+    """What reading all of a resource takes: how many rows there are, or may be; whether they come as an export, which has
+    a pace of the platform's own; and how long a listing takes at the pace that the platform allows this store."""
+
+    resource: Resource
+    rows: int
+    by_export: bool
+    seconds: float
+
+
 class Platform(Protocol):
     """One store on its platform. Every method raises IntegrationError, classified, and nothing else.
 
@@ -188,6 +198,10 @@ class Platform(Protocol):
         the last page; (operation_failed) if it failed, or (count_mismatch) if it was incomplete: then the tokens are
         void.
         """
+        ...
+
+    def backfills(self) -> list[Backfill]:
+        """What there is to read, the longest first; nothing where the platform does not tell."""
         ...
 
     def lookback(self, resource: Resource) -> timedelta:

@@ -28,11 +28,12 @@ from bg_pipelines.sync.deletions import (
 )
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
+from bg_pipelines.sync.progress import Progress
 from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
 from bg_pipelines.sync.summary import BACKFILLS
 from bg_pipelines.values import writable
-from bg_pipelines.work import attempts, store_units
+from bg_pipelines.work import attempts, rollups, store_units
 from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
@@ -70,6 +71,7 @@ class TableSync:
         self.read_at_most = ENDLESS_FROM
         self.listed: list[str] | None = None
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
+        self.progress = Progress(f"{self.table} of {context.store_name}", context.say)
 
     def run(self) -> None:
         """Raises IntegrationError, NotReady, TurnOver or Stopped; what was kept until then is kept."""
@@ -212,6 +214,8 @@ class TableSync:
         if page.listed_since is not None:
             oldest = min(current.listed_since or page.listed_since, page.listed_since)
             current = replace(current, listed_since=oldest)
+        if current.full:
+            self.progress.begin(page, current.read)
         self.state = replace(self.state, current=current)
         if not page.lists_all:
             self.listed = None
@@ -227,6 +231,8 @@ class TableSync:
         self.state = state
         if any(page.read for page in pages):
             self.context.note_progress()
+        if self.current.full:
+            self.progress.note(self.current.read, self.current.source_count)
         self.context.note_rows(len(pages), counts)
 
     def _load(self, connection: Connection, pages: list[Page]) -> tuple[Counts, CursorState]:
@@ -257,6 +263,10 @@ class TableSync:
         if not current.full and loaded.counts.inserted + loaded.counts.updated:
             ids = [record.external_id for page in pages for record in page.records]
             self.context.coverage.note_changed(connection, self.store, self.resource, ids)
+            if self.resource not in self.platform.undated:
+                rollups.note_lags(
+                    connection, self.store.id, self.table, ids, self.context.job, attempt=self.context.attempt
+                )
         behind = replace(
             current,
             read=current.read + loaded.rows_read,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import (
+    Backfill,
     Correction,
     CorrectionOutcome,
     ProductPages,
@@ -112,6 +113,9 @@ class SquarePlatform:
             return records.profile(self._merchant(), answer.data["location"])
         except (KeyError, TypeError, AttributeError):
             raise malformed("Square's answer lacks the merchant or the main location") from None
+
+    def backfills(self) -> list[Backfill]:
+        return []  # Square counts no rows and publishes no limits
 
     def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
         return LOOKBACK
