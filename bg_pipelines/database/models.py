@@ -1151,6 +1151,9 @@ class SyncAttempt(Base):
             "status IN ('running', 'succeeded', 'failed', 'released', 'abandoned')", name="status"
         ),
         sa.Index(None, "store_id", "resource", "started_at"),
+        sa.Index(
+            "ix_sync_attempts_running", "store_id", "resource", postgresql_where=sa.text("status = 'running'")
+        ),
         sa.Index(None, "started_at"),
         sa.Index(None, "run_id"),
     )

@@ -9,6 +9,7 @@ It is stored as JSON in the unit's `cursor`, in the transaction of the rows it c
     agreed        how many rows the source counted when as many as expected were stored
     searched_for  how many rows a full pass is made for, which were counted and not held
     failed_exports  how often in a row the platform failed at an export: then all is listed, page by page
+    seen          what the last pass found: a digest, where it was one page without rows, or of all the rows there are
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.records import Page, StoreProfile
 from bg_pipelines.sync.proof import Sum
 
 VERSION = 2
+FULL_PASS_EVERY = timedelta(days=1)
+"""How often everything is read again, so that deletions at the source are noticed whatever happened."""
 CUTOFF = timedelta(minutes=10)
 """What changed later than so long before a pass is volatile: the platform's search may still show what it was."""
 
@@ -129,6 +134,7 @@ class CursorState:
     agreed: int | None = None
     searched_for: int = 0
     failed_exports: int = 0
+    seen: str | None = None
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> CursorState:
@@ -154,6 +160,7 @@ class CursorState:
             agreed=kept.get(name["agreed"]),
             searched_for=kept.get(name["searched_for"], 0),
             failed_exports=kept.get("failed_exports", 0),
+            seen=kept.get("seen"),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -166,15 +173,32 @@ class CursorState:
             "agreed": self.agreed,
             "searched_for": self.searched_for or None,
             "failed_exports": self.failed_exports or None,
+            "seen": self.seen,
         }
         kept = {name: value for name, value in kept.items() if value is not None}
         return {"version": VERSION, **kept} if kept else {}
+
+    def settled(self, since: datetime) -> CursorState:
+        """No pass is left, and the next begins there."""
+        return replace(self, current=None, since=since, failed_exports=0)
 
     def without_pass(self) -> CursorState:
         """The current pass starts again; a full pass stays one."""
         if self.current is None:
             return self
         return replace(self, current=None, since=None if self.current.full else self.since)
+
+
+def digest(found: Page | StoreProfile) -> str | None:
+    """Of what a page or a profile holds: the same means that nothing has changed. None where that cannot be told: a page that
+    is one of several, or lists some of the rows, or has rows that cannot be loaded."""
+    if isinstance(found, Page):
+        if found.resume is not None or found.rejects or (found.read and not found.lists_all):
+            return None
+        found_rows: Any = (found.records, found.gone)
+    else:
+        found_rows = found
+    return blake2b(repr(found_rows).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class Comparison(NamedTuple):

@@ -29,7 +29,15 @@ from bg_pipelines.sync.deletions import (
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.proof import NOTHING
-from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
+from bg_pipelines.sync.state import (
+    FULL_PASS_EVERY,
+    Comparison,
+    CursorState,
+    PassState,
+    compare_counts,
+    digest,
+    is_worth_counting,
+)
 from bg_pipelines.sync.summary import BACKFILLS
 from bg_pipelines.values import writable
 from bg_pipelines.work import attempts, store_units
@@ -37,8 +45,6 @@ from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
 
-FULL_PASS_EVERY = timedelta(days=1)
-"""How often everything is read again, so that deletions at the source are noticed whatever happened."""
 FULL_PASS_PAUSE = timedelta(hours=1)
 """A large table is not fully read more often because counts differ (see `Limits`): deletions can wait for so long."""
 ASKED_TOGETHER = 100
@@ -69,6 +75,7 @@ class TableSync:
         self.store = StoreRef(context.claim.store_id, context.store_name, context.claim.platform)
         self.read_at_most = ENDLESS_FROM
         self.listed: list[str] | None = None
+        self.seen: str | None = None
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
 
     def run(self) -> None:
@@ -131,9 +138,12 @@ class TableSync:
 
     def _begin_pass(self, full: bool) -> None:
         """Continue the current pass, or begin one."""
-        with self.database.transaction() as connection:
-            self.seen_at = clock(connection)
-            into_empty = full and self._is_empty(connection)
+        self.seen_at = self.context.now()
+        into_empty = False
+        if full:
+            with self.database.transaction() as connection:
+                self.seen_at = clock(connection)
+                into_empty = self._is_empty(connection)
         if self.state.current is None or self.state.current.full != full:
             began = PassState(
                 full=full,
@@ -166,6 +176,7 @@ class TableSync:
         buffer: list[Page] = []
         failures: list[IntegrationError] = []
         self.listed = [] if self.current.resume is None else None
+        is_first = self.current.resume is None
         pages = self.platform.pages(
             self.resource,
             since=None if full else self.state.since,
@@ -178,6 +189,7 @@ class TableSync:
                 self._keep(buffer)
                 buffer = []
             buffer.append(page)
+            self.seen, is_first = digest(page) if is_first else None, False
             self._note_page(page)
             if not page.read and page.resume is not None:
                 self._keep(buffer)  # it marks what is to be begun next, or was begun just now
@@ -339,7 +351,7 @@ class TableSync:
                 counts.deleted += self._end_full_pass(connection, state, current)
             compared = self._compare_counts(connection, state)
             since = current.vendor_began_at - self.platform.lookback(self.resource)
-            state = replace(compared.state, current=None, since=since, failed_exports=0)
+            state = replace(compared.state.settled(since), seen=self.seen)
             if compared.needs_full:
                 store_units.save(connection, self.claim, state.dump())
             else:

@@ -99,7 +99,8 @@ COLD = Warmth()
 class Runner(Generic[B]):
     """The workers of one run. Used once.
 
-    `clock` counts seconds; `log` takes lines, and is only ever called from the thread of `run`.
+    `clock` counts seconds; `log` takes lines. `settle` writes down what workers have left to be written together: it is called
+    a few times a second, and with True once they have nothing to do. Both are only ever called from the thread of `run`.
     """
 
     def __init__(
@@ -117,8 +118,10 @@ class Runner(Generic[B]):
         turn_seconds: float = TURN_SECONDS,
         over_seconds: float = OVER_SECONDS,
         warmth: Warmth = COLD,
+        settle: Callable[[bool], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.settle = settle
         self.database = database
         self.workload = workload
         self.run_id = run_id
@@ -205,6 +208,7 @@ class Runner(Generic[B]):
                 pending += len(claimed)
                 batches += len(claimed)
                 self.workload.claimed(batches)
+            self.settle(not pending)
             if pending:
                 worked_at = now
             elif now - worked_at >= self.warmth.seconds or self.warmth.is_wanted():
@@ -237,6 +241,7 @@ class Runner(Generic[B]):
         deadline = self.clock() + self.over_seconds
         while pending and self.clock() < deadline:
             pending -= self._wait_for_one(0.5)
+        self.settle(True)
         self.log(
             f"The run's {self.max_minutes:g} minutes are over. Unfinished stores were released; the next run continues there."
         )
