@@ -1176,6 +1176,22 @@ class SyncAttempt(Base):
     error: Mapped[dict[str, Any] | None]
 
 
+class ConfirmedRow(Base):
+    """A row that the full pass under way has listed and that is held as it was listed, so that nothing was written to it.
+
+    Unlogged: PostgreSQL empties the table when it recovers from a crash, and a copy of the server has none of it. The row
+    whose id is empty marks a pass, with the time at which it began: where it is missing, the pass begins again.
+    """
+
+    __tablename__ = "confirmed_rows"
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    external_id: Mapped[str] = mapped_column(primary_key=True)
+    confirmed_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
 class RejectedRow(Base):
     """A source row that could not be loaded, kept with its reason until it loads or is deleted at the source.
 

@@ -18,6 +18,7 @@ from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
 from bg_pipelines.records import PARTS, Page, Resource
+from bg_pipelines.sync import confirmed
 from bg_pipelines.sync.completeness import Completeness, count_held
 from bg_pipelines.sync.context import Context, NotReady, StoreRef, TurnOver
 from bg_pipelines.sync.deletions import (
@@ -107,8 +108,8 @@ class TableSync:
 
     def _sync_pages(self, full: bool) -> bool:
         """Read one pass to its end and settle the unit; returns True instead if a full pass is needed first."""
-        self._begin_pass(full)
         try:
+            self._begin_pass(full)
             buffer = [] if self.current.listed else self._read()
             of_variants = self.resource is Resource.PRODUCT_VARIANTS
             if full and (of_variants or not self.current.into_empty):
@@ -139,23 +140,29 @@ class TableSync:
     def _begin_pass(self, full: bool) -> None:
         """Continue the current pass, or begin one."""
         self.seen_at = self.context.now()
-        into_empty = False
         if full:
-            with self.database.transaction() as connection:
-                self.seen_at = clock(connection)
-                into_empty = self._is_empty(connection)
-        if self.state.current is None or self.state.current.full != full:
-            began = PassState(
-                full=full,
-                began_at=self.seen_at,
-                into_empty=into_empty,
-                backfill=self.claim.backfill,
-                sums=dict.fromkeys((self.table, *PARTS.get(self.resource, ())), NOTHING),
-            )
-            self.state = replace(self.state, current=began)
-        if full:
-            # An export may be as old as the pass: it says nothing of what was marked deleted since.
-            self.seen_at = self.current.began_at
+            self._begin_full_pass()
+        elif self.state.current is None or self.state.current.full:
+            self.state = replace(self.state, current=PassState(full=False, began_at=self.seen_at))
+
+    def _begin_full_pass(self) -> None:
+        """Continue or begin it. Raises IntegrationError (count_mismatch) where what it has confirmed so far is lost."""
+        store_id, current = self.claim.store_id, self.state.current
+        with self.database.transaction() as connection:
+            if current is None or not current.full:
+                current = PassState(
+                    full=True,
+                    began_at=clock(connection),
+                    into_empty=self._is_empty(connection),
+                    backfill=self.claim.backfill,
+                    sums=dict.fromkeys((self.table, *PARTS.get(self.resource, ())), NOTHING),
+                )
+                self.state = replace(self.state, current=current)
+                confirmed.begin(connection, store_id, self.table, current.began_at)
+            else:
+                confirmed.require(connection, store_id, self.table, current.began_at)
+        # An export may be as old as the pass: it says nothing of what was marked deleted since.
+        self.seen_at = current.began_at
 
     def _is_empty(self, connection: Connection) -> bool:
         with connection.cursor(row_factory=scalar_row) as cursor:
@@ -390,6 +397,7 @@ class TableSync:
         )
         attempts.count(connection, self.context.attempt, 0, Counts(deleted=deleted))
         whole.prove(connection)
+        confirmed.forget(connection, self.claim.store_id, self.table)
         return deleted
 
     def _compare_counts(self, connection: Connection, state: CursorState) -> Comparison:
