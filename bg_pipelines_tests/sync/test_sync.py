@@ -97,28 +97,6 @@ def test_values_arrive_as_the_source_has_them(
         assert {name: row[name] for name in ("available", "on_hand", "committed", "incoming")} == quantities
 
 
-def test_a_visit_that_finds_nothing_new_is_one_call_and_leaves_no_attempt(
-    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
-) -> None:
-    sandbox = make_sandbox(shops=1, variants=700)
-    names = add_shops(sandbox)
-    sync()
-    # What was just read whole is read once more; that finds nothing.
-    summary = sync(stores=names)
-    assert summary.changed == 0
-    attempts = "SELECT count(*) AS n FROM sync_attempts"
-    [before], begun = query(database, attempts), query(database, "SELECT clock_timestamp() AS now")[0]["now"]
-    sandbox.world.forget_requests()
-    summary = sync(stores=names)
-    assert [request.operation for request in sandbox.world.requests()] == ["Look"]
-    assert all(unit.synced == 1 for unit in summary.units.values())
-    assert query(database, attempts) == [before]
-    states = query(database, "SELECT last_succeeded_at, lease_owner, next_due_at FROM sync_states")
-    visited = [state for state in states if state["last_succeeded_at"] and state["last_succeeded_at"] > begun]
-    assert len(visited) == len(summary.units)
-    assert all(state["next_due_at"] > begun and state["lease_owner"] is None for state in visited)
-
-
 def test_what_changes_and_goes_at_the_source_changes_and_goes_here(
     make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
 ) -> None:
