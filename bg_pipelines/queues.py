@@ -81,6 +81,9 @@ class Job(NamedTuple):
             # Said also where it is not so: a run has the tags of its job, unless it says otherwise.
             "lower_tier": "yes" if is_lower else "no",
             "dagster/priority": str(self.queue.priority + self._ahead(tier)),
+            # Of Celery workers, where there are some: what is sent to them waits for a free one. 0 goes first.
+            "dagster-celery/queue": self.queue.name,
+            "dagster-celery/run_priority": str(3 * (1 - self._ahead(tier))),
             # A run that died is retried from the start; Dagster's default finds nothing to do where only its end was
             # missing.
             "dagster/retry_strategy": "ALL_STEPS",

@@ -141,6 +141,16 @@ class Settings(BaseSettings):
     )
     database_url: PostgresUrl = Field(default=None, description="the application's database; unset: embedded")
     dagster_database_url: PostgresUrl = Field(default=None, description="Dagster's storage; unset: embedded")
+    broker_url: Annotated[
+        SecretStr | None,
+        _shaped(
+            r"rediss?://[!-~]+|redis\+socket:///[!-~]+",
+            "must be the address of a Valkey or Redis, like redis://:PASSWORD@broker.internal:6379/0",
+        ),
+    ] = Field(
+        default=None,
+        description="Valkey or Redis: runs start in Celery workers; unset: a process each, on the daemon's machine",
+    )
     encryption_key: SecretStr | None = Field(
         default=None, description="Fernet key for vendor tokens at rest; NEW,OLD while it is being rotated"
     )

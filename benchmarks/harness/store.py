@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import sys
 import uuid
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import orjson
@@ -20,12 +22,18 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.operations.stores import NewStore, save_stores
-from bg_pipelines.queues import Unit
+from bg_pipelines.platforms.protocol import Platform
+from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 
 # What it guards is the token of a shop that does not exist.
-CIPHER = Cipher("0" * 43 + "=")
+KEY = "0" * 43 + "="
+CIPHER = Cipher(KEY)
+
+
+def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Platform:
+    return platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep)
 
 
 def add_store(database: Database, api_url: str) -> int:
@@ -48,12 +56,31 @@ def sync(database: Database, units: tuple[Unit, ...], *, by_pages: bool = False)
         CIPHER,
         SyncRequest(units, backfill="pages" if by_pages else "auto"),
         run_id=str(uuid.uuid4()),
-        connect=lambda access, sleep: platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep),
+        connect=connect,
         log=lambda _: None,
     ).run()
     if summary.failures or summary.complete != 1:
         raise RuntimeError(f"the sync failed: {summary.failures}")
     return summary
+
+
+def visit(database_url: str, job: str, name: str) -> None:
+    """One visit of one store, for which a process keeps its database open. Raises RuntimeError if it failed."""
+    summary = SyncRun(
+        _kept(database_url),
+        CIPHER,
+        SyncRequest(JOB_UNITS[job], job=job, stores=(name,), max_workers=1),
+        run_id=str(uuid.uuid4()),
+        connect=connect,
+        log=lambda _: None,
+    ).run()
+    if summary.failures or summary.complete != 1:
+        raise RuntimeError(f"the visit failed: {summary.failures}")
+
+
+@cache
+def _kept(database_url: str) -> Database:
+    return Database(database_url)
 
 
 def forget(database: Database) -> None:

@@ -138,11 +138,41 @@ def up(
     webhooks: Annotated[
         bool, typer.Option("--webhooks/--no-webhooks", help="Receive webhooks, where BG_PUBLIC_URL is set.")
     ] = True,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, max=64, help="Runs at once in warm processes of a Celery worker; 0: a new process a run."
+        ),
+    ] = 0,
 ) -> None:
     """Run the Dagster UI and daemon and the receiver on this machine, watched, until Ctrl-C (docs/running.md)."""
     from bg_pipelines.machine.up import up as run
 
-    run(console.print, port=port, webhook_port=webhook_port if webhooks else None)
+    run(console.print, port=port, webhook_port=webhook_port if webhooks else None, workers=workers)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def daemon(context: typer.Context) -> None:
+    """Run Dagster's daemon with the arguments of `dagster-daemon run`, unless one is at work on this instance already."""
+    from bg_pipelines.machine.daemon import run_daemon
+
+    run_daemon(context.args)
+
+
+@app.command()
+def worker(
+    slots: Annotated[int, typer.Option(min=1, max=64, help="Runs at once, each in a warm process.")] = 2,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Only runs of this queue; may be repeated. Default: all, in order."
+        ),
+    ] = None,
+) -> None:
+    """Carry out runs in warm processes, on this machine or another, for the broker at BG_BROKER_URL (docs/deploy.md)."""
+    from bg_pipelines.machine import worker
+
+    worker.work(slots=slots, queues=tuple(queue) if queue else worker.NAMES)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -23,12 +24,14 @@ _LIBC = ctypes.CDLL(None)
 
 
 def stop_on_signals() -> None:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, so that what is open is closed in order, and none of them is lost.
+    """SIGINT, SIGTERM and SIGHUP (but for nohup) raise KeyboardInterrupt, so that what is open is closed in order, and none of them is lost.
 
     Also where a shell started us in the background, which hands SIGINT down ignored.
     """
     for stop in STOPS:
         signal.signal(stop, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.unraisablehook = _interrupt_again
 
 
@@ -47,21 +50,38 @@ def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
 @contextmanager
 def child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """A process in a session of its own, ended with all its children when the block is left."""
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **options)  # noqa: S603
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent, **options)  # noqa: S603
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
 
 
-def _end_with_parent() -> None:
-    """In a child: be ended when the demo is killed outright. Linux only; elsewhere it stays, and its port with it."""
+def end(process: subprocess.Popen[Any], seconds: float = STOP_SECONDS) -> None:
+    """End a process that leads a session, and all of it: in order, or outright after `seconds`."""
+    deadline = time.monotonic() + seconds
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    # Its children may take longer: a run releases what it had claimed.
+    while _lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def end_with_parent() -> None:
+    """In a child: be ended when its parent is killed outright. Linux only; elsewhere it stays, and its port with it."""
     with suppress(OSError, AttributeError):
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

@@ -1,55 +1,70 @@
-"""How Dagster starts runs on one machine: its own launcher, which with `RunHealth` notices that a run has died.
+"""How Dagster starts runs: any of its launchers, which with `run_health` notices that a run has died.
 
-Dagster's default launcher starts a process a run, and only the code server that started it knows whether it still
-lives: where both are killed, the run stays STARTED for ever. Here run monitoring marks a silent one as failed, and run
-retries start it again.
+    run_launcher:                                   in dagster.yaml
+      module: bg_pipelines.orchestration.launcher
+      class: WatchedRunLauncher                     processes of this machine; with BG_BROKER_URL, Celery workers
+             WatchedDockerRunLauncher               a container a run, `dagster-docker`
+             WatchedK8sRunLauncher                  a Kubernetes job a run, `dagster-k8s`
+             WatchedEcsRunLauncher                  an ECS task a run, `dagster-aws`
+
+A launcher's package is imported when it is asked for. Whatever launcher, run monitoring marks a silent run as failed, and
+run retries start it again: Dagster's default launcher knows only of processes of its own code server, and the Celery
+launcher takes a task for running that its worker began, for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dagster import Field, IntSource
-from dagster._config.config_schema import UserConfigSchema
+from dagster._core.launcher.base import RunLauncher
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
-from dagster._serdes import ConfigurableClassData
 
-from bg_pipelines.orchestration.run_health import DEAD_AFTER_SECONDS, RunHealth
+from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.orchestration.run_health import Watched
+from bg_pipelines.settings import load_settings
 
 if TYPE_CHECKING:
-    from dagster import DagsterRun
-    from dagster._core.launcher.base import CheckRunHealthResult
+    from dagster._serdes import ConfigurableClassData
+
+ELSEWHERE = {
+    "WatchedDockerRunLauncher": ("dagster_docker", "DockerRunLauncher"),
+    "WatchedK8sRunLauncher": ("dagster_k8s", "K8sRunLauncher"),
+    "WatchedEcsRunLauncher": ("dagster_aws.ecs", "EcsRunLauncher"),
+}
+"""Launchers of other packages, each by the module and the name that it has there."""
 
 
-class WatchedRunLauncher(DefaultRunLauncher):
-    """Dagster's default launcher, with a health check: a run that has said nothing for `dead_after_seconds` is dead."""
-
-    def __init__(
-        self,
-        dead_after_seconds: int = DEAD_AFTER_SECONDS,
-        inst_data: ConfigurableClassData | None = None,
-    ) -> None:
-        self.health = RunHealth(dead_after_seconds)
-        super().__init__(inst_data)
+class WatchedRunLauncher(Watched, DefaultRunLauncher):
+    """Dagster's default launcher, watched; where a broker is set, it makes way for the launcher of Celery workers."""
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
-        return {"dead_after_seconds": Field(IntSource, is_required=False, default_value=DEAD_AFTER_SECONDS)}
-
-    @classmethod
-    def from_config_value(
+    def from_config_value(  # type: ignore[override]
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
-    ) -> WatchedRunLauncher:
-        return cls(inst_data=inst_data, **config_value)
+    ) -> RunLauncher:
+        if load_settings().broker_url is None:
+            return super().from_config_value(inst_data, config_value)
+        try:
+            from bg_pipelines.orchestration.celery_runs import WatchedCeleryRunLauncher
+        except ModuleNotFoundError as error:
+            raise IntegrationError.of(
+                ErrorType.CONFIGURATION,
+                f"BG_BROKER_URL is set, and the package {error.name} is missing: `pip install 'bg-pipelines[celery]'`, or "
+                "unset it",
+                source="settings",
+            ) from None
+        return WatchedCeleryRunLauncher.of_settings(inst_data, config_value)
 
-    @property
-    def supports_check_run_worker_health(self) -> bool:
-        return True
 
-    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        return self.health.check(self._instance, run)
+def __getattr__(name: str) -> type[RunLauncher]:
+    if name not in ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _elsewhere(name)
 
-    def dispose(self) -> None:
-        self.health.close()
-        super().dispose()
+
+@cache
+def _elsewhere(name: str) -> type[RunLauncher]:
+    module, launcher = ELSEWHERE[name]
+    return type(name, (Watched, getattr(import_module(module), launcher)), {"__module__": __name__})

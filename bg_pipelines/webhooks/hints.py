@@ -30,8 +30,8 @@ Transact = Callable[[Callable[[Connection], Any]], Any]
 BY_ID_AT_MOST = 100
 """Rows of a table that are asked for by their ids; more cost less in a pass. By ids each costs its full price, in a
 listing of N rows all together `2 + floor(2 ln N)` times that of one."""
-TOGETHER = 25
-"""Asked for at once, and loaded before the next: as many as Shopify is asked for in one call."""
+TOGETHER = 15
+"""Asked for at once, and loaded before the next: as many orders as Shopify is asked for in one call."""
 
 UNITS: Mapping[Resource, tuple[Unit, ...]] = {
     # A change of a variant is told as one of its product.

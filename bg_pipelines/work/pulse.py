@@ -16,9 +16,10 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
 
-BEAT_SECONDS = 30.0
-DEAD_AFTER = timedelta(minutes=2, seconds=30)
-"""A run has a heartbeat every half minute. One without it for so long is dead: its leases have ended."""
+BEAT_SECONDS = 10.0
+DEAD_AFTER = timedelta(seconds=35)
+"""A run has a heartbeat every ten seconds, of some 300 bytes of WAL. One without three of them is dead: whoever is
+started for it takes over what it had claimed, before the leases end. Should it be alive after all, it can write nothing more."""
 
 Connection = psycopg.Connection[Any]
 

@@ -23,7 +23,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_expected
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.work.fair_share import FairShare
-from bg_pipelines.work.pulse import RunRecord
+from bg_pipelines.work.pulse import BEAT_SECONDS, RunRecord
 from bg_pipelines.work.queue import clock as database_clock
 
 Connection = psycopg.Connection[Any]
@@ -311,18 +311,24 @@ class Runner(Generic[B]):
             self._finished.put(outcome)
 
     def _beat(self) -> None:
-        due = self.clock() + self.lease.total_seconds() / 4
-        while not self._ended.wait(min(1.0, self.lease.total_seconds() / 4)):
+        renew_seconds = self.lease.total_seconds() / 4
+        beat_seconds = min(BEAT_SECONDS, renew_seconds)
+        beat_at = self.clock() + beat_seconds
+        renew_at = self.clock() + renew_seconds
+        while not self._ended.wait(min(1.0, beat_seconds)):
             self.record.look()
-            if self.clock() < due:
-                continue
-            due = self.clock() + self.lease.total_seconds() / 4
-            with self._lock:
-                owners = list(self._owners)
             # A database failure is reported by the workers; the heartbeat must keep trying.
-            with suppress(Exception), self.database.transaction() as connection:
-                self.workload.renew(connection, owners, self.lease)
-                self._save_record(connection, "running")
+            if self.clock() >= beat_at:
+                beat_at = self.clock() + beat_seconds
+                # Apart from the leases: those of rows that a worker is committing are waited for.
+                with suppress(Exception), self.database.transaction() as connection:
+                    self._save_record(connection, "running")
+            if self.clock() >= renew_at:
+                renew_at = self.clock() + renew_seconds
+                with self._lock:
+                    owners = list(self._owners)
+                with suppress(Exception), self.database.transaction() as connection:
+                    self.workload.renew(connection, owners, self.lease)
 
     def _save_record(self, connection: Connection, status: str) -> None:
         done, failed = self.workload.counts()

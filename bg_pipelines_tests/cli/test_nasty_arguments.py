@@ -33,7 +33,7 @@ from bg_pipelines_tests.support import KEY, PATIENCE, query
 from bg_pipelines_tests.typed import type_in
 
 # They serve, or ask others over the network.
-NOT_TYPED = {"demo", "sandbox", "serve-webhooks", "check", "migrate", "up", "watch"}
+NOT_TYPED = {"demo", "sandbox", "serve-webhooks", "check", "migrate", "up", "watch", "worker", "daemon"}
 ARGUMENTS: Mapping[str, str] = {
     **nasty.ARGUMENTS,
     **{name: str(value) for name, value in nasty.NUMBERS.items() if isinstance(value, float)},

@@ -64,20 +64,22 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    authority = _Authority()
-    (folder / "authority.pem").write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+    authority = Authority()
+    (folder / "authority.pem").write_bytes(authority.pem)
     made = {
         "good": authority.sign("127.0.0.1"),
         "expired": authority.sign("127.0.0.1", days=-1),
         "of_another_host": authority.sign("192.0.2.1"),
-        "of_nobody": _Authority().sign("127.0.0.1"),
+        "of_nobody": Authority().sign("127.0.0.1"),
     }
     for name, pem in made.items():
         (folder / f"{name}.pem").write_bytes(pem)
     return Certificates(folder / "authority.pem", *(folder / f"{name}.pem" for name in made))
 
 
-class _Authority:
+class Authority:
+    """Signs certificates of servers, as PEM with their keys."""
+
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
@@ -108,10 +110,15 @@ class _Authority:
             )
         )
 
-    def sign(self, address: str, days: int = 2) -> bytes:
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def sign(self, *addresses: str, days: int = 2) -> bytes:
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-        alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, addresses[0])])
+        names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        alternative = x509.SubjectAlternativeName(names)
         builder = self._builder(name, key, days).add_extension(alternative, critical=False)
         encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
         certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(encoding)

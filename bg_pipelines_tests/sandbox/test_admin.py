@@ -115,7 +115,7 @@ def test_requests_are_logged_and_forgotten(client: Client, shop: Shop) -> None:
         "operation": "Few",
         "status": 200,
         "fault": None,
-        "requested_cost": 3,
+        "requested_cost": (2 + 2 * (1 + 2 + 1)),
         "nodes": 4,
     }
     client.admin("DELETE", "requests")

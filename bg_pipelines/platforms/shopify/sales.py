@@ -34,7 +34,6 @@ from bg_pipelines.platforms.shopify.pages import (
 from bg_pipelines.records import ADDRESS, Customer, Order, OrderLine, Page, Refund
 from bg_pipelines.values import read_time
 
-# What comes with a row of a page; few rows have more. So a page of 250 stays under the limit of 1000 cost points.
 REFUNDS_AT_MOST = 250  # of one order; they are a list without pages
 ALL_ORDERS = "read_all_orders"
 
@@ -148,12 +147,15 @@ class Sales:
 
     def __init__(self, reader: PageReader) -> None:
         self._reader = reader
-        self.addresses = {"addresses": reader.sizes.addresses}
-        self._lines = {"lines": reader.sizes.lines}
+        self._sizes = sizes = reader.sizes
+        self.addresses = {"addresses": sizes.addresses}
+        self._lines_by_ids = {"lines": sizes.lines_by_ids}
 
     def customers(self, query: str | None, resume: str | None) -> Iterator[Page]:
         variables = {"query": query, **self.addresses}
-        return self._reader.connection(CUSTOMERS, variables, resume, self.customer, ids=CUSTOMER_IDS)
+        return self._reader.connection(
+            CUSTOMERS, variables, resume, self.customer, ids=CUSTOMER_IDS, complete=self._whole_customers
+        )
 
     def customers_by_ids(self, ids: Sequence[str]) -> Page:
         return self._reader.by_ids(CUSTOMERS_BY_IDS, self.addresses, ids, self.customer)
@@ -162,10 +164,10 @@ class Sales:
         """Without the scope `ALL_ORDERS` Shopify lists, and counts, those of the last 60 days alone."""
         listed_since: datetime | None = None
         for answer, data, rows in self._reader.answers(
-            ORDERS, {"query": query, **self._lines}, resume, ids=ORDER_IDS
+            ORDERS, {"query": query, "lines": self._sizes.lines}, resume, ids=ORDER_IDS
         ):
             converted = Converted(data)
-            converted.add(rows.nodes, self._order)
+            converted.add(self._whole_orders(rows.nodes), self._order)
             page = converted.page(answer.vendor_time, resume=rows.next_cursor, source_count=count_of(data))
             if not all_are_shown(data):
                 # They come by id, so the first is the oldest that there is to be seen.
@@ -174,7 +176,21 @@ class Sales:
             yield page
 
     def orders_by_ids(self, ids: Sequence[str]) -> Page:
-        return self._reader.by_ids(ORDERS_BY_IDS, self._lines, ids, self._order, shows_all=all_are_shown)
+        return self._reader.by_ids(
+            ORDERS_BY_IDS,
+            self._lines_by_ids,
+            ids,
+            self._order,
+            shows_all=all_are_shown,
+            most=self._sizes.orders_by_ids,
+            complete=self._whole_orders,
+        )
+
+    def _whole_customers(self, nodes: list[Node]) -> list[Node]:
+        return self._reader.whole(nodes, "addressesV2", CUSTOMERS_BY_IDS, {"addresses": self._sizes.nested})
+
+    def _whole_orders(self, nodes: list[Node]) -> list[Node]:
+        return self._reader.whole(nodes, "lineItems", ORDERS_BY_IDS, {"lines": self._sizes.nested})
 
     def customer(self, _: Converted, node: Node) -> Customer | str:
         nested = nested_rows(node, "addressesV2")

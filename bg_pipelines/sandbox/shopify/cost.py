@@ -1,8 +1,9 @@
-"""The price of a query and the budget of a shop, by a simple model of the vendor's.
+"""The price of a query and the budget of a shop, by the law that the vendor's answers follow.
 
-A scalar costs 0, an object 1, a connection 2 + (rows x cost of one row) / 10 rounded up, a mutation 10, and `nodes`
-as much as an object for each id. The requested cost assumes that every page is full; the actual cost counts the
-rows of the answer, and the difference is given back.
+A scalar costs 0, an object 1, a connection of N rows 2 + floor(2 ln N) x the cost of one row (of 1 and 2 rows: 1 and 2
+times that), a mutation 10, and `nodes` as much as an object for each id. The requested cost assumes that every page is
+full and every object there; the actual cost counts the answer, a row at the mean of its page, and the difference is given
+back.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from graphql import (
 OBJECT_COST = 1
 CONNECTION_COST = 2
 MUTATION_COST = 10
-ROWS_PER_POINT = 10
 MAX_QUERY_COST = 1000
 
 
@@ -51,7 +51,7 @@ class Part:
         if self.kind == "mutation":
             return MUTATION_COST
         if self.kind == "connection":
-            return CONNECTION_COST + math.ceil(self.rows * self.row_cost() / ROWS_PER_POINT)
+            return CONNECTION_COST + times(self.rows) * self.row_cost()
         if self.kind == "nodes":
             return self.rows * self.row_cost()
         return OBJECT_COST + sum(part.requested() for part in self.parts)
@@ -63,24 +63,22 @@ class Part:
         """The cost of the answer that came, and the number of rows in its connections."""
         if self.kind == "mutation":
             return MUTATION_COST, 0
-        if value is None:
-            return (OBJECT_COST if self.kind == "object" else CONNECTION_COST), 0
-        if self.kind == "nodes":
-            found = [self.below(row) for row in value if row is not None]
-            return sum(OBJECT_COST + cost for cost, _ in found), len(found) + sum(count for _, count in found)
+        if value is None or value == []:
+            return 0, 0
         if self.kind == "object":
             # A list of objects costs as one: it comes with its parent.
-            cost, count = self.below(value[0] if isinstance(value, list) and value else value)
+            cost, count = self.below(value[0] if isinstance(value, list) else value)
             return OBJECT_COST + cost, count
-        rows = rows_of(value)
-        if not any(part.has_connection() for part in self.parts):
-            return CONNECTION_COST + math.ceil(len(rows) * self.row_cost() / ROWS_PER_POINT), len(rows)
-        total, count = 0, len(rows)
-        for row in rows:
-            cost, below = self.below(row)
-            total += OBJECT_COST + cost
-            count += below
-        return CONNECTION_COST + math.ceil(total / ROWS_PER_POINT), count
+        rows = [row for row in (value if self.kind == "nodes" else rows_of(value)) if row is not None]
+        count, total = len(rows), len(rows) * OBJECT_COST
+        if self.parts:
+            for row in rows:
+                cost, below = self.below(row)
+                total += cost
+                count += below
+        if self.kind == "nodes":
+            return total, count
+        return CONNECTION_COST + (math.ceil(times(len(rows)) * total / len(rows)) if rows else 0), count
 
     def below(self, value: Any) -> tuple[int, int]:
         cost = count = 0
@@ -91,8 +89,10 @@ class Part:
                 count += part_count
         return cost, count
 
-    def has_connection(self) -> bool:
-        return self.kind == "connection" or any(part.has_connection() for part in self.parts)
+
+def times(rows: int) -> int:
+    """How many times the cost of one row a page of so many costs."""
+    return rows if rows <= 2 else math.floor(2 * math.log(rows))
 
 
 def rows_of(connection: dict[str, Any]) -> list[Any]:

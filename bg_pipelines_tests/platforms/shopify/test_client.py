@@ -495,11 +495,11 @@ def test_a_query_over_the_cost_limit_is_told_with_both_figures(
 def test_a_bucket_that_can_never_hold_the_query_makes_it_too_costly(
     shop: Shop, connect: Connect, clock: HandClock
 ) -> None:
-    edit(shop, "set_budget", maximum=20, restore=20)
+    edit(shop, "set_budget", maximum=10, restore=10)
     client = connect(shop.api_url, StaticToken(shop.token))
     error = failure_of(lambda: client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE))
     assert told_as(error) == (ErrorType.QUERY_TOO_COSTLY, *PERSON)
-    assert (error.details["cost"], error.details["max_cost"]) == (shop.requests[-1].requested_cost, 20)
+    assert (error.details["cost"], error.details["max_cost"]) == (shop.requests[-1].requested_cost, 10)
     assert clock.slept == []
 
 
@@ -590,7 +590,7 @@ def test_a_stop_while_pacing_ends_the_call_before_it_is_sent(shop: Shop, connect
     def stop(_: float) -> None:
         raise StoppedError
 
-    edit(shop, "set_budget", maximum=30, restore=1)
+    edit(shop, "set_budget", maximum=16, restore=1)
     client = connect(shop.api_url, StaticToken(shop.token), sleep=stop)
     client.execute(platform.PRODUCTS, PRODUCTS_OF_A_PAGE)
     with pytest.raises(StoppedError):
