@@ -127,7 +127,7 @@ def _rounds(
     def run_ours() -> None:
         _begin_afresh(database)
         before = (time.process_time(), processor_seconds(server_process))
-        summary = sync(database, UNITS)
+        summary = sync(database, UNITS, by_pages=True)
         after = (time.process_time(), processor_seconds(server_process))
         for name, a, b in zip(processor, before, after, strict=True):
             processor[name].append(b - a)
@@ -196,10 +196,10 @@ def _digest(database: Database) -> list[Any]:
 
 def _incremental(database: Database, server: page_server.PageServer) -> dict[str, int]:
     _begin_afresh(database)
-    sync(database, UNITS)
+    sync(database, UNITS, by_pages=True)
     server.requests()
     make_due(database)
-    summary = sync(database, UNITS)
+    summary = sync(database, UNITS, by_pages=True)
     if summary.changed:
         raise RuntimeError(f"nothing changed at the source, but {summary.changed} rows here")
     counts = server.requests()

@@ -7,14 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from benchmarks.harness.page_server import Key, answer, cursor, rows
+from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 
-PAGE_ROWS = 250
-LEVELS_AT_FIRST = 15
+PAGE_ROWS = PAGE_SIZES.rows
+LEVELS_AT_FIRST = PAGE_SIZES.levels
 LOCATIONS = 4
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SIZES = {
     "ProductVariants": {"first": PAGE_ROWS},
-    "InventoryLevels": {"first": 20, "levels": LEVELS_AT_FIRST},
+    "InventoryLevels": {"first": PAGE_SIZES.locations, "levels": LEVELS_AT_FIRST},
     "LocationInventoryLevels": {"first": PAGE_ROWS},
 }
 

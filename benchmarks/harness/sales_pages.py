@@ -11,15 +11,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from benchmarks.harness.page_server import Key, answer, cursor, rows
+from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 
-PAGE_ROWS = 250
+PAGE_ROWS = PAGE_SIZES.rows
 ORDERS_PER_CUSTOMER = 3
 LINES = (1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 5, 8)
 """How many lines orders have, one after the other: 50 in 20."""
 CHANGED_EVERY = 100
 SIZES = {
-    "Customers": {"first": PAGE_ROWS, "addresses": 10},
-    "Orders": {"first": PAGE_ROWS, "lines": 20},
+    "Customers": {"first": PAGE_ROWS, "addresses": PAGE_SIZES.addresses},
+    "Orders": {"first": PAGE_ROWS, "lines": PAGE_SIZES.lines},
 }
 SCOPES = ("read_all_orders", "write_customers", "read_orders", "write_inventory")
 

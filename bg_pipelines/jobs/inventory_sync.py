@@ -6,10 +6,11 @@ A correction is a row of `inventory_corrections`, written by compare-and-swap un
 most once, and never over a quantity other than the one that was counted.
 """
 
-from bg_pipelines.orchestration.sync_job import sync_job
+from bg_pipelines.orchestration.sync_job import BackfillConfig, sync_job
 
 inventory_sync, schedules, sensors = sync_job(
     "inventory_sync",
     op="sync_inventory",
     description="Stock levels per store and location, and our corrections of them.",
+    config=BackfillConfig,
 )

@@ -393,8 +393,8 @@ def test_each_job_takes_what_it_uses_and_nothing_else() -> None:
     common = {"stores", "tiers", "force", "batch_size", "max_workers", "max_minutes"}
     cleaning = {"tasks", "only_due", "dry_run", "max_minutes", "batch_milliseconds"}
     assert fields == {
-        "store_sync": common,
-        "inventory_sync": common,
+        "store_sync": {*common, "backfill"},
+        "inventory_sync": {*common, "backfill"},
         "customer_sync": {*common, "backfill"},
         "drift_audit": {*common, "sample"},
         "create_shopify_webhook": common,

@@ -11,13 +11,22 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
 from bg_pipelines.platforms.shopify.bulk import ExportLimits
+from bg_pipelines.platforms.shopify.pages import PageSizes
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines.sync.deletions import mark_deleted
 from bg_pipelines.work import store_units
-from bg_pipelines_tests.support import Connect, DatabaseClock, assert_sales_equal_to_source, connect_by, query
+from bg_pipelines_tests.support import (
+    CATALOGUE,
+    Connect,
+    DatabaseClock,
+    assert_equal_to_source,
+    assert_sales_equal_to_source,
+    connect_by,
+    query,
+)
 
 Sync = Callable[..., Summary]
 Check = Callable[[], None]
@@ -48,7 +57,7 @@ def shop(sandbox: Sandbox) -> Shop:
 def connect_from(rows: int = ExportLimits().from_rows) -> Connect:
     """With exports from so many rows on, in small pages; who starts one looks after it at once."""
     limits = ExportLimits(from_rows=rows, page_rows=20, looks_seconds=(0.01,))
-    return connect_by(shopify={"exports": limits})
+    return connect_by(shopify={"exports": limits, "sizes": PageSizes(rows=120)})
 
 
 @pytest.fixture
@@ -92,6 +101,7 @@ def test_a_store_of_many_rows_is_exported_and_one_of_few_is_listed(
     summary = sync(units=SALES, connect=connect_from(rows=200))
     assert (summary.failures, [done.synced for done in summary.units.values()]) == ([], [1, 1])
     equal()
+    # Of rows that one page shows none is exported.
     [operation] = shop.bulk.all.values()
     assert "orders" in operation.query
     assert (asked(shop, "Customers"), asked(shop, "Orders")) == (1, 1), "one page of orders, to see how many"
@@ -99,6 +109,23 @@ def test_a_store_of_many_rows_is_exported_and_one_of_few_is_listed(
     sync(units=SALES, stores=(shop.domain.split(".")[0],), connect=connect_from(rows=200))
     equal()
     assert len(shop.bulk.all) == 1, "what changed is always listed"
+
+
+def test_a_catalogue_and_its_stock_are_exported_too(
+    shop: Shop, sandbox: Sandbox, sync: Sync, database: Database, clock: DatabaseClock
+) -> None:
+    edit(shop, "add_product", variants=60)
+    assert sync(units=CATALOGUE, backfill="bulk").failures == []
+    assert_equal_to_source(database, sandbox)
+    assert [operation.lines > operation.roots for operation in shop.bulk.all.values()] == [False, True]
+    # A later full pass finds what came, went and changed since.
+    clock.advance(days=1, minutes=5)
+    [gone, *_] = shop.export(["products"])["products"]
+    edit(shop, "delete_product", id=gone["id"])
+    edit(shop, "add_product", variants=5)
+    assert sync(units=CATALOGUE, backfill="bulk", run_id="next day").failures == []
+    assert_equal_to_source(database, sandbox)
+    assert len(shop.bulk.all) == 4
 
 
 @pytest.mark.parametrize(("backfill", "exports"), [("bulk", 2), ("pages", 0)])

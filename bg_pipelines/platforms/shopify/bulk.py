@@ -9,8 +9,8 @@ The token says where the export is, so that the next attempt continues there:
     started   the operation is running, or its file is ready
     reading   the file is read up to a row's first byte
 
-The file (bulk_file.py) has a line for each row, and behind it one for each row of a connection nested in it (a grouped
-export). No more of it is held than a page. https://shopify.dev/docs/api/usage/bulk-operations/queries
+The file (bulk_file.py) has a line for each row and one for each row of a connection nested in it, in any order; these are
+joined first (bulk_join.py). No more of it is held in memory than a page. https://shopify.dev/docs/api/usage/bulk-operations/queries
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from typing import NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.shopify.bulk_file import MAX_LINE_BYTES, lines_from
+from bg_pipelines.platforms.shopify.bulk_join import ORPHANS_SHOWN, JoinedLines
 from bg_pipelines.platforms.shopify.client import ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of
@@ -39,15 +41,17 @@ from bg_pipelines.platforms.shopify.sales import (
     customer,
     whole_order,
 )
+from bg_pipelines.platforms.shopify.stock import LEVEL, level_of_parent
 from bg_pipelines.platforms.vendor_text import said
-from bg_pipelines.records import Page, Record, Resource
+from bg_pipelines.records import Page, Record, Reject, Resource
 from bg_pipelines.values import read_time
 
 OPERATIONS_LOOKED_AT = 20
+ORPHANS = "the row: Shopify's export has what is nested in it and not the row itself; it loads with the next full pass"
 
 START = """
 mutation StartExport($query: String!) {
-  bulkOperationRunQuery(query: $query, groupObjects: true) {
+  bulkOperationRunQuery(query: $query) {
     bulkOperation { id } userErrors { code field message }
   }
 }"""
@@ -61,9 +65,14 @@ query RecentExports($first: Int!) {
 }"""
 
 CUSTOMERS_COUNT = "query CustomersCount { count: customersCount(limit: null) { count precision } }"
+LEVELS_AT_MOST = """
+query LevelsAtMost {
+  variants: productVariantsCount(limit: null) { count precision }
+  locations: locationsCount(limit: null) { count precision }
+}"""
 ORDERS_COUNT = f"query OrdersCount {{ {APP_SCOPES} count: ordersCount(limit: null) {{ count precision }} }}"
 
-DOCUMENTS = (START, EXPORT, RECENT_EXPORTS, CUSTOMERS_COUNT, ORDERS_COUNT)
+DOCUMENTS = (START, EXPORT, RECENT_EXPORTS, CUSTOMERS_COUNT, ORDERS_COUNT, LEVELS_AT_MOST)
 
 
 class ExportLimits(NamedTuple):
@@ -82,17 +91,29 @@ class ExportLimits(NamedTuple):
 EXPORT_LIMITS = ExportLimits()
 
 
+class Rows(Enum):
+    """What of an export's connection is a row."""
+
+    FLAT = "each of its lines"
+    WITH_NESTED = "each with what is nested in it"
+    NESTED = "what is nested in each"
+
+
 class Export(NamedTuple):
     """What is exported: a query of one connection, how many rows it should have, and what a row becomes.
 
-    What is nested in a row is in its node, as `nested`. `shows_all` tells from the answer to `count_query` whether all
-    rows are exported and counted, or only those of the last 60 days.
+    What is nested in a row is in its node, as `nested`; the answer to `count_query` is the page's `data`, and `counted` and
+    `at_most` read from it how many rows there are, and may be. `shows_all` tells from it whether all rows are exported and
+    counted, or only those of the last 60 days.
     """
 
     query: str
     count_query: str
-    convert: Callable[[Converted, Node], Record]
+    convert: Callable[[Converted, Node], Record | str]
+    of: Rows = Rows.FLAT
     shows_all: Callable[[Node], bool] = lambda _: True
+    counted: Callable[[Node], int | None] = count_of
+    at_most: Callable[[Node], int | None] = count_of
 
     @property
     def digest(self) -> str:
@@ -111,6 +132,7 @@ class Place:
     offset: int = 0
     lines: int = 0
     rows: int = 0
+    """Of those that are joined no more than this counts."""
 
     PREFIX = "bulk "
 
@@ -138,7 +160,7 @@ def export_pages(
     if resume is None:
         answer = client.execute(export.count_query, {})
         place = Place(secrets.token_hex(8), export.digest, export.shows_all(answer.data))
-        source_count = count_of(answer.data) if place.shows_all else None
+        source_count = export.counted(answer.data) if place.shows_all else None
         yield Page(0, [], resume=place.token(), source_count=source_count, vendor_time=answer.vendor_time)
     else:
         place = Place.of(resume)
@@ -249,43 +271,30 @@ def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
 
 
 class _Reading:
-    """A page while it is read, from `place` in the file on."""
+    """A page while it is read, from `place` in the file on. `data` is the answer to the export's count."""
 
-    def __init__(self, export: Export, place: Place, limits: ExportLimits) -> None:
+    def __init__(self, export: Export, place: Place, limits: ExportLimits, data: Node) -> None:
         self.export = export
         self.place = place
         self.limits = limits
-        self.converted = Converted()
+        self.converted = Converted(data)
         self.lines = 0
-        self.row: Node | None = None
 
     def add(self, node: Node) -> None:
-        """A line: a row, or one that is nested in the row before it."""
-        self.lines += 1
-        if node.get("__parentId") is None:
-            self.end_row()
-            self.row = {**node, "nested": []}
-        elif self.row is not None and self.row.get("id") == node["__parentId"]:
-            self.row["nested"].append(node)
-        else:
-            raise _mismatch(
-                f"line {self.place.lines + self.lines} of the bulk operation's file belongs to a row that it does not "
-                "follow: the file is not grouped as it was asked for; another export follows automatically",
-                self.place,
-            )
+        self.converted.add([node], self.export.convert)
+        self.lines += 1 + len(node.get("nested", ()))
 
-    def end_row(self) -> None:
-        if self.row is not None:
-            self.converted.add([self.row], self.export.convert)
-            self.row = None
+    def add_orphans(self, parent: str, nested: list[Node]) -> None:
+        """The row that others are nested in, and that is not there itself."""
+        self.converted.read += 1
+        self.converted.rejects.append(Reject(parent, ORPHANS, {"id": parent, "nested": nested}))
 
     @property
     def is_full(self) -> bool:
-        return self.converted.read + 1 >= self.limits.page_rows or self.lines >= self.limits.page_lines
+        return self.converted.read >= self.limits.page_rows or self.lines >= self.limits.page_lines
 
-    def end(self, offset: int) -> Place:
+    def end(self, offset: int = 0) -> Place:
         """Where the file is behind this page."""
-        self.end_row()
         lines, rows = self.place.lines + self.lines, self.place.rows + self.converted.read
         return replace(self.place, offset=offset, lines=lines, rows=rows)
 
@@ -298,24 +307,99 @@ def _file_pages(
     client: ShopifyClient, export: Export, operation: Operation, place: Place, limits: ExportLimits
 ) -> Iterator[Page]:
     """The rows of the file from `place` on; the last page only if the file held all that Shopify says it wrote."""
-    reading = _Reading(export, place, limits)
-    lines = lines_from(client, operation.url, place.offset, limits.line_bytes) if operation.url else ()
-    for start, node in lines:
-        if reading.is_full and node.get("__parentId") is None:
-            place = reading.end(start)
+    data = client.execute(export.count_query, {}).data
+    pages = _joined_pages if export.of is Rows.WITH_NESTED else _streamed_pages
+    last = yield from pages(client, export, operation, place, limits, data)
+    # Counted once more: what came or went meanwhile must not be taken for a standing difference.
+    source_count = export.counted(client.execute(export.count_query, {}).data) if place.shows_all else None
+    yield last.page(None, source_count)
+
+
+def _streamed_pages(
+    client: ShopifyClient,
+    export: Export,
+    operation: Operation,
+    place: Place,
+    limits: ExportLimits,
+    data: Node,
+) -> Generator[Page, None, _Reading]:
+    """Pages of rows that are a line each, from the byte on where the last page ended; returns the last one."""
+    reading = _Reading(export, place, limits, data)
+    of_nested = export.of is Rows.NESTED
+    for offset, _, node in (
+        lines_from(client, operation.url, place.offset, limits.line_bytes) if operation.url else ()
+    ):
+        if reading.is_full:
+            place = reading.end(offset)
             yield reading.page(place.token())
-            reading = _Reading(export, place, limits)
-        reading.add(node)
-    place = reading.end(place.offset)
-    if (place.lines, place.rows) != (operation.lines, operation.rows):
+            reading = _Reading(export, place, limits, data)
+        if of_nested and "__parentId" not in node:
+            reading.lines += 1  # a row that says nothing of its own
+        else:
+            reading.add(node)
+    place = reading.end()
+    roots = place.lines - place.rows if of_nested else place.rows
+    _require_whole(operation, place, place.lines, roots)
+    return reading
+
+
+def _joined_pages(
+    client: ShopifyClient,
+    export: Export,
+    operation: Operation,
+    place: Place,
+    limits: ExportLimits,
+    data: Node,
+) -> Generator[Page, None, _Reading]:
+    """Pages of rows with what is nested in them, behind those that were read already; returns the last one.
+
+    The whole file is read first, and again where its pages are read on by another visit.
+    """
+    reading = _Reading(export, place, limits, data)
+    with closing(JoinedLines()) as joined:
+        if operation.url:
+            _fetch(client, operation.url, joined, limits)
+        _require_whole(operation, place, joined.lines, joined.rows)
+        joined.end()
+        for node in joined.rows_from(place.rows):
+            if reading.is_full:
+                place = reading.end()
+                yield reading.page(place.token())
+                reading = _Reading(export, place, limits, data)
+            reading.add(node)
+        orphans = joined.orphans()
+        if len(orphans) > ORPHANS_SHOWN:
+            raise _mismatch(
+                f"the bulk operation's file has lines of more than {ORPHANS_SHOWN} rows that are not in it: nothing was "
+                "marked deleted, another export follows automatically",
+                place,
+            )
+        for parent, nested in orphans:
+            reading.add_orphans(parent, nested)
+    return reading
+
+
+def _fetch(client: ShopifyClient, url: str, joined: JoinedLines, limits: ExportLimits) -> None:
+    """The whole file into `joined`; where the download breaks off it goes on from there, as long as that brings more."""
+    kept = 0
+    while True:
+        began = kept
+        try:
+            for kept in joined.add(lines_from(client, url, began, limits.line_bytes)):  # noqa: B007 (used below)
+                pass
+            return
+        except IntegrationError as error:
+            if kept == began or error.error_type not in (ErrorType.CONNECTION, ErrorType.TIMEOUT):
+                raise
+
+
+def _require_whole(operation: Operation, place: Place, lines: int, rows: int) -> None:
+    if (lines, rows) != (operation.lines, operation.rows):
         raise _mismatch(
-            f"the bulk operation wrote {operation.lines} lines with {operation.rows} rows, its file holds {place.lines} "
-            f"with {place.rows}: nothing was marked deleted, another export follows automatically",
+            f"the bulk operation wrote {operation.lines} lines with {operation.rows} rows, its file holds {lines} "
+            f"with {rows}: nothing was marked deleted, another export follows automatically",
             place,
         )
-    # Counted once more: what came or went meanwhile must not be taken for a standing difference.
-    source_count = count_of(client.execute(export.count_query, {}).data) if place.shows_all else None
-    yield reading.page(None, source_count)
 
 
 # Rows as records
@@ -329,6 +413,15 @@ def _order(page: Converted, node: Node) -> Record:
     return whole_order(page, node, node["nested"])
 
 
+def levels_at_most(data: Node) -> int | None:
+    """How many stock levels there may be: one for each variant and place. Shopify does not count them."""
+    variants, locations = (
+        count_of({"count": data.get("variants")}),
+        count_of({"count": data.get("locations")}),
+    )
+    return None if variants is None or locations is None else variants * locations
+
+
 def _oldest(records: Sequence[Record]) -> datetime:
     """When the oldest of these orders was made; now, where there is none."""
     oldest = datetime.now(UTC)
@@ -339,24 +432,34 @@ def _oldest(records: Sequence[Record]) -> datetime:
     return oldest
 
 
-def _edges(fields: str) -> str:
+def edges(fields: str) -> str:
     return f"{{ edges {{ node {{ {fields} }} }} }}"
 
 
 EXPORTS: dict[Resource, Export] = {
     Resource.CUSTOMERS: Export(
-        f"{{ customers {_edges(f'{CUSTOMER_FIELDS} addressesV2 {_edges(ADDRESS_FIELDS)}')} }}",
+        f"{{ customers {edges(f'{CUSTOMER_FIELDS} addressesV2 {edges(ADDRESS_FIELDS)}')} }}",
         CUSTOMERS_COUNT,
         _customer,
+        Rows.WITH_NESTED,
     ),
     Resource.ORDERS: Export(
-        f"{{ orders {_edges(f'{ORDER_FIELDS} lineItems {_edges(LINE_FIELDS)}')} }}",
+        f"{{ orders {edges(f'{ORDER_FIELDS} lineItems {edges(LINE_FIELDS)}')} }}",
         ORDERS_COUNT,
         _order,
+        Rows.WITH_NESTED,
         all_are_shown,
     ),
+    Resource.INVENTORY_LEVELS: Export(
+        f"{{ locations(includeInactive: true) {edges(f'id inventoryLevels(includeInactive: true) {edges(LEVEL)}')} }}",
+        LEVELS_AT_MOST,
+        level_of_parent,
+        Rows.NESTED,
+        counted=lambda _: None,
+        at_most=levels_at_most,
+    ),
 }
-"""What can be exported."""
+"""What can be exported of these; a catalogue's exports are with its documents."""
 
 
 def _failed(why: str, place: Place | None = None) -> IntegrationError:

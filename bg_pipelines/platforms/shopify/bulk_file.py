@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 from urllib3.util import Url, parse_url
@@ -29,10 +29,18 @@ PROGRESS_SECONDS, PROGRESS_BYTES = 60.0, 64 * 1024
 Node = dict[str, Any]
 
 
+class Line(NamedTuple):
+    """A line of a file: the byte it begins at, as it is, and what it says."""
+
+    offset: int
+    text: bytes
+    node: Node
+
+
 def lines_from(
     client: ShopifyClient, url: str, offset: int, line_bytes: int = MAX_LINE_BYTES
-) -> Iterator[tuple[int, Node]]:
-    """The lines of a file from a byte on, each with the byte it begins at.
+) -> Iterator[Line]:
+    """The lines of a file from a byte on.
 
     Raises IntegrationError: timeout, connection (cut short, too), operation_failed where it no longer exists.
     """
@@ -41,12 +49,12 @@ def lines_from(
         *whole, rest = (rest + chunk).split(b"\n")
         for text in whole:
             if text:
-                yield offset, _parse(text)
+                yield Line(offset, text, parse(text))
             offset += len(text) + 1
         if len(rest) > line_bytes:
             raise malformed(f"a line of the bulk operation's file is longer than {line_bytes} bytes")
     if rest.strip():
-        yield offset, _parse(rest)
+        yield Line(offset, rest, parse(rest))
 
 
 def _chunks(client: ShopifyClient, url: str, offset: int) -> Iterator[bytes]:
@@ -125,7 +133,7 @@ def _to_skip(response: urllib3.BaseHTTPResponse, offset: int) -> int:
     raise malformed(f"the bulk operation's file came with status {status} and not from byte {offset} on")
 
 
-def _parse(text: bytes) -> Node:
+def parse(text: bytes) -> Node:
     try:
         node = parse_json(text)
     except ValueError:

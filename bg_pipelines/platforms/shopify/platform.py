@@ -25,7 +25,14 @@ from bg_pipelines.platforms.protocol import (
     UpdateOutcome,
 )
 from bg_pipelines.platforms.shopify import bulk, customer_edits, look, sales, shop, stock, subscriptions
-from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, EXPORTS, ExportLimits, export_pages, is_export
+from bg_pipelines.platforms.shopify.bulk import (
+    EXPORT_LIMITS,
+    Export,
+    ExportLimits,
+    edges,
+    export_pages,
+    is_export,
+)
 from bg_pipelines.platforms.shopify.client import (
     ClientCredentials,
     ShopifyClient,
@@ -118,6 +125,12 @@ query ProductsWithVariants($ids: [ID!]!, $variants: Int!) {{
   }}
 }}"""
 
+PRODUCT_VARIANTS_COUNT = """
+query ProductVariantsCount {
+  shop { currencyCode }
+  count: productVariantsCount(limit: null) { count precision }
+}"""
+
 PRODUCT_IDS = ids_only("Product", "products")
 PRODUCT_VARIANT_IDS = ids_only("ProductVariant", "productVariants")
 
@@ -138,6 +151,7 @@ DOCUMENTS = (
     PRODUCTS_BY_IDS,
     PRODUCT_VARIANTS_BY_IDS,
     PRODUCTS_WITH_VARIANTS,
+    PRODUCT_VARIANTS_COUNT,
     PRODUCT_IDS,
     PRODUCT_VARIANT_IDS,
     GRANTED_SCOPES,
@@ -213,11 +227,18 @@ class ShopifyPlatform:
         if not at_once:
             listed = self._listed(resource, None, None)
             first = next(listed)
-            if (first.source_count or 0) < self._exports.from_rows:
+            if first.resume is None or self._count(resource, first) < self._exports.from_rows:
                 yield first
                 yield from listed
                 return
         yield from export_pages(self._client, EXPORTS[resource], None, self._exports)
+
+    def _count(self, resource: Resource, first: Page) -> int:
+        """How many rows there are, or may be, as the first page tells or Shopify is asked."""
+        if first.source_count is not None:
+            return first.source_count
+        export = EXPORTS[resource]
+        return export.at_most(self._client.execute(export.count_query, {}).data) or 0
 
     def _listed(self, resource: Resource, since: datetime | None, resume: str | None) -> Iterator[Page]:
         if resource is Resource.CUSTOMERS:
@@ -346,6 +367,12 @@ def _variant(page: Converted, node: Node) -> ProductVariant:
     )
 
 
+EXPORTS: dict[Resource, Export] = {
+    **bulk.EXPORTS,
+    Resource.PRODUCT_VARIANTS: Export(
+        f"{{ productVariants {edges(f'{_VARIANT} product {{ id }}')} }}", PRODUCT_VARIANTS_COUNT, _variant
+    ),
+}
 _CONNECTIONS: dict[Resource, tuple[str, str, Convert]] = {
     Resource.LOCATIONS: (LOCATIONS, LOCATION_IDS, shop.location),
     Resource.PRODUCTS: (PRODUCTS, PRODUCT_IDS, _product),

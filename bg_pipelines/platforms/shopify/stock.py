@@ -34,12 +34,12 @@ from bg_pipelines.records import InventoryLevel, Page
 ATTEMPTS = 3
 """Of one call: a key whose call failed at Shopify is of no more use, so the next has another."""
 
-_LEVEL = 'id isActive updatedAt item { id } quantities(names: ["available", "on_hand", "committed", "incoming"]) { name quantity }'
+LEVEL = 'id isActive updatedAt item { id } quantities(names: ["available", "on_hand", "committed", "incoming"]) { name quantity }'
 
 INVENTORY_LEVELS = f"""
 query InventoryLevels($first: Int!, $after: String, $levels: Int!, $query: String) {{
   rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {{
-    nodes {{ id inventoryLevels(first: $levels, query: $query, includeInactive: true) {{ nodes {{ {_LEVEL} }} {PAGE_INFO} }} }}
+    nodes {{ id inventoryLevels(first: $levels, query: $query, includeInactive: true) {{ nodes {{ {LEVEL} }} {PAGE_INFO} }} }}
     {PAGE_INFO}
   }}
 }}"""
@@ -48,14 +48,14 @@ LOCATION_INVENTORY_LEVELS = f"""
 query LocationInventoryLevels($location: ID!, $first: Int!, $after: String, $query: String) {{
   location(id: $location) {{
     rows: inventoryLevels(first: $first, after: $after, query: $query, includeInactive: true) {{
-      nodes {{ {_LEVEL} }} {PAGE_INFO}
+      nodes {{ {LEVEL} }} {PAGE_INFO}
     }}
   }}
 }}"""
 
 INVENTORY_LEVELS_BY_IDS = f"""
 query InventoryLevelsByIds($ids: [ID!]!) {{
-  rows: nodes(ids: $ids) {{ ... on InventoryLevel {{ location {{ id }} {_LEVEL} }} }}
+  rows: nodes(ids: $ids) {{ ... on InventoryLevel {{ location {{ id }} {LEVEL} }} }}
 }}"""
 
 AVAILABLE = """
@@ -319,6 +319,11 @@ def _text(value: Any) -> str:
     if type(value) is not str or not value:
         raise ValueError("id: must be a text and is not")
     return value
+
+
+def level_of_parent(page: Converted, node: Node) -> InventoryLevel | str:
+    """A level that is told beneath its location."""
+    return _level(_text(node["__parentId"]), page, node)
 
 
 def _level(location: str, _: Converted, node: Node) -> InventoryLevel | str:

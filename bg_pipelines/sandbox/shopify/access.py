@@ -34,6 +34,7 @@ REQUIRED_SCOPES = {
     "inventorySetQuantities": "write_inventory",
     "location": "read_locations",
     "locations": "read_locations",
+    "locationsCount": "read_locations",
     "order": "read_orders",
     "orders": "read_orders",
     "ordersCount": "read_orders",

@@ -52,6 +52,10 @@ def product_variants_count(_root: object, info: GraphQLResolveInfo, **args: Any)
     return count(info.context.store.variants, args, search(info, args.get("query")))
 
 
+def locations_count(_root: object, info: GraphQLResolveInfo, **args: Any) -> Node:
+    return count(info.context.store.locations, args, search(info, args.get("query")))
+
+
 def count(table: Table, args: dict[str, Any], matches: Matches | None) -> Node:
     total = len(table) if matches is None else sum(1 for row in table if matches(row))
     limit = args.get("limit")
@@ -65,6 +69,7 @@ RESOLVERS: dict[str, Any] = {
     "QueryRoot.product": product,
     "QueryRoot.productVariants": product_variants,
     "QueryRoot.productVariant": product_variant,
+    "QueryRoot.locationsCount": locations_count,
     "QueryRoot.productsCount": products_count,
     "QueryRoot.productVariantsCount": product_variants_count,
     "Product.variants": variants_of_product,

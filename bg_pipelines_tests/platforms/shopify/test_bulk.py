@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from array import array
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import accumulate, islice
+from random import Random
 from typing import Any
 
 import pytest
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import Timeouts
-from bg_pipelines.platforms.shopify.bulk import EXPORTS, ExportLimits, Place, export_pages
+from bg_pipelines.platforms.shopify import bulk
+from bg_pipelines.platforms.shopify.bulk import ExportLimits, Place, export_pages
+from bg_pipelines.platforms.shopify.bulk_join import JoinedLines
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
-from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
+from bg_pipelines.platforms.shopify.pages import PageSizes
+from bg_pipelines.platforms.shopify.platform import EXPORTS, ShopifyPlatform
 from bg_pipelines.records import PARTS, Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, World, edit
+from bg_pipelines.sandbox.shopify.bulk_operations import BulkFile
 from bg_pipelines_tests.platforms.conftest import failure_of
 from bg_pipelines_tests.platforms.scripted import Asked, Reply, ScriptedServer
 from bg_pipelines_tests.support import HandClock
 
-SALES = (Resource.CUSTOMERS, Resource.ORDERS)
+EXPORTED = (Resource.CUSTOMERS, Resource.ORDERS, Resource.PRODUCT_VARIANTS, Resource.INVENTORY_LEVELS)
 DAY = 86_400
 LIMITS = ExportLimits(page_rows=12)
-each_resource = pytest.mark.parametrize("resource", SALES)
+each_resource = pytest.mark.parametrize("resource", EXPORTED)
 
 
 @pytest.fixture
 def shop(clock: HandClock) -> Iterator[Shop]:
-    """A shop of 60 customers and 120 orders, whose time is the hand clock's."""
-    with Sandbox(World(shops=1, variants=10, customers=60, orders_per_customer=2, clock=clock)) as sandbox:
+    """A shop of 60 customers, 120 orders, 70 variants and 204 stock levels, whose time is the hand clock's."""
+    with Sandbox(World(shops=1, variants=70, customers=60, orders_per_customer=2, clock=clock)) as sandbox:
         yield next(iter(sandbox.world.shops.values()))
 
 
@@ -83,11 +89,12 @@ def test_an_export_gives_what_the_pages_give(platform: ShopifyPlatform, resource
     listed = list(platform.pages(resource, since=None, resume=None, bulk=False))
     exported = list(pages(platform, resource))
     assert len(exported) > 5
-    assert all(page.read == len(page.records) <= 12 for page in exported)
-    assert not any(page.rejects or page.gone for page in exported)
-    assert rows(exported) == rows(listed)
+    assert all(page.read == len(page.records) + len(page.gone) <= 12 for page in exported)
+    assert not any(page.rejects for page in exported)
+    assert sorted(rows(exported)) == sorted(rows(listed))
     assert parts(exported, resource) == parts(listed, resource)
-    assert exported[0].source_count == exported[-1].source_count == len(rows(listed))
+    counted = None if resource is Resource.INVENTORY_LEVELS else len(rows(listed))
+    assert exported[0].source_count == exported[-1].source_count == counted
     assert [page.resume is None for page in exported] == [False] * (len(exported) - 1) + [True]
 
 
@@ -108,8 +115,8 @@ def test_a_full_pass_is_an_export_from_so_many_rows_on_or_as_it_is_told(
     shop: Shop, connect: Callable[..., ShopifyClient], clock: HandClock
 ) -> None:
     def export_from(rows: int) -> ShopifyPlatform:
-        limits = LIMITS._replace(from_rows=rows)
-        return ShopifyPlatform(connect(shop.api_url, StaticToken(shop.token)), exports=limits)
+        limits, client = LIMITS._replace(from_rows=rows), connect(shop.api_url, StaticToken(shop.token))
+        return ShopifyPlatform(client, PageSizes(rows=100), exports=limits)
 
     def exports(platform: ShopifyPlatform, **options: Any) -> bool:
         before = len(operations(shop))
@@ -123,10 +130,45 @@ def test_a_full_pass_is_an_export_from_so_many_rows_on_or_as_it_is_told(
     assert not exports(platform, bulk=False)
     assert not exports(platform, bulk=True, since=clock.now())
     assert not exports(export_from(121))
+    assert not exports(ShopifyPlatform(platform._client, exports=LIMITS._replace(from_rows=1))), (
+        "one page has it all"
+    )
     assert not any(
         shop.requests[-1].operation == "StartExport"
         for _ in platform.pages(Resource.PRODUCTS, since=None, resume=None, bulk=True)
     )
+
+
+def test_stock_is_exported_where_there_may_be_so_many_levels(
+    shop: Shop, connect: Callable[..., ShopifyClient]
+) -> None:
+    """Shopify does not count them: there is at most one for each variant and place."""
+    places, variants = len(shop.export(["locations"])["locations"]), 70
+    for most, exported in ((places * variants, True), (places * variants + 1, False)):
+        limits = LIMITS._replace(from_rows=most)
+        client = connect(shop.api_url, StaticToken(shop.token))
+        platform = ShopifyPlatform(client, PageSizes(levels=10), exports=limits)
+        shop.requests.clear()
+        assert list(platform.pages(Resource.INVENTORY_LEVELS, since=None, resume=None))
+        asked = [request.operation for request in shop.requests]
+        assert asked[:2] == ["InventoryLevels", "LevelsAtMost"]
+        assert ("StartExport" in asked) == exported
+    shop.requests.clear()
+    platform = ShopifyPlatform(client, exports=limits._replace(from_rows=1))
+    list(platform.pages(Resource.INVENTORY_LEVELS, since=None, resume=None))
+    assert [request.operation for request in shop.requests] == ["InventoryLevels"], "one page has it all"
+
+
+def test_five_exports_of_a_shop_are_under_way_at_once(
+    platform: ShopifyPlatform, shop: Shop, clock: HandClock
+) -> None:
+    edit(shop, "set_bulk_seconds", seconds=600)
+    tokens = {resource: started(platform, resource) for resource in EXPORTED}
+    clock.seconds += 300
+    assert shop.bulk.under_way(clock.seconds) == len(EXPORTED) <= 5
+    clock.seconds += 400
+    for resource, token in tokens.items():
+        assert rows(list(pages(platform, resource, token)))
 
 
 # The start
@@ -290,7 +332,7 @@ def test_the_file_is_read_on_from_every_page(
 ) -> None:
     shop.bulk.ranges = ranges
     whole = list(pages(platform, resource))
-    for number, page in enumerate(whole[:-1], 1):
+    for number, page in list(enumerate(whole[:-1], 1))[:: 1 if len(whole) < 12 else 3]:
         behind = list(pages(platform, resource, page.resume))
         assert rows(behind) == rows(whole[number:])
         assert parts(behind, resource) == parts(whole[number:], resource)
@@ -364,11 +406,12 @@ class Files:
         self.counts = ("0", "0")
         self.url: str | None = None
         self.file = Reply()
+        self.first: list[Reply] = []
         self.limits = LIMITS
 
     def answer(self, asked: Asked) -> Reply:
         if not asked.body:
-            return self.file
+            return self.first.pop(0) if self.first else self.file
         if "ount: customersCount" in asked.body["query"]:
             return Reply.of({"data": {"count": {"count": int(self.counts[1]), "precision": "EXACT"}}})
         operation = {
@@ -433,17 +476,59 @@ def test_the_files_server_never_sees_the_shops_token(files: Files) -> None:
     assert all(path.endswith("graphql.json") == has_token for path, has_token in asked)
 
 
+def test_what_is_nested_in_a_row_may_be_anywhere_in_the_file(platform: ShopifyPlatform, shop: Shop) -> None:
+    whole = list(pages(platform))
+    operation = shop.bulk.all[operations(shop)[0]]
+    text = b"".join(BulkFile(operation, operation.ends[-1]).chunks()).splitlines()
+    random = Random(7)
+    roots = [line for line in text if b'"__parentId"' not in line]
+    for _ in range(3):
+        shuffled = list(text)
+        random.shuffle(shuffled)
+        order = [line for line in shuffled if b'"__parentId"' not in line]
+        operation.file.seek(0)
+        operation.file.write(b"".join(line + b"\n" for line in shuffled))
+        operation.ends[:] = array("Q", accumulate(len(line) + 1 for line in shuffled))
+        again = list(pages(platform, resume=Place.of(whole[1].resume or "").token()))
+        assert order != roots
+        assert sorted(rows(again)) == sorted(rows(whole))
+        for table, found in parts(again, Resource.ORDERS).items():
+            assert sorted(found) == sorted(parts(whole, Resource.ORDERS)[table])
+
+
 @pytest.mark.parametrize(
     "lines",
-    [(ADDRESS % 1,), (CUSTOMER % 1, ADDRESS % 2), (CUSTOMER % 1, CUSTOMER % 2, ADDRESS % 1)],
-    ids=["of none", "of an unknown row", "of the row before"],
+    [(ADDRESS % 1,), (CUSTOMER % 2, ADDRESS % 1), (ADDRESS % 1, CUSTOMER % 2, ADDRESS % 1)],
+    ids=["of no other row", "behind another row", "around another row"],
 )
-def test_a_nested_line_that_does_not_follow_its_row_is_no_small_matter(
+def test_a_row_that_is_missing_although_something_is_nested_in_it_is_rejected_and_the_others_load(
     files: Files, lines: tuple[str, ...]
 ) -> None:
-    error = failure_of(lambda: files.read(*lines))
+    [page] = files.read(*lines)
+    assert [record.external_id for record in page.records] == ["gid://shopify/Customer/2"] * (len(lines) > 1)
+    [reject] = page.rejects
+    assert (reject.external_id, page.read) == ("gid://shopify/Customer/1", len(page.records) + 1)
+    assert "not the row itself" in reject.reason
+    assert len(reject.payload["nested"]) == sum("__parentId" in line for line in lines)
+
+
+def test_a_file_that_lacks_many_rows_is_not_the_whole(files: Files) -> None:
+    error = failure_of(lambda: files.read(*(ADDRESS % number for number in range(101))))
     assert (error.error_type, error.recoverable) == (ErrorType.COUNT_MISMATCH, True)
-    assert "does not follow" in error.message
+    [page] = files.read(*(ADDRESS % number for number in range(100)))
+    assert len(page.rejects) == 100
+
+
+def test_a_disk_without_room_is_said_with_what_to_do(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoRoom(JoinedLines):
+        def __init__(self) -> None:
+            super().__init__()
+            self._db.execute("PRAGMA max_page_count = 100")
+
+    monkeypatch.setattr(bulk, "JoinedLines", NoRoom)
+    error = failure_of(lambda: files.read(*(CUSTOMER % number for number in range(2_000))))
+    assert (error.error_type, error.recoverable) == (ErrorType.CONFIGURATION, False)
+    assert "make room in the folder for temporary files (TMPDIR)" in error.message
 
 
 def test_more_lines_than_shopify_wrote_are_as_wrong_as_fewer(files: Files) -> None:
@@ -472,6 +557,23 @@ def test_a_last_line_needs_no_end_of_line_but_must_be_whole(files: Files) -> Non
 def test_less_than_was_declared_is_cut_short_even_where_lines_end(files: Files) -> None:
     error = failure_of(lambda: files.read(CUSTOMER % 1, CUSTOMER % 2, headers={"Content-Length": "99999"}))
     assert error.error_type is ErrorType.CONNECTION
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(files: Files) -> None:
+    lines = [CUSTOMER % number for number in range(3_000)]
+    text = "".join(f"{line}\n" for line in lines).encode()
+    files.counts = (str(len(lines)),) * 2
+    files.file = Reply(pieces=(text,))
+
+    def cut(share: float) -> Reply:
+        return Reply(pieces=(text[: int(len(text) * share)],), headers={"Content-Length": str(len(text))})
+
+    files.first = [cut(0.75)]
+    assert len(rows(files.read())) == 3_000
+    # The second brings nothing new, so the work is given back.
+    files.first = [cut(0.75), cut(0.1)]
+    assert failure_of(files.read).error_type is ErrorType.CONNECTION
+    assert files.first == []
 
 
 def test_a_file_that_drips_is_given_up(

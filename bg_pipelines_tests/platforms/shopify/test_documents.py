@@ -79,12 +79,19 @@ def test_a_document_uses_nothing_deprecated(vendor: GraphQLSchema, document: str
     assert [message for message in found if not message.startswith(unavoidable)] == []
 
 
-@pytest.mark.parametrize("resource", bulk.EXPORTS)
+@pytest.mark.parametrize("resource", platform.EXPORTS)
 def test_an_export_asks_for_the_same_as_the_pages_and_is_valid_at_the_vendor(
     vendor: GraphQLSchema, next_vendor: GraphQLSchema, resource: Resource
 ) -> None:
-    exported = parse(bulk.EXPORTS[resource].query)
-    listed = parse({Resource.CUSTOMERS: sales.CUSTOMERS, Resource.ORDERS: sales.ORDERS}[resource])
+    exported = parse(platform.EXPORTS[resource].query)
+    listed = parse(
+        {
+            Resource.CUSTOMERS: sales.CUSTOMERS,
+            Resource.ORDERS: sales.ORDERS,
+            Resource.PRODUCT_VARIANTS: platform.PRODUCT_VARIANTS,
+            Resource.INVENTORY_LEVELS: stock.INVENTORY_LEVELS,
+        }[resource]
+    )
     assert validate(vendor, exported) == validate(next_vendor, exported) == []
     assert not any(getattr(definition, "variable_definitions", ()) for definition in exported.definitions)
     assert fields_of(exported, vendor) == fields_of(listed, vendor)
@@ -100,7 +107,7 @@ def fields_of(document: DocumentNode, vendor: GraphQLSchema) -> set[tuple[str, s
             parent = types.get_parent_type()
             name = parent.name if parent is not None else ""
             if not name.endswith(
-                ("Connection", "Edge", "Root", "PageInfo", "Count", "App", "Installation", "Scope")
+                ("Connection", "Edge", "Root", "PageInfo", "Count", "App", "Installation", "Scope", "Shop")
             ):
                 found.add((name, node.name.value))
 
@@ -177,7 +184,7 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
             list(islice(shop.pages(resource, since=since, resume=None), 5))
         shop.rows(resource, ["gid://shopify/Anything/1"])
     shop.products_with_variants(["gid://shopify/Product/1"])
-    for resource in bulk.EXPORTS:
+    for resource in platform.EXPORTS:
         wanted, *_ = shop.pages(resource, since=None, resume=None, bulk=True)
         list(shop.pages(resource, since=None, resume=wanted.resume))
     shop.update_customer("gid://shopify/Customer/1", {"first_name": "Ada", "note": None})
