@@ -37,7 +37,7 @@ def serve(socket: str) -> None:
     # Its own words for what it starts, and what `dagster code-server start` gives it.
     named = ["--location-name", DEFINITIONS, "--use-python-environment-entry-point"]
     sys.argv = ["dagster", "api", "grpc", "--socket", socket, "-m", DEFINITIONS, *named]
-    main()
+    main()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

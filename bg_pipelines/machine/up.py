@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bg_pipelines.database.engine import open_database
-from bg_pipelines.machine.daemon import FREE_SECONDS, DaemonLock
 from bg_pipelines.machine.code_server import DEFINITIONS
+from bg_pipelines.machine.daemon import FREE_SECONDS, DaemonLock
 from bg_pipelines.machine.processes import configuration_error, end, end_with_parent, require_free
 from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
 from bg_pipelines.queues import MAX_CONCURRENT_RUNS
