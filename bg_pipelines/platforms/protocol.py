@@ -173,15 +173,13 @@ class Look(NamedTuple):
     """What a look at resources tells: `changed` are those of which rows have changed, or may have; `counts` how many rows
     there are of each, where the platform says so.
 
-    `profile` is the shop's, if it was asked for. `listed` are pages of resources that are always listed whole. `vendor_time`
-    is the vendor's clock when it answered.
+    `profile` is the shop's, if it was asked for. `listed` are pages of resources that are always listed whole.
     """
 
     changed: frozenset[Resource]
     counts: Mapping[Resource, int]
     listed: Mapping[Resource, Page]
     profile: StoreProfile | None = None
-    vendor_time: datetime | None = None
 
 
 class Platform(Protocol):

@@ -22,14 +22,12 @@ from bg_pipelines.work.store_units import Claim
 _OF_ONE = {ErrorType.SCOPES, ErrorType.QUERY_REJECTED, ErrorType.QUERY_TOO_COSTLY}
 """A look fails as a whole, and these may be the fault of one of its resources."""
 
-Cursor = dict[str, object]
-
 
 def find_idle(
     connect: Callable[[], Platform], store: Store, claims: Sequence[Claim], asked_at: datetime
-) -> dict[str, Cursor]:
-    """The units that are idle, each with its new cursor. `asked_at` is now, by the database's clock, or earlier; the store is
-    connected only where there is something to look for.
+) -> set[str]:
+    """The units that are idle. `asked_at` is now, by the database's clock, or earlier; the store is connected only where
+    there is something to look for. Their cursors stay as they are: the next look begins where this one did.
 
     Raises IntegrationError where the platform is out of reach; where a part of the look may be at fault nothing is known
     to be idle, and each unit is read by itself.
@@ -50,22 +48,17 @@ def find_idle(
             if is_between and state.since and last and asked_at - last < FULL_PASS_EVERY:
                 states[unit.resource], since[unit.resource] = state, state.since
     if not since and profile is None:
-        return {}
+        return set()
     platform = connect()
     try:
         look = platform.look(since, profile=profile is not None)
     except IntegrationError as error:
         if error.error_type in _OF_ONE or may_be_of_size(error):
-            return {}
+            return set()
         raise
-    began = min(asked_at, look.vendor_time or asked_at)
-    idle: dict[str, Cursor] = {
-        resource.value: state.settled(began - platform.lookback(resource)).dump()
-        for resource, state in states.items()
-        if _is_unchanged(resource, state, look)
-    }
+    idle = {resource.value for resource, state in states.items() if _is_unchanged(resource, state, look)}
     if look.profile is not None and digest(look.profile) == profile:
-        idle[Unit.STORE.value] = {"seen": profile}
+        idle.add(Unit.STORE.value)
     return idle
 
 

@@ -396,10 +396,10 @@ class Settling:
 
 
 class IdleVisit(NamedTuple):
-    """A visit's units at whose source nothing has changed, each with its new cursor; when it ended, by the run's clock."""
+    """A visit's units at whose source nothing has changed, and when it ended, by the run's clock."""
 
     settling: Settling
-    units: list[tuple[Claim, dict[str, Any]]]
+    claims: list[Claim]
     ended_at: float
 
 
@@ -416,17 +416,16 @@ def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVis
     """Settle visits as done, all in one transaction. Raises IntegrationError (database)."""
 
     def act(connection: Connection) -> set[int]:
-        idle: list[store_units.Idle] = []
+        idle: list[tuple[Claim, datetime]] = []
         for visit in visits:
-            for claim, cursor in visit.units:
+            for claim in visit.claims:
                 every = claim.interval
                 if (resource := Unit(claim.unit).resource) is not None:
                     every = coverage.interval(connection, visit.settling.store, resource, every)
-                due = next_turn(claim.claimed_at, every, claim.store_id)
-                idle.append(store_units.Idle(claim, cursor, due))
+                idle.append((claim, next_turn(claim.claimed_at, every, claim.store_id)))
         store_units.complete_idle(connection, idle)
         stores = [visit.settling.store.id for visit in visits]
-        units = {one.claim.unit for one in idle}
+        units = {claim.unit for claim, _ in idle}
         for queue in all_queues():
             if queue.carrier in units:
                 # For what was added to it meanwhile: the new due time would hide it.
@@ -436,7 +435,7 @@ def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVis
     may_be_over = _transacted(database, act)
     for visit in visits:
         if visit.settling.store.id in may_be_over:
-            visit.settling.note_success([claim.unit for claim, _ in visit.units])
+            visit.settling.note_success([claim.unit for claim in visit.claims])
 
 
 def _transacted(database: Database, act: Callable[[Connection], T]) -> T:

@@ -18,7 +18,7 @@ from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync import summary
 from bg_pipelines.sync.context import Coverage, NotReady, StoreRef, TurnOver
-from bg_pipelines.sync.idle import Cursor, find_idle
+from bg_pipelines.sync.idle import find_idle
 from bg_pipelines.sync.settling import (
     OUT_OF_REACH,
     Done,
@@ -124,7 +124,7 @@ class Visit:
             return
         done: list[str] = []
         answered = False
-        idle: dict[str, Cursor] = {}
+        idle: set[str] = set()
         failure: summary.Failure | None = None
         try:
             try:
@@ -139,7 +139,7 @@ class Visit:
                 return
             if idle:
                 settle_idle(self.database, self.run_.coverage, [self._idle_visit(idle)])
-                done += idle
+                done += [claim.unit for claim in self.claims if claim.unit in idle]
             for number, claim in enumerate(self.claims):
                 self.run_.check_stopped()
                 if claim.unit in idle:
@@ -176,15 +176,15 @@ class Visit:
         """The time by the database's clock, or a little earlier: claims have it, and ours tells how long ago that was."""
         return self.claims[0].claimed_at + timedelta(seconds=self.run_.clock() - self.batch.claimed_at)
 
-    def _look(self) -> dict[str, Cursor]:
+    def _look(self) -> set[str]:
         """The units at whose source nothing has changed. Raises IntegrationError where the platform is out of reach."""
         if self.is_probe:
-            return {}
+            return set()
         return find_idle(self._connect, self.store, self.claims, self.now())
 
-    def _idle_visit(self, idle: Mapping[str, Cursor]) -> IdleVisit:
-        units = [(claim, idle[claim.unit]) for claim in self.claims if claim.unit in idle]
-        return IdleVisit(self.settling, units, self.run_.clock())
+    def _idle_visit(self, idle: set[str]) -> IdleVisit:
+        claims = [claim for claim in self.claims if claim.unit in idle]
+        return IdleVisit(self.settling, claims, self.run_.clock())
 
     def _note_idle(self, claim: Claim) -> None:
         unit = Unit(claim.unit)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import queue
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -247,7 +247,8 @@ class Runner(Generic[B]):
         )
 
     def _claim(self, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
-        owner = f"{self.run_id}/{uuid.uuid4()}"
+        # Few characters: it is written to each row, twice.
+        owner = f"{self.run_id}/{secrets.token_hex(4)}"
         names = self.workload.owners(owner)
         with self._lock:
             self._owners |= dict.fromkeys(names, 1)  # before: whatever interrupts the claim, it is given back

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -384,35 +384,30 @@ def complete(
     )
 
 
-class Idle(NamedTuple):
-    """A claimed unit at whose source nothing has changed: its new cursor, and when it is due again."""
-
-    claim: Claim
-    cursor: dict[str, Any]
-    next_due_at: datetime
-
-
-# What `complete` writes, for many at once.
-_COMPLETE_ALL = f"""
-    UPDATE sync_states t SET cursor = v.cursor, last_succeeded_at = clock_timestamp(), attempts = 0, last_error = NULL,
+# What `complete` writes, for many at once, but for the cursor, which stays as it is.
+_COMPLETE_IDLE = f"""
+    UPDATE sync_states t SET last_succeeded_at = clock_timestamp(), attempts = 0, last_error = NULL,
         next_due_at = CASE WHEN t.hinted_at > v.claimed_at THEN clock_timestamp() ELSE v.next_due_at END,
         hinted_at = CASE WHEN t.hinted_at > v.claimed_at THEN t.hinted_at END,
         retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, {FREE}
-    FROM unnest(%(stores)s::bigint[], %(units)s::text[], %(owners)s::text[], %(claimed)s::timestamptz[], %(cursors)s::jsonb[],
-        %(due)s::timestamptz[]) v (store_id, unit, owner, claimed_at, cursor, next_due_at)
+    FROM unnest(%(stores)s::bigint[], %(units)s::text[], %(owners)s::text[], %(claimed)s::timestamptz[],
+        %(due)s::timestamptz[]) v (store_id, unit, owner, claimed_at, next_due_at)
     WHERE t.store_id = v.store_id AND t.resource = v.unit AND t.lease_owner = v.owner"""  # noqa: S608 (made of constants)
 
 
-def complete_idle(connection: Connection, idle: Sequence[Idle]) -> int:
-    """Settle these as done, all at once; returns how many. What was lost meanwhile is its new owner's."""
+def complete_idle(connection: Connection, idle: Sequence[tuple[Claim, datetime]]) -> int:
+    """Settle these as done, for nothing has changed at their source, and say when each is due again; returns how many.
+
+    What was lost meanwhile is its new owner's.
+    """
+    claims = [claim for claim, _ in idle]
     return connection.execute(
-        _COMPLETE_ALL,
+        _COMPLETE_IDLE,
         {
-            "stores": [one.claim.store_id for one in idle],
-            "units": [one.claim.unit for one in idle],
-            "owners": [one.claim.owner for one in idle],
-            "claimed": [one.claim.claimed_at for one in idle],
-            "cursors": [Jsonb(one.cursor) for one in idle],
-            "due": [one.next_due_at for one in idle],
+            "stores": [claim.store_id for claim in claims],
+            "units": [claim.unit for claim in claims],
+            "owners": [claim.owner for claim in claims],
+            "claimed": [claim.claimed_at for claim in claims],
+            "due": [due for _, due in idle],
         },
     ).rowcount

@@ -103,7 +103,7 @@ def read(answer: Answer, resources: frozenset[Resource], *, profile: bool) -> Lo
         if count is not None and (resource is not Resource.ORDERS or all_are_shown(data)):
             counts[resource] = count
     found = shop.profile(data) if profile else None
-    return Look(frozenset(changed), counts, listed, found, answer.vendor_time)
+    return Look(frozenset(changed), counts, listed, found)
 
 
 def variables(since: Mapping[Resource, str | None]) -> dict[str, str | None]:

@@ -119,7 +119,6 @@ class SquarePlatform:
         changed = set[Resource]()
         counts: dict[Resource, int] = {}
         listed: dict[Resource, Page] = {}
-        times: list[datetime] = []
         found = self.profile() if profile else None
         for resource, moment in since.items():
             for page in self.pages(resource, since=moment, resume=None):
@@ -130,9 +129,7 @@ class SquarePlatform:
                     break
                 if page.source_count is not None:
                     counts[resource] = page.source_count
-                if page.vendor_time is not None:
-                    times.append(page.vendor_time)
-        return Look(frozenset(changed), counts, listed, found, min(times, default=None))
+        return Look(frozenset(changed), counts, listed, found)
 
     def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
         return LOOKBACK
