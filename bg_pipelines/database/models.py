@@ -1,7 +1,7 @@
 """The tables. Migrations (`database/migrations`) make them; a test holds the two together.
 
 A synced row has `store_id`, `external_id` (the vendor's id as text), `source_updated_at`, `synced_at` (last
-written, or confirmed by a full pass), `deleted_at`; its key is (`store_id`, `external_id`). Synced rows carry
+written), `deleted_at`; its key is (`store_id`, `external_id`). Synced rows carry
 no foreign keys to one another: pages arrive in the vendor's order, and a level may come before its variant.
 """
 

@@ -30,6 +30,8 @@ FULL_PASS_EVERY = timedelta(days=1)
 CUTOFF = timedelta(minutes=10)
 """What changed later than so long before a pass is volatile: the platform's search may still show what it was."""
 
+_WHOLE = "full_pass"
+"""The key of a full pass. Under `current` an older program would go on with it, and not know what it has confirmed."""
 # What version 1 called them, which had no number.
 _FIRST = {
     "unlisted": "gap",
@@ -151,8 +153,8 @@ class CursorState:
                 source="database",
             )
         name = {new: old if version == 1 else new for new, old in _FIRST.items()}
-        current = kept.get(name["current"])
-        return cls(
+        current = kept.get(_WHOLE) or kept.get(name["current"])
+        state = cls(
             since=_moment(kept.get("since")),
             current=None if current is None else PassState.parse(current),
             unlisted=kept.get(name["unlisted"], 0),
@@ -162,12 +164,14 @@ class CursorState:
             failed_exports=kept.get("failed_exports", 0),
             seen=kept.get("seen"),
         )
+        # A full pass of an older program, which has noted otherwise what it has listed.
+        return state.without_pass() if _WHOLE not in kept and state.current and state.current.full else state
 
     def dump(self) -> dict[str, Any]:
         """JSON-ready; what is nothing is left out."""
         kept = {
             "since": _text(self.since),
-            "current": None if self.current is None else self.current.dump(),
+            _WHOLE if self.current and self.current.full else "current": self.current and self.current.dump(),
             "unlisted": self.unlisted or None,
             "awaited": self.awaited,
             "agreed": self.agreed,
