@@ -201,7 +201,8 @@ class Page:
     they are no rows of the answer. `listed_since`: rows that were created before it are not listed although they are
     there, so their absence means nothing. A page without rows but with a token is saved before the next is requested:
     it records that an export is about to be started, or was. `lists_all`: this page and those behind it are of all rows
-    there are, whatever changes were asked for. `readable`: its values have been read (`values.py`).
+    there are, whatever changes were asked for. `seconds_a_row`, where the platform tells its rate limit: how long a row
+    takes at the pace that it allows, as the pages so far did. `readable`: its values have been read (`values.py`).
     """
 
     read: int
@@ -214,6 +215,7 @@ class Page:
     parts: dict[str, list[Part]] = field(default_factory=dict)
     listed_since: datetime | None = None
     lists_all: bool = False
+    seconds_a_row: float | None = None
     readable: bool = False
 
     @property

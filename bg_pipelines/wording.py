@@ -41,6 +41,15 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 86_400:.0f}d"
 
 
+def about(seconds: float) -> str:
+    """A long duration as one says it: minutes, hours or days."""
+    if seconds < 90 * 60:
+        return f"about {max(1, round(seconds / 60))} min"
+    if seconds < 48 * 3600:
+        return f"about {seconds / 3600:.1f} h"
+    return f"about {seconds / 86_400:.1f} days"
+
+
 def flat(text: str) -> str:
     return " ".join(text.split())
 

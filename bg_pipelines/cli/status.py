@@ -97,6 +97,7 @@ def status_page(state: status.Status) -> Lines:
         ],
         "circuits",
     )
+    block([one_line(("backfill  ", "cyan"), one.sentence) for one in state.backfills], "backfills")
     block([_retry_line(failing) for failing in state.retrying], "that are retried")
     block([_run_line(run, now) for run in state.runs], "runs")
     block([_alerts_line(alerts, now) for alerts in state.alerts], "alert targets")

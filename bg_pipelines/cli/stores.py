@@ -12,6 +12,7 @@ from bg_pipelines.cli.printing import By, StoreName, Yes, console, logged_in, ne
 from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import stores
+from bg_pipelines.operations.backfills import expected_backfill
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.privacy.erasure import erase_store
@@ -78,7 +79,13 @@ def add_store(
         held[1] if every is None else every or None,
         insecure or api_url is None,
     )
-    _print_changes(_save_stores([new]))
+    changes = _save_stores([new])
+    _print_changes(changes)
+    if changes.added:
+        settings = load_settings()
+        with open_migrated() as database:
+            for line in expected_backfill(database, cipher(settings), settings, new.name):
+                console.print(visible(line), highlight=False, soft_wrap=True)
 
 
 def _secret(name: str) -> str:

@@ -46,15 +46,17 @@ class DaemonLock:
         self._parameters = {**database.parameters, "application_name": self.name}
         database.close()
         self._connection: psycopg.Connection[Any] | None = None
+        """With the lock, or none."""
 
     def take(self, seconds: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> None:
         """Raises IntegrationError: configuration where another has it for longer than `seconds`, database."""
         end = time.monotonic() + seconds
-        while True:
-            if self._take():
-                return
+        while (holder := self._take()) is not None:
             if time.monotonic() >= end:
-                raise configuration_error(self._refusal())
+                raise configuration_error(
+                    f"a Dagster daemon is at work on this instance already: {holder}. Two would start every run twice. Use "
+                    "that one, or stop it first; `bg-pipelines worker` adds a machine that only carries out runs"
+                )
             sleep(0.2)
 
     def keep(self) -> bool:
@@ -65,46 +67,42 @@ class DaemonLock:
                 return True
         except psycopg.Error:
             self.close()
-        return self._take()
+        return self._take() is None
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _take(self) -> bool:
+    def _take(self) -> str | None:
+        """Take it, or say who has it."""
         try:
-            if self._connection is None:
-                self._connection = psycopg.connect(**self._parameters, autocommit=True)
-                connecting.settle(self._connection)
-            row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
+            connection = psycopg.connect(**self._parameters, autocommit=True)
+            connecting.settle(connection)
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
             if row and row[0]:
-                return True
-            # What a cut network left of us: the server has not noticed yet that nobody is there.
-            self._connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = %s AND pid <> pg_backend_pid()",
-                (self.name,),
-            )
+                self._connection = connection
+                return None
+            with connection:
+                # What a cut network left of us: the server has not noticed yet that nobody is there.
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = %s AND pid <> pg_backend_pid()",
+                    (self.name,),
+                )
+                return _named(connection.execute(_HOLDER, (LOCK,)).fetchone())
         except psycopg.Error as error:
-            self.close()
             raise classified(error) or unavailable(error) from error
-        return False
 
-    def _refusal(self) -> str:
-        assert self._connection is not None
-        row = self._connection.execute(_HOLDER, (LOCK,)).fetchone()
-        whose = "another process"
-        if row:
-            parts = row[1].split()
-            known = len(parts) == 3 and parts[0] == _PREFIX
-            whose = f"process {parts[2]} on {parts[1]}" if known else f"PostgreSQL's session {row[0]}"
-            whose += f" since {row[2]} UTC"
-        self.close()
-        return (
-            f"a Dagster daemon is at work on this instance already: {whose}. Two would start every run twice. Use that one, or "
-            "stop it first; `bg-pipelines worker` adds a machine that only carries out runs"
-        )
+
+def _named(holder: tuple[Any, ...] | None) -> str:
+    if holder is None:
+        return "another process"
+    pid, name, since = holder
+    parts = name.split()
+    if len(parts) == 3 and parts[0] == _PREFIX:
+        return f"process {parts[2]} on {parts[1]} since {since} UTC"
+    return f"PostgreSQL's session {pid} since {since} UTC"
 
 
 def run_daemon(workspace: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ they had claimed and are started again elsewhere. Its processes end with it, how
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 from contextlib import suppress
@@ -48,6 +49,7 @@ def work(*, slots: int, queues: tuple[str, ...] = NAMES) -> None:
     create_resume_job_task(app)
     signals.worker_process_init.connect(_leave_stopping_to_the_run)
     signals.worker_shutting_down.connect(_stop_runs)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each look at the tables' revision
     gc.collect()
     gc.freeze()
     app.worker_main(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read, read_metrics
 from bg_pipelines.wording import counted, plain
 from bg_pipelines.work import freshness
@@ -116,6 +117,7 @@ class Status(NamedTuple):
     alerts: list[UndeliveredAlerts]
     failing: list[FailingStore]
     paused: list[str]
+    backfills: list[RunningBackfill]
 
     @property
     def verdict(self) -> str:
@@ -168,6 +170,7 @@ def read_status(database: Database, *, window: timedelta = WINDOW) -> Status:
             read(session, UndeliveredAlerts, _ALERTS, since=now - window),
             read(session, FailingStore, _FAILING, now=now),
             list(session.scalars(sa.text(_PAUSED))),
+            running_backfills(session, now),
         )
 
 

@@ -182,6 +182,16 @@ class Look(NamedTuple):
     profile: StoreProfile | None = None
 
 
+class Backfill(NamedTuple):
+    """What reading all of a resource takes: how many rows there are, or may be; whether they come as an export, which has
+    a pace of the platform's own; and how long a listing takes at the pace that the platform allows this store."""
+
+    resource: Resource
+    rows: int
+    by_export: bool
+    seconds: float
+
+
 class Platform(Protocol):
     """One store on its platform. Every method raises IntegrationError, classified, and nothing else.
 
@@ -209,6 +219,10 @@ class Platform(Protocol):
         Cheaper than a page of each, and right where it says that nothing has: what has changed is read by `pages`. It fails
         as a whole, also where one of the resources alone is at fault.
         """
+        ...
+
+    def backfills(self) -> list[Backfill]:
+        """What there is to read, the longest first; nothing where the platform does not tell."""
         ...
 
     def lookback(self, resource: Resource) -> timedelta:

@@ -29,6 +29,7 @@ from bg_pipelines.sync.deletions import (
 )
 from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
+from bg_pipelines.sync.progress import Progress
 from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import (
     FULL_PASS_EVERY,
@@ -78,6 +79,7 @@ class TableSync:
         self.listed: list[str] | None = None
         self.seen: str | None = None
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
+        self.progress = Progress(f"{self.table} of {context.store_name}", context.say)
 
     def run(self) -> None:
         """Raises IntegrationError, NotReady, TurnOver or Stopped; what was kept until then is kept."""
@@ -231,6 +233,8 @@ class TableSync:
         if page.listed_since is not None:
             oldest = min(current.listed_since or page.listed_since, page.listed_since)
             current = replace(current, listed_since=oldest)
+        if current.full:
+            self.progress.begin(page, current.read)
         self.state = replace(self.state, current=current)
         if not page.lists_all:
             self.listed = None
@@ -246,6 +250,8 @@ class TableSync:
         self.state = state
         if any(page.read for page in pages):
             self.context.note_progress()
+        if self.current.full:
+            self.progress.note(self.current.read, self.current.source_count)
         self.context.note_rows(len(pages), counts)
 
     def _load(self, connection: Connection, pages: list[Page]) -> tuple[Counts, CursorState]:

@@ -43,9 +43,9 @@ def forward(source: socket.socket, target: socket.socket) -> None:
         target.sendall(data)
 
 
-def lead_to(path: str) -> int:
-    """A port whose connections lead to a Unix socket."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def lead_to(path: str, port: int = 0) -> int:
+    """A port (any, or this) whose connections lead to a Unix socket."""
+    listener = socket.create_server(("127.0.0.1", port))
 
     def accept() -> None:
         while True:

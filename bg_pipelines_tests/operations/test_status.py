@@ -436,7 +436,8 @@ def test_json_has_everything_there_and_back(
     )
     kept = json.loads(shown("--json"))
     assert set(kept) == {
-        *("verdict", "metrics", "incidents", "resources", "circuits", "runs", "alerts", "failing", "paused")
+        *("verdict", "metrics", "incidents", "resources", "circuits", "runs", "alerts", "failing", "paused"),
+        "backfills",
     }
     assert kept["verdict"] == read_status(database).verdict
     parked, retried = sorted(kept["failing"], key=lambda row: row["incident"] is None)

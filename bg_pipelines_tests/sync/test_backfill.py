@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents.handling import retry
+from bg_pipelines.operations import backfills
+from bg_pipelines.operations.backfills import expected_backfill, running_backfills
+from bg_pipelines.platforms.protocol import Backfill
 from bg_pipelines.platforms.shopify.bulk import ExportLimits
+from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.pages import PageSizes
+from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.queues import Unit
+from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
+from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
 from bg_pipelines.sync.deletions import mark_deleted
+from bg_pipelines.sync.progress import Progress
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.support import (
     CATALOGUE,
@@ -90,6 +102,85 @@ def asked(shop: Shop, operation: str) -> int:
 
 def spoil(shop: Shop, kind: str, **settings: Any) -> None:
     shop.faults.append(Fault(kind, **settings))
+
+
+# How long it takes
+
+
+def test_a_backfill_says_before_and_while_it_runs_how_long_it_takes(
+    shop: Shop, sync: Sync, database: Database, equal: Check
+) -> None:
+    edit(shop, "set_budget", maximum=5_000, restore=1)  # so that a page is minutes of it
+    name, said = shop.domain.split(".")[0], list[str]()
+    small = connect_by(shopify={"sizes": PageSizes(rows=100)})
+    sync(units=(Unit.ORDERS,), connect=small, log=said.append, load_rows=100)
+    [told] = [line for line in said if "to read" in line]
+    assert re.fullmatch(
+        rf".*orders of {name}: 240 to read, about \d+ min at the pace that the platform allows", told
+    )
+    edit(shop, "set_budget", maximum=1_000_000, restore=1_000_000)
+    edit(shop, "set_bulk_seconds", seconds=HOUR)
+    sync(units=SALES, backfill="bulk", log=said.append, run_id="second")
+    assert any(f"customers of {name}: 120 to read, as an export" in line for line in said)
+    with database.session() as session:
+        [one] = running_backfills(session, datetime.now(UTC))
+    assert (one.resource, one.read, one.rows, one.seconds_left) == ("customers", 0, 120, None)
+    assert "Shopify is at work on the export" in one.sentence
+
+
+def test_progress_is_said_once_a_minute_at_the_pace_so_far() -> None:
+    now, said = [0.0], list[str]()
+    progress = Progress("orders of harbor", said.append, lambda: now[0])
+    progress.begin(Page(250, [], source_count=800_000, resume="a", seconds_a_row=0.02), 0)
+    progress.begin(Page(250, [], source_count=800_000, resume="b", seconds_a_row=0.02), 250)
+    for second in range(0, 241, 10):
+        now[0] = float(second)
+        progress.note(second * 500, 800_000)
+    assert said == [
+        "orders of harbor: 800,000 to read, about 4.4 h at the pace that the platform allows",
+        "orders of harbor: 30,000 of 800,000, about 26 min left",
+        "orders of harbor: 60,000 of 800,000, about 25 min left",
+        "orders of harbor: 90,000 of 800,000, about 24 min left",
+        "orders of harbor: 120,000 of 800,000, about 23 min left",
+    ]
+
+
+def test_status_shows_how_far_a_backfill_is(database: Database, sandbox: Sandbox) -> None:
+    began = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    current = {"full": True, "read": 120_000, "source_count": 800_000, "began_at": began.isoformat()}
+    query(
+        database,
+        "UPDATE sync_states SET cursor = %s WHERE resource = 'orders'",
+        Jsonb({"version": 2, "current": current}),
+    )
+    with database.session() as session:
+        [one] = running_backfills(session, began + timedelta(minutes=7))
+    assert one.sentence == f"orders of {one.store}: 120,000 of 800,000, about 40 min left"
+    query(database, "UPDATE sync_states SET last_full_at = now() WHERE resource = 'orders'")
+    with database.session() as session:
+        assert running_backfills(session, began) == []
+
+
+def test_what_a_new_store_takes_is_told_by_its_counts_and_its_plan(
+    shop: Shop, database: Database, cipher: Cipher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(shop, "set_budget", maximum=2_000, restore=1)
+    name, settings = shop.domain.split(".")[0], load_settings()
+    assert expected_backfill(database, cipher, settings, name) == [], "all is over before one has looked"
+    monkeypatch.setattr(backfills, "SHOWN_FROM_ROWS", 100)
+    assert expected_backfill(database, cipher, settings, name) == [
+        "orders: 240 to read, about 8 min on this store's plan",
+        "customers: 120 to read, about 1 min on this store's plan",
+    ]
+    edit(shop, "set_budget", maximum=2_000, restore=10)
+    limits = ExportLimits(from_rows=200)
+    client = ShopifyClient(shop.api_url, StaticToken(shop.token), api_version="2026-07")
+    orders, *others = ShopifyPlatform(client, exports=limits).backfills()
+    assert orders == Backfill(Resource.ORDERS, 240, True, pytest.approx(45.6))
+    assert not any(one.by_export for one in others)
+    spoil(shop, "unauthorized", times=1)
+    [told] = expected_backfill(database, cipher, settings, name)
+    assert told.startswith("how long its first sync takes is not known: ")
 
 
 # Which way

@@ -28,19 +28,19 @@ from bg_pipelines_tests.support import (
 Sync = Callable[..., Summary]
 MakeSandbox = Callable[..., Sandbox]
 
-PAGES = 3
-ROWS = 20
+PAGES = 2
+ROWS = 30
 
 
 @pytest.fixture
 def connect_stores() -> Connect:
-    """By pages of 20 rows, so that a small shop has several."""
+    """By pages of 30 rows, so that a small shop has several."""
     return connect_by(shopify={"sizes": PageSizes(rows=ROWS)})
 
 
 @pytest.fixture
 def sandbox(make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]]) -> Sandbox:
-    """One shop with three pages of customers and three of orders, one of which has 300 lines."""
+    """One shop with two pages of customers and two of orders, one of which has 300 lines."""
     sandbox = make_sandbox(shops=1, variants=20, customers=PAGES * ROWS - 5, orders_per_customer=1.0)
     [shop] = sandbox.world.shops.values()
     edit(shop, "set_budget", maximum=100_000, restore=10_000)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.shopify.bulk_file import MAX_LINE_BYTES, lines_from
 from bg_pipelines.platforms.shopify.bulk_join import ORPHANS_SHOWN, JoinedLines
-from bg_pipelines.platforms.shopify.client import ShopifyClient
+from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
 from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of
 from bg_pipelines.platforms.shopify.sales import (
@@ -45,6 +45,7 @@ from bg_pipelines.platforms.shopify.stock import LEVEL, level_of_parent
 from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import Page, Record, Reject, Resource
 from bg_pipelines.values import read_time
+from bg_pipelines.wording import about
 
 OPERATIONS_LOOKED_AT = 20
 ORPHANS = "the row: Shopify's export has what is nested in it and not the row itself; it loads with the next full pass"
@@ -56,7 +57,7 @@ mutation StartExport($query: String!) {
   }
 }"""
 
-EXPORT = "query Export($id: ID!) { bulkOperation(id: $id) { id status errorCode objectCount rootObjectCount url } }"
+EXPORT = "query Export($id: ID!) { bulkOperation(id: $id) { id status errorCode createdAt objectCount rootObjectCount url } }"
 
 # The newest come first.
 RECENT_EXPORTS = """
@@ -133,6 +134,8 @@ class Place:
     lines: int = 0
     rows: int = 0
     """Of those that are joined no more than this counts."""
+    expected: int | None = None
+    """How many rows there were at the start."""
 
     PREFIX = "bulk "
 
@@ -159,7 +162,8 @@ def export_pages(
     """
     if resume is None:
         answer = client.execute(export.count_query, {})
-        place = Place(secrets.token_hex(8), export.digest, export.shows_all(answer.data))
+        expected = export.at_most(answer.data)
+        place = Place(secrets.token_hex(8), export.digest, export.shows_all(answer.data), expected=expected)
         source_count = export.counted(answer.data) if place.shows_all else None
         yield Page(0, [], resume=place.token(), source_count=source_count, vendor_time=answer.vendor_time)
     else:
@@ -172,7 +176,7 @@ def export_pages(
         place = replace(place, operation=found or _start(client, export, place))
         yield Page(0, [], resume=place.token())
         looks = limits.looks_seconds
-    operation = _ended(client, place, looks)
+    operation = _ended(client, export, place, looks)
     yield from _file_pages(client, export, operation, place, limits)
 
 
@@ -223,20 +227,20 @@ def _find(client: ShopifyClient, place: Place) -> str | None:
         raise malformed("Shopify's answer lacks the bulk operations") from None
 
 
-def _ended(client: ShopifyClient, place: Place, looks: tuple[float, ...]) -> Operation:
+def _ended(client: ShopifyClient, export: Export, place: Place, looks: tuple[float, ...]) -> Operation:
     """The operation when it has ended; raises IntegrationError (operation_running) if it has not after these looks."""
     found: Operation | IntegrationError | None = None
     for seconds in looks:
         if seconds:
             client.sleep(seconds)
-        found = _look(client, place)
+        found = _look(client, export, place)
         if isinstance(found, Operation):
             return found
     assert isinstance(found, IntegrationError)
     raise found
 
 
-def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
+def _look(client: ShopifyClient, export: Export, place: Place) -> Operation | IntegrationError:
     """The operation if it has ended, or what to raise while it has not."""
     answer = client.execute(EXPORT, {"id": place.operation})
     try:
@@ -250,7 +254,7 @@ def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
     if status in ("CREATED", "RUNNING", "CANCELING"):
         return IntegrationError.of(
             ErrorType.OPERATION_RUNNING,
-            f"Shopify is at work on the export ({status.lower()}, {rows:,} rows so far)",
+            f"Shopify is at work on the export ({status.lower()}, {_so_far(answer, export, place)})",
             source=SOURCE,
             details={"operation": place.operation, "status": status, "rows": rows},
         )
@@ -265,6 +269,26 @@ def _look(client: ShopifyClient, place: Place) -> Operation | IntegrationError:
     if status != "COMPLETED":
         raise _failed(f"it is {str(status).lower()}" + (f" ({code})" if code else ""), place)
     return Operation(lines, rows, url)
+
+
+def _so_far(answer: Answer, export: Export, place: Place) -> str:
+    """How far an operation is, and how long it takes at this pace; of a query with fewer rows than there may be, no more
+    than how far."""
+    node = answer.data["bulkOperation"]
+    rows = int(node["objectCount" if export.of is Rows.NESTED else "rootObjectCount"])
+    told = f"{rows:,} rows so far"
+    with suppress(KeyError, TypeError, ValueError):
+        if (
+            rows
+            and place.expected
+            and place.shows_all
+            and answer.vendor_time
+            and export.of is not Rows.NESTED
+        ):
+            seconds = (answer.vendor_time - read_time(node["createdAt"])).total_seconds()
+            left = max(0, place.expected - rows) / rows * seconds
+            return f"{rows:,} of {place.expected:,} rows so far, {about(left)} left"
+    return told
 
 
 # Its rows

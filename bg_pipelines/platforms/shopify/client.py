@@ -137,11 +137,18 @@ class ShopifyClient:
         )
         self.throttle_wait_seconds = 0.0 if reserve else throttle_wait_seconds
         self._reserve = reserve
+        self.points_spent = 0.0
+        """What all answers so far have cost."""
         self._budget: _Budget | None = None
         self._costs: dict[str, float] = {}
 
     def close(self) -> None:
         self._transport.close()
+
+    @property
+    def restore_rate(self) -> float | None:
+        """How many points the shop's plan gives a second; None before the first answer."""
+        return None if self._budget is None else self._budget.restore_rate
 
     def execute(
         self, document: str, variables: Mapping[str, Any], *, may_wait_seconds: float | None = None
@@ -223,6 +230,7 @@ class ShopifyClient:
             throttle = cost["throttleStatus"]
             requested = float(cost["requestedQueryCost"]) / max(rows, 1)
             # By ids the price is each one's, and a little for the call: of few ids the most for one.
+            self.points_spent += float(cost["actualQueryCost"] or 0)
             self._costs[document] = max(requested, self._costs.get(document, 0.0)) if rows else requested
             self._budget = _Budget(
                 available=float(throttle["currentlyAvailable"]),

@@ -14,7 +14,7 @@ from bg_pipelines.platforms.rejects import NONSENSE, rejected
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.unanswered import UNANSWERED, Held, Sizes, Unanswered
-from bg_pipelines.records import Page, Part, Record, Reject
+from bg_pipelines.records import Page, Part, Record, Reject, Resource
 
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
 
@@ -56,6 +56,16 @@ class PageSizes(NamedTuple):
 
 
 PAGE_SIZES = PageSizes()
+POINTS_A_ROW = {
+    Resource.LOCATIONS: 0.1,
+    Resource.PRODUCTS: 0.06,
+    Resource.PRODUCT_VARIANTS: 0.15,
+    Resource.INVENTORY_LEVELS: 0.14,
+    Resource.CUSTOMERS: 0.45,
+    Resource.ORDERS: 1.9,
+}
+"""What a row costs in pages of these sizes, as a rule: orders with the lines of a grocer's baskets, customers with an
+address each."""
 
 
 IDS = """

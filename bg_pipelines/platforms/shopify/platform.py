@@ -17,6 +17,7 @@ from typing import Any
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.platforms.protocol import (
+    Backfill,
     Correction,
     CorrectionOutcome,
     Look,
@@ -43,11 +44,13 @@ from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.pages import (
     PAGE_INFO,
     PAGE_SIZES,
+    POINTS_A_ROW,
     Convert,
     Converted,
     Node,
     PageReader,
     PageSizes,
+    count_of,
     ids_only,
     key,
     nested_rows,
@@ -125,6 +128,15 @@ query ProductsWithVariants($ids: [ID!]!, $variants: Int!) {{
   }}
 }}"""
 
+ALL_COUNTS = """
+query AllCounts {
+  locations: locationsCount(limit: null) { count precision }
+  products: productsCount(limit: null) { count precision }
+  product_variants: productVariantsCount(limit: null) { count precision }
+  customers: customersCount(limit: null) { count precision }
+  orders: ordersCount(limit: null) { count precision }
+}"""
+
 PRODUCT_VARIANTS_COUNT = """
 query ProductVariantsCount {
   shop { currencyCode }
@@ -152,6 +164,7 @@ DOCUMENTS = (
     PRODUCT_VARIANTS_BY_IDS,
     PRODUCTS_WITH_VARIANTS,
     PRODUCT_VARIANTS_COUNT,
+    ALL_COUNTS,
     PRODUCT_IDS,
     PRODUCT_VARIANT_IDS,
     GRANTED_SCOPES,
@@ -220,12 +233,22 @@ class ShopifyPlatform:
             return export_pages(self._client, EXPORTS[resource], resume, self._exports)
         if resource in EXPORTS and since is None and resume is None and bulk is not False:
             return self._all_pages(resource, at_once=bool(bulk))
-        return self._listed(resource, since, resume)
+        return self._paced(self._listed(resource, since, resume))
+
+    def _paced(self, pages: Iterator[Page]) -> Iterator[Page]:
+        """The same pages, and how long a row of them takes at what the plan gives a second."""
+        before, rows = self._client.points_spent, 0
+        for page in pages:
+            rows += page.read
+            rate = self._client.restore_rate
+            if rows and rate:
+                page.seconds_a_row = (self._client.points_spent - before) / rows / rate
+            yield page
 
     def _all_pages(self, resource: Resource, *, at_once: bool) -> Iterator[Page]:
         """A resource from its beginning: by an export if it is wanted, or if the first page tells of so many rows."""
         if not at_once:
-            listed = self._listed(resource, None, None)
+            listed = self._paced(self._listed(resource, None, None))
             first = next(listed)
             if first.resume is None or self._count(resource, first) < self._exports.from_rows:
                 yield first
@@ -253,6 +276,25 @@ class ShopifyPlatform:
             variables = {}  # few, and without a search by time: always all of them
         pages = self._reader.connection(document, variables, resume, convert, ids=ids)
         return map(_all_of_them, pages) if resource is Resource.LOCATIONS else pages
+
+    def backfills(self) -> list[Backfill]:
+        data = self._client.execute(ALL_COUNTS, {}).data
+        rows = {resource: count_of({"count": data.get(resource.value)}) for resource in Resource}
+        rows[Resource.INVENTORY_LEVELS] = (rows[Resource.PRODUCT_VARIANTS] or 0) * (
+            rows[Resource.LOCATIONS] or 0
+        )
+        rate = self._client.restore_rate or 1.0
+        found = [
+            Backfill(
+                resource,
+                number,
+                resource in EXPORTS and number >= self._exports.from_rows,
+                number * POINTS_A_ROW[resource] / rate,
+            )
+            for resource, number in rows.items()
+            if number
+        ]
+        return sorted(found, key=lambda one: -one.seconds)
 
     def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
         return LOOKBACK

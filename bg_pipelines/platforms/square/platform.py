@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import (
+    Backfill,
     Correction,
     CorrectionOutcome,
     Look,
@@ -130,6 +131,9 @@ class SquarePlatform:
                 if page.source_count is not None:
                     counts[resource] = page.source_count
         return Look(frozenset(changed), counts, listed, found)
+
+    def backfills(self) -> list[Backfill]:
+        return []  # Square counts no rows and publishes no limits
 
     def lookback(self, resource: Resource) -> timedelta:  # noqa: ARG002
         return LOOKBACK

@@ -178,6 +178,7 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     )
     shop.profile()
     shop.faults()
+    shop.backfills()
     shop.correct_stock([correction])[0]
     for resource in Resource:
         for since in (None, clock.now()):

@@ -1,0 +1,88 @@
+"""Backfills: how long the first read of a store will take, and how far those are that have begun."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from bg_pipelines import platforms
+from bg_pipelines.database.engine import Database
+from bg_pipelines.database.models import Store
+from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.errors import IntegrationError
+from bg_pipelines.settings import Settings
+from bg_pipelines.wording import about
+
+SHOWN_FROM_ROWS = 5_000
+"""A table of fewer is read before one has looked."""
+
+
+class RunningBackfill(NamedTuple):
+    """A table that has never been read to its end. `rows` is how many there are, where the platform says so; `message` why
+    it waits, if it does; `seconds_left` is at its pace so far, pauses and all."""
+
+    store: str
+    resource: str
+    read: int
+    rows: int | None
+    seconds_left: float | None
+    message: str | None
+
+    @property
+    def sentence(self) -> str:
+        of = f" of {self.rows:,}" if self.rows is not None else ""
+        left = f", {about(self.seconds_left)} left" if self.seconds_left is not None else ""
+        why = f" ({self.message})" if self.message else ""
+        return f"{self.resource} of {self.store}: {self.read:,}{of}{left}{why}"
+
+
+def running_backfills(session: Session, now: datetime) -> list[RunningBackfill]:
+    """The longest first."""
+    found = []
+    for row in session.execute(sa.text(_RUNNING), {"least": SHOWN_FROM_ROWS}):
+        seconds = None
+        if row.read and row.rows and row.read < row.rows:
+            spent = max(now - row.began_at, timedelta(seconds=1))
+            seconds = (row.rows - row.read) / row.read * spent.total_seconds()
+        found.append(RunningBackfill(row.store, row.resource, row.read, row.rows, seconds, row.message))
+    return found
+
+
+_RUNNING = """
+    SELECT * FROM (
+        SELECT s.name AS store, y.resource, coalesce((y.cursor #>> '{current,read}')::bigint, 0) AS read,
+            (y.cursor #>> '{current,source_count}')::bigint AS rows,
+            (y.cursor #>> '{current,began_at}')::timestamptz AS began_at,
+            CASE WHEN y.last_error ->> 'error_type' = 'operation_running' THEN y.last_error ->> 'message' END AS message
+        FROM sync_states y JOIN stores s ON s.id = y.store_id
+        WHERE y.last_full_at IS NULL AND y.cursor ? 'current' AND s.paused_at IS NULL AND s.deleted_at IS NULL
+    ) begun WHERE coalesce(rows, read) >= :least OR message IS NOT NULL
+    ORDER BY coalesce(rows, read) DESC, store, resource"""
+
+
+def expected_backfill(database: Database, key: Cipher, settings: Settings, name: str) -> list[str]:
+    """What a store has to be read and how long it takes, in sentences, as its platform tells now."""
+    with database.session() as session:
+        store = session.scalars(sa.select(Store).where(Store.name == name)).one()
+        access = platforms.StoreAccess(
+            store.name, store.platform, store.domain, store.api_url, key.decrypt(store.credentials)
+        )
+    try:
+        platform = platforms.connect(access, api_version=settings.shopify_api_version, sleep=time.sleep)
+        try:
+            expected = platform.backfills()
+        finally:
+            platform.close()
+    except IntegrationError as error:
+        return [f"how long its first sync takes is not known: {error.message}"]
+    return [
+        f"{one.resource}: {one.rows:,} to read"
+        + (f", as an export at {store.platform}'s own pace; as pages" if one.by_export else ",")
+        + f" {about(one.seconds)} on this store's plan"
+        for one in expected
+        if one.by_export or one.rows >= SHOWN_FROM_ROWS
+    ]
