@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.models import Store
-from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.settings import Settings
-from bg_pipelines.sync.state import CursorState
 from bg_pipelines.wording import about
+
+if TYPE_CHECKING:
+    from bg_pipelines.database.secrets import Cipher
+    from bg_pipelines.settings import Settings
 
 SHOWN_FROM_ROWS = 5_000
 """A table of fewer is read before one has looked."""
@@ -43,8 +42,14 @@ class RunningBackfill(NamedTuple):
 
 def running_backfills(session: Session, now: datetime) -> list[RunningBackfill]:
     """The longest first."""
+    begun = session.execute(sa.text(_BEGUN)).all()
+    if not begun:
+        return []
+    # Imported here, for it takes as long as all else of `status`.
+    from bg_pipelines.sync.state import CursorState
+
     found = []
-    for row in session.execute(sa.text(_BEGUN)):
+    for row in begun:
         current = CursorState.parse(row.cursor).current
         if current is None:
             continue
@@ -66,6 +71,10 @@ _BEGUN = """
 
 def expected_backfill(database: Database, key: Cipher, settings: Settings, name: str) -> list[str]:
     """What a store has to be read and how long it takes, in sentences, as its platform tells now."""
+    # `status`, which only shows what runs, is in a hurry.
+    from bg_pipelines import platforms
+    from bg_pipelines.database.models import Store
+
     with database.session() as session:
         store = session.scalars(sa.select(Store).where(Store.name == name)).one()
         access = platforms.StoreAccess(

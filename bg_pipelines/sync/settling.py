@@ -32,7 +32,7 @@ from bg_pipelines.queues import Unit, next_turn
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
 from bg_pipelines.sync.context import Coverage, NotReady, StoreRef
 from bg_pipelines.sync.rejects import report_rejects
-from bg_pipelines.work import attempts, circuits, store_units
+from bg_pipelines.work import attempts, circuits, rollups, store_units
 from bg_pipelines.work.attempts import Attempt
 from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Transition
 from bg_pipelines.work.queue import all_queues, clock
@@ -413,7 +413,7 @@ _MAY_BE_OVER = f"""
 
 
 def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVisit]) -> None:
-    """Settle visits as done, all in one transaction. Raises IntegrationError (database)."""
+    """Settle visits of one run as done, all in one transaction. Raises IntegrationError (database)."""
 
     def act(connection: Connection) -> set[int]:
         idle: list[tuple[Claim, datetime]] = []
@@ -424,6 +424,9 @@ def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVis
                     every = coverage.interval(connection, visit.settling.store, resource, every)
                 idle.append((claim, next_turn(claim.claimed_at, every, claim.store_id)))
         store_units.complete_idle(connection, idle)
+        rollups.note_idle(
+            connection, visits[0].settling.job, [(claim.store_id, claim.unit) for claim, _ in idle]
+        )
         stores = [visit.settling.store.id for visit in visits]
         units = {claim.unit for claim, _ in idle}
         for queue in all_queues():

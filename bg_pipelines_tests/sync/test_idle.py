@@ -34,7 +34,12 @@ class Quiet:
     def visit(self, **options: Any) -> list[str]:
         """What a visit calls, which fails nowhere."""
         assert self.summary(**options).failures == []
-        return [request.operation for request in self.sandbox.world.requests()]
+        return self.calls()
+
+    def calls(self) -> list[str]:
+        """Of what kinds the last calls were; all looks are one."""
+        operations = [str(request.operation) for request in self.sandbox.world.requests()]
+        return ["Look" if operation.startswith("LookAt") else operation for operation in operations]
 
     def summary(self, **options: Any) -> Summary:
         self.sandbox.world.forget_requests()
@@ -58,7 +63,7 @@ def test_it_is_one_call_and_leaves_neither_an_attempt_nor_a_claim(quiet: Quiet) 
     [before] = query(quiet.database, attempts)
     [began] = query(quiet.database, "SELECT clock_timestamp() AS at")
     summary = quiet.summary()
-    assert [request.operation for request in quiet.sandbox.world.requests()] == ["Look"]
+    assert quiet.calls() == ["Look"]
     assert {unit: found.synced for unit, found in summary.units.items()} == dict.fromkeys(UNITS, 1)
     assert query(quiet.database, attempts) == [before]
     states = query(
@@ -123,7 +128,7 @@ def test_a_look_that_fails_for_what_may_be_one_of_its_parts_hides_nothing(quiet:
 def test_a_store_that_is_out_of_reach_is_asked_once(quiet: Quiet, kind: str, error: ErrorType) -> None:
     quiet.shop.faults.append(Fault(kind))
     summary = quiet.summary()
-    assert [request.operation for request in quiet.sandbox.world.requests()] == ["Look"]
+    assert quiet.calls() == ["Look"]
     [failure] = summary.failures
     assert (failure.error.error_type, failure.units) == (error, list(UNITS))
     # And as soon as it answers, everything is looked at again.
