@@ -389,7 +389,7 @@ def test_a_run_that_was_silent_is_dead_until_a_later_one_has_succeeded(
     database: Database, execute: Execute
 ) -> None:
     add_run(execute, "silent", "store_sync", "running", began=10, seen=2.6, connections_in_use=9)
-    add_run(execute, "alive", "store_sync", "running", began=10, seen=2.3)
+    add_run(execute, "alive", "store_sync", "running", began=10, seen=0.4)
     runs = of_runs(read_metrics(database), "store_sync")
     assert (runs.at_work, runs.dead, runs.success_rate, runs.connections_in_use) == (1, 1, 0, 0)
     add_run(execute, "beside", "store_sync", "succeeded", began=3, seen=1)

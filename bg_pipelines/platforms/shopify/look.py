@@ -63,11 +63,9 @@ def document(resources: frozenset[Resource], *, profile: bool) -> str:
                 asked.beside,
             ]
     variables = ", ".join(f"${resource}: String" for resource in searched)
-    return (
-        f"query Look{f'({variables})' if variables else ''} {{\n  "
-        + "\n  ".join(filter(None, fields))
-        + "\n}"
-    )
+    name = "LookAt" + "".join(resource.title().replace("_", "") for resource in sorted(resources))
+    lines = "\n  ".join(filter(None, fields))
+    return f"query {name}{f'({variables})' if variables else ''} {{\n  {lines}\n}}"
 
 
 DOCUMENTS = (

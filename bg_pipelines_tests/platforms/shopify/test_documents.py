@@ -232,11 +232,17 @@ def as_far_as_needed(asked: Asked) -> Reply:
     """Just enough of an answer that the platform asks its next question."""
     end = {"hasNextPage": False, "endCursor": None}
     more = {"hasNextPage": True, "endCursor": "c1"}
+    plan = {"publicDisplayName": "Basic"}
+    the_shop = {
+        **dict.fromkeys(("id", "name", "currencyCode", "ianaTimezone", "updatedAt"), "x"),
+        "plan": plan,
+    }
     match name_of(asked.body["query"]):
         case "Shop":
-            plan = {"publicDisplayName": "Basic"}
-            names = ("id", "name", "currencyCode", "ianaTimezone", "updatedAt")
-            return Reply.of({"data": {"shop": {**dict.fromkeys(names, "x"), "plan": plan}}})
+            return Reply.of({"data": {"shop": the_shop}})
+        case name if name.startswith("LookAt"):
+            nothing = {key: {"nodes": [], "pageInfo": end} for key in map(str, Resource)}
+            return Reply.of({"data": {"shop": the_shop, "app": {"accessScopes": []}, **nothing}})
         case "SetQuantities":
             stale = {"code": "CHANGE_FROM_QUANTITY_STALE", "field": None, "message": "stale"}
             return Reply.of({"data": {"inventorySetQuantities": {"userErrors": [stale]}}})
