@@ -253,11 +253,15 @@ def check() -> None:
 def show_status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
     as_json: AsJson = False,
+    all_stores: Annotated[
+        bool,
+        typer.Option("--stores", help="With --json: every store, not only those where something is wrong."),
+    ] = False,
 ) -> None:
     """Is anything wrong, what is it, and does it need attention? Times are UTC."""
     from bg_pipelines.cli import status
 
-    status.show_status(watch=watch, as_json=as_json)
+    status.show_status(watch=watch, as_json=as_json, all_stores=all_stores)
 
 
 @app.command(name="metrics")

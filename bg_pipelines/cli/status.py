@@ -15,20 +15,21 @@ from rich.text import Text
 from bg_pipelines.cli.printing import SEVERITY_STYLES, console, one_line, open_migrated, print_json
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import metrics, status
+from bg_pipelines.operations.work_figures import LATE_SECONDS, JobMetrics, QueueMetrics
 from bg_pipelines.wording import clock, flat, span, times, visible
 
 
-def show_status(*, watch: bool, as_json: bool) -> None:
+def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
     with open_migrated() as database:
         if as_json:
-            print_json(status.read_status(database).as_dict())
+            print_json(status.read_status(database, all_stores=all_stores).as_dict())
         elif watch:
-            shown = status_page(status.read_status(database))
+            shown = status_page(status.read_status(database, most_stores=_WORST))
             with Live(shown, console=console, screen=True) as live:
                 while True:
                     time.sleep(2)
                     try:
-                        shown = status_page(status.read_status(database))
+                        shown = status_page(status.read_status(database, most_stores=_WORST))
                     except IntegrationError as error:
                         # What was last known stays, and it is read again.
                         live.update(Lines(one_line((error.message, "bold red")), "", shown))
@@ -36,20 +37,24 @@ def show_status(*, watch: bool, as_json: bool) -> None:
                         live.update(shown)
         else:
             # Not cropped: a file or a pipe gets the full text.
-            console.print(status_page(status.read_status(database)), crop=console.is_terminal)
+            page = status_page(status.read_status(database, most_stores=_WORST))
+            console.print(page, crop=console.is_terminal)
 
 
 def show_metrics(*, per_store: bool) -> None:
     with open_migrated() as database:
         from bg_pipelines.operations.prometheus import prometheus_text
 
-        sys.stdout.write(visible(prometheus_text(metrics.read_metrics(database), stores=per_store)))
+        figures = metrics.read_metrics(
+            database, all_stores=per_store, most_stores=None if per_store else _WORST
+        )
+        sys.stdout.write(visible(prometheus_text(figures, stores=per_store)))
 
 
 _LONG = 20
 """Lines of one kind that `status` shows; `--json` has all."""
 _WORST = 5
-"""Of those that are late: how far behind each store is stands in `--json`."""
+"""Of those that are late; `--json` has all."""
 
 
 def status_page(state: status.Status) -> Lines:
@@ -60,6 +65,9 @@ def status_page(state: status.Status) -> Lines:
     verdict = one_line((state.verdict, "bold red" if waits else "bold green" if well else "bold yellow"))
     verdict.no_wrap = not console.is_terminal  # the one line that is never cut
     page.append(verdict)
+
+    if any(line.stores for line in state.metrics.freshness):
+        page.extend(["", _freshness_table(state.metrics)])
 
     def block(lines: list[Text], more: str = "") -> None:
         if not lines:
@@ -72,10 +80,8 @@ def status_page(state: status.Status) -> Lines:
     if any(job.stores for job in state.metrics.jobs):
         page.append("")
         page.append(_jobs_table(state.metrics, narrow=console.width < 100))
-    late = sorted(
-        (line for line in state.metrics.stores if not line.current and line.behind_seconds >= 60),
-        key=lambda line: -line.behind_seconds,
-    )
+    number_late = sum(job.late for job in state.metrics.jobs)
+    late = [line for line in state.metrics.stores if not line.current and line.behind_seconds >= LATE_SECONDS]
     block(
         [
             one_line(
@@ -84,7 +90,7 @@ def status_page(state: status.Status) -> Lines:
             )
             for line in late[:_WORST]
         ]
-        + ([one_line(f"and {len(late) - _WORST} more late")] if len(late) > _WORST else [])
+        + ([one_line(f"and {number_late - _WORST} more late")] if number_late > _WORST else [])
     )
     block(
         [
@@ -121,6 +127,19 @@ def status_page(state: status.Status) -> Lines:
     return Lines(*page)
 
 
+def _freshness_table(figures: metrics.Metrics) -> Table:
+    """A line for each resource: how old what is known of it is, and how late its changes come."""
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    table.add_column("freshness", overflow="ellipsis")
+    for name in ("age p50", "p99", "change to commit p50", "p99", "changes in 24 h"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in figures.freshness:
+        if line.tier is None:
+            spans = (line.age_p50_seconds, line.age_p99_seconds, line.lag_p50_seconds, line.lag_p99_seconds)
+            table.add_row(line.resource, *map(span, spans), f"{line.changes:,}" if line.changes else "")
+    return table
+
+
 def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     """A line for each queue that has work, and for each of its jobs."""
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
@@ -132,7 +151,7 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     for name in names.split():
         table.add_column(name, justify="right", no_wrap=True)
 
-    def add(title: str, counts: list[int], work: metrics.Figures, style: str) -> None:
+    def add(title: str, counts: list[int], work: QueueMetrics | JobMetrics, style: str) -> None:
         spans = [span(work.p50_seconds), span(work.p95_seconds)]
         cells = [title, *(map(str, counts) if counts else ("", "")), str(work.size)]
         cells += [] if narrow else [span(work.oldest_seconds) if work.size else ""]

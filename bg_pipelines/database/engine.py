@@ -6,7 +6,8 @@ goes through SQLAlchemy. Both use the one pool of a `Database`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database import connecting
-from bg_pipelines.database.sqlstates import AWAY, classified, is_outage, unavailable
+from bg_pipelines.database.sqlstates import AWAY, LOCKED, classified, is_outage, unavailable
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings
 
@@ -26,6 +27,9 @@ CANCEL_SECONDS = 5.0
 
 # One number for all migrations of this project: PostgreSQL's advisory locks are plain integers.
 _MIGRATION_LOCK = 0x6267_7069
+MIGRATION_LOCK_SECONDS, MIGRATION_PAUSE_SECONDS, MIGRATION_TRIES = 3.0, 5.0, 60
+"""For so long a migration waits for a table, and everybody who comes after it as well; then it makes room for them. It gives
+up after eight minutes of that."""
 
 
 class Database:
@@ -110,26 +114,42 @@ class Database:
     def close(self) -> None:
         self.engine.dispose()
 
-    def migrate(self) -> tuple[str | None, str]:
+    def migrate(
+        self, *, tries: int = MIGRATION_TRIES, sleep: Callable[[float], object] = time.sleep
+    ) -> tuple[str | None, str]:
         """Bring the tables to this program's revision; returns (revision before, revision now).
 
-        Newer tables stay as they are. Safe for several processes at once: the second waits and finds nothing to do.
-        Raises IntegrationError (configuration) for tables of another program.
+        Newer tables stay as they are. Safe for several processes at once: the second waits and finds nothing to do, and
+        with jobs at work: where a table is in use for longer than a moment, all of it is undone and tried again.
+        Raises IntegrationError: configuration for tables of another program, database.
         """
         from bg_pipelines.database import revisions
 
-        try:
-            with self.engine.connect() as connection:
-                # A migration takes what it takes, and whoever comes second waits for it.
-                connection.execute(sa.select(sa.func.set_config("lock_timeout", "0", True)))
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-                before = revisions.current(connection)
-                revisions.upgrade(connection)
-                now = revisions.current(connection) or ""
-                connection.commit()
-        except sa.exc.DBAPIError as error:
-            _raise_classified(error)
-        return before, now
+        for left in reversed(range(tries)):
+            try:
+                with self.engine.connect() as connection:
+                    # Whoever comes second waits. For a table nobody does for long: whoever came after would wait for us.
+                    connection.execute(sa.select(sa.func.set_config("lock_timeout", "0", True)))
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                    limit = f"{MIGRATION_LOCK_SECONDS:g}s"
+                    connection.execute(sa.select(sa.func.set_config("lock_timeout", limit, True)))
+                    before = revisions.current(connection)
+                    revisions.upgrade(connection)
+                    now = revisions.current(connection) or ""
+                    connection.commit()
+                    return before, now
+            except sa.exc.DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCKED:
+                    _raise_classified(error)
+                if not left:
+                    raise IntegrationError.of(
+                        ErrorType.DATABASE,
+                        f"nothing was migrated: a table has been in use by the same transaction for {tries} tries. End it "
+                        "(pg_stat_activity shows the oldest xact_start), then run `bg-pipelines migrate` again",
+                        source="database",
+                    ) from error
+            sleep(MIGRATION_PAUSE_SECONDS)
+        raise AssertionError
 
     def require_migrated(self) -> None:
         """Raises IntegrationError (configuration) unless the tables are at this program's revision or a newer one."""

@@ -1140,6 +1140,10 @@ class SyncState(Claimed, Base):
     proof: Mapped[dict[str, Any] | None] = mapped_column(
         comment="of the last full pass: counts and checksums, of what was read and of what is held"
     )
+    last_change_at: Mapped[datetime | None] = mapped_column(
+        comment="when the newest change that was loaded happened at the source"
+    )
+    last_change_lag: Mapped[timedelta | None] = mapped_column(comment="from then to our commit")
 
 
 class SyncAttempt(Base):
@@ -1153,6 +1157,7 @@ class SyncAttempt(Base):
         sa.Index(None, "store_id", "resource", "started_at"),
         sa.Index(None, "started_at"),
         sa.Index(None, "run_id"),
+        sa.Index(None, "finished_at"),
     )
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
@@ -1171,6 +1176,43 @@ class SyncAttempt(Base):
     deleted: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     rejected: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     error: Mapped[dict[str, Any] | None]
+    lags: Mapped[list[int] | None] = mapped_column(
+        ARRAY(sa.BigInteger), comment="changed rows by how late they were, by `work.rollups.LAGS`"
+    )
+    lag_seconds: Mapped[float | None] = mapped_column(sa.Double, comment="of these together")
+
+
+class SyncRollup(Base):
+    """What visits came to in an hour, and how late changes were: see `work/rollups.py`."""
+
+    __tablename__ = "sync_rollups"
+
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    job: Mapped[str] = mapped_column(primary_key=True)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    tier: Mapped[int] = mapped_column(sa.SmallInteger, primary_key=True, autoincrement=False)
+    succeeded: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    failed: Mapped[int] = mapped_column(
+        sa.BigInteger, server_default="0", comment="those that a dead worker abandoned as well"
+    )
+    idle: Mapped[int] = mapped_column(
+        sa.BigInteger,
+        server_default="0",
+        comment="visits that found nothing new, of which there is no attempt",
+    )
+    rows_written: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    durations: Mapped[list[int]] = mapped_column(
+        ARRAY(sa.BigInteger),
+        server_default="{}",
+        comment="of those that succeeded, by `work.rollups.DURATIONS`",
+    )
+    lags: Mapped[list[int]] = mapped_column(
+        ARRAY(sa.BigInteger),
+        server_default="{}",
+        comment="changed rows by the time from their change to our commit, by `work.rollups.LAGS`",
+    )
+    lag_seconds: Mapped[float] = mapped_column(sa.Double, server_default="0", comment="of these together")
+    until: Mapped[datetime | None] = mapped_column(comment="attempts that ended before are in it")
 
 
 class RejectedRow(Base):

@@ -23,10 +23,11 @@ EXPECTED = CONFLICTS | {
     "25P04",  # transaction_timeout; ends the connection, too
     "53200",  # out_of_memory: of this backend, or of the table of locks
     "53400",  # configuration_limit_exceeded: temp_file_limit
-    "55P03",  # lock_not_available: lock_timeout
+    "55P03",  # lock_not_available: lock_timeout (LOCKED)
     "57014",  # query_canceled: statement_timeout, or a person
 }
 
+LOCKED = "55P03"
 AWAY = "away"
 """There is no server, or it is starting or stopping: over as soon as one answers."""
 REFUSES = "refuses"

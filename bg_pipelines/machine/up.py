@@ -61,7 +61,7 @@ def table(
     workspace.write_text(f"load_from:\n  - grpc_server: {{socket: {code}, location_name: {CODE}}}\n")
     processes = []
     if workers and settings.broker_url is None:
-        processes.append(Process("broker", _broker(folder), ready=_broker_socket(folder)))
+        processes.append(Process("broker", broker_command(folder), ready=_broker_socket(folder)))
     if webhook_port is not None and settings.public_url is not None:
         processes.append(Process("receiver", [*ours, "serve-webhooks", "--port", str(webhook_port)]))
     processes.append(
@@ -101,7 +101,7 @@ def up(say: Callable[[str], object], *, port: int, webhook_port: int | None, wor
         stack.callback(watchdog.close)
         processes = table(settings, folder, port=port, webhook_port=webhook_port, workers=workers)
         if workers and settings.broker_url is None:
-            os.environ["BG_BROKER_URL"] = f"redis+socket://{_broker_socket(folder)}"
+            os.environ["BG_BROKER_URL"] = broker_url(folder)
         kept: list[_Kept] = []
         width = max(len(process.name) for process in processes)
         for process in processes:
@@ -137,7 +137,7 @@ def _wait_for(one: _Kept, kept: list[_Kept]) -> None:
         time.sleep(0.1)
 
 
-def _broker(folder: Path) -> list[str]:
+def broker_command(folder: Path) -> list[str]:
     """The embedded Valkey, reachable by nobody but through its socket. It keeps nothing: a run that was sent and not begun
     when it ends is noticed by Dagster, and started again. Raises IntegrationError (configuration)."""
     try:
@@ -153,6 +153,10 @@ def _broker(folder: Path) -> list[str]:
         *("--save", "", "--appendonly", "no", "--dir", str(folder)),
         *("--maxmemory", BROKER_MEMORY, "--maxmemory-policy", "noeviction"),
     ]
+
+
+def broker_url(folder: Path) -> str:
+    return f"redis+socket://{_broker_socket(folder)}"
 
 
 def _broker_socket(folder: Path) -> Path:

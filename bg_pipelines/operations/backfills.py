@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.models import Store
-from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.settings import Settings
 from bg_pipelines.wording import about
+
+if TYPE_CHECKING:
+    from bg_pipelines.database.secrets import Cipher
+    from bg_pipelines.settings import Settings
 
 SHOWN_FROM_ROWS = 5_000
 """A table of fewer is read before one has looked."""
@@ -66,6 +66,10 @@ _RUNNING = """
 
 def expected_backfill(database: Database, key: Cipher, settings: Settings, name: str) -> list[str]:
     """What a store has to be read and how long it takes, in sentences, as its platform tells now."""
+    # `status`, which only shows what runs, is in a hurry.
+    from bg_pipelines import platforms
+    from bg_pipelines.database.models import Store
+
     with database.session() as session:
         store = session.scalars(sa.select(Store).where(Store.name == name)).one()
         access = platforms.StoreAccess(

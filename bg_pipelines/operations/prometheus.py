@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bg_pipelines.operations.freshness_figures import Freshness
 from bg_pipelines.operations.metrics import Metrics
+from bg_pipelines.work.rollups import LAGS
 
 
 def prometheus_text(metrics: Metrics, *, stores: bool = True) -> str:
@@ -40,6 +43,8 @@ _WORK = {
     "behind_seconds": ("behind_seconds", "By how much the most overdue store is overdue, claimed or not."),
     "age_seconds": ("age_seconds", "Since when the unit that has waited longest has not succeeded."),
     "open_incidents": ("open_incidents", "Open incidents that are about it."),
+}
+_RATES = {
     "p50_seconds": ("duration_p50_seconds", "Median duration of the attempts that succeeded."),
     "p95_seconds": ("duration_p95_seconds", "95th percentile of the duration of attempts that succeeded."),
     "success_rate": ("success_ratio", "Share of the attempts of the window that succeeded."),
@@ -62,10 +67,11 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
         ("job", ("job", "queue"), metrics.jobs),
         ("store", ("store", "platform", "job"), metrics.stores if stores else ()),
     ):
-        for field, (name, meaning) in _WORK.items():
+        for field, (name, meaning) in (_WORK if level == "store" else _WORK | _RATES).items():
             sparse = level == "store" and field in _MOSTLY_ZERO
             shown = [line for line in lines if getattr(line, field)] if sparse else lines
             yield _gauge(f"{level}_{name}", meaning, labels, shown, field)
+    yield from _freshness(metrics.freshness)
     for field, name, meaning in (
         ("due", "work_due", "Rows of claimed work that are due and unclaimed."),
         ("oldest_seconds", "work_oldest_due_seconds", "Since when the first of these is due."),
@@ -140,6 +146,38 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
         for key, number in counts.items():
             family.add_metric([key], number)
         yield family
+
+
+def _freshness(lines: Sequence[Freshness]) -> Iterator[Metric]:
+    """Histograms by resource and tier, never by store: those are thousands."""
+    known = HistogramMetricFamily(
+        "bg_pipelines_known_age_seconds",
+        "How long ago the stores' table was last read to the end.",
+        labels=("resource", "tier"),
+    )
+    change = HistogramMetricFamily(
+        "bg_pipelines_change_lag_seconds",
+        "Of the changes of the window, the time from the change at the source to our commit.",
+        labels=("resource", "tier"),
+    )
+    never = GaugeMetricFamily(
+        "bg_pipelines_never_known",
+        "Stores whose table was never read to the end.",
+        labels=("resource", "tier"),
+    )
+    for line in lines:
+        if line.tier is None:
+            continue
+        labels = [line.resource, str(line.tier)]
+        known.add_metric(labels, _buckets(line.ages), sum_value=None)
+        change.add_metric(labels, _buckets(line.lags), sum_value=line.lag_seconds)
+        never.add_metric(labels, line.never)
+    yield from (known, change, never)
+
+
+def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Added up, as Prometheus has them."""
+    return [(str(bound), total) for bound, total in zip((*LAGS, "+Inf"), accumulate(counts), strict=True)]
 
 
 def _gauge(name: str, meaning: str, labels: Sequence[str], lines: Sequence[Any], field: str) -> Metric:

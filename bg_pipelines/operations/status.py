@@ -13,27 +13,12 @@ import sqlalchemy as sa
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
-from bg_pipelines.operations.metrics import WINDOW, Metrics, read, read_metrics
+from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
+from bg_pipelines.operations.reading import read
 from bg_pipelines.wording import counted, plain
-from bg_pipelines.work import freshness
 from bg_pipelines.work.pulse import DEAD_AFTER
 
 NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
-
-
-class UnitStatus(NamedTuple):
-    """One unit over all stores. `minutes_behind` is the longest that any store is overdue, `minutes_since_success` the
-    longest ago that it last succeeded for any; None where it never did."""
-
-    resource: str
-    stores: int
-    current: int
-    due: int
-    running: int
-    failing: int
-    minutes_behind: float
-    minutes_since_success: float | None
-    rejected_rows: int
 
 
 class OpenIncident(NamedTuple):
@@ -111,7 +96,6 @@ class UndeliveredAlerts(NamedTuple):
 class Status(NamedTuple):
     metrics: Metrics
     incidents: list[OpenIncident]
-    resources: list[UnitStatus]
     circuits: list[OpenCircuit]
     runs: list[RunStatus]
     alerts: list[UndeliveredAlerts]
@@ -156,15 +140,20 @@ class Status(NamedTuple):
         return content
 
 
-def read_status(database: Database, *, window: timedelta = WINDOW) -> Status:
-    """The state of everything. Raises IntegrationError (database)."""
-    metrics = read_metrics(database, window=window)
+def read_status(
+    database: Database,
+    *,
+    window: timedelta = WINDOW,
+    all_stores: bool = False,
+    most_stores: int | None = None,
+) -> Status:
+    """The state of everything; of stores, see `read_metrics`. Raises IntegrationError (database)."""
+    metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
     now = metrics.at
     with database.session() as session:
         return Status(
             metrics,
             read(session, OpenIncident, _INCIDENTS),
-            read(session, UnitStatus, _UNITS, now=now),
             read(session, OpenCircuit, _CIRCUITS),
             read(session, RunStatus, _RUNS, since=now - window, alive=now - DEAD_AFTER),
             read(session, UndeliveredAlerts, _ALERTS, since=now - window),
@@ -179,18 +168,6 @@ _INCIDENTS = """
         message
     FROM incidents WHERE status = 'open'
     ORDER BY needs_attention DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""
-
-_UNITS = f"""
-    SELECT y.resource, count(*) AS stores,
-        count(*) FILTER (WHERE {freshness.is_current(":now")}) AS current,
-        count(*) FILTER (WHERE y.next_due_at <= :now AND coalesce(y.lease_expires_at, '-infinity') <= :now) AS due,
-        count(*) FILTER (WHERE y.lease_expires_at > :now) AS running,
-        count(*) FILTER (WHERE y.attempts > 0) AS failing,
-        coalesce(round(greatest(0, extract(epoch FROM :now - min(y.next_due_at)) / 60), 1), 0)::float AS minutes_behind,
-        round(greatest(0, extract(epoch FROM :now - min(y.last_succeeded_at)) / 60), 1)::float AS minutes_since_success,
-        (SELECT count(*) FROM rejected_rows r WHERE r.resource = y.resource) AS rejected_rows
-    FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
-    GROUP BY y.resource ORDER BY y.resource"""  # noqa: S608 (made of constants)
 
 _CIRCUITS = """
     SELECT CASE WHEN c.platform IS NULL THEN 'store ' || s.name ELSE 'platform ' || c.platform END AS subject,

@@ -33,7 +33,7 @@ from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
 from bg_pipelines.sync.summary import BACKFILLS
 from bg_pipelines.values import writable
-from bg_pipelines.work import attempts, store_units
+from bg_pipelines.work import attempts, rollups, store_units
 from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
@@ -263,6 +263,10 @@ class TableSync:
         if not current.full and loaded.counts.inserted + loaded.counts.updated:
             ids = [record.external_id for page in pages for record in page.records]
             self.context.coverage.note_changed(connection, self.store, self.resource, ids)
+            if self.resource not in self.platform.undated:
+                rollups.note_lags(
+                    connection, self.store.id, self.table, ids, self.context.job, attempt=self.context.attempt
+                )
         behind = replace(
             current,
             read=current.read + loaded.rows_read,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from bg_pipelines.webhooks.events import HANDLED, IGNORED, NOT_UNDERSTOOD, Event
 from bg_pipelines.webhooks.kept_platforms import KeptPlatforms
 from bg_pipelines.webhooks.settling import Settling
 from bg_pipelines.webhooks.topics import Kind
+from bg_pipelines.work import rollups
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.runner import Stopped
 
@@ -238,11 +239,11 @@ class StoreBatch:
         for ids, answer in hints.ask(platform, self.settling.transact, self.store_id, resource, list(asked)):
             self.run_.note_asked(len(ids))
             done = [event for object_id in ids for event in asked[object_id]]
-            self._load(answer, done)
+            self._load(answer, done, platform.undated)
             _take_out(left, done)
             self.run_.check_stopped()
 
-    def _load(self, answer: hints.Answer, done: list[Event]) -> None:
+    def _load(self, answer: hints.Answer, done: list[Event], undated: Collection[Resource]) -> None:
         def act(connection: Connection) -> tuple[dict[Resource, Counts], list[float]]:
             counts = hints.load(connection, self.run_.cipher, self.store_id, answer, self.seen_at)
             if rejected := [table.value for table, count in counts.items() if count.rejected]:
@@ -256,7 +257,13 @@ class StoreBatch:
                     else min(changed, len({event.object_id for event in done}))
                 )
                 healing.add(connection, self.store_id, table, told=rows)
-            return counts, inbox.settle(connection, done, HANDLED)
+            ages = inbox.settle(connection, done, HANDLED)
+            # Last: other workers count in the same rows.
+            for table, page in answer.pages:
+                if table not in undated:
+                    ids = [record.external_id for record in page.records]
+                    rollups.note_lags(connection, self.store_id, table, ids, self.run_.job)
+            return counts, ages
 
         counts, ages = self.settling.transact(act)
         for table, count in counts.items():

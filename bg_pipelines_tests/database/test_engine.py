@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from bg_pipelines.database import engine, revisions
 from bg_pipelines.database.connecting import IDLE_SECONDS, LOCK_SECONDS, NETWORK
 from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
 from bg_pipelines.database.sqlstates import EXPECTED, is_conflict, is_expected, is_outage
@@ -357,6 +358,30 @@ def test_a_migration_that_fails_changes_nothing_and_keeps_nobody_waiting(empty: 
     assert number_of(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 1
     locks = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = current_database()"
     assert number_of(empty, locks) == 0
+
+
+def test_a_migration_waits_for_a_table_in_use_a_moment_at_a_time_and_holds_up_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MIGRATION_LOCK_SECONDS", 0.2)
+    add = sa.text("ALTER TABLE stores ADD COLUMN more int")
+    monkeypatch.setattr(revisions, "upgrade", lambda connection: connection.execute(add))
+    using = psycopg.connect(**database.parameters)
+    using.execute("SELECT 1 FROM stores")  # a report that takes its time
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        assert number_of(database, "SELECT count(*) FROM stores") == 0, "others are served between two tries"
+        if len(pauses) == 2:
+            using.rollback()
+
+    with pytest.raises(IntegrationError, match="nothing was migrated: a table has been in use"):
+        database.migrate(tries=2, sleep=lambda _: None)
+    database.migrate(tries=5, sleep=pause)
+    assert pauses == [engine.MIGRATION_PAUSE_SECONDS] * 2
+    assert number_of(database, "SELECT count(more) FROM stores") == 0
+    using.close()
 
 
 def set_revision(database: Database, *revisions: str) -> None:

