@@ -144,12 +144,11 @@ _UNITS = f"""
     SELECT y.resource, s.tier,
         width_bucket(y.last_succeeded_at, ARRAY(SELECT :now - make_interval(secs => b)
             FROM unnest(CAST(:bounds AS float[])) b)) AS bucket,
-        count(*) AS stores, count(*) FILTER (WHERE {freshness.is_current(":now")}) AS current,
+        count(*) AS stores, count(*) FILTER (WHERE {freshness.is_current_at_work(":now")}) AS current,
         count(*) FILTER (WHERE y.next_due_at <= :now AND (y.lease_expires_at > :now) IS NOT TRUE) AS due,
         count(*) FILTER (WHERE y.lease_expires_at > :now) AS running,
         count(*) FILTER (WHERE y.attempts > 0) AS failing,
         min(y.next_due_at) AS first_due_at, min(y.last_succeeded_at) AS succeeded_at
-    FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
-    GROUP BY 1, 2, 3"""  # noqa: S608 (made of constants)
+    FROM sync_states y JOIN {freshness.stores_at_work(":now")} ON s.id = y.store_id GROUP BY 1, 2, 3"""  # noqa: S608 (made of constants)
 
 _REJECTED = "SELECT resource, count(*) FROM rejected_rows GROUP BY resource"

@@ -253,14 +253,13 @@ _OWN = {"units": rollups.PLACES["units"], "jobs": rollups.PLACES["own_jobs"]}
 _WORK = f"""
     WITH units AS (
         SELECT y.store_id, own.job, y.next_due_at, y.last_succeeded_at,
-            CASE WHEN {freshness.is_current(":now")} THEN 0 ELSE 1 END
+            CASE WHEN {freshness.is_current_at_work(":now")} THEN 0 ELSE 1 END
             + CASE WHEN y.lease_expires_at > :now THEN 4 WHEN y.next_due_at <= :now THEN 2 ELSE 0 END
             + CASE WHEN y.attempts > 0 AND y.next_due_at IS NOT NULL AND (y.lease_expires_at > :now) IS NOT TRUE THEN 8 ELSE 0 END
             + CASE WHEN y.next_due_at IS NULL THEN 16 ELSE 0 END
             + CASE WHEN y.last_succeeded_at IS NULL THEN 32 ELSE 0 END AS flags
-        FROM sync_states y JOIN stores s ON s.id = y.store_id
+        FROM sync_states y JOIN {freshness.stores_at_work(":now")} ON s.id = y.store_id
         JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = y.resource
-        WHERE s.paused_at IS NULL AND s.deleted_at IS NULL
     ), lines AS MATERIALIZED (
         SELECT store_id, job, bit_or(flags) AS flags, min(next_due_at) AS first_due_at, min(last_succeeded_at) AS succeeded_at,
             min(next_due_at) FILTER (WHERE flags & 2 > 0) AS oldest_at
@@ -279,11 +278,10 @@ _WORK = f"""
             CASE WHEN flags & 32 = 0 THEN succeeded_at END AS succeeded_at
         FROM lines WHERE :all OR flags & 1 > 0 ORDER BY first_due_at, store_id, job LIMIT :most
     ), whole AS (
-        SELECT NULL::bigint AS store_id, NULL AS job, (SELECT count(DISTINCT store_id) FROM lines) AS stores,
-            (SELECT count(DISTINCT store_id) FROM lines)
-                - (SELECT count(DISTINCT store_id) FROM lines WHERE flags & 1 > 0) AS current,
-            0 AS late, 0 AS size, 0 AS running, 0 AS retries_waiting, 0 AS parked, NULL::timestamptz AS oldest_at,
+        SELECT NULL::bigint AS store_id, NULL AS job, count(*) AS stores, count(*) FILTER (WHERE wrong = 0) AS current, 0 AS late,
+            0 AS size, 0 AS running, 0 AS retries_waiting, 0 AS parked, NULL::timestamptz AS oldest_at,
             NULL::timestamptz AS first_due_at, NULL::timestamptz AS succeeded_at
+        FROM (SELECT max(flags & 1) AS wrong FROM lines GROUP BY store_id) each
     )
     SELECT shown.store_id, s.name AS store, s.platform, shown.job, stores, current, late, size, running, retries_waiting,
         parked, coalesce(extract(epoch FROM :now - oldest_at), 0)::float AS oldest_seconds,

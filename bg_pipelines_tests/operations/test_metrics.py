@@ -20,6 +20,7 @@ from bg_pipelines.operations.work_figures import JobMetrics, QueueMetrics, Rates
 from bg_pipelines.queues import JOB_UNITS, JOBS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
+from bg_pipelines.work.pulse import DEAD_AFTER
 from bg_pipelines.work.queue import all_queues
 
 Execute = Callable[..., Any]
@@ -388,13 +389,14 @@ def test_runs_are_timed_and_weighed_per_job(database: Database, execute: Execute
 def test_a_run_that_was_silent_is_dead_until_a_later_one_has_succeeded(
     database: Database, execute: Execute
 ) -> None:
-    add_run(execute, "silent", "store_sync", "running", began=10, seen=2.6, connections_in_use=9)
-    add_run(execute, "alive", "store_sync", "running", began=10, seen=0.4)
+    minutes = DEAD_AFTER.total_seconds() / 60
+    add_run(execute, "silent", "store_sync", "running", began=10, seen=minutes * 1.2, connections_in_use=9)
+    add_run(execute, "alive", "store_sync", "running", began=10, seen=minutes * 0.3)
     runs = of_runs(read_metrics(database), "store_sync")
     assert (runs.at_work, runs.dead, runs.success_rate, runs.connections_in_use) == (1, 1, 0, 0)
     add_run(execute, "beside", "store_sync", "succeeded", began=3, seen=1)
     assert of_runs(read_metrics(database), "store_sync").dead == 1
-    add_run(execute, "later", "store_sync", "succeeded", began=1, seen=0)
+    add_run(execute, "later", "store_sync", "succeeded", began=minutes * 0.9, seen=0)
     runs = of_runs(read_metrics(database), "store_sync")
     assert (runs.dead, runs.success_rate) == (0, pytest.approx(2 / 3))
 
