@@ -57,6 +57,7 @@ for name in ("COLUMNS", "LINES"):
 
 LONGEST = (
     "test_crashes",
+    "test_up",
     "test_run_queue",
     "test_demo",
     "test_watchdog",

@@ -52,6 +52,8 @@ def find_faults() -> list[str]:
         dagster.close()
     except IntegrationError as error:
         faults.append(f"Dagster's storage: {error.message}")
+    if settings.broker_url is not None:
+        faults += machine_checks.broker_faults(settings.broker_url.get_secret_value())
     faults += _retention_faults(settings, database)
     faults += _alert_faults(settings)
     if settings.public_url is not None:

@@ -1,4 +1,4 @@
-"""What around the jobs could be better: who may enter the home, the database's log, a version of an API that ends."""
+"""The broker; and what around the jobs could be better: who may enter the home, the database's log, a version of an API that ends."""
 
 from __future__ import annotations
 
@@ -18,6 +18,28 @@ SELECT current_user, current_setting('log_min_messages') NOT IN ('log', 'fatal',
 API_SUPPORT = timedelta(days=365)
 """For how long Shopify answers a version: https://shopify.dev/docs/api/usage/versioning."""
 API_WARNING = timedelta(days=90)
+
+
+def broker_faults(url: str) -> list[str]:
+    """Whether the Valkey or Redis at BG_BROKER_URL answers."""
+    try:
+        import redis
+    except ModuleNotFoundError:
+        return ["BG_BROKER_URL is set, and the package redis is missing: pip install 'bg-pipelines[celery]'"]
+    client = redis.Redis.from_url(
+        url.replace("redis+socket://", "unix://"), socket_timeout=5, socket_connect_timeout=5
+    )
+    try:
+        client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        # Its text may quote the address.
+        return [
+            f"the broker at BG_BROKER_URL does not answer ({type(error).__name__}): no run is started. Start it, or correct its "
+            "address, or its password"
+        ]
+    finally:
+        client.close()
+    return []
 
 
 def hints(settings: Settings, today: date) -> Iterator[str]:

@@ -10,6 +10,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.checks import find_faults
 from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.sandbox import Sandbox, edit
+from bg_pipelines_tests.orchestration.daemons import Broker
 from bg_pipelines_tests.support import KEY, query
 
 PASSWORD = "hunter2-hunter2"
@@ -32,6 +33,18 @@ def shops(make_sandbox: Callable[..., Sandbox], add_shops: Callable[..., list[st
 
 def test_where_all_is_well_there_are_no_faults(shops: Sandbox) -> None:
     assert find_faults() == []
+
+
+def test_a_broker_that_does_not_answer_is_a_fault(shops: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker()
+    monkeypatch.setenv("BG_BROKER_URL", "redis://:secret@127.0.0.1:1/0")
+    [fault] = find_faults()
+    assert fault.startswith("the broker at BG_BROKER_URL does not answer (ConnectionError)")
+    assert "secret" not in fault
+    broker.start()
+    monkeypatch.setenv("BG_BROKER_URL", broker.url)
+    assert find_faults() == []
+    broker.kill()
 
 
 def test_each_store_is_asked_for_its_access(shops: Sandbox) -> None:
