@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.stores import NewStore
-from bg_pipelines.platforms.protocol import Platform, StoreAccess
+from bg_pipelines.platforms.protocol import Look, Platform, StoreAccess
 from bg_pipelines.platforms.shopify import platform as shopify_platform
 from bg_pipelines.platforms.square import platform as square_platform
 from bg_pipelines.queues import JOB_UNITS
@@ -60,6 +60,10 @@ class Scripted:
     corrections_a_call = 250
     webhooks = None
     late_arrivals: ClassVar[dict[Resource, timedelta]] = {}
+
+    def look(self, since: Mapping[Resource, datetime], *, profile: bool) -> Look:
+        """Anything may have changed."""
+        return Look(frozenset(since), {}, {})
 
     def lookback(self, resource: Resource) -> timedelta:
         return timedelta(minutes=10)

@@ -100,7 +100,6 @@ class CartSweep(RowSweep):
             self._abandon(span, self.not_set_aside(), "FOR UPDATE OF t SKIP LOCKED")
             + _MARK.format(same=self.same),
             {**self.values(), **span.parameters},
-            prepare=False,
         ).fetchone()
         assert row is not None
         marked, released, size, _ = row

@@ -64,7 +64,7 @@ class RowSweep:
 
     def clean(self, connection: Connection, span: Span) -> Counter[str]:
         self._look_for_set_aside(connection)
-        row = connection.execute(self._delete(span), self._values(span), prepare=False).fetchone()
+        row = connection.execute(self._delete(span), self._values(span)).fetchone()
         assert row is not None
         figures, archived = row
         for entry in archived or []:

@@ -82,13 +82,13 @@ def load(
 
     `seen_at` is when the source was asked (our database's clock): a row that was marked deleted before that, and
     stands at the source now, lives again; one that was marked since stays as it is. `confirm_before`, in a full pass,
-    is when the pass began: a row whose `synced_at` is older is stamped although nothing changed, so that what is not
-    stamped at the end is gone. `right_before`: a row stored with a later time than the source has, but before this
+    is when the pass began: a row whose `synced_at` is older is noted in `confirmed_rows`, so that what is neither written
+    nor noted at the end is gone. `right_before`: a row stored with a later time than the source has, but before this
     time, is not a newer version that arrived first: it is reset to the source's, and so is one that is `AHEAD`.
     `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and rows
     are copied into the table itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
-    be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were stamped since it began:
-    it has listed them before, or somebody else wrote them.
+    be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were noted or written since it
+    began: it has listed them before, or somebody else wrote them.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
@@ -208,7 +208,7 @@ class _Merge:
             for record in records:
                 copy.write_row(record)
         written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
-        # What was written is stamped already, and of a first pass that is all.
+        # What was written has a newer `synced_at`, and of a first pass that is all.
         if self.parameters["confirm_before"] is not None and written < len(records):
             confirmed = execute(self.statements["confirm"], self.parameters).rowcount
             if written + confirmed < len(records):
@@ -237,12 +237,12 @@ class _TextsDumper(ListDumper):
 def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]:
     content = [c for c in columns if c not in {"external_id", "source_updated_at"}]
     names = {
-        "ahead": sql.Literal(AHEAD),
+        "differs": _differs("h", "s", content),
+        "differs_still": _differs("t", "excluded", content),
+        "staged": sql.SQL(", ").join(sql.Identifier("s", c) for c in columns),
         "table": sql.Identifier(table),
         "stage": sql.Identifier(f"stage_{table}"),
         "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
-        "held": sql.SQL(", ").join(sql.Identifier("t", c) for c in content),
-        "read": sql.SQL(", ").join(sql.Identifier("excluded", c) for c in content),
         "assignments": sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(c), sql.Identifier("excluded", c))
             for c in (*content, "source_updated_at")
@@ -257,19 +257,19 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
             DELETE FROM rejected_rows r USING {table} t WHERE r.store_id = %(store)s AND r.resource = %(resource)s
             AND t.store_id = r.store_id AND t.external_id = r.external_id AND t.synced_at = now()""",
         "copy": "COPY {stage} ({columns}) FROM STDIN",
-        # xmax is 0 in a row version that this statement made from nothing.
+        # xmax is 0 in a row version that this statement made from nothing. Most rows are held as they are read: they are left
+        # out by looking them up first, for ON CONFLICT locks whatever it meets, and that is written to the log. OFFSET 0:
+        # looked up by their key, whatever the planner believes of these tables.
         "merge": """
             WITH written AS (
                 INSERT INTO {table} AS t (store_id, {columns})
-                SELECT %(store)s, {columns} FROM {stage}
+                SELECT %(store)s, {staged} FROM {stage} s LEFT JOIN LATERAL (
+                    SELECT * FROM {table} WHERE store_id = %(store)s AND external_id = s.external_id OFFSET 0
+                ) h ON true
+                WHERE h.external_id IS NULL OR {differs}
                 ON CONFLICT (store_id, external_id) DO UPDATE
                 SET {assignments}, synced_at = now(), deleted_at = NULL
-                WHERE (t.deleted_at >= %(seen_at)s) IS NOT TRUE
-                  AND (excluded.source_updated_at > t.source_updated_at
-                       OR (excluded.source_updated_at < t.source_updated_at
-                           AND (t.source_updated_at < %(right_before)s OR t.source_updated_at > now() + {ahead}))
-                       OR (excluded.source_updated_at = t.source_updated_at
-                           AND (({held}) IS DISTINCT FROM ({read}) OR t.deleted_at IS NOT NULL)))
+                WHERE {differs_still}
                 RETURNING t.xmax = 0 AS inserted
             ), cleared AS (
                 DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
@@ -279,16 +279,35 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
         # An array and no join: whatever the planner believes of these tables, it looks the rows up by their key,
         # where a join would read all rows of the store for each batch.
         "confirm": """
-            UPDATE {table} SET synced_at = now()
+            INSERT INTO confirmed_rows (store_id, resource, external_id)
+            SELECT store_id, %(resource)s, external_id FROM {table}
             WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
-            AND synced_at < %(confirm_before)s""",
-        # What was written or confirmed just now has this transaction's time.
+            AND synced_at < %(confirm_before)s ON CONFLICT DO NOTHING""",
+        # What was written or noted just now has this transaction's time.
         "again": """
-            SELECT external_id FROM {table}
-            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
-            AND synced_at >= %(confirm_before)s AND synced_at <> now() AND deleted_at IS NULL""",
+            SELECT external_id FROM {table} t
+            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage})) AND deleted_at IS NULL
+            AND ((synced_at >= %(confirm_before)s AND synced_at <> now()) OR EXISTS (SELECT FROM confirmed_rows c
+                WHERE c.store_id = t.store_id AND c.resource = %(resource)s AND c.external_id = t.external_id
+                AND c.confirmed_at <> now()))""",
     }
     return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
+
+
+def _differs(held: str, read: str, content: Sequence[str]) -> sql.Composed:
+    """Whether a row that is held, by the first alias, is to be overwritten with what was read, by the second: see `load`."""
+    return sql.SQL("""(({held}.deleted_at >= %(seen_at)s) IS NOT TRUE
+        AND ({read}.source_updated_at > {held}.source_updated_at
+            OR ({read}.source_updated_at < {held}.source_updated_at
+                AND ({held}.source_updated_at < %(right_before)s OR {held}.source_updated_at > now() + {ahead}))
+            OR ({read}.source_updated_at = {held}.source_updated_at
+                AND (({held_content}) IS DISTINCT FROM ({read_content}) OR {held}.deleted_at IS NOT NULL))))""").format(
+        held=sql.Identifier(held),
+        read=sql.Identifier(read),
+        ahead=sql.Literal(AHEAD),
+        held_content=sql.SQL(", ").join(sql.Identifier(held, c) for c in content),
+        read_content=sql.SQL(", ").join(sql.Identifier(read, c) for c in content),
+    )
 
 
 def _moment(record: Any) -> datetime:

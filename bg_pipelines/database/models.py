@@ -1,7 +1,7 @@
 """The tables. Migrations (`database/migrations`) make them; a test holds the two together.
 
 A synced row has `store_id`, `external_id` (the vendor's id as text), `source_updated_at`, `synced_at` (last
-written, or confirmed by a full pass), `deleted_at`; its key is (`store_id`, `external_id`). Synced rows carry
+written), `deleted_at`; its key is (`store_id`, `external_id`). Synced rows carry
 no foreign keys to one another: pages arrive in the vendor's order, and a level may come before its variant.
 """
 
@@ -1155,6 +1155,9 @@ class SyncAttempt(Base):
             "status IN ('running', 'succeeded', 'failed', 'released', 'abandoned')", name="status"
         ),
         sa.Index(None, "store_id", "resource", "started_at"),
+        sa.Index(
+            "ix_sync_attempts_running", "store_id", "resource", postgresql_where=sa.text("status = 'running'")
+        ),
         sa.Index(None, "started_at"),
         sa.Index(None, "run_id"),
         sa.Index(None, "finished_at"),
@@ -1213,6 +1216,22 @@ class SyncRollup(Base):
     )
     lag_seconds: Mapped[float] = mapped_column(sa.Double, server_default="0", comment="of these together")
     until: Mapped[datetime | None] = mapped_column(comment="attempts that ended before are in it")
+
+
+class ConfirmedRow(Base):
+    """A row that the full pass under way has listed and that is held as it was listed, so that nothing was written to it.
+
+    Unlogged: PostgreSQL empties the table when it recovers from a crash, and a copy of the server has none of it. The row
+    whose id is empty marks a pass, with the time at which it began: where it is missing, the pass begins again.
+    """
+
+    __tablename__ = "confirmed_rows"
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    external_id: Mapped[str] = mapped_column(primary_key=True)
+    confirmed_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
 class RejectedRow(Base):

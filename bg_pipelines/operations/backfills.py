@@ -42,26 +42,31 @@ class RunningBackfill(NamedTuple):
 
 def running_backfills(session: Session, now: datetime) -> list[RunningBackfill]:
     """The longest first."""
+    begun = session.execute(sa.text(_BEGUN)).all()
+    if not begun:
+        return []
+    # Imported here, for it takes as long as all else of `status`.
+    from bg_pipelines.sync.state import CursorState
+
     found = []
-    for row in session.execute(sa.text(_RUNNING), {"least": SHOWN_FROM_ROWS}):
-        seconds = None
-        if row.read and row.rows and row.read < row.rows:
-            spent = max(now - row.began_at, timedelta(seconds=1))
-            seconds = (row.rows - row.read) / row.read * spent.total_seconds()
-        found.append(RunningBackfill(row.store, row.resource, row.read, row.rows, seconds, row.message))
-    return found
+    for row in begun:
+        current = CursorState.parse(row.cursor).current
+        if current is None:
+            continue
+        read, rows, seconds = current.read, current.source_count, None
+        if read and rows and read < rows:
+            spent = max(now - current.began_at, timedelta(seconds=1))
+            seconds = (rows - read) / read * spent.total_seconds()
+        if row.message is not None or (rows or read) >= SHOWN_FROM_ROWS:
+            found.append(RunningBackfill(row.store, row.resource, read, rows, seconds, row.message))
+    return sorted(found, key=lambda one: (-(one.rows or one.read), one.store, one.resource))
 
 
-_RUNNING = """
-    SELECT * FROM (
-        SELECT s.name AS store, y.resource, coalesce((y.cursor #>> '{current,read}')::bigint, 0) AS read,
-            (y.cursor #>> '{current,source_count}')::bigint AS rows,
-            (y.cursor #>> '{current,began_at}')::timestamptz AS began_at,
-            CASE WHEN y.last_error ->> 'error_type' = 'operation_running' THEN y.last_error ->> 'message' END AS message
-        FROM sync_states y JOIN stores s ON s.id = y.store_id
-        WHERE y.last_full_at IS NULL AND y.cursor ? 'current' AND s.paused_at IS NULL AND s.deleted_at IS NULL
-    ) begun WHERE coalesce(rows, read) >= :least OR message IS NOT NULL
-    ORDER BY coalesce(rows, read) DESC, store, resource"""
+_BEGUN = """
+    SELECT s.name AS store, y.resource, y.cursor,
+        CASE WHEN y.last_error ->> 'error_type' = 'operation_running' THEN y.last_error ->> 'message' END AS message
+    FROM sync_states y JOIN stores s ON s.id = y.store_id
+    WHERE y.last_full_at IS NULL AND y.cursor <> '{}' AND s.paused_at IS NULL AND s.deleted_at IS NULL"""
 
 
 def expected_backfill(database: Database, key: Cipher, settings: Settings, name: str) -> list[str]:

@@ -169,6 +169,19 @@ class ProductPages(NamedTuple):
     cut: list[str]
 
 
+class Look(NamedTuple):
+    """What a look at resources tells: `changed` are those of which rows have changed, or may have; `counts` how many rows
+    there are of each, where the platform says so.
+
+    `profile` is the shop's, if it was asked for. `listed` are pages of resources that are always listed whole.
+    """
+
+    changed: frozenset[Resource]
+    counts: Mapping[Resource, int]
+    listed: Mapping[Resource, Page]
+    profile: StoreProfile | None = None
+
+
 class Backfill(NamedTuple):
     """What reading all of a resource takes: how many rows there are, or may be; whether they come as an export, which has
     a pace of the platform's own; and how long a listing takes at the pace that the platform allows this store."""
@@ -197,6 +210,14 @@ class Platform(Protocol):
         IntegrationError (operation_running) while such an export is not ready: to be retried later with the token of
         the last page; (operation_failed) if it failed, or (count_mismatch) if it was incomplete: then the tokens are
         void.
+        """
+        ...
+
+    def look(self, since: Mapping[Resource, datetime], *, profile: bool) -> Look:
+        """Whether anything of these resources has changed since then, in as few calls as the platform can.
+
+        Cheaper than a page of each, and right where it says that nothing has: what has changed is read by `pages`. It fails
+        as a whole, also where one of the resources alone is at fault.
         """
         ...
 

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import PARTS, Part, Record, Resource
-from bg_pipelines.sync import proof
+from bg_pipelines.sync import confirmed, proof
 from bg_pipelines.sync.deletions import not_listed
 from bg_pipelines.sync.proof import NOTHING, Sum
 from bg_pipelines.sync.state import PassState
@@ -61,7 +61,7 @@ class Completeness:
         Before they are loaded.
         """
         ids = proof.volatile_ids(records, self.state.cutoff)
-        again = self._stamped(connection, ids, "synced_at >= %s", self.state.began_at) if ids else []
+        again = self._met_before(connection, ids, "synced_at >= %s", self.state.began_at) if ids else []
         return self._without(connection, self.state.sums, again), set(again)
 
     def without_listed_twice(
@@ -73,15 +73,20 @@ class Completeness:
         be or not.
         """
         own = self.state.commits
-        again = self._stamped(connection, ids, "synced_at = ANY(%s)", list(own)) if ids and own else []
+        again = self._met_before(connection, ids, "synced_at = ANY(%s)", list(own)) if ids and own else []
         return self._without(connection, sums, again)
 
-    def _stamped(self, connection: Connection, ids: Sequence[str], when: str, value: Any) -> list[str]:
+    def _met_before(self, connection: Connection, ids: Sequence[str], written: str, value: Any) -> list[str]:
+        """Which of these rows the pass has confirmed in an earlier transaction, or were `written` so."""
+        noted = (
+            "EXISTS (SELECT FROM confirmed_rows k WHERE k.store_id = t.store_id AND k.resource = %s "
+            "AND k.external_id = t.external_id AND k.confirmed_at <> now())"
+        )
         with connection.cursor(row_factory=scalar_row) as cursor:
             cursor.execute(
-                f"SELECT external_id FROM {self.table} WHERE store_id = %s AND external_id = ANY(%s) "  # noqa: S608
-                f"AND {when} AND deleted_at IS NULL",
-                (self.store_id, list(ids), value),
+                f"SELECT external_id FROM {self.table} t WHERE store_id = %s AND external_id = ANY(%s) "  # noqa: S608
+                f"AND ({written} OR {noted}) AND deleted_at IS NULL",
+                (self.store_id, list(ids), value, self.table),
             )
             return cursor.fetchall()
 
@@ -127,8 +132,10 @@ class Completeness:
         """Before anything is marked deleted: the pages must have held about as many rows as the source counts.
 
         `unlisted` rows are counted and never listed. Where the source does not say how many it has, the pages must have
-        held something, unless the store has nothing to sell any more. Raises IntegrationError (count_mismatch).
+        held something, unless the store has nothing to sell any more. And what they held must still be known. Raises
+        IntegrationError (count_mismatch).
         """
+        confirmed.require(connection, self.store_id, self.table, self.state.began_at)
         expected, read = self.state.least_count, self.state.read
         if expected is not None:
             expected -= max(0, unlisted)

@@ -22,6 +22,7 @@ from bg_pipelines.queues import Unit
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.summary import ChangeReport, CorrectionReport, Limits, ResourceAudit
+from bg_pipelines.work.attempts import Attempt
 from bg_pipelines.work.store_units import Claim
 
 
@@ -87,7 +88,7 @@ class Context(Protocol):
 
     claim: Claim
     unit: Unit
-    attempt: int
+    attempt: Attempt
     store_name: str
     platform: Platform
     database: Database
@@ -99,6 +100,9 @@ class Context(Protocol):
     policies: Policies
     rng: random.Random
     coverage: Coverage
+
+    def now(self) -> datetime:
+        """The time by the database's clock, or a little earlier, without asking it."""
 
     def check_stopped(self) -> None:
         """Raises Stopped as soon as the run is being stopped."""

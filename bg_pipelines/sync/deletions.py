@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from bg_pipelines.records import PARTS, Resource
+from bg_pipelines.sync.confirmed import IS_CONFIRMED
 
 Connection = psycopg.Connection[Any]
 
@@ -83,7 +84,8 @@ def mark_not_listed_deleted(
 
 def _not_listed(created_since: datetime | None) -> sql.Composable:
     return sql.SQL(
-        "store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} AND NOT EXISTS ("
+        "store_id = %(store)s AND deleted_at IS NULL AND synced_at < %(began)s {created} "
+        f"AND NOT {IS_CONFIRMED.format('t', '%(resource)s')} AND NOT EXISTS ("
         "  SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s"
         "  AND r.external_id = t.external_id AND r.last_seen_at >= %(began)s)"
     ).format(created=sql.SQL("AND source_created_at >= %(created)s" if created_since else ""))
@@ -109,12 +111,13 @@ def drop_unlisted_part_rejects(
     An earlier version of such a part, that was kept, is gone with it where its row was listed; returns how many are.
     `only_of_listed`: others are not forgotten, for their row may not be listed for its age.
     """
-    parameters = {"store": store_id, "table": table, "began": pass_began_at}
+    parameters = {"store": store_id, "table": table, "whole": whole, "began": pass_began_at}
     statement = sql.SQL(
-        "WITH left_behind AS (UPDATE {table} p SET deleted_at = now() FROM rejected_rows r, {whole} w "
+        "WITH left_behind AS (UPDATE {table} p SET deleted_at = now() FROM rejected_rows r, {whole} w "  # noqa: S608 (constants)
         "WHERE r.store_id = %(store)s AND r.resource = %(table)s AND r.last_seen_at < %(began)s "
         "AND p.store_id = %(store)s AND p.external_id = r.external_id AND p.deleted_at IS NULL "
-        "AND w.store_id = %(store)s AND w.external_id = p.order_external_id AND w.synced_at >= %(began)s "
+        "AND w.store_id = %(store)s AND w.external_id = p.order_external_id "
+        "AND (w.synced_at >= %(began)s OR " + IS_CONFIRMED.format("w", "%(whole)s") + ") "
         "RETURNING p.external_id), dropped AS (DELETE FROM rejected_rows WHERE store_id = %(store)s "
         "AND resource = %(table)s AND last_seen_at < %(began)s {only}) SELECT count(*) FROM left_behind"
     ).format(

@@ -18,6 +18,7 @@ from zlib import crc32
 import psycopg
 from psycopg import sql
 
+from bg_pipelines.sync.confirmed import IS_CONFIRMED
 from bg_pipelines.values import read_time
 
 CRC32_SINCE = 180_000
@@ -106,7 +107,7 @@ def held(
 ) -> Sum:
     """Of the rows that stand in a table, but for those whose newer version could not be loaded.
 
-    `created_since`: only rows that were created since then, or synced since `listed_since`; `only`: of these ids;
+    `created_since`: only rows that were created since then, or listed since `listed_since`; `only`: of these ids;
     `rejected_too`: and those others.
     """
     return _of_query(
@@ -119,7 +120,7 @@ def held(
             volatile=_volatile(cutoff),
             table=sql.Identifier(table),
             store=sql.Literal(store_id),
-            created=_created("t", created_since, listed_since),
+            created=_created("t", table, created_since, listed_since),
             only=_only("external_id", only),
             loadable=sql.SQL("true") if rejected_too else _loadable(table, store_id, "external_id"),
         ),
@@ -146,7 +147,7 @@ def held_parts(
         created = sql.SQL(
             "AND EXISTS (SELECT FROM {whole} w WHERE w.store_id = t.store_id AND w.external_id = t.order_external_id "
             "{created})"
-        ).format(whole=sql.Identifier(whole), created=_created("w", created_since, listed_since))
+        ).format(whole=sql.Identifier(whole), created=_created("w", whole, created_since, listed_since))
     return _of_query(
         connection,
         sql.SQL(
@@ -167,11 +168,15 @@ def held_parts(
     )
 
 
-def _created(table: str, since: datetime | None, listed_since: datetime | None) -> sql.Composable:
+def _created(alias: str, table: str, since: datetime | None, listed_since: datetime | None) -> sql.Composable:
     if since is None:
         return sql.SQL("")
-    return sql.SQL("AND ({0}.source_created_at >= {1} OR {0}.synced_at >= {2})").format(
-        sql.Identifier(table), sql.Literal(since), sql.Literal(listed_since)
+    listed = "{alias}.synced_at >= {listed_since} OR " + IS_CONFIRMED.format("{alias}", "{table}")
+    return sql.SQL(f"AND ({{alias}}.source_created_at >= {{since}} OR {listed})").format(
+        alias=sql.Identifier(alias),
+        table=sql.Literal(table),
+        since=sql.Literal(since),
+        listed_since=sql.Literal(listed_since),
     )
 
 

@@ -5,6 +5,7 @@ summary = SyncRun(database, cipher, request, run_id="…", connect=connect, log=
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -23,7 +24,8 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.context import Coverage, NoCoverage
-from bg_pipelines.sync.stores import Connect
+from bg_pipelines.sync.settling import IdleVisit, settle_idle
+from bg_pipelines.sync.stores import Connect, read_stores
 from bg_pipelines.sync.summary import (
     ChangeReport,
     CorrectionReport,
@@ -35,14 +37,17 @@ from bg_pipelines.sync.summary import (
     UnitSummary,
 )
 from bg_pipelines.sync.units import UNITS, Process
-from bg_pipelines.sync.visit import Visit
+from bg_pipelines.sync.visit import Batch, Visit
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, TURN_SECONDS, Log, Runner
 from bg_pipelines.work.store_units import Claim
 
-Batch = list[Claim]
-"""The due units of one store: what one visit works on."""
+SETTLED_TOGETHER = 50
+"""Stores at which nothing has changed."""
+SETTLED_AFTER_SECONDS = 1.0
+READ_AGAIN_SECONDS = 5.0
+"""A store that was claimed so long ago is read again before it is visited."""
 
 
 class SyncRun:
@@ -97,9 +102,12 @@ class SyncRun:
             lease=lease,
             progress_seconds=progress_seconds,
             turn_seconds=turn_seconds,
+            settle=self.settle,
             clock=clock,
         )
         self._lock = threading.Lock()
+        self._idle: list[IdleVisit] = []
+        self._failed_at = -math.inf
         self._stores: set[int] | None = None
         self._failed_stores: set[int] = set()
 
@@ -232,14 +240,19 @@ class SyncRun:
                 tiers=request.tiers,
                 not_stores=failed,
             )
-        by_store: dict[int, Batch] = {}
-        for claim in claimed:
-            by_store.setdefault(claim.store_id, []).append(claim)
+            by_store: dict[int, list[Claim]] = {}
+            for claim in claimed:
+                by_store.setdefault(claim.store_id, []).append(claim)
+            stores = read_stores(connection, by_store)
+        claimed_at = self.clock()
         order = {unit.value: i for i, unit in enumerate(request.units)}
-        return [sorted(batch, key=lambda claim: order[claim.unit]) for batch in by_store.values()]
+        return [
+            Batch(sorted(claims, key=lambda claim: order[claim.unit]), stores[store_id], claimed_at)
+            for store_id, claims in by_store.items()
+        ]
 
     def group(self, batch: Batch) -> str:
-        return batch[0].platform
+        return batch.store.platform
 
     def work_on(self, batch: Batch) -> None:
         try:
@@ -249,9 +262,27 @@ class SyncRun:
                 raise
             # A row that could not even be settled is released at the end of the run, still due.
             self.say(
-                f"store {batch[0].store_id} could not be settled; the next run continues: {error.message}"
+                f"store {batch.store.name} could not be settled; the next run continues: {error.message}"
             )
-            self.note_store(batch[0].store_id, complete=False)
+            self.note_store(batch.store.id, complete=False)
+
+    def is_fresh(self, batch: Batch) -> bool:
+        """Whether its store is as it was read: it was a moment ago, and nothing has failed since."""
+        return self.clock() - batch.claimed_at < READ_AGAIN_SECONDS and self._failed_at < batch.claimed_at
+
+    def settle_later(self, visit: IdleVisit) -> None:
+        with self._lock:
+            self._idle.append(visit)
+
+    def settle(self, all_of_them: bool) -> None:
+        """Settle stores at which nothing has changed, many in one transaction. Raises IntegrationError (database)."""
+        with self._lock:
+            visits = self._idle
+            wanted = all_of_them or len(visits) >= SETTLED_TOGETHER
+            if not visits or not (wanted or self.clock() - visits[0].ended_at >= SETTLED_AFTER_SECONDS):
+                return
+            self._idle = []
+        settle_idle(self.database, self.coverage, visits)
 
     def renew(self, connection: psycopg.Connection[Any], owners: Sequence[str], lease: timedelta) -> None:
         store_units.heartbeat(connection, owners, lease)
@@ -311,6 +342,7 @@ class SyncRun:
     def note_failed(self, unit: Unit, failure: Failure) -> None:
         """A failure is logged once, however many of its store's units it affects."""
         with self._lock:
+            self._failed_at = self.clock()
             self.summary.units[unit].failed += 1
             failure.units.append(unit)
             if len(failure.units) > 1:

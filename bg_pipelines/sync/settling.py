@@ -27,11 +27,13 @@ from bg_pipelines.database.sqlstates import is_expected, is_outage
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.failing import fail
-from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, StoreUnit
+from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, Platform, StoreUnit
+from bg_pipelines.queues import Unit, next_turn
 from bg_pipelines.retries import Decision, Policies, Strategy, decide, vendor_delay
-from bg_pipelines.sync.context import NotReady, StoreRef
+from bg_pipelines.sync.context import Coverage, NotReady, StoreRef
 from bg_pipelines.sync.rejects import report_rejects
-from bg_pipelines.work import attempts, circuits, store_units
+from bg_pipelines.work import attempts, circuits, rollups, store_units
+from bg_pipelines.work.attempts import Attempt
 from bg_pipelines.work.circuits import OF_A_PLATFORM, OF_A_STORE, Transition
 from bg_pipelines.work.queue import all_queues, clock
 from bg_pipelines.work.store_units import QUEUE, Claim, save
@@ -178,7 +180,7 @@ class Settling:
 
     # Outcomes
 
-    def failed(self, claim: Claim, attempt: int, failure: Failure) -> Retried | Parked | Lost:
+    def failed(self, claim: Claim, attempt: Attempt, failure: Failure) -> Retried | Parked | Lost:
         """Settle a unit that failed. Raises IntegrationError (database) during an outage: nothing can be settled."""
         if is_outage(failure.error):
             raise failure.error
@@ -197,7 +199,7 @@ class Settling:
             attempts.end(connection, attempt, "failed", error=failure.error)
         return outcome
 
-    def not_ready(self, claim: Claim, attempt: int, waits: NotReady) -> Waiting | Lost | None:
+    def not_ready(self, claim: Claim, attempt: Attempt, waits: NotReady) -> Waiting | Lost | None:
         """Settle a unit whose platform is not ready yet; None once its attempts are used up: then it failed."""
 
         def act(connection: Connection, known: _Known) -> Decision:
@@ -277,7 +279,7 @@ class Settling:
         raise AssertionError
 
     def _fail(
-        self, connection: Connection, known: _Known, claim: Claim, attempt: int, failure: Failure
+        self, connection: Connection, known: _Known, claim: Claim, attempt: Attempt, failure: Failure
     ) -> Retried | Parked:
         error = failure.error
         outcome = self._count_failure(connection, known, claim, error)
@@ -309,7 +311,7 @@ class Settling:
             platform=self.store.platform,
             store_id=self.store.id,
             units=[claim.unit],
-            payload=f"sync_attempts {attempt}",
+            payload=f"sync_attempts {attempt.id}",
         )
         # A failure counts as repeated once per visit, however many units it affects.
         repeat = fingerprint not in known.reported
@@ -391,3 +393,61 @@ class Settling:
         if not circuits.is_ailing(connection, self.store.platform):
             over = Circuit(f"platform:{self.store.platform}")
             reporting.clear(connection, [over], "it answers again")
+
+
+class IdleVisit(NamedTuple):
+    """A visit's units at whose source nothing has changed, and when it ended, by the run's clock."""
+
+    settling: Settling
+    claims: list[Claim]
+    ended_at: float
+
+
+# What a success may have to close: see `Settling.note_success`.
+_MAY_BE_OVER = f"""
+    SELECT s.id FROM stores s WHERE s.id = ANY(%s) AND (
+        EXISTS (SELECT FROM circuits c WHERE c.failures > 0 AND (c.store_id = s.id OR c.platform = s.platform))
+        OR EXISTS (SELECT FROM incidents i WHERE i.status = 'open' AND (i.store_id = s.id
+            OR (i.kind = '{Platform.kind}' AND i.platform = s.platform)))
+        OR EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = s.id))"""  # noqa: S608 (made of constants)
+
+
+def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVisit]) -> None:
+    """Settle visits of one run as done, all in one transaction. Raises IntegrationError (database)."""
+
+    def act(connection: Connection) -> set[int]:
+        idle: list[tuple[Claim, datetime]] = []
+        for visit in visits:
+            for claim in visit.claims:
+                every = claim.interval
+                if (resource := Unit(claim.unit).resource) is not None:
+                    every = coverage.interval(connection, visit.settling.store, resource, every)
+                idle.append((claim, next_turn(claim.claimed_at, every, claim.store_id)))
+        store_units.complete_idle(connection, idle)
+        rollups.note_idle(
+            connection, visits[0].settling.job, [(claim.store_id, claim.unit) for claim, _ in idle]
+        )
+        stores = [visit.settling.store.id for visit in visits]
+        units = {claim.unit for claim, _ in idle}
+        for queue in all_queues():
+            if queue.carrier in units:
+                # For what was added to it meanwhile: the new due time would hide it.
+                store_units.make_carrier_due(connection, queue, stores)
+        return {store_id for (store_id,) in connection.execute(_MAY_BE_OVER, (stores,))}
+
+    may_be_over = _transacted(database, act)
+    for visit in visits:
+        if visit.settling.store.id in may_be_over:
+            visit.settling.note_success([claim.unit for claim in visit.claims])
+
+
+def _transacted(database: Database, act: Callable[[Connection], T]) -> T:
+    """What `act` returns from its transaction, which is tried again on a conflict."""
+    for left in reversed(range(_TRIES)):
+        try:
+            with database.transaction() as connection:
+                return act(connection)
+        except IntegrationError as error:
+            if not left or not is_expected(error):
+                raise
+    raise AssertionError

@@ -9,6 +9,7 @@ It is stored as JSON in the unit's `cursor`, in the transaction of the rows it c
     agreed        how many rows the source counted when as many as expected were stored
     searched_for  how many rows a full pass is made for, which were counted and not held
     failed_exports  how often in a row the platform failed at an export: then all is listed, page by page
+    seen          what the last pass found: a digest, where it was one page without rows, or of all the rows there are
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.records import Page, StoreProfile
 from bg_pipelines.sync.proof import Sum
 
 VERSION = 2
+FULL_PASS_EVERY = timedelta(days=1)
+"""How often everything is read again, so that deletions at the source are noticed whatever happened."""
 CUTOFF = timedelta(minutes=10)
 """What changed later than so long before a pass is volatile: the platform's search may still show what it was."""
 
+_WHOLE = "full_pass"
+"""The key of a full pass. Under `current` an older program would go on with it, and not know what it has confirmed."""
 # What version 1 called them, which had no number.
 _FIRST = {
     "unlisted": "gap",
@@ -129,6 +136,7 @@ class CursorState:
     agreed: int | None = None
     searched_for: int = 0
     failed_exports: int = 0
+    seen: str | None = None
 
     @classmethod
     def parse(cls, kept: Mapping[str, Any]) -> CursorState:
@@ -145,8 +153,8 @@ class CursorState:
                 source="database",
             )
         name = {new: old if version == 1 else new for new, old in _FIRST.items()}
-        current = kept.get(name["current"])
-        return cls(
+        current = kept.get(_WHOLE) or kept.get(name["current"])
+        state = cls(
             since=_moment(kept.get("since")),
             current=None if current is None else PassState.parse(current),
             unlisted=kept.get(name["unlisted"], 0),
@@ -154,27 +162,47 @@ class CursorState:
             agreed=kept.get(name["agreed"]),
             searched_for=kept.get(name["searched_for"], 0),
             failed_exports=kept.get("failed_exports", 0),
+            seen=kept.get("seen"),
         )
+        # A full pass of an older program, which has noted otherwise what it has listed.
+        return state.without_pass() if _WHOLE not in kept and state.current and state.current.full else state
 
     def dump(self) -> dict[str, Any]:
         """JSON-ready; what is nothing is left out."""
         kept = {
             "since": _text(self.since),
-            "current": None if self.current is None else self.current.dump(),
+            _WHOLE if self.current and self.current.full else "current": self.current and self.current.dump(),
             "unlisted": self.unlisted or None,
             "awaited": self.awaited,
             "agreed": self.agreed,
             "searched_for": self.searched_for or None,
             "failed_exports": self.failed_exports or None,
+            "seen": self.seen,
         }
         kept = {name: value for name, value in kept.items() if value is not None}
         return {"version": VERSION, **kept} if kept else {}
+
+    def settled(self, since: datetime) -> CursorState:
+        """No pass is left, and the next begins there."""
+        return replace(self, current=None, since=since, failed_exports=0)
 
     def without_pass(self) -> CursorState:
         """The current pass starts again; a full pass stays one."""
         if self.current is None:
             return self
         return replace(self, current=None, since=None if self.current.full else self.since)
+
+
+def digest(found: Page | StoreProfile) -> str | None:
+    """Of what a page or a profile holds: the same means that nothing has changed. None where that cannot be told: a page that
+    is one of several, or lists some of the rows, or has rows that cannot be loaded."""
+    if isinstance(found, Page):
+        if found.resume is not None or found.rejects or (found.read and not found.lists_all):
+            return None
+        found_rows: Any = (found.records, found.gone)
+    else:
+        found_rows = found
+    return blake2b(repr(found_rows).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class Comparison(NamedTuple):

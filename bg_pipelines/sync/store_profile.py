@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from bg_pipelines.database.load import AHEAD, Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.context import Context
+from bg_pipelines.sync.state import digest
 from bg_pipelines.values import read_rows
 from bg_pipelines.work import attempts
 
@@ -46,8 +50,13 @@ def sync_profile(context: Context) -> None:
         attempts.count(connection, context.attempt, 1, counts)
         context.complete(
             connection,
-            {},
+            {"seen": digest(found)},
             next_due_at=next_turn(claim.claimed_at, claim.interval, claim.store_id),
             full_pass_since=claim.claimed_at,
         )
     context.note_rows(1, counts)
+
+
+def seen_profile(cursor: Mapping[str, Any]) -> str | None:
+    """The digest of the profile that is kept, from its unit's cursor."""
+    return cursor.get("seen")

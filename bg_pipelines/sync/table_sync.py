@@ -18,6 +18,7 @@ from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import next_turn
 from bg_pipelines.records import PARTS, Page, Resource
+from bg_pipelines.sync import confirmed
 from bg_pipelines.sync.completeness import Completeness, count_held
 from bg_pipelines.sync.context import Context, NotReady, StoreRef, TurnOver
 from bg_pipelines.sync.deletions import (
@@ -30,7 +31,15 @@ from bg_pipelines.sync.loader import FullPass, Loader, Rows
 from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.progress import Progress
 from bg_pipelines.sync.proof import NOTHING
-from bg_pipelines.sync.state import Comparison, CursorState, PassState, compare_counts, is_worth_counting
+from bg_pipelines.sync.state import (
+    FULL_PASS_EVERY,
+    Comparison,
+    CursorState,
+    PassState,
+    compare_counts,
+    digest,
+    is_worth_counting,
+)
 from bg_pipelines.sync.summary import BACKFILLS
 from bg_pipelines.values import writable
 from bg_pipelines.work import attempts, rollups, store_units
@@ -38,8 +47,6 @@ from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
 
-FULL_PASS_EVERY = timedelta(days=1)
-"""How often everything is read again, so that deletions at the source are noticed whatever happened."""
 FULL_PASS_PAUSE = timedelta(hours=1)
 """A large table is not fully read more often because counts differ (see `Limits`): deletions can wait for so long."""
 ASKED_TOGETHER = 100
@@ -70,6 +77,7 @@ class TableSync:
         self.store = StoreRef(context.claim.store_id, context.store_name, context.claim.platform)
         self.read_at_most = ENDLESS_FROM
         self.listed: list[str] | None = None
+        self.seen: str | None = None
         self.loader = Loader(context.claim.store_id, self.resource, context.cipher)
         self.progress = Progress(f"{self.table} of {context.store_name}", context.say)
 
@@ -102,8 +110,8 @@ class TableSync:
 
     def _sync_pages(self, full: bool) -> bool:
         """Read one pass to its end and settle the unit; returns True instead if a full pass is needed first."""
-        self._begin_pass(full)
         try:
+            self._begin_pass(full)
             buffer = [] if self.current.listed else self._read()
             of_variants = self.resource is Resource.PRODUCT_VARIANTS
             if full and (of_variants or not self.current.into_empty):
@@ -133,21 +141,30 @@ class TableSync:
 
     def _begin_pass(self, full: bool) -> None:
         """Continue the current pass, or begin one."""
-        with self.database.transaction() as connection:
-            self.seen_at = clock(connection)
-            into_empty = full and self._is_empty(connection)
-        if self.state.current is None or self.state.current.full != full:
-            began = PassState(
-                full=full,
-                began_at=self.seen_at,
-                into_empty=into_empty,
-                backfill=self.claim.backfill,
-                sums=dict.fromkeys((self.table, *PARTS.get(self.resource, ())), NOTHING),
-            )
-            self.state = replace(self.state, current=began)
+        self.seen_at = self.context.now()
         if full:
-            # An export may be as old as the pass: it says nothing of what was marked deleted since.
-            self.seen_at = self.current.began_at
+            self._begin_full_pass()
+        elif self.state.current is None or self.state.current.full:
+            self.state = replace(self.state, current=PassState(full=False, began_at=self.seen_at))
+
+    def _begin_full_pass(self) -> None:
+        """Continue or begin it. Raises IntegrationError (count_mismatch) where what it has confirmed so far is lost."""
+        store_id, current = self.claim.store_id, self.state.current
+        with self.database.transaction() as connection:
+            if current is None or not current.full:
+                current = PassState(
+                    full=True,
+                    began_at=clock(connection),
+                    into_empty=self._is_empty(connection),
+                    backfill=self.claim.backfill,
+                    sums=dict.fromkeys((self.table, *PARTS.get(self.resource, ())), NOTHING),
+                )
+                self.state = replace(self.state, current=current)
+                confirmed.begin(connection, store_id, self.table, current.began_at)
+            else:
+                confirmed.require(connection, store_id, self.table, current.began_at)
+        # An export may be as old as the pass: it says nothing of what was marked deleted since.
+        self.seen_at = current.began_at
 
     def _is_empty(self, connection: Connection) -> bool:
         with connection.cursor(row_factory=scalar_row) as cursor:
@@ -168,6 +185,7 @@ class TableSync:
         buffer: list[Page] = []
         failures: list[IntegrationError] = []
         self.listed = [] if self.current.resume is None else None
+        is_first = self.current.resume is None
         pages = self.platform.pages(
             self.resource,
             since=None if full else self.state.since,
@@ -180,6 +198,7 @@ class TableSync:
                 self._keep(buffer)
                 buffer = []
             buffer.append(page)
+            self.seen, is_first = digest(page) if is_first else None, False
             self._note_page(page)
             if not page.read and page.resume is not None:
                 self._keep(buffer)  # it marks what is to be begun next, or was begun just now
@@ -265,7 +284,12 @@ class TableSync:
             self.context.coverage.note_changed(connection, self.store, self.resource, ids)
             if self.resource not in self.platform.undated:
                 rollups.note_lags(
-                    connection, self.store.id, self.table, ids, self.context.job, attempt=self.context.attempt
+                    connection,
+                    self.store.id,
+                    self.table,
+                    ids,
+                    self.context.job,
+                    attempt=self.context.attempt.id,
                 )
         behind = replace(
             current,
@@ -349,7 +373,7 @@ class TableSync:
                 counts.deleted += self._end_full_pass(connection, state, current)
             compared = self._compare_counts(connection, state)
             since = current.vendor_began_at - self.platform.lookback(self.resource)
-            state = replace(compared.state, current=None, since=since, failed_exports=0)
+            state = replace(compared.state.settled(since), seen=self.seen)
             if compared.needs_full:
                 store_units.save(connection, self.claim, state.dump())
             else:
@@ -388,6 +412,7 @@ class TableSync:
         )
         attempts.count(connection, self.context.attempt, 0, Counts(deleted=deleted))
         whole.prove(connection)
+        confirmed.forget(connection, self.claim.store_id, self.table)
         return deleted
 
     def _compare_counts(self, connection: Connection, state: CursorState) -> Comparison:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
@@ -17,16 +18,19 @@ from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync import summary
 from bg_pipelines.sync.context import Coverage, NotReady, StoreRef, TurnOver
+from bg_pipelines.sync.idle import find_idle
 from bg_pipelines.sync.settling import (
     OUT_OF_REACH,
     Done,
     Failure,
+    IdleVisit,
     Outcome,
     Settling,
     Waiting,
     Yielded,
+    settle_idle,
 )
-from bg_pipelines.sync.stores import Connect, connect_store, read_store
+from bg_pipelines.sync.stores import Connect, Store, connect_store, read_store
 from bg_pipelines.sync.units import Process
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.runner import Stopped
@@ -51,6 +55,12 @@ class Run(Protocol):
     def is_over(self) -> bool:
         """Whether the run's time is over: no more visits."""
 
+    def is_fresh(self, batch: Batch) -> bool:
+        """Whether its store is still as it was read."""
+
+    def settle_later(self, visit: IdleVisit) -> None:
+        """Settle it together with others."""
+
     def sleep(self, seconds: float) -> None:
         """Wait, as a platform asks for; raises Stopped as soon as the run is stopped."""
 
@@ -70,22 +80,33 @@ class Run(Protocol):
     def note_given_back(self, *, turn_is_over: bool) -> None: ...
 
 
+class Batch(NamedTuple):
+    """The due units of one store, which one visit works on, and the store as it was then; by the run's clock."""
+
+    claims: Sequence[Claim]
+    store: Store
+    claimed_at: float
+
+
 class Visit:
     """The claimed units of one store, worked on by one worker. Used once."""
 
-    def __init__(self, run: Run, claims: Sequence[Claim]) -> None:
+    def __init__(self, run: Run, batch: Batch) -> None:
         self.run_ = run
         self.database = run.database
-        self.claims = claims
-        self.store_id = claims[0].store_id
+        self.batch = batch
+        self.claims = claims = batch.claims
+        self.store = batch.store
+        self.store_id = batch.store.id
         self.began = run.clock()
         self.is_probe = any(claim.owner.endswith("/probe") for claim in claims)
         self._platform: Platform | None = None
 
     def run(self) -> None:
         """Raises Stopped, and IntegrationError (database) where the run itself cannot work."""
-        with self.database.transaction() as connection:
-            self.store = read_store(connection, self.store_id)
+        if not self.run_.is_fresh(self.batch):
+            with self.database.transaction() as connection:
+                self.store = read_store(connection, self.store_id)
         self.settling = Settling(
             self.database,
             StoreRef(self.store_id, self.store.name, self.store.platform),
@@ -103,16 +124,32 @@ class Visit:
             return
         done: list[str] = []
         answered = False
+        idle: set[str] = set()
         failure: summary.Failure | None = None
         try:
+            try:
+                idle = self._look()
+            except IntegrationError as out_of_reach:
+                failure = summary.Failure(self.store.name, [], out_of_reach)
+            if len(idle) == len(self.claims):
+                for claim in self.claims:
+                    self._note_idle(claim)
+                self.run_.settle_later(self._idle_visit(idle))
+                self.run_.note_store(self.store_id, complete=True)
+                return
+            if idle:
+                settle_idle(self.database, self.run_.coverage, [self._idle_visit(idle)])
+                done += [claim.unit for claim in self.claims if claim.unit in idle]
             for number, claim in enumerate(self.claims):
                 self.run_.check_stopped()
-                with self.database.transaction() as connection:
-                    attempt = attempts.begin(connection, self.run_.run_id, claim.store_id, claim.unit)
-                context = UnitContext(self, claim, attempt)
+                if claim.unit in idle:
+                    self._note_idle(claim)
+                    continue
+                context = UnitContext(self, claim)
                 outcome, error = self._work_on(context, failure)
                 if isinstance(outcome, Yielded):
-                    self._give_back(self.claims[number:], turn_is_over=True)
+                    left = [one for one in self.claims[number:] if one.unit not in idle]
+                    self._give_back(left, turn_is_over=True)
                     if done or answered:
                         self.settling.note_success(done)
                     return
@@ -134,6 +171,25 @@ class Visit:
             if self._platform is not None:
                 self._platform.close()
         self.run_.note_store(self.store_id, complete=failure is None)
+
+    def now(self) -> datetime:
+        """The time by the database's clock, or a little earlier: claims have it, and ours tells how long ago that was."""
+        return self.claims[0].claimed_at + timedelta(seconds=self.run_.clock() - self.batch.claimed_at)
+
+    def _look(self) -> set[str]:
+        """The units at whose source nothing has changed. Raises IntegrationError where the platform is out of reach."""
+        if self.is_probe:
+            return set()
+        return find_idle(self._connect, self.store, self.claims, self.now())
+
+    def _idle_visit(self, idle: set[str]) -> IdleVisit:
+        claims = [claim for claim in self.claims if claim.unit in idle]
+        return IdleVisit(self.settling, claims, self.run_.clock())
+
+    def _note_idle(self, claim: Claim) -> None:
+        unit = Unit(claim.unit)
+        self.run_.note_synced(unit)
+        self.run_.note_rows(unit, 1, Counts())
 
     def _work_on(
         self, context: UnitContext, earlier: summary.Failure | None
@@ -187,11 +243,11 @@ class UnitContext:
 
     platform: Platform
 
-    def __init__(self, visit: Visit, claim: Claim, attempt: int) -> None:
+    def __init__(self, visit: Visit, claim: Claim) -> None:
         run = visit.run_
         self.visit = visit
         self.claim = claim
-        self.attempt = attempt
+        self.attempt = attempts.Attempt(claim.attempt_id, run.run_id, claim.store_id, claim.unit, visit.now())
         self.unit = Unit(claim.unit)
         self.store_name = visit.store.name
         self.database = visit.database
@@ -205,6 +261,7 @@ class UnitContext:
         self.coverage = run.coverage
         self.has_progressed = False
         self.check_stopped = run.check_stopped
+        self.now = visit.now
         self.say = run.say
         self.note_correction = run.note_correction
         self.note_change = run.note_change

@@ -56,7 +56,7 @@ def report_missing(connection: Connection, context: Context, topics: Sequence[st
         context, MissingSubscriptions(platform, context.claim.store_id), error, needs_attention=False
     )
     reporting.report_of_many(
-        connection, fault, MissingSubscriptions(platform, None), occurrence=f"attempt {context.attempt}"
+        connection, fault, MissingSubscriptions(platform, None), occurrence=f"attempt {context.attempt.id}"
     )
 
 

@@ -1,8 +1,13 @@
-"""Attempts at one unit of a store, kept as history in `sync_attempts`; their counts grow while they run."""
+"""Attempts at one unit of a store, kept as history in `sync_attempts`; their counts grow while they run.
+
+An attempt is written with the first that it keeps, in that transaction: one that finds nothing new leaves no row. Its id
+comes with its claim.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -12,44 +17,56 @@ from bg_pipelines.errors import IntegrationError
 
 Connection = psycopg.Connection[Any]
 
+NEXT_ID = "nextval(pg_get_serial_sequence('sync_attempts', 'id'))"
+"""The SQL of a new attempt's id."""
 
-def begin(connection: Connection, run_id: str, store_id: int, unit: str) -> int:
-    """Begin an attempt; returns its id. One of the same unit that is still running was abandoned by a dead worker."""
-    connection.execute(
-        "UPDATE sync_attempts SET status = 'abandoned', finished_at = clock_timestamp() "
-        "WHERE store_id = %s AND resource = %s AND status = 'running'",
-        (store_id, unit),
+
+class Attempt(NamedTuple):
+    """An attempt of a run at a unit of a store; `began_at` by the database's clock."""
+
+    id: int
+    run_id: str
+    store_id: int
+    unit: str
+    began_at: datetime
+
+
+# One of the same unit that is still running was abandoned by a dead worker.
+_COUNT = """
+    WITH abandoned AS (
+        UPDATE sync_attempts SET status = 'abandoned', finished_at = clock_timestamp()
+        WHERE store_id = %(store)s AND resource = %(unit)s AND status = 'running' AND id <> %(id)s
     )
-    row = connection.execute(
-        "INSERT INTO sync_attempts (run_id, store_id, resource) VALUES (%s, %s, %s) RETURNING id",
-        (run_id, store_id, unit),
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    INSERT INTO sync_attempts AS a (id, run_id, store_id, resource, started_at, pages, rows_read, inserted, updated, unchanged,
+        deleted, rejected) OVERRIDING SYSTEM VALUE
+    VALUES (%(id)s, %(run)s, %(store)s, %(unit)s, %(began)s, %(pages)s, %(read)s, %(inserted)s, %(updated)s, %(unchanged)s,
+        %(deleted)s, %(rejected)s)
+    ON CONFLICT (id) DO UPDATE SET pages = a.pages + excluded.pages, rows_read = a.rows_read + excluded.rows_read,
+        inserted = a.inserted + excluded.inserted, updated = a.updated + excluded.updated,
+        unchanged = a.unchanged + excluded.unchanged, deleted = a.deleted + excluded.deleted,
+        rejected = a.rejected + excluded.rejected"""
 
 
-def count(connection: Connection, attempt: int, pages: int, counts: Counts) -> None:
-    """Add pages and rows to a running attempt, in the transaction that keeps them."""
+def count(connection: Connection, attempt: Attempt, pages: int, counts: Counts) -> None:
+    """Add pages and rows to an attempt, in the transaction that keeps them."""
     connection.execute(
-        "UPDATE sync_attempts SET pages = pages + %s, rows_read = rows_read + %s, inserted = inserted + %s, "
-        "updated = updated + %s, unchanged = unchanged + %s, deleted = deleted + %s, rejected = rejected + %s "
-        "WHERE id = %s",
-        (
-            pages,
-            counts.read,
-            counts.inserted,
-            counts.updated,
-            counts.unchanged,
-            counts.deleted,
-            counts.rejected,
-            attempt,
-        ),
+        _COUNT,
+        {
+            **_key(attempt),
+            "pages": pages,
+            "read": counts.read,
+            "inserted": counts.inserted,
+            "updated": counts.updated,
+            "unchanged": counts.unchanged,
+            "deleted": counts.deleted,
+            "rejected": counts.rejected,
+        },
     )
 
 
 def end(
     connection: Connection,
-    attempt: int,
+    attempt: Attempt,
     status: str,
     *,
     error: IntegrationError | None = None,
@@ -57,9 +74,16 @@ def end(
 ) -> None:
     """End an attempt: succeeded, failed or released (unfinished)."""
     connection.execute(
-        "UPDATE sync_attempts SET status = %s, finished_at = clock_timestamp(), error = %s, "
-        "full_pass = full_pass OR %s WHERE id = %s",
-        (status, None if error is None else Jsonb(error.as_dict()), full_pass, attempt),
+        "INSERT INTO sync_attempts AS a (id, run_id, store_id, resource, started_at, status, finished_at, error, full_pass) "
+        "OVERRIDING SYSTEM VALUE VALUES (%(id)s, %(run)s, %(store)s, %(unit)s, %(began)s, %(status)s, clock_timestamp(), "
+        "%(error)s, %(full)s) ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at, "
+        "error = excluded.error, full_pass = a.full_pass OR excluded.full_pass",
+        {
+            **_key(attempt),
+            "status": status,
+            "error": None if error is None else Jsonb(error.as_dict()),
+            "full": full_pass,
+        },
     )
 
 
@@ -70,3 +94,13 @@ def release(connection: Connection, run_id: str, store_id: int | None = None) ->
         "WHERE run_id = %(run)s AND status = 'running' AND (%(store)s::bigint IS NULL OR store_id = %(store)s)",
         {"run": run_id, "store": store_id},
     )
+
+
+def _key(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "id": attempt.id,
+        "run": attempt.run_id,
+        "store": attempt.store_id,
+        "unit": attempt.unit,
+        "began": attempt.began_at,
+    }

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import queue
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -99,7 +99,8 @@ COLD = Warmth()
 class Runner(Generic[B]):
     """The workers of one run. Used once.
 
-    `clock` counts seconds; `log` takes lines, and is only ever called from the thread of `run`.
+    `clock` counts seconds; `log` takes lines. `settle` writes down what workers have left to be written together: it is called
+    a few times a second, and with True once they have nothing to do. Both are only ever called from the thread of `run`.
     """
 
     def __init__(
@@ -117,8 +118,10 @@ class Runner(Generic[B]):
         turn_seconds: float = TURN_SECONDS,
         over_seconds: float = OVER_SECONDS,
         warmth: Warmth = COLD,
+        settle: Callable[[bool], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.settle = settle
         self.database = database
         self.workload = workload
         self.run_id = run_id
@@ -205,6 +208,7 @@ class Runner(Generic[B]):
                 pending += len(claimed)
                 batches += len(claimed)
                 self.workload.claimed(batches)
+            self.settle(not pending)
             if pending:
                 worked_at = now
             elif now - worked_at >= self.warmth.seconds or self.warmth.is_wanted():
@@ -237,12 +241,14 @@ class Runner(Generic[B]):
         deadline = self.clock() + self.over_seconds
         while pending and self.clock() < deadline:
             pending -= self._wait_for_one(0.5)
+        self.settle(True)
         self.log(
             f"The run's {self.max_minutes:g} minutes are over. Unfinished stores were released; the next run continues there."
         )
 
     def _claim(self, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
-        owner = f"{self.run_id}/{uuid.uuid4()}"
+        # Few characters: it is written to each row, twice.
+        owner = f"{self.run_id}/{secrets.token_hex(4)}"
         names = self.workload.owners(owner)
         with self._lock:
             self._owners |= dict.fromkeys(names, 1)  # before: whatever interrupts the claim, it is given back

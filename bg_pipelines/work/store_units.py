@@ -16,7 +16,8 @@ from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.models import SyncState
 from bg_pipelines.queues import TIERS, next_hour
-from bg_pipelines.work.queue import DUE, Queue, clock
+from bg_pipelines.work.attempts import NEXT_ID
+from bg_pipelines.work.queue import DUE, FREE, Queue, clock
 
 Connection = psycopg.Connection[Any]
 
@@ -25,7 +26,8 @@ Connection = psycopg.Connection[Any]
 class Claim:
     """One claimed unit of a store, with the cursor of its last pass.
 
-    `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how.
+    `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how. `attempt_id` is that of
+    the attempt that it is for.
     """
 
     store_id: int
@@ -39,6 +41,7 @@ class Claim:
     last_full_at: datetime | None
     full_pass_wanted_at: datetime | None = None
     backfill: str | None = None
+    attempt_id: int = 0
 
 
 LATELY = timedelta(days=1)
@@ -52,6 +55,7 @@ QUEUE = Queue(
     joined="stores.platform, stores.tier, stores.interval_minutes",
     columns={
         "unit": "t.resource",
+        "attempt_id": NEXT_ID,
         "platform": "picked.platform",
         "interval": f"coalesce(make_interval(mins => picked.interval_minutes), (ARRAY[{_INTERVALS}])[picked.tier])",
     },
@@ -378,3 +382,32 @@ def complete(
         next_due_at=next_due_at,
         due_now_if="hinted_at > %(claimed)s",
     )
+
+
+# What `complete` writes, for many at once, but for the cursor, which stays as it is.
+_COMPLETE_IDLE = f"""
+    UPDATE sync_states t SET last_succeeded_at = clock_timestamp(), attempts = 0, last_error = NULL,
+        next_due_at = CASE WHEN t.hinted_at > v.claimed_at THEN clock_timestamp() ELSE v.next_due_at END,
+        hinted_at = CASE WHEN t.hinted_at > v.claimed_at THEN t.hinted_at END,
+        retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, {FREE}
+    FROM unnest(%(stores)s::bigint[], %(units)s::text[], %(owners)s::text[], %(claimed)s::timestamptz[],
+        %(due)s::timestamptz[]) v (store_id, unit, owner, claimed_at, next_due_at)
+    WHERE t.store_id = v.store_id AND t.resource = v.unit AND t.lease_owner = v.owner"""  # noqa: S608 (made of constants)
+
+
+def complete_idle(connection: Connection, idle: Sequence[tuple[Claim, datetime]]) -> int:
+    """Settle these as done, for nothing has changed at their source, and say when each is due again; returns how many.
+
+    What was lost meanwhile is its new owner's.
+    """
+    claims = [claim for claim, _ in idle]
+    return connection.execute(
+        _COMPLETE_IDLE,
+        {
+            "stores": [claim.store_id for claim in claims],
+            "units": [claim.unit for claim in claims],
+            "owners": [claim.owner for claim in claims],
+            "claimed": [claim.claimed_at for claim in claims],
+            "due": [due for _, due in idle],
+        },
+    ).rowcount

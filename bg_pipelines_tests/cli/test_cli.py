@@ -273,7 +273,7 @@ def test_status_is_a_table_or_one_json_object(run: Run) -> None:
     ok(run(*HARBOR))
     assert "store_sync" in ok(run("status"))
     state = json.loads(ok(run("status", "--json")))
-    assert [row["due"] for row in state["resources"]] == [1] * len(Unit)
+    assert [row["due"] for row in state["metrics"]["resources"]] == [1] * len(Unit)
     assert state["failing"] == []
 
 

@@ -104,6 +104,12 @@ class Shelf:
         keep_rejects(self.connection, self.cipher, self.table(records), self.store, rejects)
         return counts, rejects
 
+    def confirmed(self) -> list[str]:
+        rows = self.connection.execute(
+            "SELECT external_id FROM confirmed_rows WHERE store_id = %s ORDER BY external_id", (self.store,)
+        )
+        return [external_id for (external_id,) in rows]
+
     def table(self, records: Any) -> str:
         return "products" if records and isinstance(records[0], Product) else "product_variants"
 
@@ -470,15 +476,15 @@ def test_marking_rows_deleted_counts_only_those_that_were_not(shelf: Shelf) -> N
     assert shelf.row(2)["deleted_at"] is None
 
 
-def test_a_full_pass_stamps_what_it_met_unchanged(shelf: Shelf) -> None:
+def test_a_full_pass_notes_what_it_met_unchanged_and_writes_nothing_to_it(shelf: Shelf) -> None:
     shelf.load(variant(1), variant(2))
     for number in (1, 2):
         shelf.set(number, synced_at=LONG_AGO)
+    before = shelf.rows()
     counts, _ = shelf.load(variant(1), confirm_before=NOON)
     assert counts == Counts(read=1, unchanged=1)
-    assert shelf.row(1)["synced_at"] > NOON - timedelta(days=3650)
-    assert shelf.row(1)["synced_at"] != LONG_AGO
-    assert shelf.row(2)["synced_at"] == LONG_AGO
+    assert shelf.rows() == before
+    assert shelf.confirmed() == [shelf.row(1)["external_id"]]
 
 
 def test_an_incremental_pass_writes_nothing_on_what_it_met_unchanged(shelf: Shelf) -> None:
@@ -488,14 +494,13 @@ def test_an_incremental_pass_writes_nothing_on_what_it_met_unchanged(shelf: Shel
     assert shelf.row(1)["synced_at"] == LONG_AGO
 
 
-def test_a_full_pass_does_not_stamp_a_row_twice(shelf: Shelf) -> None:
-    shelf.load(variant(1))
+def test_a_full_pass_notes_a_row_once_and_not_what_it_has_written(shelf: Shelf) -> None:
+    shelf.load(variant(1), variant(2))
     began = LONG_AGO + timedelta(days=1)
     shelf.set(1, synced_at=LONG_AGO)
-    shelf.load(variant(1), confirm_before=began)
-    stamped = shelf.rows()
-    shelf.load(variant(1), confirm_before=began)
-    assert shelf.rows() == stamped
+    for _ in range(2):
+        shelf.load(variant(1), variant(2), confirm_before=began)
+        assert shelf.confirmed() == [shelf.row(1)["external_id"]]
 
 
 def test_after_a_full_pass_what_it_did_not_meet_is_gone_but_what_it_could_not_load_is_not(

@@ -15,7 +15,7 @@ from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.queues import Unit
-from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines_tests.support import query, wait_for
 
@@ -27,9 +27,12 @@ PRODUCTS = (Unit.PRODUCTS,)
 def names(
     make_sandbox: MakeSandbox, add_shops: Callable[[Sandbox], list[str]], sync: Callable[..., Summary]
 ) -> list[str]:
-    """Three stores whose products are held."""
-    names = add_shops(make_sandbox(shops=3, variants=30))
+    """Three stores whose products are held, and have changed since."""
+    sandbox = make_sandbox(shops=3, variants=30)
+    names = add_shops(sandbox)
     assert sync(units=PRODUCTS).complete == 3
+    for shop in sandbox.world.shops.values():
+        edit(shop, "update_product", id=shop.export()["products"][0]["id"], fields={"title": "New"})
     return names
 
 

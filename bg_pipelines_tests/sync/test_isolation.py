@@ -11,6 +11,7 @@ import pytest
 
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations.stores import save_stores
@@ -199,9 +200,12 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     run = SyncRun(database, cipher, request, run_id="g", connect=lambda *_: Scripted([]), log=lambda _: None)
     with database.transaction() as connection:
         before = database_clock(connection)
-    [[work, *_], *_] = run.claim("g/1", before, ())
+    [batch, *_] = run.claim("g/1", before, ())
+    work = batch.claims[0]
+    attempt = work.attempt_id
     with database.transaction() as connection:
-        attempt = attempts.begin(connection, "g", work.store_id, work.unit)
+        begun = attempts.Attempt(attempt, "g", work.store_id, work.unit, work.claimed_at)
+        attempts.count(connection, begun, 1, Counts())
     reached = threading.Event()
 
     def commit() -> None:
@@ -232,7 +236,7 @@ def test_a_refusal_for_a_moment_at_a_store_that_worked_lately_calls_no_person(
     add_shops(sandbox)
     assert sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS)).failures == []
     for shop in sandbox.world.shops.values():
-        shop.faults.append(Fault(kind, times=1))
+        shop.faults.append(Fault(kind, times=1, operation="Products"))
     make_due(database)
     refused = sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS))
     assert len({failure.store for failure in refused.failures}) == 3

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
+import psycopg
 import pytest
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.retries import REFUSALS, Policies, Strategy
 from bg_pipelines.sandbox import Sandbox
@@ -17,6 +19,7 @@ from bg_pipelines.sync import settling
 from bg_pipelines.sync.context import NotReady, StoreRef
 from bg_pipelines.sync.settling import Failure, Settling, decide_failure
 from bg_pipelines.work import attempts, store_units
+from bg_pipelines.work.attempts import Attempt
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.store_units import Claim
 from bg_pipelines_tests.support import query
@@ -99,13 +102,20 @@ def settle(store: StoreRef, database: Database, said: list[str]) -> Settling:
 
 
 @pytest.fixture
-def begun(store: StoreRef, database: Database) -> list[tuple[Claim, int]]:
+def begun(store: StoreRef, database: Database) -> list[tuple[Claim, Attempt]]:
     """Two units of the store, claimed, each with its attempt."""
     with database.transaction() as connection:
         claims = store_units.claim(
             connection, UNITS, owner="run/1", limit=9, lease=timedelta(minutes=2), due_before=None
         )
-        return [(claim, attempts.begin(connection, "run", store.id, claim.unit)) for claim in claims]
+        return [(claim, begin(connection, claim)) for claim in claims]
+
+
+def begin(connection: psycopg.Connection[Any], claim: Claim) -> Attempt:
+    """An attempt that has kept something."""
+    attempt = Attempt(claim.attempt_id, "run", claim.store_id, claim.unit, claim.claimed_at)
+    attempts.count(connection, attempt, 1, Counts())
+    return attempt
 
 
 def row(database: Database, unit: str) -> dict[str, Any]:
@@ -119,8 +129,8 @@ def row(database: Database, unit: str) -> dict[str, Any]:
     return found
 
 
-def attempt_of(database: Database, attempt: int) -> str:
-    [found] = query(database, "SELECT status FROM sync_attempts WHERE id = %s", attempt)
+def attempt_of(database: Database, attempt: Attempt) -> str:
+    [found] = query(database, "SELECT status FROM sync_attempts WHERE id = %s", attempt.id)
     return str(found["status"])
 
 
@@ -132,7 +142,7 @@ def test_the_set_is_closed_and_each_is_tested() -> None:
 
 
 def test_done_is_due_again_and_forgets_its_failures(
-    begun: list[tuple[Claim, int]], database: Database
+    begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     claim, attempt = begun[0]
     with database.transaction() as connection:
@@ -146,7 +156,7 @@ def test_done_is_due_again_and_forgets_its_failures(
 
 
 def test_yielded_is_due_at_once_behind_all_others_and_no_failure(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     settle.give_back([claim for claim, _ in begun], behind_others=True)
     for claim, attempt in begun:
@@ -161,7 +171,7 @@ def test_yielded_is_due_at_once_behind_all_others_and_no_failure(
 
 
 def test_waiting_is_looked_at_again_with_its_count_and_no_failure(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database, said: list[str]
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database, said: list[str]
 ) -> None:
     claim, attempt = begun[0]
     running = NotReady(error(ErrorType.OPERATION_RUNNING), 7, lambda waits: {"waits": waits})
@@ -173,7 +183,7 @@ def test_waiting_is_looked_at_again_with_its_count_and_no_failure(
 
 
 def test_one_that_has_waited_for_too_long_has_failed_and_counts_anew(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     claim, attempt = begun[0]
     running = NotReady(error(ErrorType.OPERATION_RUNNING), 1440, lambda waits: {"waits": waits})
@@ -184,7 +194,7 @@ def test_one_that_has_waited_for_too_long_has_failed_and_counts_anew(
 
 
 def test_retried_is_due_later_with_its_error_and_its_count(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     claim, attempt = begun[0]
     outcome = settle.failed(claim, attempt, Failure(error(ErrorType.SHOP_LOCKED)))
@@ -197,7 +207,7 @@ def test_retried_is_due_later_with_its_error_and_its_count(
 
 
 def test_parked_is_due_at_no_time_under_one_incident_however_many_units_it_reaches(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     failure = Failure(error(ErrorType.CREDENTIALS))
     outcomes = [settle.failed(claim, attempt, failure) for claim, attempt in begun]
@@ -210,7 +220,7 @@ def test_parked_is_due_at_no_time_under_one_incident_however_many_units_it_reach
 
 
 def test_lost_is_settled_by_whoever_has_it_and_only_the_attempt_is_ended(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     claim, attempt = begun[0]
     query(database, "UPDATE sync_states SET lease_owner = 'another/1'")
@@ -223,7 +233,7 @@ def test_lost_is_settled_by_whoever_has_it_and_only_the_attempt_is_ended(
 
 
 def test_where_the_database_is_away_nothing_is_settled(
-    settle: Settling, begun: list[tuple[Claim, int]], database: Database
+    settle: Settling, begun: list[tuple[Claim, Attempt]], database: Database
 ) -> None:
     claim, attempt = begun[0]
     away = IntegrationError.of(ErrorType.DATABASE, "PostgreSQL is not available", details={"server": "away"})

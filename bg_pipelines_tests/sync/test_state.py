@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -154,16 +155,37 @@ FIRST_VERSION = {
 }
 
 
-def test_what_version_1_wrote_is_read_and_goes_on_where_it_was() -> None:
-    state = CursorState.parse(FIRST_VERSION)
+NOW = {**FIRST_VERSION, "version": 2, "full_pass": FIRST_VERSION["pass"]}
+NOW |= {"unlisted": 1, "awaited": 12, "agreed": 11, "searched_for": 2}
+
+
+@pytest.mark.parametrize(
+    "older", [FIRST_VERSION, {**NOW, "full_pass": None, "current": FIRST_VERSION["pass"]}]
+)
+def test_a_full_pass_of_an_older_program_begins_anew_for_it_has_noted_otherwise_what_it_listed(
+    older: dict[str, Any],
+) -> None:
+    state = CursorState.parse({key: value for key, value in older.items() if value is not None})
     assert (state.unlisted, state.awaited, state.agreed, state.searched_for) == (1, 12, 11, 2)
+    assert (state.current, state.since) == (None, None)
+
+
+def test_an_older_program_does_not_go_on_with_a_full_pass_of_this_one() -> None:
+    """It reads a pass from there."""
+    assert "current" not in CursorState.parse(NOW).dump()
+    incremental = CursorState(current=PassState(full=False, began_at=NOON))
+    assert incremental.dump()["current"]["full"] is False
+
+
+def test_a_full_pass_goes_on_where_it_was() -> None:
+    state = CursorState.parse(NOW)
     assert state.current is not None
     assert (state.current.resume, state.current.read, state.current.waits) == ("page 7", 1750, 2)
     assert state.current.sums == {"orders": Sum(1700, 12345, 50), "order_lines": Sum(0, 0, 0)}
 
 
 def test_a_state_survives_its_row() -> None:
-    state = CursorState.parse(FIRST_VERSION)
+    state = CursorState.parse(NOW)
     assert CursorState.parse(state.dump()) == state
     assert CursorState.parse({}) == CursorState()
     assert CursorState().dump() == {}
@@ -176,7 +198,7 @@ def test_a_state_that_a_newer_program_wrote_is_left_alone() -> None:
 
 
 def test_a_pass_that_begins_anew_is_as_whole_as_it_was() -> None:
-    state = CursorState.parse(FIRST_VERSION)
+    state = CursorState.parse(NOW)
     assert (state.without_pass().current, state.without_pass().since) == (None, None)
     assert state.current is not None
     incremental = replace(state, current=replace(state.current, full=False))

@@ -97,24 +97,6 @@ def test_values_arrive_as_the_source_has_them(
         assert {name: row[name] for name in ("available", "on_hand", "committed", "incoming")} == quantities
 
 
-def test_a_sync_of_which_nothing_changed_costs_one_page_per_resource(
-    make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync
-) -> None:
-    sandbox = make_sandbox(shops=1, variants=700)
-    names = add_shops(sandbox)
-    sync()
-    sandbox.world.forget_requests()
-    summary = sync(stores=names)
-    assert Counter(request.operation for request in sandbox.world.requests()) == {
-        "Shop": 1,
-        "Locations": 1,
-        "Products": 1,
-        "ProductVariants": 1,
-        "InventoryLevels": 1,
-    }
-    assert summary.changed == 0
-
-
 def test_what_changes_and_goes_at_the_source_changes_and_goes_here(
     make_sandbox: MakeSandbox, add_shops: AddShops, sync: Sync, database: Database
 ) -> None:

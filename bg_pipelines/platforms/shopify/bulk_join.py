@@ -15,7 +15,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.shopify.bulk_file import Line, Node, parse
 from bg_pipelines.platforms.shopify.failures import SOURCE
 
-CACHE_KIB = 32 * 1024
+CACHE_KIB = 8 * 1024
 KEPT_TOGETHER = 1_000
 ORPHANS_SHOWN = 100
 """Rows that are missing although something of theirs is there: of more than so many the file is not the whole."""

@@ -20,11 +20,12 @@ from bg_pipelines.platforms.protocol import (
     Backfill,
     Correction,
     CorrectionOutcome,
+    Look,
     ProductPages,
     StoreAccess,
     UpdateOutcome,
 )
-from bg_pipelines.platforms.shopify import bulk, customer_edits, sales, stock, subscriptions
+from bg_pipelines.platforms.shopify import bulk, customer_edits, look, sales, shop, stock, subscriptions
 from bg_pipelines.platforms.shopify.bulk import (
     EXPORT_LIMITS,
     Export,
@@ -58,7 +59,6 @@ from bg_pipelines.platforms.shopify.sales import ALL_ORDERS, Sales
 from bg_pipelines.platforms.shopify.stock import LOCATION_IDS, Stock
 from bg_pipelines.platforms.shopify.subscriptions import Subscriptions
 from bg_pipelines.records import (
-    Location,
     Page,
     Product,
     ProductVariant,
@@ -77,17 +77,14 @@ SCOPES = (
 # A search shows a change seconds to minutes late.
 LOOKBACK = timedelta(minutes=10)
 
-_LOCATION = (
-    "id name isActive fulfillsOnlineOrders updatedAt address { address1 city provinceCode countryCode zip }"
-)
 _PRODUCT = "id title handle status vendor productType tags createdAt updatedAt"
 _VARIANT = "id title sku barcode position price compareAtPrice updatedAt inventoryItem { id }"
-SHOP = "query Shop { shop { id name currencyCode ianaTimezone updatedAt plan { publicDisplayName } } }"
+SHOP = f"query Shop {{ {shop.PROFILE} }}"
 
 LOCATIONS = f"""
 query Locations($first: Int!, $after: String) {{
   rows: locations(first: $first, after: $after, sortKey: ID, includeInactive: true) {{
-    nodes {{ {_LOCATION} }}
+    nodes {{ {shop.LOCATION} }}
     {PAGE_INFO}
   }}
 }}"""
@@ -112,7 +109,7 @@ query ProductVariants($first: Int!, $after: String, $query: String) {{
 }}"""
 
 LOCATIONS_BY_IDS = f"""
-query LocationsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Location {{ {_LOCATION} }} }} }}"""
+query LocationsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Location {{ {shop.LOCATION} }} }} }}"""
 
 PRODUCTS_BY_IDS = f"""
 query ProductsByIds($ids: [ID!]!) {{ rows: nodes(ids: $ids) {{ ... on Product {{ {_PRODUCT} }} }} }}"""
@@ -157,6 +154,7 @@ DOCUMENTS = (
     *bulk.DOCUMENTS,
     *stock.DOCUMENTS,
     *subscriptions.DOCUMENTS,
+    *look.DOCUMENTS,
     SHOP,
     LOCATIONS,
     PRODUCTS,
@@ -215,19 +213,13 @@ class ShopifyPlatform:
         self._client.close()
 
     def profile(self) -> StoreProfile:
-        answer = self._client.execute(SHOP, {})
-        try:
-            shop = answer.data["shop"]
-            return StoreProfile(
-                external_id=shop["id"],
-                shop_name=shop["name"],
-                currency=shop["currencyCode"],
-                timezone=shop["ianaTimezone"],
-                plan=shop["plan"]["publicDisplayName"],
-                source_updated_at=shop["updatedAt"],
-            )
-        except (KeyError, TypeError):
-            raise malformed("Shopify's answer lacks the shop") from None
+        return shop.profile(self._client.execute(SHOP, {}).data)
+
+    def look(self, since: Mapping[Resource, datetime], *, profile: bool) -> Look:
+        resources = frozenset(since)
+        asked = {resource: _changed_since(moment) for resource, moment in since.items()}
+        answer = self._client.execute(look.document(resources, profile=profile), look.variables(asked))
+        return look.read(answer, resources, profile=profile)
 
     def pages(
         self,
@@ -385,21 +377,6 @@ def _changed_since(since: datetime | None) -> str | None:
     return None if since is None else f"updated_at:>='{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}'"
 
 
-def _location(_: Converted, node: Node) -> Location:
-    address = node["address"]
-    return Location(
-        *key(node),
-        node["name"],
-        node["isActive"],
-        node["fulfillsOnlineOrders"],
-        address["address1"],
-        address["city"],
-        address["provinceCode"],
-        address["countryCode"],
-        address["zip"],
-    )
-
-
 def _product(_: Converted, node: Node) -> Product:
     return Product(
         *key(node),
@@ -439,12 +416,12 @@ EXPORTS: dict[Resource, Export] = {
     ),
 }
 _CONNECTIONS: dict[Resource, tuple[str, str, Convert]] = {
-    Resource.LOCATIONS: (LOCATIONS, LOCATION_IDS, _location),
+    Resource.LOCATIONS: (LOCATIONS, LOCATION_IDS, shop.location),
     Resource.PRODUCTS: (PRODUCTS, PRODUCT_IDS, _product),
     Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS, PRODUCT_VARIANT_IDS, _variant),
 }
 _BY_IDS: dict[Resource, tuple[str, Convert]] = {
-    Resource.LOCATIONS: (LOCATIONS_BY_IDS, _location),
+    Resource.LOCATIONS: (LOCATIONS_BY_IDS, shop.location),
     Resource.PRODUCTS: (PRODUCTS_BY_IDS, _product),
     Resource.PRODUCT_VARIANTS: (PRODUCT_VARIANTS_BY_IDS, _variant),
 }

@@ -21,6 +21,7 @@ from bg_pipelines.platforms.protocol import (
     Backfill,
     Correction,
     CorrectionOutcome,
+    Look,
     ProductPages,
     StoreAccess,
     UpdateOutcome,
@@ -113,6 +114,23 @@ class SquarePlatform:
             return records.profile(self._merchant(), answer.data["location"])
         except (KeyError, TypeError, AttributeError):
             raise malformed("Square's answer lacks the merchant or the main location") from None
+
+    def look(self, since: Mapping[Resource, datetime], *, profile: bool) -> Look:
+        """Square has no call for several resources: the first pages of each, up to the first row."""
+        changed = set[Resource]()
+        counts: dict[Resource, int] = {}
+        listed: dict[Resource, Page] = {}
+        found = self.profile() if profile else None
+        for resource, moment in since.items():
+            for page in self.pages(resource, since=moment, resume=None):
+                if page.lists_all:
+                    listed[resource] = page
+                elif page.read:
+                    changed.add(resource)
+                    break
+                if page.source_count is not None:
+                    counts[resource] = page.source_count
+        return Look(frozenset(changed), counts, listed, found)
 
     def backfills(self) -> list[Backfill]:
         return []  # Square counts no rows and publishes no limits

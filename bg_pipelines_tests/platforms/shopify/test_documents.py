@@ -28,9 +28,10 @@ from graphql import (
 from graphql.execution.values import get_variable_values
 
 from bg_pipelines.platforms.protocol import Correction, Wanted
-from bg_pipelines.platforms.shopify import bulk, customer_edits, platform, sales, stock, subscriptions
+from bg_pipelines.platforms.shopify import bulk, customer_edits, look, platform, sales, stock, subscriptions
 from bg_pipelines.platforms.shopify.pages import PAGE_SIZES
 from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
+from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.records import Resource
 from bg_pipelines.webhooks.topics import TOPICS
 from bg_pipelines_tests.platforms.scripted import Asked, Reply
@@ -148,7 +149,7 @@ def test_every_connection_asks_for_a_page_that_the_vendor_gives(vendor: GraphQLS
 
 
 def test_no_document_of_the_module_is_forgotten() -> None:
-    modules = (platform, bulk, sales, stock, customer_edits, subscriptions)
+    modules = (platform, bulk, sales, stock, customer_edits, subscriptions, look)
     assert {document for module in modules for document in documents_of(module)} == set(platform.DOCUMENTS)
     assert len({name_of(document) for document in platform.DOCUMENTS}) == len(platform.DOCUMENTS)
 
@@ -179,6 +180,10 @@ def test_every_document_is_sent_with_variables_that_the_vendor_takes(
     shop.profile()
     shop.faults()
     shop.backfills()
+    for job in ("store_sync", "inventory_sync", "customer_sync"):
+        units = JOB_UNITS[job]
+        resources = [unit.resource for unit in units if unit.resource is not None]
+        shop.look(dict.fromkeys(resources, clock.now()), profile=Unit.STORE in units)
     shop.correct_stock([correction])[0]
     for resource in Resource:
         for since in (None, clock.now()):
@@ -227,11 +232,17 @@ def as_far_as_needed(asked: Asked) -> Reply:
     """Just enough of an answer that the platform asks its next question."""
     end = {"hasNextPage": False, "endCursor": None}
     more = {"hasNextPage": True, "endCursor": "c1"}
+    plan = {"publicDisplayName": "Basic"}
+    the_shop = {
+        **dict.fromkeys(("id", "name", "currencyCode", "ianaTimezone", "updatedAt"), "x"),
+        "plan": plan,
+    }
     match name_of(asked.body["query"]):
         case "Shop":
-            plan = {"publicDisplayName": "Basic"}
-            names = ("id", "name", "currencyCode", "ianaTimezone", "updatedAt")
-            return Reply.of({"data": {"shop": {**dict.fromkeys(names, "x"), "plan": plan}}})
+            return Reply.of({"data": {"shop": the_shop}})
+        case name if name.startswith("LookAt"):
+            nothing = {key: {"nodes": [], "pageInfo": end} for key in map(str, Resource)}
+            return Reply.of({"data": {"shop": the_shop, "app": {"accessScopes": []}, **nothing}})
         case "SetQuantities":
             stale = {"code": "CHANGE_FROM_QUANTITY_STALE", "field": None, "message": "stale"}
             return Reply.of({"data": {"inventorySetQuantities": {"userErrors": [stale]}}})
