@@ -24,8 +24,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,6 +38,7 @@ from rich.table import Table
 from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Costs, Fleet, fleet, tree_seconds
 from benchmarks.harness.fleet_layouts import Layout, run_for_each_store, task_for_each_store
 from benchmarks.harness.machine import description
+from bg_pipelines.machine.code_server import DEFINITIONS
 from bg_pipelines.machine.processes import child
 from bg_pipelines.queues import JOB_UNITS
 
@@ -118,20 +122,17 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
     )
     visits, sizes, rows = Visits(made), _sizes(made), made.dagster_rows()
     began, machine = time.time(), psutil.cpu_times()
-    command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "bg_pipelines.definitions"]
     with (
-        child(
-            command, cwd=PROJECT, env=made.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as daemon,
+        _machine(made) as (server, daemon),
         made.costs() as used,
         console.status("") as status,
     ):
         change_seconds = TURN_SECONDS / max(1, round(made.stores * CHANGED))
         next_change, next_look = began + change_seconds / 2, began + LOOK_SECONDS
-        runs = _Runs(daemon.pid)
+        runs = _Runs(server.pid)
         while (now := time.time()) < began + seconds:
-            if daemon.poll() is not None:
-                raise RuntimeError("the daemon has ended")
+            if daemon.poll() is not None or server.poll() is not None:
+                raise RuntimeError("the daemon or its code server has ended")
             if now >= next_change:
                 made.vendor.change([made.random.randrange(made.stores)])
                 next_change += change_seconds
@@ -146,7 +147,7 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
             time.sleep(min(0.5, change_seconds / 2))
         visits.look(end=True)
         runs.look()
-        daemon_seconds = tree_seconds(daemon.pid) - runs.seconds
+        daemon_seconds = tree_seconds(daemon.pid) + tree_seconds(server.pid) - runs.seconds
     spent = psutil.cpu_times()
     busy = _busy(spent) - _busy(machine)
     cores = psutil.cpu_count() or 1
@@ -177,28 +178,51 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
     return figures
 
 
-class _Runs:
-    """Processor seconds of the processes that run jobs, below a daemon's code server.
+@contextmanager
+def _machine(made: Fleet) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """The code server and the daemon as `bg-pipelines up` has them."""
+    with tempfile.TemporaryDirectory(prefix="bg-fleet-") as folder:
+        socket, workspace = Path(folder, "code.sock"), Path(folder, "workspace.yaml")
+        workspace.write_text(
+            f"load_from:\n  - grpc_server: {{socket: {socket}, location_name: {DEFINITIONS}}}\n"
+        )
+        silent = {
+            "cwd": PROJECT,
+            "env": made.environment,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
+        python = [sys.executable, "-m"]
+        with child([*python, "bg_pipelines.machine.code_server", str(socket)], **silent) as server:
+            while not socket.exists() and server.poll() is None:
+                time.sleep(0.1)
+            daemon = [*python, "dagster._daemon", "run", "-w", str(workspace)]
+            with child(daemon, **silent) as running:
+                yield server, running
 
-    What has ended is known of its parent alone, and a code server is replaced now and then: so it is looked at often.
+
+class _Runs:
+    """Processor seconds of the processes that run jobs: what the code server's process that they are forked from has begun.
+
+    What has ended is known of its parent alone.
     """
 
-    def __init__(self, daemon: int) -> None:
-        self.daemon = psutil.Process(daemon)
-        self.servers: dict[int, float] = {}
+    def __init__(self, server: int) -> None:
+        self.server = psutil.Process(server)
+        self.forks: dict[int, float] = {}
 
     def look(self) -> None:
-        for server in self.daemon.children(recursive=True):
+        for fork in self.server.children():
             try:
-                if "grpc" in server.cmdline():
-                    own = server.cpu_times()
-                    self.servers[server.pid] = tree_seconds(server.pid) - own.user - own.system
+                if "forkserver" in " ".join(fork.cmdline()):
+                    own = fork.cpu_times()
+                    self.forks[fork.pid] = tree_seconds(fork.pid) - own.user - own.system
             except psutil.NoSuchProcess:
                 continue
 
     @property
     def seconds(self) -> float:
-        return sum(self.servers.values())
+        return sum(self.forks.values())
 
 
 def _lags(made: Fleet, began: float) -> list[float]:
