@@ -67,9 +67,14 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest first. Of two workers the first has them all, so that no two daemons starve each other, and the second
-    takes from it what else it has (`--dist worksteal` takes from the end)."""
+    takes from it what else it has (`--dist worksteal` takes from the end). What is marked `full` is left out, unless
+    BG_TEST_FULL=1."""
+    if os.environ.get("BG_TEST_FULL") != "1":
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 

@@ -148,6 +148,7 @@ def test_web_ui_and_daemon_of_containers_share_one_code_server() -> None:
         assert "/opt/dagster/workspace.yaml" in [*service.get("entrypoint", []), *service["command"]]
 
 
+@pytest.mark.full
 def test_compose_yaml_is_what_the_compose_specification_says() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     path = Path(os.environ.get("BG_VENDOR_SPECS", PROJECT.parent / "shared" / "vendor"), "compose-spec.json")
@@ -281,10 +282,8 @@ class Standin:
         return (self.root / f"{name}.log").read_text(errors="replace")
 
 
-@pytest.mark.skipif(
-    os.environ.get("BG_TEST_FULL") != "1" or os.geteuid() != 0,
-    reason="BG_TEST_FULL=1, as root: installs it all",
-)
+@pytest.mark.full
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.timeout(900)
 def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
     monkeypatch: pytest.MonkeyPatch,

@@ -4,6 +4,7 @@ alive."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,15 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=[*NEEDED, "WatchedCeleryRunLauncher"])
+HERE = [
+    name
+    for name in (*NEEDED, "WatchedCeleryRunLauncher")
+    if name not in launcher.ELSEWHERE or find_spec(launcher.ELSEWHERE[name][0].split(".")[0])
+]
+"""Those whose package is installed."""
+
+
+@pytest.fixture(params=HERE)
 def watched(
     request: pytest.FixtureRequest,
     instance: dg.DagsterInstance,
@@ -110,8 +119,6 @@ def watched(
         )
         made.register_instance(instance)
     else:
-        if name in launcher.ELSEWHERE:
-            pytest.importorskip(launcher.ELSEWHERE[name][0].split(".")[0])
         monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
         config = NEEDED[name]
         if name == "WatchedK8sRunLauncher":

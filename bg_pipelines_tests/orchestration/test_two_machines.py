@@ -6,7 +6,6 @@ the other, within a stated time: nothing is lost, nothing is done twice.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -41,9 +40,11 @@ from bg_pipelines_tests.orchestration.test_crashes import (
 )
 from bg_pipelines_tests.support import KEY, PATIENCE, assert_equal_to_source, query, wait_for
 
-IS_FULL = os.environ.get("BG_TEST_FULL") == "1"
 pytestmark = [
-    pytest.mark.skipif(not (IS_FULL and can_have_networks()), reason="BG_TEST_FULL=1, as root"),
+    pytest.mark.full,
+    pytest.mark.skipif(
+        not can_have_networks(), reason="this system lets no process have a network of its own"
+    ),
     pytest.mark.timeout(500),
 ]
 NAMES = ("bgone", "bgtwo")
