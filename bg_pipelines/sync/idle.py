@@ -29,8 +29,8 @@ def find_idle(
     """The units that are idle. `asked_at` is now, by the database's clock, or earlier; the store is connected only where
     there is something to look for. Their cursors stay as they are: the next look begins where this one did.
 
-    Raises IntegrationError where the platform is out of reach; where a part of the look may be at fault nothing is known
-    to be idle, and each unit is read by itself.
+    Raises IntegrationError where the look failed, unless a part of it may be at fault: then nothing is known to be idle, and
+    each unit is read by itself.
     """
     states: dict[Resource, CursorState] = {}
     since: dict[Resource, datetime] = {}
@@ -42,7 +42,10 @@ def find_idle(
         if unit is Unit.STORE and not store.is_double:
             profile = seen_profile(claim.cursor)
         elif unit.resource is not None:
-            state = CursorState.parse(claim.cursor)
+            try:
+                state = CursorState.parse(claim.cursor)
+            except IntegrationError:
+                continue  # it fails as this unit's own
             last = claim.last_full_at
             is_between = state.current is None and state.awaited is None and state.seen is not None
             if is_between and state.since and last and asked_at - last < FULL_PASS_EVERY:

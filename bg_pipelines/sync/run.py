@@ -260,10 +260,7 @@ class SyncRun:
         except IntegrationError as error:
             if not is_expected(error):
                 raise
-            # A row that could not even be settled is released at the end of the run, still due.
-            self.say(
-                f"store {batch.store.name} could not be settled; the next run continues: {error.message}"
-            )
+            self._say_not_settled(batch.store.name, error)
             self.note_store(batch.store.id, complete=False)
 
     def is_fresh(self, batch: Batch) -> bool:
@@ -282,7 +279,26 @@ class SyncRun:
             if not visits or not (wanted or self.clock() - visits[0].ended_at >= SETTLED_AFTER_SECONDS):
                 return
             self._idle = []
-        settle_idle(self.database, self.coverage, visits)
+        try:
+            settle_idle(self.database, self.coverage, visits)
+        except IntegrationError as error:
+            if not is_expected(error):
+                raise
+            # Somebody holds a row of one of them: it alone is left, and still due.
+            for visit in visits:
+                self._settle_alone(visit)
+
+    def _settle_alone(self, visit: IdleVisit) -> None:
+        try:
+            settle_idle(self.database, self.coverage, [visit])
+        except IntegrationError as error:
+            if not is_expected(error):
+                raise
+            self._say_not_settled(visit.settling.store.name, error)
+
+    def _say_not_settled(self, store: str, error: IntegrationError) -> None:
+        # A row that could not even be settled is released at the end of the run, still due.
+        self.say(f"store {store} could not be settled; the next run continues: {error.message}")
 
     def renew(self, connection: psycopg.Connection[Any], owners: Sequence[str], lease: timedelta) -> None:
         store_units.heartbeat(connection, owners, lease)

@@ -129,8 +129,11 @@ class Visit:
         try:
             try:
                 idle = self._look()
-            except IntegrationError as out_of_reach:
-                failure = summary.Failure(self.store.name, [], out_of_reach)
+            except Stopped:
+                raise
+            except Exception as surprise:  # noqa: BLE001 (each unit says itself what it meets)
+                if isinstance(surprise, IntegrationError) and surprise.error_type in OUT_OF_REACH:
+                    failure = summary.Failure(self.store.name, [], surprise)
             if len(idle) == len(self.claims):
                 for claim in self.claims:
                     self._note_idle(claim)
@@ -177,7 +180,7 @@ class Visit:
         return self.claims[0].claimed_at + timedelta(seconds=self.run_.clock() - self.batch.claimed_at)
 
     def _look(self) -> set[str]:
-        """The units at whose source nothing has changed. Raises IntegrationError where the platform is out of reach."""
+        """The units at whose source nothing has changed. Raises like `find_idle`."""
         if self.is_probe:
             return set()
         return find_idle(self._connect, self.store, self.claims, self.now())

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
+from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
+from bg_pipelines.platforms.shopify.platform import ShopifyPlatform
 from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sync import Summary
-from bg_pipelines_tests.support import CATALOGUE, Scripted, assert_equal_to_source, page, query
+from bg_pipelines_tests.support import CATALOGUE, Scripted, assert_equal_to_source, expire_leases, page, query
 
 Sync = Callable[..., Summary]
 UNITS = (*CATALOGUE, *JOB_UNITS["customer_sync"])
@@ -137,6 +141,56 @@ def test_a_store_that_is_out_of_reach_is_asked_once(quiet: Quiet, kind: str, err
     quiet.visit()
     states = query(quiet.database, "SELECT DISTINCT attempts, lease_owner FROM sync_states")
     assert states == [{"attempts": 0, "lease_owner": None}]
+
+
+def test_a_look_that_fails_as_nobody_expected_is_no_fault_of_the_run(
+    quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ShopifyPlatform, "look", surprise)
+    CHANGES["a product"](quiet.shop)
+    assert "Products" in quiet.visit()
+    assert_equal_to_source(quiet.database, quiet.sandbox)
+
+
+def test_a_unit_whose_state_a_newer_program_wrote_fails_alone(quiet: Quiet) -> None:
+    query(quiet.database, "UPDATE sync_states SET cursor = '{\"version\": 9}' WHERE resource = 'orders'")
+    summary = quiet.summary()
+    [failure] = summary.failures
+    assert (failure.error.error_type, failure.units) == (ErrorType.CONFIGURATION, ["orders"])
+    assert summary.units[Unit.CUSTOMERS].synced == 1
+
+
+def test_an_idle_store_whose_row_somebody_holds_is_left_and_ends_no_run(
+    quiet: Quiet, database_url: str
+) -> None:
+    said: list[str] = []
+
+    def wait_shortly(connection: psycopg.Connection[Any], _: object) -> None:
+        connection.execute("SET lock_timeout = '300ms'")
+        connection.commit()
+
+    sa.event.listen(quiet.database.engine, "connect", wait_shortly)
+    quiet.database.engine.dispose()
+    with psycopg.connect(database_url.replace("+psycopg", "")) as somebody:
+
+        def hold(access: Any, sleep: Any) -> Any:
+            somebody.execute("SELECT FROM sync_states WHERE resource = 'orders' FOR UPDATE")
+            return platforms.connect(access, api_version="2026-07", sleep=sleep)
+
+        summary = quiet.summary(connect=hold, log=said.append)
+        somebody.rollback()
+    assert summary.failures == []
+    assert any("could not be settled; the next run continues" in line for line in said)
+    # It was not even free to be given back: its lease ends by itself.
+    [left] = query(
+        quiet.database, "SELECT next_due_at < now() AS due FROM sync_states WHERE resource = 'orders'"
+    )
+    assert left["due"]
+    expire_leases(quiet.database)
+    assert quiet.visit() == ["Look"]
 
 
 def test_everything_is_read_again_once_a_day_and_when_a_person_wants_it(quiet: Quiet) -> None:
