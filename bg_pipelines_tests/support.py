@@ -60,6 +60,7 @@ class Scripted:
     corrections_a_call = 250
     webhooks = None
     late_arrivals: ClassVar[dict[Resource, timedelta]] = {}
+    undated: ClassVar[frozenset[Resource]] = frozenset()
 
     def look(self, since: Mapping[Resource, datetime], *, profile: bool) -> Look:
         """Anything may have changed."""

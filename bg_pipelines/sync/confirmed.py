@@ -31,14 +31,19 @@ def begin(connection: Connection, store_id: int, table: str, began_at: datetime)
     )
 
 
-def require(connection: Connection, store_id: int, table: str, began_at: datetime) -> None:
-    """Raises IntegrationError (count_mismatch) where the notes of the pass that began then are lost."""
+def are_known(connection: Connection, store_id: int, table: str, began_at: datetime) -> bool:
+    """Whether the notes of the pass that began then are there."""
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM confirmed_rows WHERE store_id = %s AND resource = %s AND external_id = '' "
         "AND confirmed_at = %s)",
         (store_id, table, began_at),
     ).fetchone()
-    if row and row[0]:
+    return bool(row and row[0])
+
+
+def require(connection: Connection, store_id: int, table: str, began_at: datetime) -> None:
+    """Raises IntegrationError (count_mismatch) where the notes of the pass that began then are lost."""
+    if are_known(connection, store_id, table, began_at):
         return
     raise IntegrationError(
         f"PostgreSQL has forgotten which {table} this pass has listed, as it does when it recovers from a crash. Nothing "

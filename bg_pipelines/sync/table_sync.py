@@ -148,10 +148,18 @@ class TableSync:
             self.state = replace(self.state, current=PassState(full=False, began_at=self.seen_at))
 
     def _begin_full_pass(self) -> None:
-        """Continue or begin it. Raises IntegrationError (count_mismatch) where what it has confirmed so far is lost."""
+        """Continue it; or begin it, also where PostgreSQL has forgotten what it has confirmed so far."""
         store_id, current = self.claim.store_id, self.state.current
         with self.database.transaction() as connection:
-            if current is None or not current.full:
+            if current is not None and not (
+                current.full
+                and (
+                    current.into_empty
+                    or confirmed.are_known(connection, store_id, self.table, current.began_at)
+                )
+            ):
+                current = None
+            if current is None:
                 current = PassState(
                     full=True,
                     began_at=clock(connection),
@@ -161,8 +169,6 @@ class TableSync:
                 )
                 self.state = replace(self.state, current=current)
                 confirmed.begin(connection, store_id, self.table, current.began_at)
-            else:
-                confirmed.require(connection, store_id, self.table, current.began_at)
         # An export may be as old as the pass: it says nothing of what was marked deleted since.
         self.seen_at = current.began_at
 

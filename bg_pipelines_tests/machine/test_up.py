@@ -82,6 +82,7 @@ def synced_at(database: Database) -> object:
     return row["at"]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_ends_together(
     make_sandbox: Callable[..., Sandbox], database: Database, home: Path, up: Up
@@ -131,7 +132,7 @@ def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_e
     assert f"is at work on this instance already: process {daemon.pid} on " in second.stderr
 
     # Whatever dies has a successor, and work goes on: the broker with all it held, the code server, the daemon.
-    for part in ("valkey", "code-server", "bg_pipelines.cli daemon"):
+    for part in ("valkey", "machine.code_server", "bg_pipelines.cli daemon"):
         dead = kill(up.of(part))
         wait_for(lambda part=part, dead=dead: up.of(part, but=dead) is not None)  # type: ignore[misc]
     before = synced_at(database)

@@ -29,6 +29,7 @@ from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
 from bg_pipelines.sync.deletions import mark_deleted
 from bg_pipelines.sync.progress import Progress
+from bg_pipelines.sync.state import CursorState, PassState
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.support import (
     CATALOGUE,
@@ -147,11 +148,11 @@ def test_progress_is_said_once_a_minute_at_the_pace_so_far() -> None:
 
 def test_status_shows_how_far_a_backfill_is(database: Database, sandbox: Sandbox) -> None:
     began = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    current = {"full": True, "read": 120_000, "source_count": 800_000, "began_at": began.isoformat()}
+    current = PassState(full=True, began_at=began, read=120_000, source_count=800_000)
     query(
         database,
         "UPDATE sync_states SET cursor = %s WHERE resource = 'orders'",
-        Jsonb({"version": 2, "current": current}),
+        Jsonb(CursorState(current=current).dump()),
     )
     with database.session() as session:
         [one] = running_backfills(session, began + timedelta(minutes=7))

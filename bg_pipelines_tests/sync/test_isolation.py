@@ -236,7 +236,7 @@ def test_a_refusal_for_a_moment_at_a_store_that_worked_lately_calls_no_person(
     add_shops(sandbox)
     assert sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS)).failures == []
     for shop in sandbox.world.shops.values():
-        shop.faults.append(Fault(kind, times=1, operation="Products"))
+        shop.faults.append(Fault(kind, times=1, operation="query Products("))
     make_due(database)
     refused = sync(units=(Unit.PRODUCTS, Unit.PRODUCT_VARIANTS))
     assert len({failure.store for failure in refused.failures}) == 3
