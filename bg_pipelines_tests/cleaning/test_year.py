@@ -36,7 +36,7 @@ EACH: dict[str, tuple[int, dict[str, str]]] = {
     "inventory_reservations": (150, {"cart_external_id": NAME}),
     "sessions": (150, {"expires_at": "now() + interval '2 weeks'"}),
     "sync_attempts": (200, {"status": "CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'succeeded' END"}),
-    "sync_rollups": (10, {"tier": "1"}),
+    "sync_rollups": (10, {}),
     "job_runs": (50, {"finished_at": "now()", "status": "'succeeded'"}),
     "audits": (20, {}),
     "webhook_events": (200, {
@@ -60,6 +60,7 @@ OF_TYPE = {
     "text": NAME,
     "bigint": "1",
     "integer": "1",
+    "smallint": "1",
     "numeric": "1",
     "boolean": "false",
     "timestamp with time zone": "now()",

@@ -77,7 +77,7 @@ def place(database: Database, store: str) -> str:
     """Where the backfill of a store stands, in words."""
     rows = query(
         database,
-        "SELECT resource, last_succeeded_at IS NOT NULL AS done, cursor -> 'current' ->> 'resume' AS token "
+        "SELECT resource, last_succeeded_at IS NOT NULL AS done, cursor -> 'full_pass' ->> 'resume' AS token "
         "FROM sync_states y JOIN stores s ON s.id = y.store_id WHERE s.name = %s AND resource = ANY(%s) ORDER BY resource",
         store,
         list(SALES),

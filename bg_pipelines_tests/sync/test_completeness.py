@@ -160,7 +160,7 @@ def test_a_line_that_an_old_export_brings_to_a_deleted_order_lives_no_longer_tha
 def read_so_far(database: Database, resource: str = "orders") -> int:
     [row] = query(
         database,
-        "SELECT coalesce((cursor -> 'current' ->> 'read')::int, 0) AS read FROM sync_states WHERE resource = %s",
+        "SELECT coalesce((cursor -> 'full_pass' ->> 'read')::int, 0) AS read FROM sync_states WHERE resource = %s",
         resource,
     )
     return int(row["read"])
