@@ -227,6 +227,7 @@ def test_while_the_daemon_alone_is_dead_its_run_works_on_and_is_not_started_agai
     assert query(database, "SELECT * FROM incidents") == []
 
 
+@pytest.mark.full
 def test_after_postgresql_was_killed_under_all_of_dagster_the_work_is_finished(
     make_sandbox: MakeSandbox, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
