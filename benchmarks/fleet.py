@@ -38,7 +38,7 @@ from rich.table import Table
 from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Costs, Fleet, fleet, tree_seconds
 from benchmarks.harness.fleet_layouts import Layout, run_for_each_store, task_for_each_store
 from benchmarks.harness.machine import description
-from bg_pipelines.machine.code_server import DEFINITIONS
+from bg_pipelines.machine import code_server
 from bg_pipelines.machine.processes import child
 from bg_pipelines.queues import JOB_UNITS
 
@@ -183,9 +183,7 @@ def _machine(made: Fleet) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.
     """The code server and the daemon as `bg-pipelines up` has them."""
     with tempfile.TemporaryDirectory(prefix="bg-fleet-") as folder:
         socket, workspace = Path(folder, "code.sock"), Path(folder, "workspace.yaml")
-        workspace.write_text(
-            f"load_from:\n  - grpc_server: {{socket: {socket}, location_name: {DEFINITIONS}}}\n"
-        )
+        workspace.write_text(code_server.workspace(socket))
         silent = {
             "cwd": PROJECT,
             "env": made.environment,
@@ -193,7 +191,7 @@ def _machine(made: Fleet) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.
             "stderr": subprocess.DEVNULL,
         }
         python = [sys.executable, "-m"]
-        with child([*python, "bg_pipelines.machine.code_server", str(socket)], **silent) as server:
+        with child([*python, code_server.__name__, str(socket)], **silent) as server:
             while not socket.exists() and server.poll() is None:
                 time.sleep(0.1)
             daemon = [*python, "dagster._daemon", "run", "-w", str(workspace)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +27,11 @@ class _Forking(ModuleType):
 
     def get_context(self, method: str | None = None) -> BaseContext:
         return multiprocessing.get_context("forkserver" if method == "spawn" else method)
+
+
+def workspace(socket: Path) -> str:
+    """The text of a workspace.yaml by which web UI and daemon find the code server at this socket."""
+    return f"load_from:\n  - grpc_server: {{socket: {socket}, location_name: {DEFINITIONS}}}\n"
 
 
 def serve(socket: str) -> None:

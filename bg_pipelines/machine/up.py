@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bg_pipelines.database.engine import open_database
-from bg_pipelines.machine.code_server import DEFINITIONS
+from bg_pipelines.machine import code_server
 from bg_pipelines.machine.daemon import FREE_SECONDS, DaemonLock
 from bg_pipelines.machine.processes import configuration_error, end, end_with_parent, require_free
 from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
@@ -58,13 +58,13 @@ def table(
     ours = [*python, "bg_pipelines.cli"]
     workspace = folder / "workspace.yaml"
     code = folder / "code.sock"
-    workspace.write_text(f"load_from:\n  - grpc_server: {{socket: {code}, location_name: {DEFINITIONS}}}\n")
+    workspace.write_text(code_server.workspace(code))
     processes = []
     if workers and settings.broker_url is None:
         processes.append(Process("broker", broker_command(folder), ready=_broker_socket(folder)))
     if webhook_port is not None and settings.public_url is not None:
         processes.append(Process("receiver", [*ours, "serve-webhooks", "--port", str(webhook_port)]))
-    processes.append(Process("code", [*python, "bg_pipelines.machine.code_server", str(code)], ready=code))
+    processes.append(Process("code", [*python, code_server.__name__, str(code)], ready=code))
     ui = [*python, "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)]
     processes.append(Process("ui", ui))
     if workers:

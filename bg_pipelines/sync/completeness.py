@@ -78,14 +78,10 @@ class Completeness:
 
     def _met_before(self, connection: Connection, ids: Sequence[str], written: str, value: Any) -> list[str]:
         """Which of these rows the pass has confirmed in an earlier transaction, or were `written` so."""
-        noted = (
-            "EXISTS (SELECT FROM confirmed_rows k WHERE k.store_id = t.store_id AND k.resource = %s "
-            "AND k.external_id = t.external_id AND k.confirmed_at <> now())"
-        )
         with connection.cursor(row_factory=scalar_row) as cursor:
             cursor.execute(
                 f"SELECT external_id FROM {self.table} t WHERE store_id = %s AND external_id = ANY(%s) "  # noqa: S608
-                f"AND ({written} OR {noted}) AND deleted_at IS NULL",
+                f"AND ({written} OR {confirmed.WAS_CONFIRMED.format('t', '%s')}) AND deleted_at IS NULL",
                 (self.store_id, list(ids), value, self.table),
             )
             return cursor.fetchall()

@@ -15,11 +15,14 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 
 Connection = psycopg.Connection[Any]
 
-IS_CONFIRMED = (
-    "EXISTS (SELECT FROM confirmed_rows k WHERE k.store_id = {0}.store_id AND k.resource = {1} "
-    "AND k.external_id = {0}.external_id)"
+_NOTES = (
+    "SELECT FROM confirmed_rows k WHERE k.store_id = {0}.store_id AND k.resource = {1} "
+    "AND k.external_id = {0}.external_id"
 )
+IS_CONFIRMED = f"EXISTS ({_NOTES})"
 """Whether a row of the table alias {0} is; {1} is the resource."""
+WAS_CONFIRMED = f"EXISTS ({_NOTES} AND k.confirmed_at <> now())"
+"""Whether it is, by an earlier transaction."""
 
 
 def begin(connection: Connection, store_id: int, table: str, began_at: datetime) -> None:

@@ -261,22 +261,17 @@ class Settling:
 
     def _transact(self, act: Callable[[Connection, _Known], T]) -> T:
         """A transaction, retried on conflict; what it learnt counts once it is committed."""
-        for left in reversed(range(_TRIES)):
+
+        def learning(connection: Connection) -> tuple[T, _Known]:
             known = replace(self._known, reported=set(self._known.reported), messages=[], reopened=False)
-            try:
-                with self.database.transaction() as connection:
-                    result = act(connection, known)
-            except IntegrationError as error:
-                if not left or not is_expected(error):
-                    raise
-                continue
-            self._known = known
-            for message in known.messages:
-                self.say(message)
-            if known.reopened:
-                self.reopened()
-            return result
-        raise AssertionError
+            return act(connection, known), known
+
+        result, self._known = _transacted(self.database, learning)
+        for message in self._known.messages:
+            self.say(message)
+        if self._known.reopened:
+            self.reopened()
+        return result
 
     def _fail(
         self, connection: Connection, known: _Known, claim: Claim, attempt: Attempt, failure: Failure
