@@ -1406,6 +1406,7 @@ class JobRun(Base):
     run_id: Mapped[str] = mapped_column(primary_key=True)
     job: Mapped[str]
     queue: Mapped[str]
+    host: Mapped[str | None] = mapped_column(comment="the machine, or the container, that carries it out")
     status: Mapped[str] = mapped_column(server_default="running")
     started_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     seen_at: Mapped[datetime] = mapped_column(
@@ -1417,6 +1418,19 @@ class JobRun(Base):
     peak_rss_mb: Mapped[float | None]
     connections_in_use: Mapped[int | None] = mapped_column(comment="the most at any time it was looked at")
     connections_size: Mapped[int | None] = mapped_column(comment="how many its pool may open")
+
+
+class FigureSample(Base):
+    """Figures as they were, for trends: one row a minute, and one for each quarter of an hour (operations/trends.py)."""
+
+    __tablename__ = "figure_samples"
+    __table_args__ = (sa.Index(None, "at"),)
+
+    minutes: Mapped[int] = mapped_column(
+        sa.SmallInteger, primary_key=True, autoincrement=False, comment="how long a time it is of"
+    )
+    at: Mapped[datetime] = mapped_column(primary_key=True, comment="when that time began")
+    figures: Mapped[dict[str, Any]] = mapped_column(comment="by name, the highest that was seen in that time")
 
 
 class EncryptionCheck(Base):

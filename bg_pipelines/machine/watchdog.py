@@ -1,7 +1,7 @@
 """The watchdog: what Dagster cannot tell, being what is broken, or needing it: a full disk, its storage, its daemon.
 
 It is a process of its own (`bg-pipelines watch`, and in `bg-pipelines up`), looks every few seconds, and tells people
-at once and when it is over. While all is well it calls `BG_HEARTBEAT_URL` once a minute: an outside monitor there tells of
+at once and when it is over. Once a minute it keeps the figures of that minute, for trends. While all is well it calls `BG_HEARTBEAT_URL` once a minute: an outside monitor there tells of
 what a watchdog cannot, its own end and its machine's.
 """
 
@@ -22,6 +22,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import DAGSTER, Fingerprint, Installation
 from bg_pipelines.incidents.reporting import MANUAL, Fault, run_fault
+from bg_pipelines.operations import trends
 from bg_pipelines.platforms.http import Transport
 from bg_pipelines.settings import Settings
 
@@ -58,7 +59,7 @@ class Watchdog:
         self._told: dict[Fingerprint, str] = {}
         """What people were told of, each with its occurrence."""
         self._is_new = True
-        self._beat_at = float("-inf")
+        self._beat_at = self._sampled_at = float("-inf")
         self._transport = Transport("heartbeat", "the monitor", address_of="BG_HEARTBEAT_URL")
 
     def watch(self, sleep: Callable[[float], object] = time.sleep) -> None:
@@ -87,6 +88,8 @@ class Watchdog:
             self._end([one for one in self._told if one not in found])
         if not faults:
             self._beat()
+        if not faults or found == {DAEMON}:
+            self._sample()
         return faults
 
     def _faults(self) -> list[Fault]:
@@ -159,6 +162,16 @@ class Watchdog:
         self._is_new = False
         for one in over:
             del self._told[one]
+
+    def _sample(self) -> None:
+        """Keep the figures of this minute, for trends."""
+        if self._clock() - self._sampled_at < trends.EVERY_SECONDS:
+            return
+        self._sampled_at = self._clock()
+        try:
+            trends.sample(self._database(open_database))
+        except IntegrationError as error:
+            log.error("watchdog: figures were not kept: %s", error.message)
 
     def _beat(self) -> None:
         url = self.settings.heartbeat_url
