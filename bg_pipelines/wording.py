@@ -42,6 +42,14 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 86_400:.0f}d"
 
 
+def spelled(seconds: float) -> str:
+    """A duration in whole words, as a sentence has it: 40 seconds, 8 minutes, 3 hours, 2 days."""
+    for noun, length, most in (("second", 1, 90), ("minute", 60, 120), ("hour", 3600, 48)):
+        if round(seconds / length) < most:
+            return counted(round(seconds / length), noun)
+    return counted(round(seconds / 86_400), "day")
+
+
 def about(seconds: float) -> str:
     """A long duration as one says it: minutes, hours or days."""
     if seconds < 90 * 60:

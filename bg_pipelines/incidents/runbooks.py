@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.incidents.fingerprints import AlertTarget, TextsRefused, TextsStopped
+from bg_pipelines.incidents.fingerprints import AlertTarget, Installation, TextsRefused, TextsStopped
 from bg_pipelines.wording import filled
 
 RUNBOOKS: Mapping[ErrorType, str] = {
@@ -154,6 +154,10 @@ OF_TEXTS: Mapping[ErrorType, str] = {
     **dict.fromkeys((ErrorType.SCOPES, ErrorType.QUERY_REJECTED), _REFUSED),
 }
 """Of text messages, where it is no store's: what stops them all, and what parks them by their code."""
+OF_DAGSTER = (
+    "Look whether `bg-pipelines up` (or the daemon's service) is running where it should, and at the end of its log; start it "
+    "again. Work that was due meanwhile is caught up. It closes when the daemon ticks again: `bg-pipelines status`."
+)
 OF_TARGET = (
     "Mend what the message names, or take the target out of `BG_ALERT_PHONES` or `BG_ALERT_URLS`. "
     "It closes when the target takes an alert, or is named no more."
@@ -171,6 +175,8 @@ def runbook(
     text = RUNBOOKS[error_type]
     if kind in (TextsStopped.kind, TextsRefused.kind):
         text = OF_TEXTS.get(error_type, text)
+    elif kind == Installation.kind and error_type is ErrorType.RUN_DIED:
+        text = OF_DAGSTER
     elif kind == AlertTarget.kind:
         text = OF_TARGET
     return filled(text, N=incident, STORE=store)

@@ -19,6 +19,7 @@ from bg_pipelines.database.secrets import Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.operations import machine_checks, webhook_checks
+from bg_pipelines.operations.daemon_figures import read_daemon
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.wording import did_you_mean, filled
 
@@ -46,10 +47,13 @@ def find_faults() -> list[str]:
     except IntegrationError as error:
         faults.append(f"database: {error.message}")
     try:
-        dagster = Database(dagster_storage_url(settings))
+        dagster = Database(dagster_storage_url(settings), pool_size=1)
         with dagster.transaction():
             pass
+        daemon = read_daemon(dagster)
         dagster.close()
+        if daemon.trouble and not daemon.has_never_run:  # then it is being set up
+            faults.insert(0, daemon.trouble)
     except IntegrationError as error:
         faults.append(f"Dagster's storage: {error.message}")
     if settings.broker_url is not None:
