@@ -59,6 +59,9 @@ def about(seconds: float) -> str:
     return f"about {seconds / 86_400:.1f} days"
 
 
+ADD_A_STORE = "`bg-pipelines stores add NAME --domain DOMAIN --token -`"
+
+
 def command(*words: object) -> str:
     """A command of ours as a text shows it, to be pasted into a shell: a name with a blank or a quote in it is one word."""
     return f"`bg-pipelines {shlex.join(map(str, words))}`"

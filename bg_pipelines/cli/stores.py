@@ -16,7 +16,7 @@ from bg_pipelines.operations.store_removal import Plan, plan_removal, remove_sto
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.settings import load_settings
-from bg_pipelines.wording import counted, visible
+from bg_pipelines.wording import ADD_A_STORE, counted, visible
 
 app = typer.Typer()
 Insecure = Annotated[
@@ -149,7 +149,7 @@ def list_stores() -> None:
         table.add_row(
             row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
         )
-    console.print(table if table.row_count else "no stores yet; add one with `bg-pipelines stores add`")
+    console.print(table if table.row_count else f"no stores yet; add one with {ADD_A_STORE}")
 
 
 @app.command("pause")

@@ -19,7 +19,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.wording import command, counted, spelled
 
-SILENT_SECONDS = 90.0
+SILENT_SECONDS = 80.0
 """The daemon says every half minute that it lives. Silent for longer, it is taken for dead."""
 LATE_SECONDS = 90.0
 """By so much a tick may be late before its schedule has stopped. The watchdog looks thrice: told within two minutes."""

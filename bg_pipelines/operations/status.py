@@ -19,11 +19,11 @@ from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
 from bg_pipelines.operations.daemon_figures import Daemon, read_daemon
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
 from bg_pipelines.operations.reading import read
-from bg_pipelines.wording import counted, plain
+from bg_pipelines.wording import ADD_A_STORE, counted, plain
 from bg_pipelines.work.parked import WAITING
 from bg_pipelines.work.pulse import DEAD_AFTER
 
-NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
+NO_STORES = f"no stores yet: add one with {ADD_A_STORE}"
 
 
 class OpenIncident(NamedTuple):
