@@ -22,17 +22,13 @@ OLDEST_ITEM = timedelta(minutes=15)
 CURRENT_SHARE = 0.95
 """Fewer of the stores up to date are a warning; it is the alert rule's share, too."""
 
-OLDEST, DRIFT, PROOF, REJECTED, CURRENT = (
-    "oldest_item",
-    "drift",
-    "proof",
-    "rejected_rows",
-    "stores_up_to_date",
-)
+OLDEST, DRIFT, PROOF, REJECTED = "oldest_item", "drift", "proof", "rejected_rows"
+CURRENT, NONE_FAILS = "stores_up_to_date", "no_store_fails"
 CHECKS: Mapping[str, Mapping[str, str]] = {
     **{
         resource.value: {
             CURRENT: f"At least {CURRENT_SHARE:.0%} of the stores are up to date in it.",
+            NONE_FAILS: "No store fails in it: none is retried, and none is parked under an incident.",
             DRIFT: "Audits of the last 24 hours found no row that differs from its source.",
             PROOF: "What full passes read is what is held: no open incident of counts or checksums that differ.",
             REJECTED: "No row of a source could not be loaded.",
@@ -105,6 +101,10 @@ def _findings(metrics: Metrics, mismatches: Mapping[str, int]) -> Iterator[Findi
             current >= stores * CURRENT_SHARE,
             f"{current:,} of {counted(stores, 'store')} up to date",
             {"stores": stores, "stores_up_to_date": current},
+        )
+        failing = unit.failing if unit else 0
+        yield Finding(
+            name, NONE_FAILS, not failing, f"{counted(failing, 'store')} failing", {"stores_failing": failing}
         )
         sampled, drifted, repaired = (audit.sampled, audit.drifted, audit.repaired) if audit else (0, 0, 0)
         yield Finding(

@@ -7,13 +7,15 @@ from one that had none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import dagster as dg
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging.sending import Sent
-from bg_pipelines.operations.table_health import rows_held
+from bg_pipelines.operations.table_health import NONE_FAILS, rows_held
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.handling import HandlingSummary
@@ -78,8 +80,9 @@ def report(context: dg.OpExecutionContext, summary: Summary, database: Database)
     )
     # A table that failed for all of its stores is not materialized: it is not fresh.
     written = [unit for unit, done in summary.units.items() if unit in ASSET_KEYS and done.synced]
-    if written:
-        with database.transaction() as connection:
+    rows: dict[str, int] = {}
+    with suppress(IntegrationError), database.transaction() as connection:
+        if written:
             rows = rows_held(connection, [ASSET_KEYS[unit].to_user_string() for unit in written])
     for unit in written:
         done = summary.units[unit]
@@ -92,6 +95,18 @@ def report(context: dg.OpExecutionContext, summary: Summary, database: Database)
         if (held := rows.get(ASSET_KEYS[unit].to_user_string())) is not None:
             numbers["dagster/row_count"] = held
         context.log_event(dg.AssetMaterialization(ASSET_KEYS[unit], metadata=numbers))
+    for unit, done in summary.units.items():
+        if done.failed and unit.resource is not None:
+            context.log_event(
+                dg.AssetCheckEvaluation(  # type: ignore[arg-type]  # taken, though not named by its type
+                    asset_key=ASSET_KEYS[unit],
+                    check_name=NONE_FAILS,
+                    passed=False,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=f"{counted(done.failed, 'store')} failed in this run",
+                    metadata={"stores_failing": done.failed},
+                )
+            )
     context.add_output_metadata(_metadata(summary))
 
 

@@ -5,12 +5,11 @@ log, and is kept for half a year. A person evaluates them with the button of the
 """
 
 # No `from __future__ import annotations`: Dagster reads those of a check as they are.
-import json
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.table_health import CHECKS, Finding, TableHealth, read_table_health
@@ -57,45 +56,45 @@ def table_checks(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
         health = read_table_health(kept_database(load_settings()), TABLES)
     except IntegrationError as error:
         return dg.SkipReason(f"Not looked: {error.message}")
-    events, cursor = _news(health, json.loads(context.cursor or "{}"), time.time())
+    now = time.time()
+    events: list[dg.AssetCheckEvaluation | dg.AssetObservation | dg.AssetMaterialization] = []
+    events += _evaluations(context.instance, health, now)
+    observed = float(context.cursor or 0)
+    if now - observed >= OBSERVE_SECONDS:
+        observed = now
+        events += [dg.AssetObservation(table, metadata=known) for table, known in health.figures.items()]
     failing = sum(not finding.passed for finding in health.findings)
     return dg.SensorResult(
         skip_reason=f"{failing} of {len(health.findings)} checks do not pass",
         asset_events=events,
-        cursor=json.dumps(cursor),
+        cursor=str(observed),
     )
 
 
-def _news(
-    health: TableHealth, told: Mapping[str, Any], now: float
-) -> tuple[list[dg.AssetCheckEvaluation | dg.AssetObservation | dg.AssetMaterialization], dict[str, Any]]:
-    """The events to keep, and what was told when: the next tick's cursor."""
-    events: list[dg.AssetCheckEvaluation | dg.AssetObservation | dg.AssetMaterialization] = []
-    checks: dict[str, Any] = dict(told.get("checks", {}))
-    for finding in health.findings:
-        name = f"{finding.table}/{finding.check}"
-        passed, at = checks.get(name, (None, 0.0))
-        if passed is finding.passed and now - at < REPEAT_SECONDS:
+def _evaluations(
+    instance: dg.DagsterInstance, health: TableHealth, now: float
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Those that say something else than the last one, whoever made that, or are old."""
+    keys = {
+        dg.AssetCheckKey(dg.AssetKey(finding.table), finding.check): finding for finding in health.findings
+    }
+    known = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+    for key, finding in keys.items():
+        last = known.get(key)
+        if (
+            last is not None
+            and (last.status is AssetCheckExecutionRecordStatus.SUCCEEDED) is finding.passed
+            and now - last.create_timestamp < REPEAT_SECONDS
+        ):
             continue
-        checks[name] = (finding.passed, round(now))
-        events.append(
-            dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(finding.table),
-                check_name=finding.check,
-                passed=finding.passed,
-                severity=_severity(finding),
-                description=finding.sentence,
-                metadata=finding.figures,
-            )
+        yield dg.AssetCheckEvaluation(
+            asset_key=key.asset_key,
+            check_name=key.name,
+            passed=finding.passed,
+            severity=_severity(finding),
+            description=finding.sentence,
+            metadata=finding.figures,
         )
-    observed: float = told.get("observed", 0.0)
-    if now - observed >= OBSERVE_SECONDS:
-        observed = round(now)
-        events += [
-            dg.AssetObservation(table, metadata=figures, description="Estimated, from the figures.")
-            for table, figures in health.figures.items()
-        ]
-    return events, {"checks": checks, "observed": observed}
 
 
 def _severity(finding: Finding) -> dg.AssetCheckSeverity:
