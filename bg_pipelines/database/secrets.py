@@ -67,7 +67,7 @@ class Cipher:
         except InvalidToken:
             raise _configuration(
                 "BG_ENCRYPTION_KEY is not the key that this was encrypted with. Add the earlier key to it, behind a "
-                "comma, or give the store its token again with `bg-pipelines stores add`."
+                "comma, or give the store its token again with `bg-pipelines stores set STORE --token -`."
             ) from None
 
     def can_decrypt(self, token: bytes) -> bool:

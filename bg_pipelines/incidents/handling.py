@@ -32,9 +32,8 @@ from bg_pipelines.incidents.fingerprints import (
     circuit_keys,
 )
 from bg_pipelines.incidents.reading import SHOWN, bad_data, count_rejects, unknown
-from bg_pipelines.incidents.runbooks import shell_word
 from bg_pipelines.queues import Unit
-from bg_pipelines.wording import counted
+from bg_pipelines.wording import command, counted
 from bg_pipelines.work import parked
 from bg_pipelines.work.circuits import OF_A_STORE
 
@@ -283,7 +282,7 @@ def _in_the_way(connection: Connection, stores: Collection[int], but: Collection
         )
     ]
     notes = [
-        f"store {name} is paused: its work waits for `bg-pipelines stores resume {shell_word(name)}`"
+        f"store {name} is paused: its work waits for {command('stores', 'resume', name)}"
         for name in paused[:SHOWN]
     ]
     if len(paused) > SHOWN:

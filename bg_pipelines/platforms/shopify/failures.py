@@ -52,7 +52,7 @@ _STATUSES: dict[int, tuple[ErrorType, str]] = {
     401: (
         ErrorType.CREDENTIALS,
         "Shopify does not accept the access token (401): it was revoked or mistyped. "
-        "Make a new one and give it with `bg-pipelines stores add`",
+        "Make a new one and give it with `bg-pipelines stores set STORE --token -`",
     ),
     402: (
         ErrorType.PAYMENT_REQUIRED,

@@ -67,7 +67,7 @@ def throttled(
             "unauthorized",
             ErrorType.CREDENTIALS,
             PERSON,
-            "Make a new one and give it with `bg-pipelines stores add`",
+            "Make a new one and give it with `bg-pipelines stores set STORE --token -`",
         ),
         ("payment_required", ErrorType.PAYMENT_REQUIRED, PERSON, "its bill is open"),
         ("forbidden", ErrorType.SCOPES, PERSON, "Run `bg-pipelines check`"),
