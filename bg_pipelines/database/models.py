@@ -142,6 +142,8 @@ def _deleted() -> sa.Index:
 
 
 class Location(Synced, Base):
+    """A place of a store that holds stock or sells."""
+
     __tablename__ = "locations"
     __table_args__ = (_deleted(),)
 
@@ -156,6 +158,8 @@ class Location(Synced, Base):
 
 
 class Product(Synced, Base):
+    """A product of a store."""
+
     __tablename__ = "products"
     __table_args__ = (_deleted(),)
 
@@ -169,6 +173,8 @@ class Product(Synced, Base):
 
 
 class ProductVariant(Synced, Base):
+    """What is sold: a product in one size, colour or the like, with its price."""
+
     __tablename__ = "product_variants"
     __table_args__ = (
         _deleted(),
