@@ -115,8 +115,8 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_migrated() -> Iterator[Database]:
-    """The application's database, at the newest revision.
+def open_migrated(*, make: bool = False) -> Iterator[Database]:
+    """The application's database, at the newest revision; with `make` a home is made where none is.
 
     Raises IntegrationError, also (bad_data) for a value that no column takes, such as an id of thirty digits.
     """
@@ -124,10 +124,13 @@ def open_migrated() -> Iterator[Database]:
     import psycopg
     import sqlalchemy as sa
 
-    from bg_pipelines.database.engine import open_database
+    from bg_pipelines.database.engine import open_database, require_home
     from bg_pipelines.settings import load_settings
 
-    database = open_database(load_settings())
+    settings = load_settings()
+    if not make:
+        require_home(settings)
+    database = open_database(settings)
     try:
         database.require_migrated()
         yield database
