@@ -66,6 +66,7 @@ RULES: tuple[Rule, ...] = (
     Rule("sync_attempts", "started_at", 7 * _DAY, "t.status IN ('succeeded', 'released')"),
     Rule("sync_attempts", "started_at", 30 * _DAY, "t.status <> 'running'", name="failed_attempts"),
     Rule("sync_rollups", "hour", 90 * _DAY),
+    Rule("figure_samples", "at", 2 * _DAY),
     Rule("job_runs", "started_at", 90 * _DAY, hold="t.finished_at IS NULL AND t.seen_at > statement_timestamp() - interval '1 day'"),
     Rule("audits", "audited_at", 90 * _DAY),
     # So long they can be replayed, and tell what was told.

@@ -142,6 +142,8 @@ def _deleted() -> sa.Index:
 
 
 class Location(Synced, Base):
+    """A place of a store that holds stock or sells."""
+
     __tablename__ = "locations"
     __table_args__ = (_deleted(),)
 
@@ -156,6 +158,8 @@ class Location(Synced, Base):
 
 
 class Product(Synced, Base):
+    """A product of a store."""
+
     __tablename__ = "products"
     __table_args__ = (_deleted(),)
 
@@ -169,6 +173,8 @@ class Product(Synced, Base):
 
 
 class ProductVariant(Synced, Base):
+    """What is sold: a product in one size, colour or the like, with its price."""
+
     __tablename__ = "product_variants"
     __table_args__ = (
         _deleted(),
@@ -870,7 +876,7 @@ class WebhookCoverage(Base):
 
 
 class DataRequest(Base):
-    """What a store's platform asks for by law: an export of a customer's data, or that it is erased; kept as proof.
+    """What a store's platform or a person asks for: an export of a customer's data, or that it or a store's is erased; proof.
 
     Without personal data: the customer is named by their id at the platform. What else they are recognised by is kept,
     encrypted, until the request is done.
@@ -878,7 +884,9 @@ class DataRequest(Base):
 
     __tablename__ = "data_requests"
     __table_args__ = (
-        sa.CheckConstraint("kind IN ('export', 'erase_customer', 'erase_store')", name="kind"),
+        sa.CheckConstraint(
+            "kind IN ('export', 'erase_customer', 'erase_store', 'erase_store_but_orders')", name="kind"
+        ),
         sa.CheckConstraint("status IN ('open', 'done')", name="status"),
         sa.Index(None, "status", "due_at"),
         sa.Index(None, "store_id", "customer_external_id"),
@@ -1404,6 +1412,7 @@ class JobRun(Base):
     run_id: Mapped[str] = mapped_column(primary_key=True)
     job: Mapped[str]
     queue: Mapped[str]
+    host: Mapped[str | None] = mapped_column(comment="the machine, or the container, that carries it out")
     status: Mapped[str] = mapped_column(server_default="running")
     started_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     seen_at: Mapped[datetime] = mapped_column(
@@ -1415,6 +1424,19 @@ class JobRun(Base):
     peak_rss_mb: Mapped[float | None]
     connections_in_use: Mapped[int | None] = mapped_column(comment="the most at any time it was looked at")
     connections_size: Mapped[int | None] = mapped_column(comment="how many its pool may open")
+
+
+class FigureSample(Base):
+    """Figures as they were, for trends: one row a minute, and one for each quarter of an hour (operations/trends.py)."""
+
+    __tablename__ = "figure_samples"
+    __table_args__ = (sa.Index(None, "at"),)
+
+    minutes: Mapped[int] = mapped_column(
+        sa.SmallInteger, primary_key=True, autoincrement=False, comment="how long a time it is of"
+    )
+    at: Mapped[datetime] = mapped_column(primary_key=True, comment="when that time began")
+    figures: Mapped[dict[str, Any]] = mapped_column(comment="by name, the highest that was seen in that time")
 
 
 class EncryptionCheck(Base):

@@ -6,23 +6,31 @@ What counts as current (in words: up to date) stands in docs/monitoring.md.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
+from bg_pipelines.operations.daemon_figures import Daemon, read_daemon
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
 from bg_pipelines.operations.reading import read
-from bg_pipelines.wording import counted, plain
+from bg_pipelines.wording import ADD_A_STORE, counted, plain
+from bg_pipelines.work.parked import WAITING
 from bg_pipelines.work.pulse import DEAD_AFTER
 
-NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
+NO_STORES = f"no stores yet: add one with {ADD_A_STORE}"
 
 
 class OpenIncident(NamedTuple):
-    """A fault that is not over. `needs_attention`: it is not retried automatically."""
+    """A fault that is not over. `needs_attention`: it is not retried automatically.
+
+    `waiting` counts the rows of work that are under it, parked or to be retried, `waiting_stores` their stores.
+    """
 
     id: int
     severity: str
@@ -36,6 +44,8 @@ class OpenIncident(NamedTuple):
     job: str | None
     resources: list[str]
     message: str
+    waiting: int
+    waiting_stores: int
 
 
 class OpenCircuit(NamedTuple):
@@ -47,12 +57,25 @@ class OpenCircuit(NamedTuple):
     next_probe_at: datetime | None
 
 
+class Visit(NamedTuple):
+    """A store's unit that a run has in hand. `since` and `rows` are of its first page; None: it has kept none yet."""
+
+    store: str
+    resource: str
+    since: datetime | None
+    rows: int | None
+
+
 class RunStatus(NamedTuple):
-    """A run at work, or one that died and whose job no later run has done (`alive` is false)."""
+    """A run at work, or one that died and whose job no later run has done (`alive` is false).
+
+    `host` is where it works, `units` how many units of stores it has in hand, `visits` the longest of them.
+    """
 
     run_id: str
     job: str
     queue: str
+    host: str | None
     alive: bool
     started_at: datetime
     seen_at: datetime
@@ -61,6 +84,8 @@ class RunStatus(NamedTuple):
     peak_rss_mb: float | None
     connections_in_use: int | None
     connections_size: int | None
+    units: int = 0
+    visits: Sequence[Visit] = ()
 
 
 class FailingStore(NamedTuple):
@@ -102,6 +127,16 @@ class Status(NamedTuple):
     failing: list[FailingStore]
     paused: list[str]
     backfills: list[RunningBackfill]
+    daemon: Daemon | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing, or not everything, is started: the first thing to know. None where that was not asked."""
+        if self.daemon is None or (
+            self.daemon.has_never_run and not (self.metrics.stores_total or self.paused)
+        ):
+            return None  # there is nothing to be run
+        return self.daemon.trouble
 
     @property
     def verdict(self) -> str:
@@ -136,7 +171,7 @@ class Status(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; times are ISO 8601."""
-        content: dict[str, Any] = plain({"verdict": self.verdict, **self._asdict()})
+        content: dict[str, Any] = plain({"trouble": self.trouble, "verdict": self.verdict, **self._asdict()})
         return content
 
 
@@ -146,8 +181,9 @@ def read_status(
     window: timedelta = WINDOW,
     all_stores: bool = False,
     most_stores: int | None = None,
+    dagster: Database | None = None,
 ) -> Status:
-    """The state of everything; of stores, see `read_metrics`. Raises IntegrationError (database)."""
+    """The state of everything, of Dagster's daemon where its database is given; of stores, see `read_metrics`. Raises IntegrationError (database)."""
     metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
     now = metrics.at
     with database.session() as session:
@@ -155,19 +191,30 @@ def read_status(
             metrics,
             read(session, OpenIncident, _INCIDENTS),
             read(session, OpenCircuit, _CIRCUITS),
-            read(session, RunStatus, _RUNS, since=now - window, alive=now - DEAD_AFTER),
+            _runs(session, now, since=now - window),
             read(session, UndeliveredAlerts, _ALERTS, since=now - window),
             read(session, FailingStore, _FAILING, now=now),
             list(session.scalars(sa.text(_PAUSED))),
             running_backfills(session, now),
+            None if dagster is None else read_daemon(dagster),
         )
 
 
-_INCIDENTS = """
+def _runs(session: Session, now: datetime, since: datetime) -> list[RunStatus]:
+    runs = read(session, RunStatus, _RUNS, since=since, alive=now - DEAD_AFTER)
+    in_hand: dict[str, list[Visit]] = defaultdict(list)
+    units: dict[str, int] = {}
+    for run_id, number, *visit in session.execute(sa.text(_VISITS), {"now": now}):
+        units[run_id] = number
+        in_hand[run_id].append(Visit(*visit))
+    return [run._replace(units=units.get(run.run_id, 0), visits=in_hand.get(run.run_id, ())) for run in runs]
+
+
+_INCIDENTS = f"""
     SELECT id, severity, subject, error_type, opened_at, last_seen_at, occurrences, needs_attention, owner, job, resources,
-        message
-    FROM incidents WHERE status = 'open'
-    ORDER BY needs_attention DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""
+        message, coalesce(w.waiting, 0) AS waiting, coalesce(w.stores, 0) AS waiting_stores
+    FROM incidents i LEFT JOIN ({WAITING}) w ON w.incident_id = i.id WHERE status = 'open'
+    ORDER BY needs_attention DESC, array_position(ARRAY['critical', 'high', 'medium', 'low'], severity), opened_at, id"""  # noqa: S608 (made of constants)
 
 _CIRCUITS = """
     SELECT CASE WHEN c.platform IS NULL THEN 'store ' || s.name ELSE 'platform ' || c.platform END AS subject,
@@ -176,11 +223,24 @@ _CIRCUITS = """
     WHERE c.opened_at IS NOT NULL ORDER BY c.platform IS NULL, c.opened_at, c.key"""
 
 _RUNS = """
-    SELECT run_id, job, queue, seen_at > :alive AS alive, started_at, seen_at, stores, stores_failed, peak_rss_mb,
+    SELECT run_id, job, queue, host, seen_at > :alive AS alive, started_at, seen_at, stores, stores_failed, peak_rss_mb,
         connections_in_use, connections_size
     FROM job_runs r WHERE started_at > :since AND status = 'running' AND (seen_at > :alive OR NOT EXISTS (
         SELECT FROM job_runs later WHERE later.job = r.job AND later.started_at >= r.seen_at AND later.status = 'succeeded'))
     ORDER BY seen_at > :alive, started_at, run_id"""
+
+# What is claimed is due, which an index tells. An owner of a claim begins with its run's id.
+_VISITS = """
+    SELECT run_id, units, store, resource, started_at, rows_read FROM (
+        SELECT h.run_id, s.name AS store, h.resource, a.started_at, a.rows_read, count(*) OVER (PARTITION BY h.run_id) AS units,
+            row_number() OVER (PARTITION BY h.run_id ORDER BY a.started_at, s.name, h.resource) AS place
+        FROM (
+            SELECT split_part(lease_owner, '/', 1) AS run_id, store_id, resource FROM sync_states
+            WHERE next_due_at <= :now AND lease_expires_at > :now
+        ) h JOIN stores s ON s.id = h.store_id
+        LEFT JOIN sync_attempts a ON a.store_id = h.store_id AND a.resource = h.resource AND a.run_id = h.run_id
+            AND a.status = 'running'
+    ) held WHERE place <= 5 ORDER BY run_id, place"""
 
 _ALERTS = """
     SELECT d.target, count(*) FILTER (WHERE d.status <> 'refused') AS pending,

@@ -21,6 +21,8 @@ from bg_pipelines.work.rollups import DURATIONS, Rollup
 
 LATE_SECONDS = 60
 """A store that is overdue by less is in time, as ticks go."""
+SERVED_MINUTES = 5
+"""Over which is counted how many stores were served: a tick, within which none is served twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,15 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueMetrics(Figures, Rates):
-    """The work of a queue: that of its jobs together."""
+    """The work of a queue: that of its jobs together.
+
+    `per_minute` is how many stores were served a minute in the last five; `seconds_to_empty` how long what is due takes at
+    that pace, None where nothing is served.
+    """
 
     queue: str
+    per_minute: float = 0.0
+    seconds_to_empty: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +146,7 @@ def read_work(
         for name in JOB_UNITS
     ]
     return Work(
-        queues=_queues(jobs, visits, incidents),
+        queues=_queues(jobs, visits, incidents, {name: line["served"] for name, line in of_jobs.items()}),
         jobs=jobs,
         stores=_stores((line for line in lines if line["store_id"] is not None), parked, incidents),
         stores_total=whole["stores"],
@@ -186,19 +194,26 @@ def _job(
 
 
 def _queues(
-    jobs: Sequence[JobMetrics], visits: Sequence[Rollup], incidents: Sequence[Incident]
+    jobs: Sequence[JobMetrics],
+    visits: Sequence[Rollup],
+    incidents: Sequence[Incident],
+    served: Mapping[str, int],
 ) -> list[QueueMetrics]:
-    """Counts of their jobs are added up, of durations the worst counts."""
+    """Counts of their jobs are added up, of durations the worst counts. `served` is by job."""
     lines = []
     for queue in QUEUES:
         own = [job for job in jobs if job.queue == queue.name]
         names = [name for name, job in JOBS.items() if job.queue is queue]
         figures: dict[str, Any] = {name: sum(getattr(job, name) for job in own) for name in _COUNTED}
         figures |= {name: max((getattr(job, name) for job in own), default=0.0) for name in _WORST}
+        per_minute = sum(served.get(name, 0) for name in names) / SERVED_MINUTES
+        size = figures["size"]
         lines.append(
             QueueMetrics(
                 queue=queue.name,
                 **figures,
+                per_minute=per_minute,
+                seconds_to_empty=60 * size / per_minute if per_minute else None if size else 0.0,
                 age_seconds=max(
                     (job.age_seconds for job in own if job.age_seconds is not None), default=None
                 ),
@@ -248,8 +263,8 @@ _PARKED = """
 # By this a query knows the job of a unit.
 _OWN = {"units": rollups.PLACES["units"], "jobs": rollups.PLACES["own_jobs"]}
 
-# Flags: 1 is not current, 2 due and unclaimed, 4 claimed, 8 waits for a retry, 16 parked, 32 never succeeded. Made a number,
-# they are added up in one step, of which there are ninety thousand.
+# Flags: 1 is not current, 2 due and unclaimed, 4 claimed, 8 waits for a retry, 16 parked, 32 never succeeded, 64 was served
+# lately. Made a number, they are added up in one step, of which there are ninety thousand.
 _WORK = f"""
     WITH units AS (
         SELECT y.store_id, own.job, y.next_due_at, y.last_succeeded_at,
@@ -257,7 +272,8 @@ _WORK = f"""
             + CASE WHEN y.lease_expires_at > :now THEN 4 WHEN y.next_due_at <= :now THEN 2 ELSE 0 END
             + CASE WHEN y.attempts > 0 AND y.next_due_at IS NOT NULL AND (y.lease_expires_at > :now) IS NOT TRUE THEN 8 ELSE 0 END
             + CASE WHEN y.next_due_at IS NULL THEN 16 ELSE 0 END
-            + CASE WHEN y.last_succeeded_at IS NULL THEN 32 ELSE 0 END AS flags
+            + CASE WHEN y.last_succeeded_at IS NULL THEN 32
+                WHEN y.last_succeeded_at > :now - interval '{SERVED_MINUTES} min' THEN 64 ELSE 0 END AS flags
         FROM sync_states y JOIN {freshness.stores_at_work(":now")} ON s.id = y.store_id
         JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = y.resource
     ), lines AS MATERIALIZED (
@@ -270,21 +286,21 @@ _WORK = f"""
             count(*) FILTER (WHERE flags & 2 > 0) AS size, count(*) FILTER (WHERE flags & 4 > 0) AS running,
             count(*) FILTER (WHERE flags & 8 > 0) AS retries_waiting, count(*) FILTER (WHERE flags & 16 > 0) AS parked,
             min(oldest_at) AS oldest_at, min(first_due_at) AS first_due_at,
-            min(succeeded_at) FILTER (WHERE flags & 32 = 0) AS succeeded_at
+            min(succeeded_at) FILTER (WHERE flags & 32 = 0) AS succeeded_at, count(*) FILTER (WHERE flags & 64 > 0) AS served
         FROM lines GROUP BY job
     ), wrong AS (
         SELECT store_id, job, 1 AS stores, 1 - (flags & 1) AS current, 0 AS late, flags >> 1 & 1 AS size,
             flags >> 2 & 1 AS running, flags >> 3 & 1 AS retries_waiting, flags >> 4 & 1 AS parked, oldest_at, first_due_at,
-            CASE WHEN flags & 32 = 0 THEN succeeded_at END AS succeeded_at
+            CASE WHEN flags & 32 = 0 THEN succeeded_at END AS succeeded_at, 0 AS served
         FROM lines WHERE :all OR flags & 1 > 0 ORDER BY first_due_at, store_id, job LIMIT :most
     ), whole AS (
         SELECT NULL::bigint AS store_id, NULL AS job, count(*) AS stores, count(*) FILTER (WHERE wrong = 0) AS current, 0 AS late,
             0 AS size, 0 AS running, 0 AS retries_waiting, 0 AS parked, NULL::timestamptz AS oldest_at,
-            NULL::timestamptz AS first_due_at, NULL::timestamptz AS succeeded_at
+            NULL::timestamptz AS first_due_at, NULL::timestamptz AS succeeded_at, 0 AS served
         FROM (SELECT max(flags & 1) AS wrong FROM lines GROUP BY store_id) each
     )
     SELECT shown.store_id, s.name AS store, s.platform, shown.job, stores, current, late, size, running, retries_waiting,
-        parked, coalesce(extract(epoch FROM :now - oldest_at), 0)::float AS oldest_seconds,
+        parked, served, coalesce(extract(epoch FROM :now - oldest_at), 0)::float AS oldest_seconds,
         coalesce(greatest(0, extract(epoch FROM :now - first_due_at)), 0)::float AS behind_seconds,
         CASE WHEN shown.succeeded_at IS NOT NULL
             THEN greatest(0, extract(epoch FROM :now - shown.succeeded_at))::float END AS age_seconds

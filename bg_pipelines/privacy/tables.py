@@ -259,6 +259,7 @@ ANSWERS: Mapping[str, Answer] = {
     "cleaning_results": Answer("nothing: counts", of_store=None, stays="of no store"),
     "cleaning_set_aside": Answer("nothing: a row's key, and who refuses to let it go", of_store=None, stays="of no store"),
     "sync_rollups": Answer("nothing: counts and times of all stores together", of_store=None, stays="of no store"),
+    "figure_samples": Answer("nothing: figures of all stores together", of_store=None, stays="of no store"),
     "job_runs": Answer("nothing: times and counts of runs of all stores", of_store=None, stays="of no store"),
     "encryption_check": Answer("nothing: a known text", of_store=None, stays="of no store"),
 }  # fmt: skip

@@ -48,6 +48,12 @@ PARKED = (
 )
 """A query: how many rows are parked under each incident."""
 
+WAITING = (
+    "SELECT incident_id, count(*) AS waiting, count(DISTINCT store_id) AS stores "  # noqa: S608
+    f"FROM ({_each('SELECT t.incident_id, {store} AS store_id')}) held GROUP BY incident_id"
+)
+"""A query: how many rows are under each incident, parked or to be retried, and of how many stores."""
+
 OF_STORE = " UNION ALL ".join(
     f"SELECT FROM {queue.table} t WHERE t.incident_id = i.id AND t.store_id = %(store)s AND {queue.open}"
     for queue in QUEUES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -48,11 +49,11 @@ class RunRecord:
         """The run is at work, perhaps once more; returns how long ago it first was."""
         queue = JOBS[self.job].queue.name if self.job in JOBS else ""
         row = connection.execute(
-            "INSERT INTO job_runs (run_id, job, queue, started_at, seen_at) "
-            "VALUES (%s, %s, %s, clock_timestamp(), clock_timestamp()) "
-            "ON CONFLICT (run_id) DO UPDATE SET status = 'running', seen_at = excluded.seen_at, finished_at = NULL "
-            "RETURNING clock_timestamp() - started_at",
-            (self.run_id, self.job, queue),
+            "INSERT INTO job_runs (run_id, job, queue, host, started_at, seen_at) "
+            "VALUES (%s, %s, %s, %s, clock_timestamp(), clock_timestamp()) "
+            "ON CONFLICT (run_id) DO UPDATE SET status = 'running', host = excluded.host, seen_at = excluded.seen_at, "
+            "finished_at = NULL RETURNING clock_timestamp() - started_at",
+            (self.run_id, self.job, queue, socket.gethostname()),
         ).fetchone()
         return row[0] if row else timedelta(0)
 

@@ -37,6 +37,7 @@ EACH: dict[str, tuple[int, dict[str, str]]] = {
     "sessions": (150, {"expires_at": "now() + interval '2 weeks'"}),
     "sync_attempts": (200, {"status": "CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'succeeded' END"}),
     "sync_rollups": (10, {}),
+    "figure_samples": (10, {"minutes": "n"}),
     "job_runs": (50, {"finished_at": "now()", "status": "'succeeded'"}),
     "audits": (20, {}),
     "webhook_events": (200, {

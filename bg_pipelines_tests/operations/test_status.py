@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
 from bg_pipelines.work import store_units
+from bg_pipelines.work.pulse import RunRecord
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests.support import KEY
 
@@ -68,6 +70,7 @@ def well(database: Database, shops: Sandbox) -> None:
 def shown(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Callable[..., str]:
     """What `bg-pipelines status` prints: `shown("--json")`, `shown(width=80, terminal=True)`."""
     monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
 
     def run(*options: str, width: int = 100, terminal: bool = False, command: str = "status") -> str:
@@ -279,6 +282,53 @@ def test_a_dead_run_is_told_until_a_later_one_has_succeeded(database: Database, 
     assert status.verdict == "all 3 stores up to date"
 
 
+def test_a_run_tells_where_it_works_and_which_units_it_has_had_in_hand_the_longest(
+    database: Database, well: None, names: list[str]
+) -> None:
+    with database.transaction() as connection:
+        RunRecord(database, "run-1", "store_sync").begin(connection)
+    change(
+        database,
+        "UPDATE sync_states SET next_due_at = now(), lease_owner = 'run-1/ab', lease_expires_at = now() + interval '1 minute' "
+        "WHERE resource IN ('store', 'products')",
+    )
+    change(
+        database,
+        "INSERT INTO sync_attempts (run_id, store_id, resource, started_at, rows_read) SELECT 'run-1', id, 'products', "
+        f"now() - interval '40 s', 250 FROM stores WHERE name = '{names[1]}'",
+    )
+    [run] = read_status(database).runs
+    assert (run.host, run.units, len(run.visits)) == (socket.gethostname(), 6, 5)
+    longest = run.visits[0]
+    assert (longest.store, longest.resource, longest.rows) == (names[1], "products", 250)
+    assert longest.since is not None
+    assert {visit.since for visit in run.visits[1:]} == {None}
+
+
+def test_an_incident_tells_how_much_waits_behind_it(database: Database, well: None, names: list[str]) -> None:
+    add_incident(database, names[0])
+    add_incident(database, names[1])
+    [first, _] = read_status(database).incidents
+    change(
+        database,
+        f"UPDATE sync_states SET incident_id = {first.id}, next_due_at = CASE WHEN resource = 'store' THEN NULL ELSE next_due_at "
+        "END WHERE resource IN ('store', 'products')",
+    )
+    waiting = {i.id: (i.waiting, i.waiting_stores) for i in read_status(database).incidents}
+    assert sorted(waiting.values()) == [(0, 0), (6, 3)]
+    assert waiting[first.id] == (6, 3)
+
+
+def test_a_queue_tells_how_long_what_is_due_takes(database: Database, well: None) -> None:
+    change(database, "UPDATE sync_states SET next_due_at = now() WHERE resource = 'store'")
+    queue = read_status(database).metrics.queues[0]
+    # Three stores were served by each of two jobs, within the last five minutes.
+    assert (queue.queue, queue.size, queue.per_minute) == ("stores_sync", 3, 6 / 5)
+    assert queue.seconds_to_empty == pytest.approx(150)
+    change(database, "UPDATE sync_states SET last_succeeded_at = now() - interval '10 minutes'")
+    assert read_status(database).metrics.queues[0].seconds_to_empty is None
+
+
 def test_a_circuit_names_its_subject_and_its_next_probe(
     database: Database, well: None, names: list[str], shown: Callable[..., str]
 ) -> None:
@@ -354,10 +404,10 @@ def test_where_nothing_is_open_no_line_speaks_of_incidents(
     database: Database, well: None, shown: Callable[..., str]
 ) -> None:
     lines = shown().splitlines()
-    assert lines[0] == "all 3 stores up to date"
-    assert lines[1] == ""
-    assert lines[2].startswith("freshness")
-    assert lines[10].startswith("queue, job")
+    assert lines[1] == "all 3 stores up to date"
+    assert lines[2] == ""
+    assert lines[3].startswith("freshness")
+    assert lines[11].startswith("queue, job")
     assert not any(line.startswith(("#", "run", "alerts", "circuit", "paused")) for line in lines)
 
 
@@ -438,7 +488,8 @@ def test_json_has_everything_there_and_back(
     )
     kept = json.loads(shown("--json"))
     assert set(kept) == {
-        *("verdict", "metrics", "incidents", "circuits", "runs", "alerts", "failing", "paused", "backfills")
+        *("trouble", "verdict", "metrics", "incidents", "circuits", "runs", "alerts", "failing", "paused"),
+        *("backfills", "daemon"),
     }
     assert kept["verdict"] == read_status(database).verdict
     parked, retried = sorted(kept["failing"], key=lambda row: row["incident"] is None)
