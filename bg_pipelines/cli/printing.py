@@ -7,9 +7,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 import typer.core
@@ -23,6 +23,11 @@ from bg_pipelines.wording import visible
 
 if TYPE_CHECKING:
     from bg_pipelines.database.engine import Database
+    from bg_pipelines.incidents.reading import IncidentRow
+    from bg_pipelines.operations.status import OpenIncident
+
+
+Incident = TypeVar("Incident", "IncidentRow", "OpenIncident")
 
 
 class Group(typer.core.TyperGroup):
@@ -99,6 +104,18 @@ def new_table(*columns: str, **options: Any) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
+
+
+def alike(incidents: Sequence[Incident]) -> list[list[Incident]]:
+    """Incidents in their order, those of more than three that say the same together: 185 of one kind are one line."""
+    groups: dict[tuple[Any, ...], list[Incident]] = {}
+    for one in incidents:
+        same = (one.severity, one.error_type, one.message, one.needs_attention, one.owner)
+        groups.setdefault(same, []).append(one)
+    lines: list[list[Incident]] = []
+    for group in groups.values():
+        lines += [group] if len(group) > 3 else [[one] for one in group]
+    return sorted(lines, key=lambda line: incidents.index(line[0]))
 
 
 def one_line(*parts: str | tuple[str, str]) -> Text:

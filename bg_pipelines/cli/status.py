@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Group as Lines
@@ -12,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bg_pipelines.cli.printing import SEVERITY_STYLES, console, one_line, open_migrated, print_json
+from bg_pipelines.cli.printing import SEVERITY_STYLES, alike, console, one_line, open_migrated, print_json
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import metrics, status
 from bg_pipelines.operations.daemon_figures import daemon_reader
@@ -80,7 +81,7 @@ def status_page(state: status.Status) -> Lines:
         if more and len(lines) > _LONG:
             page.append(one_line(f"and {len(lines) - _LONG} more {more}"))
 
-    block([_incident_line(incident, now) for incident in state.incidents])
+    block([_incident_line(same[0], now, same) for same in alike(state.incidents)], "kinds of incidents")
     if any(job.stores for job in state.metrics.jobs):
         page.append("")
         page.append(_jobs_table(state.metrics, narrow=console.width < 100))
@@ -176,10 +177,13 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     return table
 
 
-def _incident_line(incident: status.OpenIncident, now: datetime) -> Text:
+def _incident_line(
+    incident: status.OpenIncident, now: datetime, same: Sequence[status.OpenIncident] = ()
+) -> Text:
     style = SEVERITY_STYLES.get(incident.severity, "")
+    others = f" and {len(same) - 1:,} alike" if len(same) > 1 else ""
     return one_line(
-        f"#{incident.id} ",
+        f"#{incident.id}{others} ",
         (incident.severity, style),
         "  ",
         (incident.subject, "bold"),
