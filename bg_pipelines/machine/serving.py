@@ -27,11 +27,12 @@ from typing import Any, cast
 import uvicorn
 from starlette.applications import Starlette
 
-from bg_pipelines.database.engine import Database, open_database
+from bg_pipelines.database.engine import Database, open_dagster_database, open_database
 from bg_pipelines.database.link import Link
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.machine.limited_http import REQUEST_SECONDS, LimitedHttp
 from bg_pipelines.machine.processes import child, configuration_error
+from bg_pipelines.operations.prometheus import read_prometheus
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.webhooks.metrics import SHARED_FOLDER, forget_process
 from bg_pipelines.webhooks.receiver import make_app
@@ -192,7 +193,8 @@ def run_worker(listening: socket.socket) -> None:
     """Receive on this socket until SIGTERM or SIGINT."""
     _allow_connections()
     settings = load_settings()
-    app = make_app(settings, open_database(settings))
+    database, dagster = open_database(settings, pool_size=1), open_dagster_database(settings, pool_size=1)
+    app = make_app(settings, database, figures=lambda: read_prometheus(database, dagster))
     # Not earlier: what migrates the embedded database tells of every step.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     server = uvicorn.Server(configuration(app))
