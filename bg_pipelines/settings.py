@@ -7,17 +7,21 @@ created by the code that needs them.
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import JOBS
 from bg_pipelines.retries import Policies
+from bg_pipelines.wording import did_you_mean
 
 SHOPIFY_API_VERSION = "2026-10"
 LOWEST_SHOPIFY_API_VERSION = "2026-04"
@@ -36,6 +40,19 @@ def _api_version(value: str) -> str:
 def _postgres_url(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.match(r"postgres(ql)?(\+\w+)?://", value.get_secret_value()):
         raise ValueError("must be a PostgreSQL URL, like postgresql://user:password@host/database")
+    return _encoded(value)
+
+
+def _encoded(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a password as it is where a URL wants it encoded: a part of it would be taken for a host, and shown."""
+    if value is None:
+        return value
+    of_user = value.get_secret_value().partition("://")[2].rpartition("@")[0]
+    if re.search(r"[/?#@\s]|%(?![0-9A-Fa-f]{2})", of_user):
+        raise ValueError(
+            "its user or password has a character that must be percent-encoded in a URL: %40 for @, %3A for :, %2F for /, "
+            "%23 for #, %3F for ?, %25 for %"
+        )
     return value
 
 
@@ -153,6 +170,7 @@ class Settings(BaseSettings):
             r"rediss?://[!-~]+|redis\+socket:///[!-~]+",
             "must be the address of a Valkey or Redis, like redis://:PASSWORD@broker.internal:6379/0",
         ),
+        AfterValidator(_encoded),
     ] = Field(
         default=None,
         description="a Valkey or Redis, `redis://` or `rediss://`: runs start in warm [workers](deploy.md#workers), on this machine and others; unset: a process each, on the daemon's machine",
@@ -216,11 +234,14 @@ class Settings(BaseSettings):
             r"\+[1-9][0-9]{6,14}|[0-9]{3,8}|(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}",
             "must be a number of the Twilio account like +12125550123, or a sender's name of up to 11 letters",
         ),
-    ] = Field(default=None, description="the messages' sender: a number of that account, or a name; or")
+    ] = Field(
+        default=None,
+        description="the messages' sender: a number of that account, or a name; or set `BG_TWILIO_MESSAGING_SERVICE_SID`",
+    )
     twilio_messaging_service_sid: Annotated[
         str | None,
         _shaped(r"MG[0-9A-Za-z]{32}", "must be MG and 32 letters and digits, from Twilio's console"),
-    ] = Field(default=None, description="a Messaging Service of that account")
+    ] = Field(default=None, description="a Messaging Service of that account, in place of `BG_TWILIO_FROM`")
     twilio_api_url: Annotated[str, AfterValidator(_api_url)] = Field(
         default=TWILIO_API_URL,
         description="another address that speaks the same API, such as the [sandbox](sandbox.md)",
@@ -289,6 +310,25 @@ def load_settings() -> Settings:
         raise IntegrationError.of(
             ErrorType.CONFIGURATION, "settings are wrong: " + "; ".join(faults), source="settings"
         ) from None
+
+
+_READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS", "BG_TEST_FULL")
+"""Variables that are no settings: `stores add` reads the first two, tests the others."""
+
+
+def unknown_variables() -> list[str]:
+    """A sentence for each variable of the environment or of `.env` that looks like a setting and is none."""
+    known = [f"BG_{name.upper()}" for name in Settings.model_fields]
+    faults = []
+    given: dict[str, Mapping[str, str | None]] = {"": os.environ, ", in .env": dotenv_values(".env")}
+    for where, variables in given.items():
+        for name in sorted(variables):
+            ours = name.upper().startswith("BG_")
+            if ours and name.upper() not in (*known, *_READ_ELSEWHERE):
+                faults.append(f"{name}{where}: no such setting{did_you_mean(name.upper(), known)}")
+            elif where and not ours and f"BG_{name.upper()}" in known:
+                faults.append(f"{name}{where}: no such setting; did you mean 'BG_{name.upper()}'?")
+    return faults
 
 
 def right_settings() -> Settings:

@@ -16,7 +16,7 @@ from bg_pipelines.operations.store_removal import Plan, plan_removal, remove_sto
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.settings import load_settings
-from bg_pipelines.wording import counted, visible
+from bg_pipelines.wording import ADD_A_STORE, counted, visible
 
 app = typer.Typer()
 Insecure = Annotated[
@@ -64,7 +64,7 @@ def add_store(
         token = _secret("token")
     if client_secret == "-":  # noqa: S105
         client_secret = _secret("client secret")
-    with open_migrated() as database:
+    with open_migrated(make=True) as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
         name,
@@ -149,7 +149,7 @@ def list_stores() -> None:
         table.add_row(
             row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
         )
-    console.print(table if table.row_count else "no stores yet; add one with `bg-pipelines stores add`")
+    console.print(table if table.row_count else f"no stores yet; add one with {ADD_A_STORE}")
 
 
 @app.command("pause")
@@ -214,7 +214,7 @@ def _set_paused(names: list[str], paused: bool) -> None:
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
-    with open_migrated() as database:
+    with open_migrated(make=True) as database:
         return stores.save_stores(database, cipher(load_settings()), new)
 
 

@@ -127,7 +127,7 @@ def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> 
             if kept := count_rejects(connection, incident.fingerprint):
                 notes.append(
                     f"{incident.id}: {counted(kept, 'row')} still not loaded: it opens again at the next pass; "
-                    "`bg-pipelines incidents retry` reads them again"
+                    f"{command('incidents', 'retry', incident.id)} then reads them again"
                 )
         notes += _in_the_way(connection, rows.stores, {i.fingerprint for i in held})
         return Resolved(len(held), rows.rows + due, notes)

@@ -82,9 +82,8 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "subscription whose deliveries fail for hours. It closes when all has been well for six hours."
     ),
     ErrorType.CREDENTIALS: (
-        "Make a new token in the shop's admin and give it with "
-        "`bg-pipelines stores set STORE --token -` (an app with a client id: "
-        "`bg-pipelines stores set STORE --client-secret -`). What was parked is then due at once."
+        "Make a new token in the shop's admin and give it with `bg-pipelines stores set STORE --token -`; where the message "
+        "speaks of a client secret, with `--client-secret -` in place of it. What was parked is then due at once."
     ),
     ErrorType.SCOPES: (
         "Grant the app the scope that the message names, in the shop's admin; `bg-pipelines check` tells whether "
@@ -129,7 +128,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.DATA_REQUEST: (
         "`bg-pipelines customers requests` has the file and the deadline: send it to the store's owner, then say so with "
-        "`bg-pipelines customers requests done` and the request's number. That closes this."
+        "`bg-pipelines customers requests done ID`. That closes this."
     ),
     ErrorType.CONFIGURATION: (
         "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "

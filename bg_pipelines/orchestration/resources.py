@@ -62,8 +62,13 @@ class DatabaseResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 class PlatformsResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Connects a store to its platform, at the API version of the settings."""
 
+    _api_version: str | None = PrivateAttr(default=None)
+
     def connect(self, access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Platform:
-        return platforms.connect(access, api_version=load_settings().shopify_api_version, sleep=sleep)
+        # Read once a run: reading the settings costs more than a visit that finds nothing new.
+        if self._api_version is None:
+            self._api_version = load_settings().shopify_api_version
+        return platforms.connect(access, api_version=self._api_version, sleep=sleep)
 
 
 def kept_database(settings: Settings) -> Database:

@@ -14,7 +14,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from bg_pipelines.database.engine import Database
 from bg_pipelines.orchestration.failures import TIER_TAG
 from bg_pipelines.queues import DEFAULT, JOBS, STORES_SYNC
-from bg_pipelines_tests.orchestration.daemons import Daemon, workspace_of
+from bg_pipelines_tests.orchestration.daemons import Daemon
 from bg_pipelines_tests.orchestration.queue_jobs import defs
 from bg_pipelines_tests.support import PATIENCE, query, wait_for
 
@@ -22,22 +22,18 @@ Enqueue = Callable[..., None]
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    return workspace_of("bg_pipelines_tests.orchestration.queue_jobs", tmp_path)
-
-
-@pytest.fixture
-def daemon(home: Path, workspace: Path, environment: None) -> Iterator[Daemon]:
-    daemon = Daemon(home, workspace)
+def daemon(home: Path, environment: None) -> Iterator[Daemon]:
+    daemon = Daemon(home, "bg_pipelines_tests.orchestration.queue_jobs")
     yield daemon
     daemon.kill()
     print(daemon.log.read_text() if daemon.log.exists() else "the daemon was never started")
 
 
 @pytest.fixture
-def enqueue(instance: dg.DagsterInstance, workspace: Path, environment: None) -> Iterator[Enqueue]:
+def enqueue(instance: dg.DagsterInstance, daemon: Daemon) -> Iterator[Enqueue]:
     """Put runs of these jobs into the queue, in this order."""
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)])) as process:
+    daemon.start_code()
+    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(daemon.workspace)])) as process:
         request = process.create_request_context()
         [location] = request.code_locations
         [repository] = location.get_repositories().values()

@@ -68,8 +68,7 @@ def credentials(stored: Mapping[str, Any]) -> Credentials:
     except KeyError as error:
         raise IntegrationError.of(
             ErrorType.CREDENTIALS,
-            f"the store's credentials lack {error.args[0]}: give its token again with `bg-pipelines stores set STORE --token -`, or "
-            "`--client-id ID --client-secret -`",
+            f"the store's credentials lack {error.args[0]}: give its token again with `bg-pipelines stores set STORE --token -`",
             source=SOURCE,
         ) from None
 
@@ -273,7 +272,7 @@ class ShopifyClient:
             raise IntegrationError.of(
                 ErrorType.CREDENTIALS,
                 "Shopify refuses the app's client id and secret: check both, and that the app is installed in this "
-                "shop, then give them again with `bg-pipelines stores set STORE --client-id ID --client-secret -`",
+                "shop, then give them again with `bg-pipelines stores set STORE --client-secret -`",
                 source=SOURCE,
                 details=details,
             )

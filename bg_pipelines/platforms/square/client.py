@@ -239,7 +239,7 @@ _UNAUTHORISED = (
     "Square does not accept the access token ({said}): it is wrong, expired or revoked. "
     "Make a new one and give it with `bg-pipelines stores set STORE --token -`"
 )
-_FORBIDDEN = "Square forbids it ({said}): the token lacks a permission. Run `bg-pipelines check` to see which"
+_FORBIDDEN = "Square forbids it ({said}): the token lacks a permission"
 
 
 def time_text(moment: datetime) -> str:

@@ -70,7 +70,7 @@ def throttled(
             "Make a new one and give it with `bg-pipelines stores set STORE --token -`",
         ),
         ("payment_required", ErrorType.PAYMENT_REQUIRED, PERSON, "its bill is open"),
-        ("forbidden", ErrorType.SCOPES, PERSON, "Run `bg-pipelines check`"),
+        ("forbidden", ErrorType.SCOPES, PERSON, "the app lacks a scope"),
         ("not_found", ErrorType.SHOP_GONE, PERSON, "check the store's domain"),
         ("locked", ErrorType.SHOP_LOCKED, (Severity.HIGH, True), "its owner has to contact Shopify"),
         ("server_error", ErrorType.SERVER_ERROR, LATER, "Shopify is failing (500); retried automatically"),
