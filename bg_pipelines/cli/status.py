@@ -45,10 +45,10 @@ def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
 
 
 def show_metrics(*, per_store: bool) -> None:
-    with open_migrated() as database, closing(open_dagster_database(load_settings(), pool_size=1)) as dagster:
+    with open_migrated() as database, daemon_reader(load_settings()) as daemon:
         from bg_pipelines.operations.prometheus import read_prometheus
 
-        sys.stdout.write(visible(read_prometheus(database, dagster, stores=per_store)))
+        sys.stdout.write(visible(read_prometheus(database, daemon(), stores=per_store)))
 
 
 _LONG = 20

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFam
 from prometheus_client.registry import Collector
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.operations.daemon_figures import Daemon, read_daemon
+from bg_pipelines.operations.daemon_figures import Daemon
 from bg_pipelines.operations.freshness_figures import Freshness
 from bg_pipelines.operations.metrics import Metrics, read_metrics
 from bg_pipelines.work.rollups import LAGS
@@ -24,10 +24,10 @@ def prometheus_text(metrics: Metrics, *, daemon: Daemon | None = None, stores: b
     return generate_latest(registry).decode()
 
 
-def read_prometheus(database: Database, dagster: Database, *, stores: bool = False) -> str:
+def read_prometheus(database: Database, daemon: Daemon | None, *, stores: bool = False) -> str:
     """All figures as they are now. Raises IntegrationError (database)."""
     metrics = read_metrics(database, all_stores=stores, most_stores=None if stores else 0)
-    return prometheus_text(metrics, daemon=read_daemon(dagster), stores=stores)
+    return prometheus_text(metrics, daemon=daemon, stores=stores)
 
 
 class _Families(Collector):

