@@ -1,4 +1,4 @@
-"""Documentation that cannot rot: links lead somewhere, every command and setting is described as it is."""
+"""Documentation that cannot rot: links lead somewhere; commands, settings and metrics are described as they are."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from bg_pipelines.cli.app import app
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.settings import Settings
+from bg_pipelines_tests.operations.example_figures import all_metrics
 from bg_pipelines_tests.support import PROJECT
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+MADE = "\nMade by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program.\n"
 HEADER = """# Commands
 
 Made by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program.
@@ -43,8 +45,75 @@ def reference() -> str:
     return text
 
 
-def test_the_reference_of_commands_is_what_they_say_of_themselves() -> None:
-    assert (PROJECT / "docs" / "cli.md").read_text() == reference(), (
+def settings_reference() -> str:
+    """docs/settings.md, from what the settings say of themselves."""
+    lines = [
+        "# Settings",
+        MADE,
+        "From the environment or a file `.env` ([running](running.md#settings) says how). An empty variable counts as unset.",
+        "",
+        "| variable | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        shown = (
+            ""
+            if default in (None, "", {})
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
+        lines.append(f"| `BG_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+LEVELS = ("queue", "job", "store")
+
+
+def metrics_reference() -> str:
+    """docs/metrics.md, from what the metrics say of themselves."""
+    parts = all_metrics()
+    names = {metric.name for part in parts.values() for metric in part}
+    lines = [
+        "# Metrics",
+        MADE,
+        "All begin with `bg_pipelines_`. [Monitoring](monitoring.md#figures) explains the figures, [alert rules]"
+        "(monitoring.md#alert-rules) say when to worry. A histogram here is of a moment or of a day, and no counter since the "
+        "start: `histogram_quantile` without `rate`. Only the receiver's own count since its start.",
+    ]
+    for part, heading in (
+        (
+            "figures",
+            "## Figures\n\nAt the receiver's `/metrics` and of `bg-pipelines metrics`; those of single stores only of the latter.",
+        ),
+        ("receiver", "## The receiver\n\nAt its `/metrics`, over all of its processes."),
+    ):
+        lines += ["", heading, "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        for metric in parts[part]:
+            name = metric.name.removeprefix("bg_pipelines_")
+            level, _, rest = name.partition("_")
+            named, labels = f"`{name}`", ", ".join(metric.labels)
+            if (
+                level in LEVELS
+                and f"bg_pipelines_queue_{rest}" in names
+                and f"bg_pipelines_job_{rest}" in names
+            ):
+                if level != "queue":
+                    continue
+                held = [each for each in LEVELS if f"bg_pipelines_{each}_{rest}" in names]
+                named = ", ".join(f"`{each}_{rest}`" for each in held)
+                labels = "queue; job, queue" + ("; store, platform, job" if "store" in held else "")
+            lines.append(f"| {named} | {metric.type} | {labels} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+GENERATED = {"cli.md": reference, "settings.md": settings_reference, "metrics.md": metrics_reference}
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_a_reference_is_what_the_program_says_of_itself(page: str) -> None:
+    assert (PROJECT / "docs" / page).read_text() == GENERATED[page](), (
         "run python -m bg_pipelines_tests.test_docs"
     )
 
@@ -65,10 +134,10 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> 
             assert anchor in anchors, target
 
 
-def test_every_setting_stands_in_the_documentation_and_in_the_example() -> None:
-    running, example = (PROJECT / "docs" / "running.md").read_text(), (PROJECT / ".env.example").read_text()
-    for name in Settings.model_fields:
-        assert f"`BG_{name.upper()}`" in running
+def test_every_setting_says_what_it_means_and_stands_in_the_example() -> None:
+    example = (PROJECT / ".env.example").read_text()
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
         assert f"#BG_{name.upper()}=" in example
 
 
@@ -78,4 +147,5 @@ def test_every_error_type_stands_in_the_page_for_those_on_call() -> None:
 
 
 if __name__ == "__main__":
-    (PROJECT / "docs" / "cli.md").write_text(reference())
+    for page, made in GENERATED.items():
+        (PROJECT / "docs" / page).write_text(made())

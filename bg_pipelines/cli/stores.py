@@ -64,7 +64,7 @@ def add_store(
         token = _secret("token")
     if client_secret == "-":  # noqa: S105
         client_secret = _secret("client secret")
-    with open_migrated() as database:
+    with open_migrated(make=True) as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
         name,
@@ -214,7 +214,7 @@ def _set_paused(names: list[str], paused: bool) -> None:
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
-    with open_migrated() as database:
+    with open_migrated(make=True) as database:
         return stores.save_stores(database, cipher(load_settings()), new)
 
 

@@ -25,7 +25,7 @@ from bg_pipelines.machine.daemon import FREE_SECONDS, DaemonLock
 from bg_pipelines.machine.processes import configuration_error, end, end_with_parent, require_free
 from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
 from bg_pipelines.queues import MAX_CONCURRENT_RUNS
-from bg_pipelines.settings import Settings, load_settings
+from bg_pipelines.settings import Settings, load_settings, unknown_variables
 from bg_pipelines.wording import visible
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -84,6 +84,8 @@ def up(say: Callable[[str], object], *, port: int, webhook_port: int | None, wor
             "run it in the project's folder, where dagster.yaml is, or set DAGSTER_HOME"
         )
     settings = load_settings()
+    for fault in unknown_variables():
+        say(fault)
     # For every process that is started from here, wherever it runs.
     os.environ |= {"BG_HOME_DIR": str(settings.home), "DAGSTER_HOME": str(project)}
     require_free(port)

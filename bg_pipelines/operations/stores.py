@@ -177,7 +177,7 @@ class StoreRow(NamedTuple):
 
 
 def list_stores(database: Database) -> list[StoreRow]:
-    """All stores by name but those that were removed, with the oldest of their units' last successes."""
+    """All stores by name but those that were removed, with the oldest of the last successes of what is synced."""
     query = sa.text(
         "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "  # noqa: S608 (made of constants)
         "CASE WHEN s.deleted_at IS NOT NULL THEN 'being removed' "
@@ -185,10 +185,13 @@ def list_stores(database: Database) -> list[StoreRow]:
         "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
         "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
         "WHEN NOT bool_and(y.last_succeeded_at IS NOT NULL) THEN 'new' "
-        f"WHEN bool_and({freshness.is_current('clock_timestamp()')}) THEN 'ok' ELSE 'late' END, min(y.last_succeeded_at) "
-        "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id "
+        f"WHEN bool_and({freshness.is_current('clock_timestamp()')}) THEN 'ok' ELSE 'late' END, "
+        "min(y.last_succeeded_at) FILTER (WHERE y.resource <> ALL(:apart)) FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id "
         "WHERE s.deleted_at IS NULL OR s.name <> 'erased-' || s.id GROUP BY s.id ORDER BY s.name"
-    ).bindparams(tiers=[int(TIERS[tier].total_seconds() // 60) for tier in sorted(TIERS)])
+    ).bindparams(
+        apart=[unit.value for unit in OWN_INTERVALS],
+        tiers=[int(TIERS[tier].total_seconds() // 60) for tier in sorted(TIERS)],
+    )
     with database.session() as session:
         return [StoreRow(*row) for row in session.execute(query)]
 
