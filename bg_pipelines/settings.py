@@ -181,7 +181,9 @@ class Settings(BaseSettings):
     )
     retry_policies: Annotated[
         dict[str, dict[str, Any]], NoDecode, BeforeValidator(_from_json), AfterValidator(_retry_policies)
-    ] = Field(default={}, description="changes to the [retry policies](running.md#retries), as JSON")
+    ] = Field(
+        default={}, description="changes to the [retry policies](errors-and-retries.md#policies), as JSON"
+    )
     shopify_api_version: Annotated[str, AfterValidator(_api_version)] = Field(
         default=SHOPIFY_API_VERSION,
         description="at least `2026-04`; `bg-pipelines check` says when a version ends within 90 days, and when a shop answers with another",

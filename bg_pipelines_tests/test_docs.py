@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import typer.main
 from typer.testing import CliRunner
 
 from bg_pipelines.cli.app import app
-from bg_pipelines.errors import ErrorType
+from bg_pipelines.errors import DEFAULTS, ErrorType
+from bg_pipelines.queues import JOBS, QUEUES, STORES_SYNC, STORES_SYNC_GROUPS, TIERS
+from bg_pipelines.retries import POLICIES, Strategy
 from bg_pipelines.settings import Settings
+from bg_pipelines.wording import span
 from bg_pipelines_tests.operations.example_figures import all_metrics
 from bg_pipelines_tests.support import PROJECT
 
@@ -111,6 +115,90 @@ def metrics_reference() -> str:
 GENERATED = {"cli.md": reference, "settings.md": settings_reference, "metrics.md": metrics_reference}
 
 
+def tiers_table() -> str:
+    lines = ["| tier | a store of it is due | its schedule looks |", "| --- | --- | --- |"]
+    for tier, interval in TIERS.items():
+        cron = JOBS["store_sync"].crons[f"tier_{tier}"]
+        lines.append(f"| {tier} | every {interval.seconds // 60} minutes | `{cron}` |")
+    return "\n".join(lines)
+
+
+def queues_table() -> str:
+    lines = ["| queue | jobs | priority | runs at once |", "| --- | --- | --- | --- |"]
+    for queue in QUEUES:
+        jobs = []
+        for name, job in JOBS.items():
+            if job.queue is queue:
+                limit = job.max_concurrent_runs
+                jobs.append(f"`{name}`" + (f" ({limit})" if limit else ""))
+        groups = ""
+        if queue is STORES_SYNC:
+            groups = ": " + ", ".join(f"{runs} of `{group}`" for group, runs in STORES_SYNC_GROUPS.items())
+        lines.append(
+            f"| `{queue.name}` | {', '.join(jobs)} | {queue.priority} | {queue.max_concurrent_runs}{groups} |"
+        )
+    return "\n".join([*lines, "", "In parentheses: how many runs of that job at once."])
+
+
+def policies_table() -> str:
+    lines = [
+        "| type | severity | strategy | delay | cap | attempts |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in ErrorType:
+        policy, is_manual = POLICIES[kind], POLICIES[kind].strategy is Strategy.MANUAL_INTERVENTION
+        backs_off = policy.strategy is Strategy.EXPONENTIAL_BACKOFF
+        delay = "" if is_manual else f"{'up to ' if backs_off else ''}{span(policy.delay_seconds)}"
+        cap = span(policy.cap_seconds) if backs_off else ""
+        attempts = "" if is_manual else f"{policy.max_attempts}"
+        lines.append(
+            f"| `{kind}` | {DEFAULTS[kind].severity} | {policy.strategy} | {delay} | {cap} | {attempts} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    ("queues-and-tiers.md", "tiers"): tiers_table,
+    ("queues-and-tiers.md", "queues"): queues_table,
+    ("errors-and-retries.md", "policies"): policies_table,
+}
+
+
+def with_table(page: str, name: str) -> str:
+    """The page with this table as the program has it."""
+    text = (PROJECT / "docs" / page).read_text()
+    begin = f"<!-- {name}: made by `python -m bg_pipelines_tests.test_docs` -->\n"
+    before, _, rest = text.partition(begin)
+    _, end, after = rest.partition("<!-- end -->")
+    assert end, f"{page} has no place for {name}"
+    return f"{before}{begin}{TABLES[page, name]()}\n{end}{after}"
+
+
+@pytest.mark.parametrize(("page", "name"), TABLES)
+def test_a_table_within_a_page_is_what_the_program_has(page: str, name: str) -> None:
+    assert (PROJECT / "docs" / page).read_text() == with_table(page, name), (
+        "run python -m bg_pipelines_tests.test_docs"
+    )
+
+
+def test_each_package_that_is_installed_is_justified_and_no_other() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    page = (PROJECT / "docs" / "architecture.md").read_text()
+    main, _, optional = page.partition("## What it stands on")[2].partition("Optional:")
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements}
+
+    def justified(table: str, column: int) -> set[str]:
+        rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+        return {name for row in rows for name in re.findall(r"`([^`]+)`", row[column])}
+
+    assert justified(main, 1) == names(project["dependencies"])
+    extras = {name: held for name, held in project["optional-dependencies"].items() if name != "dev"}
+    assert justified(optional, 1) == set(extras)
+    assert justified(optional, 2) == set().union(*map(names, extras.values()))
+
+
 @pytest.mark.parametrize("page", GENERATED)
 def test_a_reference_is_what_the_program_says_of_itself(page: str) -> None:
     assert (PROJECT / "docs" / page).read_text() == GENERATED[page](), (
@@ -149,3 +237,5 @@ def test_every_error_type_stands_in_the_page_for_those_on_call() -> None:
 if __name__ == "__main__":
     for page, made in GENERATED.items():
         (PROJECT / "docs" / page).write_text(made())
+    for page, name in TABLES:
+        (PROJECT / "docs" / page).write_text(with_table(page, name))
