@@ -145,7 +145,7 @@ def up(
         ),
     ] = 0,
 ) -> None:
-    """Run the Dagster UI and daemon and the receiver on this machine, watched, until Ctrl-C (docs/running.md)."""
+    """Run the Dagster UI and daemon and the receiver on this machine, watched, until Ctrl-C (docs/start.md)."""
     from bg_pipelines.machine.up import up as run
 
     run(console.print, port=port, webhook_port=webhook_port if webhooks else None, workers=workers)

@@ -45,13 +45,10 @@ def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
 
 
 def show_metrics(*, per_store: bool) -> None:
-    with open_migrated() as database:
-        from bg_pipelines.operations.prometheus import prometheus_text
+    with open_migrated() as database, daemon_reader(load_settings()) as daemon:
+        from bg_pipelines.operations.prometheus import read_prometheus
 
-        figures = metrics.read_metrics(
-            database, all_stores=per_store, most_stores=None if per_store else _WORST
-        )
-        sys.stdout.write(visible(prometheus_text(figures, stores=per_store)))
+        sys.stdout.write(visible(read_prometheus(database, daemon(), stores=per_store)))
 
 
 _LONG = 20

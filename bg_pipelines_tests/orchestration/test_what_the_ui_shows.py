@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,20 @@ from dagster._daemon.freshness import FreshnessDaemon
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Base
 from bg_pipelines.definitions import defs
+from bg_pipelines.messaging.sending import Sent
 from bg_pipelines.operations.table_health import CHECKS
 from bg_pipelines.orchestration.assets import ASSETS, STALE_AFTER, TABLES
-from bg_pipelines.orchestration.reports import FAILED_TAG, OUTCOME_TAG, STORE_TAG
+from bg_pipelines.orchestration.reports import (
+    FAILED_TAG,
+    OUTCOME_TAG,
+    STORE_TAG,
+    report_handling,
+    report_sent,
+)
 from bg_pipelines.orchestration.table_checks import check_tables
 from bg_pipelines.queues import JOBS, Unit
 from bg_pipelines.sandbox import Fault, Sandbox
+from bg_pipelines.webhooks.summary import HandlingSummary
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.support import query
 
@@ -296,6 +305,30 @@ def test_a_run_for_one_store_has_its_name_and_one_that_follows_a_failed_one_not_
     run = instance.get_run_by_id(after.run_id)
     assert run is not None
     assert (run.tags[OUTCOME_TAG], run.tags[FAILED_TAG]) == ("ok", "")
+
+
+def test_the_inbox_and_the_outbox_show_what_became_of_their_items(instance: dg.DagsterInstance) -> None:
+    sent = Sent(outcomes=Counter(sent=2, parked=1))
+
+    @dg.op
+    def handle(context) -> None:  # type: ignore[no-untyped-def]  # read by Dagster
+        report_handling(context, HandlingSummary(events=Counter(handled=3, failed=1)))
+
+    @dg.op
+    def send(context) -> None:  # type: ignore[no-untyped-def]
+        report_sent(context, sent)
+
+    for op, table, count, failed in (
+        (handle, "webhook_events", "events_handled", ("events failed", "1 event")),
+        (send, "text_messages", "messages_sent", ("messages failed", "1 message")),
+    ):
+        result = dg.GraphDefinition(f"job_{table}", node_defs=[op]).execute_in_process(instance=instance)
+        [shown] = result.asset_materializations_for_node(op.name)
+        assert shown.asset_key == dg.AssetKey(table)
+        assert shown.metadata[count].value in (2, 3)
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        assert (run.tags[OUTCOME_TAG], run.tags[FAILED_TAG]) == failed
 
 
 @pytest.mark.usefixtures("environment")
