@@ -15,13 +15,14 @@ from bg_pipelines.cli.printing import (
     AsJson,
     By,
     console,
-    logged_in,
     open_migrated,
     print_json,
+    typist,
 )
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import handling, reading
+from bg_pipelines.incidents import reading
+from bg_pipelines.operations import actions
 from bg_pipelines.wording import counted, minute, times
 from bg_pipelines.work.parked import Held
 
@@ -86,10 +87,11 @@ def show_incident(
 def assign_incidents(
     ids: Annotated[list[int], typer.Argument(metavar="ID", help="Incident numbers.")],
     to: Annotated[str, typer.Option(metavar="NAME", help="The new owner; '' for nobody.")],
+    by: By = None,
 ) -> None:
     """Assign incidents to an owner."""
     with open_migrated() as database:
-        count = handling.assign(database, ids, to)
+        count = actions.assign_incidents(database, ids, typist(by), to=to)
     console.print(f"{counted(count, 'incident')} assigned to {to.strip() or 'nobody'}")
 
 
@@ -104,7 +106,7 @@ def retry_incidents(
     """Retry the work under incidents now; an incident closes automatically once it succeeds."""
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "retry")
-        done = handling.retry(database, chosen, by=by or logged_in())
+        done = actions.retry_incidents(database, chosen, typist(by))
     started = f"{counted(done.incidents, 'incident')} retried, {counted(done.rows, 'unit')} of work due now"
     console.print("\n".join([started, *done.notes]), soft_wrap=True)
     if not done.incidents:
@@ -123,7 +125,7 @@ def resolve_incidents(
     """Close incidents and put their work back on schedule; a fault that persists opens a new one."""
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "resolve")
-        done = handling.resolve(database, chosen, by=by or logged_in(), note=note)
+        done = actions.resolve_incidents(database, chosen, typist(by), note=note)
     closed = f"{counted(done.incidents, 'incident')} resolved, {counted(done.rows, 'unit')} of work due now"
     console.print("\n".join([closed, *done.notes]), soft_wrap=True)
 

@@ -23,6 +23,7 @@ from bg_pipelines.wording import visible
 
 if TYPE_CHECKING:
     from bg_pipelines.database.engine import Database
+    from bg_pipelines.operations.activity import Actor
 
 
 class Group(typer.core.TyperGroup):
@@ -147,3 +148,10 @@ def logged_in() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
+
+
+def typist(by: str | None = None) -> Actor:
+    """Who types this command, for the audit trail: by the name that is given, or as the operating system knows them."""
+    from bg_pipelines.operations.activity import COMMAND, Actor
+
+    return Actor(by or logged_in(), COMMAND)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from bg_pipelines.cli.printing import By, StoreName, Yes, console, logged_in, new_table, open_migrated
+from bg_pipelines.cli.printing import By, StoreName, Yes, console, logged_in, new_table, open_migrated, typist
 from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
-from bg_pipelines.operations import stores
+from bg_pipelines.operations import actions, activity, stores
 from bg_pipelines.operations.backfills import expected_backfill
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
@@ -146,14 +146,19 @@ def erase(store: StoreName, yes: Yes = False, by: By = None) -> None:
 
 
 def _set_paused(names: list[str], paused: bool) -> None:
+    set_paused = actions.pause_stores if paused else actions.resume_stores
     with open_migrated() as database:
-        changed = stores.set_paused(database, names, paused)
+        changed = set_paused(database, names, typist())
     console.print(f"{changed} {'paused' if paused else 'resumed'}, {len(set(names)) - changed} already were")
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
     with open_migrated() as database:
-        return stores.save_stores(database, cipher(load_settings()), new)
+        changes = stores.save_stores(database, cipher(load_settings()), new)
+        # Not before: what stands in the wrong column of a file may be a token.
+        outcome = f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"
+        activity.note(database, typist(), "save stores", ", ".join(store.name for store in new), outcome)
+        return changes
 
 
 def _print_changes(changes: stores.Changes) -> None:
