@@ -168,6 +168,22 @@ class Settings(BaseSettings):
     public_url: Annotated[
         str | None, _shaped(_ADDRESS, "must be an address like https://hooks.example.com")
     ] = Field(default=None, description="where vendors reach `bg-pipelines serve-webhooks`")
+    board_url: Annotated[
+        str | None,
+        _shaped(
+            r"(?=[!-~]+\Z)https?://[^\s/@?#]+/?",
+            "must be an address like https://board.example.com, without a path",
+        ),
+    ] = Field(
+        default=None,
+        description="where people open the board, behind a proxy; unset: on its own machine alone",
+    )
+    dagster_url: Annotated[
+        str | None, _shaped(_ADDRESS, "must be an address like https://dagster.example.com")
+    ] = Field(
+        default=None,
+        description="where people open the Dagster UI, for links from the board; unset: where `up` serves it",
+    )
     retention_file: Path | None = Field(
         default=None, description="TOML with retention rules of your own, and changes of ours"
     )

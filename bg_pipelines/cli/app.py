@@ -32,6 +32,7 @@ TOPICS = {
     "webhooks": "What platforms tell of changes (docs/webhooks.md).",
     "texts": "Text messages, consent and replies (docs/text-messages.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
+    "board": "Serve the board: the page for the person on call (docs/board.md).",
     "cleaning": "What is deleted, how far it is, and pausing it (docs/cleaning.md).",
 }
 
@@ -40,8 +41,11 @@ class Topic(Group):
     """The commands of one file beside this one, imported when one of them is typed and not for the help of all."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        commands = import_module(f"bg_pipelines.cli.{self.name}")
-        self.commands = typer.main.get_group(commands.app).commands
+        group = typer.main.get_group(import_module(f"bg_pipelines.cli.{self.name}").app)
+        self.commands = group.commands
+        if group.invoke_without_command:  # the topic is a command itself
+            self.callback, self.params = group.callback, group.params
+            self.invoke_without_command, self.no_args_is_help = True, False
         return super().make_context(*args, **options)
 
 

@@ -91,8 +91,8 @@ def assign_incidents(
 ) -> None:
     """Assign incidents to an owner."""
     with open_migrated() as database:
-        count = actions.assign_incidents(database, ids, typist(by), to=to)
-    console.print(f"{counted(count, 'incident')} assigned to {to.strip() or 'nobody'}")
+        done = actions.assign_incidents(database, ids, typist(by), to=to)
+    console.print(done.outcome)
 
 
 @app.command("retry")
@@ -107,9 +107,8 @@ def retry_incidents(
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "retry")
         done = actions.retry_incidents(database, chosen, typist(by))
-    started = f"{counted(done.incidents, 'incident')} retried, {counted(done.rows, 'unit')} of work due now"
-    console.print("\n".join([started, *done.notes]), soft_wrap=True)
-    if not done.incidents:
+    console.print(done.outcome, soft_wrap=True)
+    if not done.count:
         sys.exit(1)
 
 
@@ -126,8 +125,7 @@ def resolve_incidents(
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "resolve")
         done = actions.resolve_incidents(database, chosen, typist(by), note=note)
-    closed = f"{counted(done.incidents, 'incident')} resolved, {counted(done.rows, 'unit')} of work due now"
-    console.print("\n".join([closed, *done.notes]), soft_wrap=True)
+    console.print(done.outcome, soft_wrap=True)
 
 
 def _chosen(

@@ -155,3 +155,10 @@ def typist(by: str | None = None) -> Actor:
     from bg_pipelines.operations.activity import COMMAND, Actor
 
     return Actor(by or logged_in(), COMMAND)
+
+
+def typed_secret(name: str, *, again: bool = False) -> str:
+    """Typed unseen, twice with `again`; from a pipe, its next line."""
+    if sys.stdin.isatty():
+        return str(typer.prompt(name, hide_input=True, confirmation_prompt=again))
+    return sys.stdin.readline().strip()

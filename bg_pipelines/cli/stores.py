@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bg_pipelines.cli.printing import By, StoreName, Yes, console, logged_in, new_table, open_migrated, typist
+from bg_pipelines.cli.printing import (
+    By,
+    StoreName,
+    Yes,
+    console,
+    logged_in,
+    new_table,
+    open_migrated,
+    typed_secret,
+    typist,
+)
 from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import actions, activity, stores
@@ -62,9 +71,9 @@ def add_store(
     Pass `-` as a secret to type it without echo.
     """
     if token == "-":  # noqa: S105 (a sign, not a secret)
-        token = _secret("token")
+        token = typed_secret("token")
     if client_secret == "-":  # noqa: S105
-        client_secret = _secret("client secret")
+        client_secret = typed_secret("client secret")
     with open_migrated() as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
@@ -86,13 +95,6 @@ def add_store(
         with open_migrated() as database:
             for line in expected_backfill(database, cipher(settings), settings, new.name):
                 console.print(visible(line), highlight=False, soft_wrap=True)
-
-
-def _secret(name: str) -> str:
-    """Typed unseen; from a pipe, its next line."""
-    if sys.stdin.isatty():
-        return str(typer.prompt(name, hide_input=True))
-    return sys.stdin.readline().strip()
 
 
 @app.command("import")
@@ -146,10 +148,9 @@ def erase(store: StoreName, yes: Yes = False, by: By = None) -> None:
 
 
 def _set_paused(names: list[str], paused: bool) -> None:
-    set_paused = actions.pause_stores if paused else actions.resume_stores
+    act = actions.pause_stores if paused else actions.resume_stores
     with open_migrated() as database:
-        changed = set_paused(database, names, typist())
-    console.print(f"{changed} {'paused' if paused else 'resumed'}, {len(set(names)) - changed} already were")
+        console.print(act(database, names, typist()).outcome)
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:

@@ -48,10 +48,11 @@ class Entry(NamedTuple):
 
 @dataclass
 class Done:
-    """What came of it, to be said by whoever acts. `id` is its entry's."""
+    """What came of it, to be said by whoever acts; `count`: on how many it did anything. `id` is its entry's."""
 
     id: int
     outcome: str = ""
+    count: int = 0
 
 
 @contextmanager
@@ -89,6 +90,12 @@ def note(database: Database, actor: Actor, action: str, subject: str, outcome: s
         done.outcome = outcome
 
 
+def find(database: Database, entry: int, who: str) -> Entry | None:
+    """An entry of this person's."""
+    [*found] = list_activity(database, limit=1, before=entry + 1)
+    return found[0] if found and found[0].id == entry and found[0].who == _kept(who) else None
+
+
 def list_activity(database: Database, *, limit: int, before: int | None = None) -> list[Entry]:
     """The latest, the newest first; `before` is the entry that they are older than."""
     with (
@@ -101,12 +108,6 @@ def list_activity(database: Database, *, limit: int, before: int | None = None) 
             {"before": before, "limit": limit},
         )
         return cursor.fetchall()
-
-
-def find(database: Database, entry: int, who: str) -> Entry | None:
-    """An entry of this person's."""
-    [*found] = list_activity(database, limit=1, before=entry + 1)
-    return found[0] if found and found[0].id == entry and found[0].who == _kept(who) else None
 
 
 def note_deploy(database: Database) -> None:
