@@ -17,10 +17,10 @@ from bg_pipelines.jobs import (
     share_product_text_message,
     store_sync,
 )
-from bg_pipelines.orchestration.assets import TABLES
-from bg_pipelines.orchestration.cleaning_job import CLEANED_ASSETS
+from bg_pipelines.orchestration.assets import ASSETS
 from bg_pipelines.orchestration.failures import deliver_alerts, run_failures, stale_stores
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
+from bg_pipelines.orchestration.table_checks import check_tables, table_checks
 
 # Dagster warns, whenever it loads a sensor, of a parameter that it sets itself.
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
@@ -57,8 +57,10 @@ defs = dg.Definitions(
         run_failures,
         deliver_alerts,
         stale_stores,
+        table_checks,
     ],
-    assets=[*TABLES, *CLEANED_ASSETS],
+    assets=ASSETS,
+    asset_checks=[check_tables],
     resources={"database": DatabaseResource(), "platforms": PlatformsResource()},
     # A step in a process of its own costs a second and gains nothing: the work is in threads.
     executor=dg.in_process_executor,

@@ -36,16 +36,6 @@ HEALTHY_FACTOR = 1
 EARLY = timedelta(seconds=30)
 """A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
 
-MAX_CONCURRENT_RUNS = 6
-"""Runs at once, of all jobs: `concurrency.runs.max_concurrent_runs` in dagster.yaml."""
-
-UNHURRIED_RUNS = 4
-"""Runs at once that are not of `stores_sync` for the first tier. What is left is a slot for each job of that queue: the
-first tier never waits for others, however long they run."""
-
-LOWER_TIER_RUNS = 2
-"""Runs at once of `stores_sync` that are not for the first tier: of the unhurried slots `default` always has some."""
-
 
 class Queue(NamedTuple):
     """Runs of one urgency. Higher `priority` is served first; `max_concurrent_runs` leaves the other queue a slot."""
@@ -59,57 +49,60 @@ STORES_SYNC = Queue("stores_sync", priority=10, max_concurrent_runs=4)
 DEFAULT = Queue("default", priority=0, max_concurrent_runs=3)
 QUEUES = (STORES_SYNC, DEFAULT)
 
+MAX_CONCURRENT_RUNS = sum(queue.max_concurrent_runs for queue in QUEUES)
+"""Runs at once, of all jobs: `concurrency.runs.max_concurrent_runs` in dagster.yaml. Each queue has slots of its own, so
+neither ever waits for the other."""
+
+FIRST_TIER, LOWER_TIERS = "first_tier", "lower_tiers"
+STORES_SYNC_GROUPS = {FIRST_TIER: 2, LOWER_TIERS: 2}
+"""Runs at once of each concurrency group of `stores_sync`: the first tier has a slot for each job of that queue, which no
+other tier can hold."""
+
+CONCURRENCY_GROUP_TAG = "concurrency_group"
+
 
 class Job(NamedTuple):
-    """A job's queue, its limit of concurrent runs, and its schedules.
+    """A job's queue, and its schedules.
 
-    `crons` are its schedules by name (a tier's: "tier_1"); times are UTC.
+    `crons` are its schedules by name (a tier's: "tier_1"); times are UTC. `max_concurrent_runs` is of a job of `default`,
+    each of which is a concurrency group; of `stores_sync` the tiers are.
     """
 
     queue: Queue
-    max_concurrent_runs: int
     crons: Mapping[str, str]
+    max_concurrent_runs: int | None = None
 
     def tags(self, name: str, tier: int | None = None) -> dict[str, str]:
         """The tags of the job of this name, or of its runs for a tier: the daemon's queue goes by them."""
-        is_hurried = self.queue is STORES_SYNC and tier == min(TIERS)
-        is_lower = self.queue is STORES_SYNC and not is_hurried
+        group = name
+        if self.queue is STORES_SYNC:
+            group = FIRST_TIER if tier == min(TIERS) else LOWER_TIERS
         return {
             "queue": self.queue.name,
-            "job": name,
-            "hurry": "yes" if is_hurried else "no",
-            # Said also where it is not so: a run has the tags of its job, unless it says otherwise.
-            "lower_tier": "yes" if is_lower else "no",
-            "dagster/priority": str(self.queue.priority + self._ahead(tier)),
-            # Of Celery workers, where there are some: what is sent to them waits for a free one. 0 goes first.
-            "dagster-celery/queue": self.queue.name,
-            "dagster-celery/run_priority": str(3 * (1 - self._ahead(tier))),
+            CONCURRENCY_GROUP_TAG: group,
+            # Tier 1 goes before others of its queue, tier 3 behind them, for it may wait for an hour; a run for no tier
+            # stands with tier 2.
+            "dagster/priority": str(self.queue.priority + (0 if tier is None else 2 - tier)),
             # A run that died is retried from the start; Dagster's default finds nothing to do where only its end was
             # missing.
             "dagster/retry_strategy": "ALL_STEPS",
         }
-
-    @staticmethod
-    def _ahead(tier: int | None) -> int:
-        """By how much a run goes before others of its queue: tier 1 by one, tier 3 behind by one, for it may wait for an
-        hour; one for no tier stands with tier 2."""
-        return 0 if tier is None else 2 - tier
 
 
 _EVERY_TICK = {f"tier_{tier}": f"*/{TICK.seconds // 60} * * * *" for tier in TIERS}
 _EVERY_HOUR = {f"tier_{tier}": "0 * * * *" for tier in TIERS}
 
 JOBS: dict[str, Job] = {
-    "store_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
-    "inventory_sync": Job(STORES_SYNC, max_concurrent_runs=3, crons=_EVERY_TICK),
-    "customer_sync": Job(DEFAULT, max_concurrent_runs=2, crons=_EVERY_TICK),
-    "drift_audit": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
-    "create_shopify_webhook": Job(DEFAULT, max_concurrent_runs=1, crons=_EVERY_HOUR),
-    "handle_webhooks": Job(DEFAULT, max_concurrent_runs=1, crons={}),
+    "store_sync": Job(STORES_SYNC, _EVERY_TICK),
+    "inventory_sync": Job(STORES_SYNC, _EVERY_TICK),
+    "customer_sync": Job(DEFAULT, _EVERY_TICK, max_concurrent_runs=2),
+    "drift_audit": Job(DEFAULT, _EVERY_HOUR, max_concurrent_runs=1),
+    "create_shopify_webhook": Job(DEFAULT, _EVERY_HOUR, max_concurrent_runs=1),
+    "handle_webhooks": Job(DEFAULT, {}, max_concurrent_runs=1),
     # One at a time: a run keeps the rate of the sender and the limit of the day.
-    "share_product_text_message": Job(DEFAULT, max_concurrent_runs=1, crons={}),
-    "clean_active_carts": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "*/15 * * * *"}),
-    "clean_database": Job(DEFAULT, max_concurrent_runs=1, crons={"cron": "17 * * * *"}),
+    "share_product_text_message": Job(DEFAULT, {}, max_concurrent_runs=1),
+    "clean_active_carts": Job(DEFAULT, {"cron": "*/15 * * * *"}, max_concurrent_runs=1),
+    "clean_database": Job(DEFAULT, {"cron": "17 * * * *"}, max_concurrent_runs=1),
 }
 
 

@@ -1,9 +1,10 @@
-"""Wording of counts, amounts, times, durations and suggestions for mistyped words; texts of strangers, made harmless."""
+"""Wording of counts, amounts, commands, times, durations and suggestions for mistyped words; texts of strangers, made harmless."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta
@@ -41,6 +42,14 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 86_400:.0f}d"
 
 
+def spelled(seconds: float) -> str:
+    """A duration in whole words, as a sentence has it: 40 seconds, 8 minutes, 3 hours, 2 days."""
+    for noun, length, most in (("second", 1, 90), ("minute", 60, 120), ("hour", 3600, 48)):
+        if round(seconds / length) < most:
+            return counted(round(seconds / length), noun)
+    return counted(round(seconds / 86_400), "day")
+
+
 def about(seconds: float) -> str:
     """A long duration as one says it: minutes, hours or days."""
     if seconds < 90 * 60:
@@ -48,6 +57,32 @@ def about(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"about {seconds / 3600:.1f} h"
     return f"about {seconds / 86_400:.1f} days"
+
+
+ADD_A_STORE = "`bg-pipelines stores add NAME --domain DOMAIN --token -`"
+
+
+def command(*words: object) -> str:
+    """A command of ours as a text shows it, to be pasted into a shell: a name with a blank or a quote in it is one word."""
+    return f"`bg-pipelines {shlex.join(map(str, words))}`"
+
+
+_COMMAND = re.compile(r"`bg-pipelines [^`]*`")
+
+
+def filled(text: str, **names: object) -> str:
+    """The text with the names of what it is about in its commands: `bg-pipelines stores set STORE --tier 3` for STORE='Cedar
+    Tools'. One that is None stays as it is written."""
+
+    def fill(command: re.Match[str]) -> str:
+        words = "|".join(names)
+        return re.sub(rf"\b(?:{words})\b", lambda word: _shell_word(names[word[0]], word[0]), command[0])
+
+    return _COMMAND.sub(fill, text)
+
+
+def _shell_word(value: object, otherwise: str) -> str:
+    return otherwise if value is None else shlex.quote(str(value))
 
 
 def flat(text: str) -> str:

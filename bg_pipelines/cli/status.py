@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 
 from rich.console import Group as Lines
@@ -13,23 +14,25 @@ from rich.table import Table
 from rich.text import Text
 
 from bg_pipelines.cli.printing import SEVERITY_STYLES, console, one_line, open_migrated, print_json
+from bg_pipelines.database.engine import open_dagster_database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import metrics, status
 from bg_pipelines.operations.work_figures import LATE_SECONDS, JobMetrics, QueueMetrics
+from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import clock, flat, span, times, visible
 
 
 def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
-    with open_migrated() as database:
+    with open_migrated() as database, closing(open_dagster_database(load_settings(), pool_size=1)) as dagster:
         if as_json:
-            print_json(status.read_status(database, all_stores=all_stores).as_dict())
+            print_json(status.read_status(database, all_stores=all_stores, dagster=dagster).as_dict())
         elif watch:
-            shown = status_page(status.read_status(database, most_stores=_WORST))
+            shown = status_page(status.read_status(database, most_stores=_WORST, dagster=dagster))
             with Live(shown, console=console, screen=True) as live:
                 while True:
                     time.sleep(2)
                     try:
-                        shown = status_page(status.read_status(database, most_stores=_WORST))
+                        shown = status_page(status.read_status(database, most_stores=_WORST, dagster=dagster))
                     except IntegrationError as error:
                         # What was last known stays, and it is read again.
                         live.update(Lines(one_line((error.message, "bold red")), "", shown))
@@ -37,7 +40,7 @@ def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
                         live.update(shown)
         else:
             # Not cropped: a file or a pipe gets the full text.
-            page = status_page(status.read_status(database, most_stores=_WORST))
+            page = status_page(status.read_status(database, most_stores=_WORST, dagster=dagster))
             console.print(page, crop=console.is_terminal)
 
 
@@ -63,8 +66,10 @@ def status_page(state: status.Status) -> Lines:
     waits = any(incident.needs_attention for incident in state.incidents)
     well = not state.incidents and state.metrics.stores_current == state.metrics.stores_total
     verdict = one_line((state.verdict, "bold red" if waits else "bold green" if well else "bold yellow"))
-    verdict.no_wrap = not console.is_terminal  # the one line that is never cut
-    page.append(verdict)
+    trouble = [one_line((state.trouble, "bold red"))] if state.trouble else []
+    for line in (*trouble, verdict):
+        line.no_wrap = not console.is_terminal  # the lines that are never cut
+        page.append(line)
 
     if any(line.stores for line in state.metrics.freshness):
         page.extend(["", _freshness_table(state.metrics)])
@@ -119,6 +124,7 @@ def status_page(state: status.Status) -> Lines:
         "rejected rows": _listed(state.metrics.rejected_rows),
         "stock corrections": _listed(state.metrics.corrections),
         **{f"work in {table.table}": _table_line(table) for table in state.metrics.tables},
+        "turned off in Dagster": ", ".join(state.daemon.turned_off) if state.daemon else "",
         "paused": ", ".join(state.paused[:_LONG]) + others,
         "connections": f"{of_runs}{pool.server_in_use} of {pool.server_size} in the server",
         "peak memory of a run": ", ".join(memory),

@@ -18,15 +18,14 @@ from bg_pipelines.cli.printing import (
     typed_secret,
     typist,
 )
-from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import actions, activity, stores
 from bg_pipelines.operations.backfills import expected_backfill
+from bg_pipelines.operations.store_removal import Plan, plan_removal, remove_store
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
-from bg_pipelines.privacy.erasure import erase_store
 from bg_pipelines.settings import load_settings
-from bg_pipelines.wording import visible
+from bg_pipelines.wording import ADD_A_STORE, counted, visible
 
 app = typer.Typer()
 Insecure = Annotated[
@@ -97,6 +96,42 @@ def add_store(
                 console.print(visible(line), highlight=False, soft_wrap=True)
 
 
+@app.command("set")
+def set_store(
+    store: StoreName,
+    name: Annotated[str | None, typer.Option(help="Its new name in this program.")] = None,
+    token: Annotated[str | None, typer.Option(help="New access token.")] = None,
+    client_id: Annotated[str | None, typer.Option(help="New client id.")] = None,
+    client_secret: Annotated[str | None, typer.Option(help="New client secret.")] = None,
+    api_url: Annotated[
+        str | None, typer.Option(help="Base URL of the API; '' for the platform's own.")
+    ] = None,
+    tier: Annotated[int | None, typer.Option(help="Synced every 5 (1), 15 (2) or 60 (3) minutes.")] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(metavar="MINUTES", help="An interval of its own, a multiple of 5; 0: its tier's."),
+    ] = None,
+    insecure: Insecure = False,
+) -> None:
+    """Change what is named of a store, and nothing else. With new credentials, what was parked of it is due at once.
+
+    Pass `-` as a secret to type it without echo. Platform and domain say which shop it is, and stay. How long its carts
+    are kept is set with `bg-pipelines cleaning carts`.
+    """
+    named = (name, token, client_id, client_secret, api_url, tier, every)
+    if all(value is None for value in named):
+        raise typer.BadParameter("name what is to change, like --tier 1; --help lists what can")
+    if token == "-":  # noqa: S105 (a sign, not a secret)
+        token = typed_secret("token")
+    if client_secret == "-":  # noqa: S105
+        client_secret = typed_secret("client secret")
+    given = stores.Given(name, tier, every, api_url, token, client_id, client_secret, insecure)
+    with open_migrated() as database:
+        changed = stores.set_store(database, cipher(load_settings()), store, given)
+        activity.note(database, typist(), "set a store", store, ", ".join(changed) or "nothing changed")
+    console.print(f"{store}: {', '.join(changed) or 'nothing changed, it is so already'}", soft_wrap=True)
+
+
 @app.command("import")
 def import_stores(
     file: Annotated[Path, typer.Argument(help=f"CSV with the columns {', '.join(stores.COLUMNS)}.")],
@@ -117,7 +152,7 @@ def list_stores() -> None:
         table.add_row(
             row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
         )
-    console.print(table if table.row_count else "no stores yet; add one with `bg-pipelines stores add`")
+    console.print(table if table.row_count else f"no stores yet; add one with {ADD_A_STORE}")
 
 
 @app.command("pause")
@@ -132,19 +167,49 @@ def resume_stores(names: Annotated[list[str], typer.Argument(help="Store names."
     _set_paused(names, False)
 
 
-@app.command("erase")
-def erase(store: StoreName, yes: Yes = False, by: By = None) -> None:
-    """Delete everything that is held of a paused store; a bare row with its domain is kept (docs/privacy.md)."""
+@app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(metavar="STORE", help="Store name.")],
+    keep_orders: Annotated[
+        bool,
+        typer.Option("--keep-orders", help="Keep its orders, their lines and refunds, without who bought."),
+    ] = False,
+    yes: Yes = False,
+    by: By = None,
+) -> None:
+    """Delete everything that is held of a store, and end its webhook subscriptions; says what, and asks before.
+
+    It can be stopped: the same again goes on. A bare row with its domain is kept as proof (docs/privacy.md).
+    """
     settings = load_settings()
     with open_migrated() as database:
-        with database.transaction() as connection:
-            store_id = find_store(connection, store)
+        plan = plan_removal(database, name, keep_orders=keep_orders)
+        _print_plan(plan)
         if not yes:
-            typer.confirm(visible(f"Delete everything that is held of store {store}?"), abort=True)
-        erased = erase_store(database, cipher(settings), settings.home, store_id, by=by or logged_in())
-    console.print(f"request {erased.request_id}: {sum(erased.rows.values()):,} rows erased")
-    for file in erased.files_elsewhere:
+            typer.confirm(visible(f"Remove store {name}?"), abort=True)
+        with activity.recorded(database, typist(by), "remove a store", name) as done:
+            removed = remove_store(database, settings, plan, by=by or logged_in())
+            done.outcome = f"{sum(removed.rows.values()):,} rows deleted"
+    console.print(
+        f"{name} removed: {sum(removed.rows.values()):,} rows deleted (request {removed.request_id})"
+    )
+    if removed.subscriptions:
+        console.print(f"{counted(removed.subscriptions, 'webhook subscription')} ended at the platform")
+    elif removed.subscriptions is None:
+        console.print(
+            f"its webhook subscriptions could not be ended: {removed.why}. Remove the app in the shop's admin",
+            soft_wrap=True,
+        )
+    for file in removed.files_elsewhere:
         console.print(f"an export lies on another machine: delete {file} there", soft_wrap=True)
+
+
+def _print_plan(plan: Plan) -> None:
+    most_first = sorted(plan.rows.items(), key=lambda held: -held[1])
+    rows = ", ".join(f"{rows:,} {table}" for table, rows in most_first) or "no rows"
+    kept = "; orders, their lines and refunds are kept, without who bought" if plan.keep_orders else ""
+    begun = "its removal has begun before and goes on; " if plan.has_begun else ""
+    console.print(f"{begun}deleted with {plan.name}: {rows}{kept}", soft_wrap=True)
 
 
 def _set_paused(names: list[str], paused: bool) -> None:

@@ -142,6 +142,8 @@ def _deleted() -> sa.Index:
 
 
 class Location(Synced, Base):
+    """A place of a store that holds stock or sells."""
+
     __tablename__ = "locations"
     __table_args__ = (_deleted(),)
 
@@ -156,6 +158,8 @@ class Location(Synced, Base):
 
 
 class Product(Synced, Base):
+    """A product of a store."""
+
     __tablename__ = "products"
     __table_args__ = (_deleted(),)
 
@@ -169,6 +173,8 @@ class Product(Synced, Base):
 
 
 class ProductVariant(Synced, Base):
+    """What is sold: a product in one size, colour or the like, with its price."""
+
     __tablename__ = "product_variants"
     __table_args__ = (
         _deleted(),
@@ -870,7 +876,7 @@ class WebhookCoverage(Base):
 
 
 class DataRequest(Base):
-    """What a store's platform asks for by law: an export of a customer's data, or that it is erased; kept as proof.
+    """What a store's platform or a person asks for: an export of a customer's data, or that it or a store's is erased; proof.
 
     Without personal data: the customer is named by their id at the platform. What else they are recognised by is kept,
     encrypted, until the request is done.
@@ -878,7 +884,9 @@ class DataRequest(Base):
 
     __tablename__ = "data_requests"
     __table_args__ = (
-        sa.CheckConstraint("kind IN ('export', 'erase_customer', 'erase_store')", name="kind"),
+        sa.CheckConstraint(
+            "kind IN ('export', 'erase_customer', 'erase_store', 'erase_store_but_orders')", name="kind"
+        ),
         sa.CheckConstraint("status IN ('open', 'done')", name="status"),
         sa.Index(None, "status", "due_at"),
         sa.Index(None, "store_id", "customer_external_id"),

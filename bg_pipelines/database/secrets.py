@@ -67,7 +67,7 @@ class Cipher:
         except InvalidToken:
             raise _configuration(
                 "BG_ENCRYPTION_KEY is not the key that this was encrypted with. Add the earlier key to it, behind a "
-                "comma, or give the store its token again with `bg-pipelines stores add`."
+                "comma, or give the store its token again with `bg-pipelines stores set STORE --token -`."
             ) from None
 
     def can_decrypt(self, token: bytes) -> bool:
@@ -108,7 +108,7 @@ def verify_key(connection: psycopg.Connection[Any], cipher: Cipher) -> None:
         raise _configuration(
             "BG_ENCRYPTION_KEY is not the key that the stores' credentials are encrypted with. No store can be synced "
             "or changed. Set the earlier key; if it is lost, give every store its token again with one "
-            "`bg-pipelines stores import`."
+            "`bg-pipelines stores import FILE`."
         )
     _keep_known_value(connection, cipher)
 

@@ -32,9 +32,8 @@ from bg_pipelines.incidents.fingerprints import (
     circuit_keys,
 )
 from bg_pipelines.incidents.reading import SHOWN, bad_data, count_rejects, unknown
-from bg_pipelines.incidents.runbooks import shell_word
 from bg_pipelines.queues import Unit
-from bg_pipelines.wording import counted
+from bg_pipelines.wording import command, counted
 from bg_pipelines.work import parked
 from bg_pipelines.work.circuits import OF_A_STORE
 
@@ -128,7 +127,7 @@ def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> 
             if kept := count_rejects(connection, incident.fingerprint):
                 notes.append(
                     f"{incident.id}: {counted(kept, 'row')} still not loaded: it opens again at the next pass; "
-                    "`bg-pipelines incidents retry` reads them again"
+                    f"{command('incidents', 'retry', incident.id)} then reads them again"
                 )
         notes += _in_the_way(connection, rows.stores, {i.fingerprint for i in held})
         return Resolved(len(held), rows.rows + due, notes)
@@ -283,7 +282,7 @@ def _in_the_way(connection: Connection, stores: Collection[int], but: Collection
         )
     ]
     notes = [
-        f"store {name} is paused: its work waits for `bg-pipelines stores resume {shell_word(name)}`"
+        f"store {name} is paused: its work waits for {command('stores', 'resume', name)}"
         for name in paused[:SHOWN]
     ]
     if len(paused) > SHOWN:

@@ -178,10 +178,10 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
         if not found:
             raise unknown([incident_id])
         [incident] = found
-        source, details, payload, affected_runs, text, store_id, domain = _one(
+        source, details, payload, affected_runs, text, store_id = _one(
             connection,
-            "SELECT i.source, i.details, i.payload, i.affected_runs, i.fingerprint, i.store_id, s.domain "
-            "FROM incidents i LEFT JOIN stores s ON s.id = i.store_id WHERE i.id = %s",
+            "SELECT i.source, i.details, i.payload, i.affected_runs, i.fingerprint, i.store_id "
+            "FROM incidents i WHERE i.id = %s",
             (incident_id,),
         )
         fingerprint = fingerprints.parse(text)
@@ -203,7 +203,6 @@ def show(database: Database, incident_id: int) -> IncidentDetails:
                 ErrorType(incident.error_type),
                 incident_id,
                 incident.store,
-                domain,
                 kind=text.partition(":")[0],
             ),
         )

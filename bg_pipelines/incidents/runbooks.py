@@ -1,16 +1,15 @@
 """Runbooks: what to do about each type of error, in one to three sentences. `docs/on-call.md` has them as a table.
 
-N stands for the incident, STORE and DOMAIN for its store; `runbook` fills them in.
+N stands for the incident, STORE for its store; `runbook` fills them in.
 """
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping
 
 from bg_pipelines.errors import ErrorType
-from bg_pipelines.incidents.fingerprints import AlertTarget, TextsRefused, TextsStopped
+from bg_pipelines.incidents.fingerprints import AlertTarget, Installation, TextsRefused, TextsStopped
+from bg_pipelines.wording import filled
 
 RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.TIMEOUT: (
@@ -38,7 +37,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ErrorType.THROTTLED: (
         "Another app uses up the shop's rate limit: look at the shop's apps. "
         "`bg-pipelines incidents retry N` starts again; "
-        "`bg-pipelines stores add STORE --domain DOMAIN --token - --every 60` syncs it once an hour only."
+        "`bg-pipelines stores set STORE --every 60` syncs it once an hour only."
     ),
     ErrorType.DATABASE: (
         "Bring PostgreSQL back, or give it the disk or the connections that it lacks; `bg-pipelines check` says what is "
@@ -56,12 +55,12 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.OPERATION_RUNNING: (
         "A bulk operation has not ended within a day, or other apps' leave no room for it: look at the vendor's status "
-        "page. `bg-pipelines incidents retry N` waits another day; a run with the config `backfill: pages` for STORE "
+        "page. `bg-pipelines incidents retry N` waits another day; a run with the config `backfill: pages` for this store "
         "reads it page by page instead."
     ),
     ErrorType.OPERATION_FAILED: (
         "The vendor's bulk operation failed, was cancelled or expired several times: look at its status page. "
-        "`bg-pipelines incidents retry N` starts another; a run with the config `backfill: pages` for STORE "
+        "`bg-pipelines incidents retry N` starts another; a run with the config `backfill: pages` for this store "
         "reads it page by page instead."
     ),
     ErrorType.RUN_DIED: (
@@ -83,9 +82,8 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "subscription whose deliveries fail for hours. It closes when all has been well for six hours."
     ),
     ErrorType.CREDENTIALS: (
-        "Make a new token in the shop's admin and give it with "
-        "`bg-pipelines stores add STORE --domain DOMAIN --token -` (an app with a client id: "
-        "`--client-id ID --client-secret -`). What was parked is then due at once."
+        "Make a new token in the shop's admin and give it with `bg-pipelines stores set STORE --token -`; where the message "
+        "speaks of a client secret, with `--client-secret -` in place of it. What was parked is then due at once."
     ),
     ErrorType.SCOPES: (
         "Grant the app the scope that the message names, in the shop's admin; `bg-pipelines check` tells whether "
@@ -96,8 +94,9 @@ RUNBOOKS: Mapping[ErrorType, str] = {
         "Until then `bg-pipelines stores pause STORE`."
     ),
     ErrorType.SHOP_GONE: (
-        "Ask the shop's owner. Closed: `bg-pipelines stores pause STORE`, then "
-        "`bg-pipelines incidents resolve N --note closed`. Moved: do so, and add the new domain under another name."
+        "Ask the shop's owner. Closed for good: `bg-pipelines stores remove STORE --keep-orders` (without it, its orders go "
+        "too), which closes this. For a while, or moved: `bg-pipelines stores pause STORE`, then "
+        "`bg-pipelines incidents resolve N --note closed`; of one that moved, add the new domain under another name."
     ),
     ErrorType.QUERY_REJECTED: (
         "If many stores have it, the vendor no longer takes our API version: set `BG_SHOPIFY_API_VERSION`. "
@@ -129,7 +128,7 @@ RUNBOOKS: Mapping[ErrorType, str] = {
     ),
     ErrorType.DATA_REQUEST: (
         "`bg-pipelines customers requests` has the file and the deadline: send it to the store's owner, then say so with "
-        "`bg-pipelines customers requests done` and the request's number. That closes this."
+        "`bg-pipelines customers requests done ID`. That closes this."
     ),
     ErrorType.CONFIGURATION: (
         "`bg-pipelines check` names the setting, key or migration: put it right on every machine. "
@@ -154,6 +153,10 @@ OF_TEXTS: Mapping[ErrorType, str] = {
     **dict.fromkeys((ErrorType.SCOPES, ErrorType.QUERY_REJECTED), _REFUSED),
 }
 """Of text messages, where it is no store's: what stops them all, and what parks them by their code."""
+OF_DAGSTER = (
+    "Look whether `bg-pipelines up` (or the daemon's service) is running where it should, and at the end of its log; start it "
+    "again. Work that was due meanwhile is caught up. It closes when the daemon ticks again: `bg-pipelines status`."
+)
 OF_TARGET = (
     "Mend what the message names, or take the target out of `BG_ALERT_PHONES` or `BG_ALERT_URLS`. "
     "It closes when the target takes an alert, or is named no more."
@@ -164,7 +167,6 @@ def runbook(
     error_type: ErrorType,
     incident: int,
     store: str | None = None,
-    domain: str | None = None,
     *,
     kind: str = "",
 ) -> str:
@@ -172,13 +174,8 @@ def runbook(
     text = RUNBOOKS[error_type]
     if kind in (TextsStopped.kind, TextsRefused.kind):
         text = OF_TEXTS.get(error_type, text)
+    elif kind == Installation.kind and error_type is ErrorType.RUN_DIED:
+        text = OF_DAGSTER
     elif kind == AlertTarget.kind:
         text = OF_TARGET
-    # A name with a blank or a quote in it is still one word for the shell.
-    names = {"N": str(incident), "STORE": shell_word(store), "DOMAIN": domain}
-    return re.sub(r"\b(?:N|STORE|DOMAIN)\b", lambda found: names[found[0]] or found[0], text)
-
-
-def shell_word(name: str | None) -> str | None:
-    """The name as one word of a command that a person pastes into a shell."""
-    return name and shlex.quote(name)
+    return filled(text, N=incident, STORE=store)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from bg_pipelines.messaging.desk import answer_rules_of
 from bg_pipelines.orchestration.failures import as_dagster_failures, report_op_failure
+from bg_pipelines.orchestration.launchpad import shown
 from bg_pipelines.orchestration.reports import report_handling
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.sync_job import take_over, tell
@@ -29,13 +30,17 @@ WARM_SECONDS = 60.0
 class HandlingConfig(dg.Config):
     """Run config. With none, the run handles what is due and ends."""
 
-    max_workers: int = Field(default=8, ge=1, le=64, description="how many stores to work on at once")
-    max_minutes: float = Field(default=15, gt=0, le=25, description="what is left by then is the next run's")
+    max_workers: int = Field(
+        default=8, ge=1, le=64, description="how many stores to work on at once, 1 to 64"
+    )
+    max_minutes: float = Field(
+        default=15, gt=0, le=25, description="0 to 25: what is left by then is the next run's"
+    )
     warm_seconds: float = Field(
         default=0,
         ge=0,
         le=3600,
-        description="how long to stay after the last event, for the next; it ends sooner if another run is queued",
+        description="0 to 3600: how long to stay after the last event, for the next; it ends sooner if another run is queued",
     )
 
 
@@ -70,6 +75,7 @@ def handle_events(
     description="What webhook events tell of, fetched and loaded within seconds.",
     tags=JOBS[JOB].tags(JOB),
     hooks={report_op_failure},
+    config=shown("handle_events", HandlingConfig()),
 )
 def handle_webhooks() -> None:
     handle_events()

@@ -19,6 +19,7 @@ from bg_pipelines.messaging.outbox import JOB, is_due
 from bg_pipelines.messaging.pace import of_settings
 from bg_pipelines.messaging.sending import LOOK_SECONDS, Sending
 from bg_pipelines.orchestration.failures import as_dagster_failures, report_op_failure
+from bg_pipelines.orchestration.launchpad import shown
 from bg_pipelines.orchestration.reports import report_sent
 from bg_pipelines.orchestration.resources import DatabaseResource
 from bg_pipelines.orchestration.sync_job import take_over, tell
@@ -34,14 +35,18 @@ WARM_SECONDS = 60.0
 class SendingConfig(dg.Config):
     """Run config. With none, the run sends what is due and ends."""
 
-    batch_size: int = Field(default=50, ge=1, le=1000, description="how many messages to claim at a time")
-    max_workers: int = Field(default=8, ge=1, le=64, description="how many messages to send at once")
-    max_minutes: float = Field(default=15, gt=0, le=25, description="what is left by then is the next run's")
+    batch_size: int = Field(
+        default=50, ge=1, le=1000, description="how many messages to claim at a time, 1 to 1000"
+    )
+    max_workers: int = Field(default=8, ge=1, le=64, description="how many messages to send at once, 1 to 64")
+    max_minutes: float = Field(
+        default=15, gt=0, le=25, description="0 to 25: what is left by then is the next run's"
+    )
     warm_seconds: float = Field(
         default=0,
         ge=0,
         le=3600,
-        description="how long to stay after the last message, for the next; it ends sooner if another run is queued",
+        description="0 to 3600: how long to stay after the last message, for the next; it ends sooner if another run is queued",
     )
 
 
@@ -81,6 +86,7 @@ def send_text_messages(
     description="Product shares and customer alerts by text message: each sent once, with consent, at a decent hour.",
     tags=JOBS[JOB].tags(JOB),
     hooks={report_op_failure},
+    config=shown("send_text_messages", SendingConfig()),
 )
 def share_product_text_message() -> None:
     send_text_messages()

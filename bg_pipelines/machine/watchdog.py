@@ -1,4 +1,5 @@
-"""The watchdog: what Dagster cannot tell, being what is broken, or needing it: a full disk, its storage, its daemon.
+"""The watchdog: what Dagster cannot tell, being what is broken, or needing it: a full disk, its storage, its daemon, ticks
+that do not come.
 
 It is a process of its own (`bg-pipelines watch`, and in `bg-pipelines up`), looks every few seconds, and tells people
 at once and when it is over. Once a minute it keeps the figures of that minute, for trends. While all is well it calls `BG_HEARTBEAT_URL` once a minute: an outside monitor there tells of
@@ -13,16 +14,16 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database, open_dagster_database, open_database
 from bg_pipelines.database.sqlstates import server_code
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import DAGSTER, Fingerprint, Installation
 from bg_pipelines.incidents.reporting import MANUAL, Fault, run_fault
 from bg_pipelines.operations import trends
+from bg_pipelines.operations.daemon_figures import SILENT_SECONDS, read_daemon
 from bg_pipelines.platforms.http import Transport
 from bg_pipelines.settings import Settings
 
@@ -31,18 +32,14 @@ PATIENCE = 3
 """Looks in a row that find a fault before it is told, so that a server may be started again. A full disk is told at once."""
 LEAST_BYTES = 10 * 2**20
 """Of a disk that is not full yet; PostgreSQL takes 16 MB at a time."""
-DAEMON_SECONDS = 120.0
-"""Dagster's daemon says every half minute that it lives."""
 HEARTBEAT_SECONDS = 60.0
 NAME = "watchdog"
-STORAGE, DAEMON = Installation(DAGSTER, "storage"), Installation(DAGSTER, "daemon")
+STORAGE, DAEMON, TICKS = (Installation(DAGSTER, part) for part in ("storage", "daemon", "ticks"))
+_NAMES = {STORAGE: "Dagster's storage", DAEMON: "Dagster's daemon", TICKS: "Dagster's schedules"}
+"""What is wrong with each is told as the subject, so that who is paged knows the process."""
 
 # Some pages are written, and so that nothing is left of them no one else sees the table.
 _WRITE = "CREATE TEMPORARY TABLE bg_watchdog ON COMMIT DROP AS SELECT n FROM generate_series(1, 5000) n"
-_DAEMONS = (
-    "SELECT extract(epoch FROM (clock_timestamp() AT TIME ZONE 'UTC') - min(timestamp))::float FROM daemon_heartbeats "
-    "WHERE daemon_type = ANY(ARRAY['SENSOR', 'SCHEDULER', 'QUEUED_RUN_COORDINATOR'])"
-)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +56,8 @@ class Watchdog:
         self._told: dict[Fingerprint, str] = {}
         """What people were told of, each with its occurrence."""
         self._is_new = True
+        self._alive_since: float | None = None
+        """When the daemon was first seen alive, without a look at which it was not."""
         self._beat_at = self._sampled_at = float("-inf")
         self._transport = Transport("heartbeat", "the monitor", address_of="BG_HEARTBEAT_URL")
 
@@ -84,11 +83,11 @@ class Watchdog:
                 # The same while it lasts: looked at again is no repeat, and a target that was not reached is tried again.
                 occurrence = self._told.setdefault(one, f"{NAME} {time.time():.0f}")
                 alerts.report(fault, occurrence=occurrence, settings=self.settings)
-        if not faults or found <= {STORAGE, DAEMON}:
+        if not faults or found <= set(_NAMES):
             self._end([one for one in self._told if one not in found])
         if not faults:
             self._beat()
-        if not faults or found == {DAEMON}:
+        if not faults or found <= {DAEMON, TICKS}:
             self._sample()
         return faults
 
@@ -99,15 +98,22 @@ class Watchdog:
         error = error or self._error("the application's database", self._write)
         if error is not None:
             return [run_fault(NAME, MANUAL, error)]
-        error = self._error("Dagster's storage", self._read_daemons)
-        if error is None:
+        error = self._error(_NAMES[STORAGE], self._write_in_dagster_s)
+        if error is not None:
+            return [_fault_of(STORAGE, error)]
+        daemon = read_daemon(self._database(open_dagster_database))
+        if not daemon.is_alive:
+            self._alive_since = None
+        elif self._alive_since is None:
+            self._alive_since = self._clock()
+        if daemon.trouble is None or daemon.has_never_run:
             return []
-        fingerprint, subject = (
-            (DAEMON, "Dagster's daemon")
-            if error.error_type is ErrorType.RUN_DIED
-            else (STORAGE, "Dagster's storage")
-        )
-        return [Fault(fingerprint, subject, error, needs_attention=True, affected_runs=[f"{NAME}/{MANUAL}"])]
+        if self._alive_since is None:
+            return [_fault_of(DAEMON, _not_started(daemon.trouble, Severity.CRITICAL))]
+        # One that was just started has ticks to make up for.
+        if self._clock() - self._alive_since < SILENT_SECONDS:
+            return []
+        return [_fault_of(TICKS, _not_started(daemon.trouble, Severity.HIGH))]
 
     def _error(self, what: str, act: Callable[[], None]) -> IntegrationError | None:
         try:
@@ -126,18 +132,9 @@ class Watchdog:
         with self._database(open_database).transaction() as connection:
             connection.execute(_WRITE)
 
-    def _read_daemons(self) -> None:
+    def _write_in_dagster_s(self) -> None:
         with self._database(open_dagster_database).transaction() as connection:
             connection.execute(_WRITE)
-            table = connection.execute("SELECT to_regclass('daemon_heartbeats')").fetchone()
-            row = connection.execute(_DAEMONS).fetchone() if table and table[0] else None
-        silent: Any = row and row[0]
-        if silent is not None and silent > DAEMON_SECONDS:
-            raise IntegrationError.of(
-                ErrorType.RUN_DIED,
-                f"Dagster's daemon has said nothing for {silent / 60:.0f} minutes: no job is started. Start it again",
-                source="dagster",
-            )
 
     def _database(self, opened: Callable[..., Database]) -> Database:
         if opened not in self._databases:
@@ -153,7 +150,7 @@ class Watchdog:
             alerts.tell(database, self.settings)  # what could not be recorded is an incident now
             with database.transaction() as connection:
                 reporting.clear_database_faults(connection)
-                gone = [one for one in (STORAGE, DAEMON) if one not in self._seen]
+                gone = [one for one in _NAMES if one not in self._seen]
                 reporting.clear(connection, gone, "it is well again")
             alerts.tell(database, self.settings)
         except IntegrationError as error:
@@ -182,6 +179,16 @@ class Watchdog:
             self._transport.request("GET", url.get_secret_value())
         except IntegrationError as error:
             log.error("watchdog: the monitor was not reached: %s", error.error_type)
+
+
+def _fault_of(fingerprint: Installation, error: IntegrationError) -> Fault:
+    return Fault(
+        fingerprint, _NAMES[fingerprint], error, needs_attention=True, affected_runs=[f"{NAME}/{MANUAL}"]
+    )
+
+
+def _not_started(message: str, severity: Severity) -> IntegrationError:
+    return IntegrationError(message, error_type=ErrorType.RUN_DIED, severity=severity, source="dagster")
 
 
 def _is_lacking(error: IntegrationError) -> bool:

@@ -13,13 +13,16 @@ from psycopg.rows import dict_row
 
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.names import find_store
 from bg_pipelines.database.secrets import cipher
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import JOB_UNITS, JOBS
 from bg_pipelines.records import Resource
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import SyncRequest, SyncRun
 from bg_pipelines.sync.summary import Failure, ResourceAudit
+from bg_pipelines.wording import command
 
 JOB = "drift_audit"
 
@@ -95,8 +98,19 @@ class AuditReport(NamedTuple):
 
 
 def audit_store(database: Database, store: str, *, sample: int) -> AuditReport:
-    """Audit one store in this process. Raises IntegrationError (configuration) for one that is unknown or paused."""
+    """Audit one store in this process. Raises IntegrationError (bad_data) for one that is unknown or paused."""
     settings = load_settings()
+    with database.transaction() as connection:
+        store_id = find_store(connection, store)
+        paused = connection.execute(
+            "SELECT FROM stores WHERE id = %s AND paused_at IS NOT NULL", (store_id,)
+        ).rowcount
+    if paused:
+        raise IntegrationError.of(
+            ErrorType.BAD_DATA,
+            f"store {store} is paused, so it is not audited: {command('stores', 'resume', store)} resumes it",
+            source="stores",
+        )
     messages: list[str] = []
     summary = SyncRun(
         database,

@@ -19,8 +19,9 @@ from bg_pipelines.database.secrets import Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.operations import machine_checks, webhook_checks
+from bg_pipelines.operations.daemon_figures import read_daemon
 from bg_pipelines.settings import Settings, load_settings
-from bg_pipelines.wording import did_you_mean
+from bg_pipelines.wording import did_you_mean, filled
 
 _STORES_AT_ONCE = 16
 _READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS")
@@ -46,10 +47,13 @@ def find_faults() -> list[str]:
     except IntegrationError as error:
         faults.append(f"database: {error.message}")
     try:
-        dagster = Database(dagster_storage_url(settings))
+        dagster = Database(dagster_storage_url(settings), pool_size=1)
         with dagster.transaction():
             pass
+        daemon = read_daemon(dagster)
         dagster.close()
+        if daemon.trouble and not daemon.has_never_run:  # then it is being set up
+            faults.insert(0, daemon.trouble)
     except IntegrationError as error:
         faults.append(f"Dagster's storage: {error.message}")
     if settings.broker_url is not None:
@@ -145,14 +149,18 @@ def _store_faults(database: Database, key: Cipher, settings: Settings) -> list[s
             )
             platform = platforms.connect(access, api_version=settings.shopify_api_version, sleep=time.sleep)
         except IntegrationError as error:
-            return [f"store {store.name}: {error.message}"]
+            return [_of_store(store, error.message)]
         try:
-            return [f"store {store.name}: {fault}" for fault in platform.faults()]
+            return [_of_store(store, fault) for fault in platform.faults()]
         finally:
             platform.close()
 
     with ThreadPoolExecutor(_STORES_AT_ONCE) as pool:
         return _doubles(stores) + [fault for faults in pool.map(check, stores) for fault in faults]
+
+
+def _of_store(store: Store, fault: str) -> str:
+    return f"store {store.name}: {filled(fault, STORE=store.name)}"
 
 
 def _doubles(stores: Sequence[Store]) -> list[str]:

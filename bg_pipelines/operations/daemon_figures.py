@@ -17,11 +17,12 @@ from cronsim import CronSim
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
+from bg_pipelines.wording import command, counted, spelled
 
-SILENT_SECONDS = 120.0
+SILENT_SECONDS = 80.0
 """The daemon says every half minute that it lives. Silent for longer, it is taken for dead."""
-LATE_SECONDS = 120.0
-"""By so much a tick may be late before its schedule has stopped."""
+LATE_SECONDS = 90.0
+"""By so much a tick may be late before its schedule has stopped. The watchdog looks thrice: told within two minutes."""
 FORGOTTEN = timedelta(days=2)
 """A sensor that has not ticked for so long is one of an earlier version: the daemon forgets none."""
 
@@ -59,6 +60,10 @@ class Daemon(NamedTuple):
         return None if self.seen_at is None else max(0.0, (self.at - self.seen_at).total_seconds())
 
     @property
+    def has_never_run(self) -> bool:
+        return self.seen_at is None and self.error is None
+
+    @property
     def is_alive(self) -> bool:
         return self.silent_seconds is not None and self.silent_seconds <= SILENT_SECONDS
 
@@ -66,6 +71,30 @@ class Daemon(NamedTuple):
     def stopped(self) -> list[Tick]:
         """What has not ticked although the daemon lives."""
         return [tick for tick in self.ticks if tick.has_stopped] if self.is_alive else []
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is started, or not everything, since when, and what to do; None while all is well."""
+        if self.error is not None:
+            return f"Nothing is running: Dagster's storage cannot be read: {self.error}"
+        silent = self.silent_seconds
+        if silent is None:
+            return f"Nothing is running: the daemon has never run. Start it: {command('up')}"
+        if not self.is_alive:
+            return f"Nothing is running: no heartbeat of the daemon for {spelled(silent)}. Start it: {command('up')}"
+        if not self.stopped:
+            return None
+        worst = max(self.stopped, key=lambda tick: tick.seconds_late)
+        others = f" and {counted(len(self.stopped) - 1, 'other')}" if len(self.stopped) > 1 else ""
+        return (
+            f"Not everything is running: the {worst.kind} {worst.name}{others} should have ticked {spelled(worst.seconds_late)} "
+            f"ago, and starts nothing. Restart {command('up')}, or the daemon's service; its log says why"
+        )
+
+    @property
+    def turned_off(self) -> list[str]:
+        """Schedules and sensors that a person has turned off: they start nothing until turned on again."""
+        return [tick.name for tick in self.ticks if not tick.is_on]
 
 
 def read_daemon(dagster: Database) -> Daemon:

@@ -169,9 +169,15 @@ _TABLE = """
         count(*) FILTER (WHERE t.next_due_at IS NULL AND t.incident_id IS NOT NULL) AS parked
     FROM {table} t {stores} CROSS JOIN LATERAL (SELECT coalesce(t.lease_expires_at > :now, false) AS leased) held
     WHERE {open}"""
-_AT_WORK = "JOIN stores s ON s.id = t.store_id AND s.paused_at IS NULL AND s.deleted_at IS NULL"
+# What is of no store, as what Twilio sends, counts as well.
+_STORES = "LEFT JOIN stores s ON s.id = t.store_id"
+_AT_WORK = "s.paused_at IS NULL AND s.deleted_at IS NULL"
 _TABLES = " UNION ALL ".join(
-    _TABLE.format(table=queue.table, stores=_AT_WORK if queue.has_stores else "", open=queue.open)
+    _TABLE.format(
+        table=queue.table,
+        stores=_STORES if queue.has_stores else "",
+        open=f"{queue.open} AND {_AT_WORK}" if queue.has_stores else queue.open,
+    )
     for queue in all_queues()
 )
 

@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
+from bg_pipelines.operations.daemon_figures import Daemon, read_daemon
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
 from bg_pipelines.operations.reading import read
-from bg_pipelines.wording import counted, plain
+from bg_pipelines.wording import ADD_A_STORE, counted, plain
 from bg_pipelines.work.parked import WAITING
 from bg_pipelines.work.pulse import DEAD_AFTER
 
-NO_STORES = "no stores yet: add one with `bg-pipelines stores add`"
+NO_STORES = f"no stores yet: add one with {ADD_A_STORE}"
 
 
 class OpenIncident(NamedTuple):
@@ -126,6 +127,16 @@ class Status(NamedTuple):
     failing: list[FailingStore]
     paused: list[str]
     backfills: list[RunningBackfill]
+    daemon: Daemon | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing, or not everything, is started: the first thing to know. None where that was not asked."""
+        if self.daemon is None or (
+            self.daemon.has_never_run and not (self.metrics.stores_total or self.paused)
+        ):
+            return None  # there is nothing to be run
+        return self.daemon.trouble
 
     @property
     def verdict(self) -> str:
@@ -160,7 +171,7 @@ class Status(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; times are ISO 8601."""
-        content: dict[str, Any] = plain({"verdict": self.verdict, **self._asdict()})
+        content: dict[str, Any] = plain({"trouble": self.trouble, "verdict": self.verdict, **self._asdict()})
         return content
 
 
@@ -170,8 +181,9 @@ def read_status(
     window: timedelta = WINDOW,
     all_stores: bool = False,
     most_stores: int | None = None,
+    dagster: Database | None = None,
 ) -> Status:
-    """The state of everything; of stores, see `read_metrics`. Raises IntegrationError (database)."""
+    """The state of everything, of Dagster's daemon where its database is given; of stores, see `read_metrics`. Raises IntegrationError (database)."""
     metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
     now = metrics.at
     with database.session() as session:
@@ -184,6 +196,7 @@ def read_status(
             read(session, FailingStore, _FAILING, now=now),
             list(session.scalars(sa.text(_PAUSED))),
             running_backfills(session, now),
+            None if dagster is None else read_daemon(dagster),
         )
 
 

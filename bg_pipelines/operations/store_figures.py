@@ -21,11 +21,11 @@ from bg_pipelines.work import freshness
 
 ATTEMPTS_SHOWN = 25
 
-STATES = ("needs attention", "failing", "late", "new", "paused", "uninstalled", "erased", "ok")
+STATES = ("needs attention", "failing", "late", "new", "paused", "uninstalled", "being removed", "ok")
 """What a store is in, the worst first."""
 
 STATE = (
-    "CASE WHEN s.deleted_at IS NOT NULL THEN 'erased' "
+    "CASE WHEN s.deleted_at IS NOT NULL THEN 'being removed' "
     "WHEN s.uninstalled_at IS NOT NULL THEN 'uninstalled' WHEN s.paused_at IS NOT NULL THEN 'paused' "
     "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
     "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
@@ -70,7 +70,7 @@ _CANDIDATES = {
     "new": "SELECT store_id FROM sync_states WHERE last_succeeded_at IS NULL",
     "paused": "SELECT id FROM stores WHERE paused_at IS NOT NULL",
     "uninstalled": "SELECT id FROM stores WHERE uninstalled_at IS NOT NULL",
-    "erased": "SELECT id FROM stores WHERE deleted_at IS NOT NULL",
+    "being removed": "SELECT id FROM stores WHERE deleted_at IS NOT NULL",
     "late": f"SELECT y.store_id FROM sync_states y JOIN {freshness.stores_at_work('clock_timestamp()')} ON s.id = y.store_id "  # noqa: S608
     f"WHERE NOT {freshness.is_current_at_work('clock_timestamp()')}",
 }
@@ -98,7 +98,7 @@ def find_stores(
     where = (
         "(%(search)s = '' OR strpos(lower(s.name), lower(%(search)s)) > 0 OR strpos(lower(s.domain), lower(%(search)s)) > 0 "
         "OR s.platform = lower(%(search)s)) AND (%(tier)s::bigint IS NULL OR s.tier = %(tier)s) "
-        "AND (s.deleted_at IS NULL OR %(state)s::text = 'erased')"
+        f"AND {SHOWN}"
     )
     parameters = {
         "search": search.replace("\0", "").encode(errors="replace").decode(),

@@ -1,4 +1,4 @@
-"""Managing stores: add, list, pause, resume (from a file: stores_csv).
+"""Managing stores: add, change, list, pause, resume (from a file: stores_csv; removing one: store_removal).
 
 Adding a known store updates it; equal values change nothing. Tokens are encrypted before they reach the database and
 are never shown again.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -19,15 +19,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.models import Store, SyncState
+from bg_pipelines.database.models import DataRequest, Store, SyncState
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
-from bg_pipelines.operations.store_figures import EVERY, STATE
+from bg_pipelines.operations.store_figures import EVERY, SHOWN, STATE
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.platforms.network import is_in_clear
+from bg_pipelines.privacy.requests import ERASURES
 from bg_pipelines.queues import OWN_INTERVALS, TICK, TIERS, Unit, next_turn
-from bg_pipelines.wording import did_you_mean, unseen
+from bg_pipelines.wording import command, did_you_mean, unseen
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)
@@ -61,14 +62,27 @@ class NewStore:
         return {"client_id": self.client_id or "", "client_secret": self.client_secret or ""}
 
 
+class Given(NamedTuple):
+    """What is to change of a store; what is None stays. An interval of 0 is its tier's, an address of '' the platform's."""
+
+    name: str | None = None
+    tier: int | None = None
+    every: int | None = None
+    api_url: str | None = None
+    token: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = None
+    insecure: bool = False
+
+
 class Changes(NamedTuple):
     added: int
     updated: int
     unchanged: int
 
 
-def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
-    """Everything that is wrong with a store's values. Secrets are never repeated."""
+def check_store(store: NewStore, line: int | None = None, *, secrets: bool = True) -> list[CsvFault]:
+    """Everything that is wrong with a store's values. Secrets are never repeated; without `secrets` none are needed."""
     faults = []
 
     def fault(column: str, message: str) -> None:
@@ -78,6 +92,8 @@ def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
         fault("name", "give a name of 1 to 100 characters")
     elif character := unseen(store.name):
         fault("name", f"holds a character that cannot be seen or typed ({character}); type it again")
+    elif store.name.startswith("-"):
+        fault("name", "begins with a dash, as an option does; begin it with a letter")
     if store.platform not in PLATFORMS:
         fault(
             "platform",
@@ -106,11 +122,17 @@ def check_store(store: NewStore, line: int | None = None) -> list[CsvFault]:
             f"{store.api_url} is not https://: the store's token would go over the network unencrypted; "
             "--insecure allows it",
         )
+    return faults + (_secret_faults(store, line) if secrets else [])
+
+
+def _secret_faults(store: NewStore, line: int | None) -> list[CsvFault]:
+    kind = PLATFORMS.get(store.platform, PLATFORMS["shopify"])
+    faults = []
     given = [name for name in SECRETS if getattr(store, name)]
     if tuple(given) not in kind.secrets:
         wanted = ", or ".join(" and ".join(names) for names in kind.secrets)
         either = "either " if len(kind.secrets) > 1 else ""
-        fault("token", f"give {either}{wanted}; given: {', '.join(given) or 'none'}")
+        faults.append(CsvFault(line, "token", f"give {either}{wanted}; given: {', '.join(given) or 'none'}"))
     faults += [
         CsvFault(
             line,
@@ -132,6 +154,7 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
     faults = [fault for store in stores for fault in check_store(store)]
     with database.session() as session:
         faults += [CsvFault(None, "name", message) for message in _taken_names(session, stores)]
+        faults += [CsvFault(None, "domain", message) for message in _being_removed(session, stores)]
         if faults:
             raise bad_data(faults, "stores")
         outcomes = [_save(session, cipher, store) for store in stores]
@@ -154,10 +177,10 @@ class StoreRow(NamedTuple):
 
 
 def list_stores(database: Database) -> list[StoreRow]:
-    """All stores by name, with the oldest of their units' last successes."""
+    """All stores by name but those that were removed, with the oldest of their units' last successes."""
     query = sa.text(
         f"SELECT s.name, s.platform, s.domain, s.tier, {EVERY}, {STATE}, min(y.last_succeeded_at) "  # noqa: S608 (made of constants)
-        "FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id GROUP BY s.id ORDER BY s.name"
+        f"FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id WHERE {SHOWN} GROUP BY s.id ORDER BY s.name"
     )
     with database.session() as session:
         return [StoreRow(*row) for row in session.execute(query)]
@@ -166,13 +189,8 @@ def list_stores(database: Database) -> list[StoreRow]:
 def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
     """Pause or resume stores by name; returns how many that changed. Raises IntegrationError (bad_data)."""
     with database.session() as session:
-        known = set(session.scalars(sa.select(Store.name)))
-        unknown = [
-            CsvFault(None, name, f"no such store{did_you_mean(name, known)}")
-            for name in names
-            if name not in known
-        ]
-        if unknown:
+        known = _known(session)
+        if unknown := [_unknown(name, session) for name in names if name not in known]:
             raise bad_data(unknown, "stores")
         if not paused:
             _require_installed(session, names)
@@ -186,6 +204,14 @@ def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
         return len(result.all())
 
 
+def _known(session: Session) -> set[str]:
+    return set(session.scalars(sa.select(Store.name).where(Store.deleted_at.is_(None))))
+
+
+def _unknown(name: str, session: Session) -> CsvFault:
+    return CsvFault(None, name, f"no such store{did_you_mean(name, _known(session))}")
+
+
 def _require_installed(session: Session, names: Sequence[str]) -> None:
     """Raises IntegrationError (bad_data) naming each store that has no credentials, because its shop removed the app."""
     removed = session.scalars(
@@ -197,7 +223,7 @@ def _require_installed(session: Session, names: Sequence[str]) -> None:
         CsvFault(
             None,
             "name",
-            f"the shop of {name} removed the app: `bg-pipelines stores add` with a new token resumes it",
+            f"the shop of {name} removed the app: {command('stores', 'set', name, '--token', '-')} with a new token resumes it",
         )
         for name in removed
     ]
@@ -234,24 +260,92 @@ def _save(session: Session, cipher: Cipher, new: NewStore) -> str:
         return "added"
     if store.deleted_at is not None:  # all of it was erased: it begins anew
         store.deleted_at = store.paused_at = store.uninstalled_at = None
-    access_changed = store.api_url != new.api_url or not _same_credentials(cipher, store.credentials, new)
+    renewed = None if _same_credentials(cipher, store.credentials, new) else cipher.encrypt(new.credentials())
+    return "updated" if _change(session, store, new, renewed) else "unchanged"
+
+
+def set_store(database: Database, cipher: Cipher, name: str, given: Given) -> list[str]:
+    """Change what is given of one store and nothing else; returns what changed, in words.
+
+    Raises IntegrationError (bad_data) with every fault, also for an unknown store, and (configuration) if a part of its
+    credentials is given and the rest cannot be read.
+    """
+    with database.session() as session:
+        store = session.scalar(
+            sa.select(Store).where(Store.name == name, Store.deleted_at.is_(None)).with_for_update()
+        )
+        if store is None:
+            raise bad_data([_unknown(name, session)], "stores")
+        secrets = given.token is not None or given.client_id is not None or given.client_secret is not None
+        new = NewStore(
+            store.name if given.name is None else given.name,
+            store.platform,
+            store.domain,
+            store.tier if given.tier is None else given.tier,
+            store.api_url if given.api_url is None else given.api_url or None,
+            every=store.interval_minutes if given.every is None else given.every or None,
+            insecure=given.insecure or given.api_url is None,
+        )
+        if secrets:
+            new = _with_secrets(cipher, store.credentials, new, given)
+        faults = check_store(new, secrets=secrets)
+        faults += [CsvFault(None, "name", message) for message in _taken_names(session, [new])]
+        if faults:
+            raise bad_data(faults, "stores")
+        renewed = None
+        if secrets and not _same_credentials(cipher, store.credentials, new):
+            renewed = cipher.encrypt(new.credentials())
+        minutes = _minutes(store.tier, store.interval_minutes), _minutes(new.tier, new.every)
+        said = [
+            f"{what}: {before} → {now}"
+            for what, before, now in (
+                ("name", store.name, new.name),
+                ("tier", store.tier, new.tier),
+                ("minutes between syncs", *minutes),
+                ("API address", store.api_url or "the platform's own", new.api_url or "the platform's own"),
+            )
+            if before != now
+        ]
+        if renewed:
+            said.append("credentials: replaced")
+        _change(session, store, new, renewed)
+        session.flush()
+        verify_key(cast("psycopg.Connection[Any]", session.connection().connection.driver_connection), cipher)
+    return said
+
+
+def _with_secrets(cipher: Cipher, held: bytes, new: NewStore, given: Given) -> NewStore:
+    """The store with the secrets that are given: of a client's id and secret the one that is not stays."""
+    one_of_two = given.token is None and None in (given.client_id, given.client_secret)
+    kept = cipher.decrypt(held) if one_of_two else {}
+    return replace(
+        new,
+        token=given.token,
+        client_id=given.client_id or kept.get("client_id"),
+        client_secret=given.client_secret or kept.get("client_secret"),
+    )
+
+
+def _change(session: Session, store: Store, new: NewStore, credentials: bytes | None) -> bool:
+    """Have a store be as given, with new encrypted credentials if there are any; returns whether anything changed."""
+    access_changed = store.api_url != new.api_url or credentials is not None
     before = _minutes(store.tier, store.interval_minutes)
     if not access_changed and (store.name, store.tier, store.interval_minutes) == (
         new.name,
         new.tier,
         new.every,
     ):
-        return "unchanged"
+        return False
     store.name, store.tier, store.interval_minutes = new.name, new.tier, new.every
     store.api_url = new.api_url
     if _minutes(new.tier, new.every) < before:
         _come_sooner(session, store.id, timedelta(minutes=_minutes(new.tier, new.every)))
     if access_changed:
-        store.credentials = cipher.encrypt(new.credentials())
-        if store.uninstalled_at is not None:
+        store.credentials = credentials or store.credentials
+        if store.uninstalled_at is not None and credentials is not None:
             store.uninstalled_at = store.paused_at = None
         _make_due(session, store.id)
-    return "updated"
+    return True
 
 
 def _same_credentials(cipher: Cipher, stored: bytes, new: NewStore) -> bool:
@@ -310,6 +404,25 @@ def _taken_names(session: Session, stores: Sequence[NewStore]) -> list[str]:
         f"{name!r} is the name of {domain} already; choose another"
         for name, platform, domain in held
         if (by_name[name].platform, by_name[name].domain) != (platform, domain)
+    ]
+
+
+def _being_removed(session: Session, stores: Sequence[NewStore]) -> list[str]:
+    """What the rest of its removal would delete again."""
+    held = session.execute(
+        sa.select(Store.name, Store.platform, Store.domain)
+        .where(Store.domain.in_([store.domain for store in stores]), Store.deleted_at.is_not(None))
+        .where(
+            sa.exists()
+            .where(DataRequest.store_id == Store.id, DataRequest.status == "open")
+            .where(DataRequest.kind.in_(ERASURES))
+        )
+    ).all()
+    given = {(store.platform, store.domain) for store in stores}
+    return [
+        f"{domain} is being removed: {command('stores', 'remove', name)} ends that, then add it"
+        for name, platform, domain in held
+        if (platform, domain) in given
     ]
 
 

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.make_app import make_app
-from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from dagster_celery.tags import (
+    DAGSTER_CELERY_QUEUE_TAG,
+    DAGSTER_CELERY_RUN_PRIORITY_TAG,
+    DAGSTER_CELERY_TASK_ID_TAG,
+)
 from kombu.entity import Exchange, Queue
 
 from bg_pipelines.orchestration.run_health import Watched
@@ -32,7 +36,8 @@ TASKS_A_PROCESS = 200
 
 
 class WatchedCeleryRunLauncher(Watched, CeleryRunLauncher):
-    """dagster-celery's launcher with the broker of the settings. A run's task has its id."""
+    """dagster-celery's launcher with the broker of the settings. A run's task has its id; its queue and its place in it are
+    the run's, as the daemon's queue has them."""
 
     @classmethod
     def of_settings(
@@ -55,7 +60,18 @@ class WatchedCeleryRunLauncher(Watched, CeleryRunLauncher):
     def _launch_celery_task_run(self, run: DagsterRun, task_signature: Any, routing_key: str) -> None:
         # Written before the task is sent, for the task may be over before its sender goes on.
         self._instance.add_run_tags(run.run_id, {DAGSTER_CELERY_TASK_ID_TAG: run.run_id})
-        super()._launch_celery_task_run(run, task_signature.set(task_id=run.run_id), routing_key)
+        placed = run.with_tags({**run.tags, **_place(run)})
+        super()._launch_celery_task_run(placed, task_signature.set(task_id=run.run_id), routing_key)
+
+
+def _place(run: DagsterRun) -> dict[str, str]:
+    """Which of Celery's queues a run goes to, and its place there: 0 goes first, before 3 and 6."""
+    queue = next((queue for queue in QUEUES if queue.name == run.tags.get("queue")), DEFAULT)
+    ahead = int(run.tags.get("dagster/priority", queue.priority)) - queue.priority
+    return {
+        DAGSTER_CELERY_QUEUE_TAG: queue.name,
+        DAGSTER_CELERY_RUN_PRIORITY_TAG: str(min(9, max(0, 3 * (1 - ahead)))),
+    }
 
 
 def make_celery() -> Celery:

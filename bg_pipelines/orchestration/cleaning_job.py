@@ -25,6 +25,8 @@ from bg_pipelines.orchestration.failures import (
     error_of,
     report_op_failure,
 )
+from bg_pipelines.orchestration.launchpad import shown
+from bg_pipelines.orchestration.reports import Failed, show_failed
 from bg_pipelines.orchestration.resources import DatabaseResource, kept_database
 from bg_pipelines.orchestration.sync_job import take_over, tell
 from bg_pipelines.orchestration.ticks import at_work
@@ -48,9 +50,11 @@ class CleaningConfig(dg.Config):
         default=15,
         gt=0,
         le=25,
-        description="what is unfinished by then is the next run's, at the place reached",
+        description="0 to 25: what is unfinished by then is the next run's, at the place reached",
     )
-    batch_milliseconds: float = Field(default=50, ge=1, le=5_000, description="how long a batch should take")
+    batch_milliseconds: float = Field(
+        default=50, ge=1, le=5_000, description="how long a batch should take, 1 to 5000"
+    )
 
 
 class Work(NamedTuple):
@@ -110,7 +114,13 @@ def cleaning_job(
 
     clean_op = dg.op(name=op, description=description, out=dg.Out(dg.Nothing))(clean)
 
-    @dg.job(name=name, description=description, tags=JOBS[name].tags(name), hooks={report_op_failure})
+    @dg.job(
+        name=name,
+        description=description,
+        tags=JOBS[name].tags(name),
+        hooks={report_op_failure},
+        config=shown(op, CleaningConfig()),
+    )
     def job() -> None:
         clean_op()
 
@@ -160,13 +170,18 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
         numbers["carts_abandoned"] = dg.MetadataValue.int(summary.figures["carts.abandoned"])
     by_table = {f"rows_{table}": dg.MetadataValue.int(rows) for table, (rows, _) in freed.items()}
     context.log_event(dg.AssetMaterialization(context.job_name, metadata={**numbers, **by_table}))
-    failed = [done for done in summary.done if done.failure is not None]
-    for done in failed:
-        context.log.error(f"{done.task} failed: {done.failure.message if done.failure else ''}")
+    failed = [(done.task, done.failure) for done in summary.done if done.failure is not None]
+    show_failed(
+        context,
+        "task",
+        len(failed),
+        len(summary.done),
+        [Failed(task, failure.error_type.value, failure.message) for task, failure in failed],
+    )
     advice = [line for done in summary.done for line in done.outcome.advice]
     metadata: dict[str, dg.MetadataValue] = {
         **(
-            {"failed": _table({"task": d.task, "message": d.failure.message} for d in failed if d.failure)}
+            {"failed": _table({"task": task, "message": failure.message} for task, failure in failed)}
             if failed
             else {}
         ),
@@ -221,9 +236,3 @@ def _by_table(figures: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
 
 def _table(rows: Any) -> dg.MetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
-
-
-CLEANED_ASSETS = [
-    dg.AssetSpec(name, group_name="cleaned", description=f"what {name} freed, over time")
-    for name in ("clean_active_carts", "clean_database")
-]

@@ -20,6 +20,10 @@ from bg_pipelines.database.secrets import Cipher, cipher
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.settings import Settings, load_settings
 
+POOL_SIZE = 34
+"""Connections of a run, opened as they are needed; twice as many at most, which is one for each of 64 workers and some to
+spare."""
+
 _kept: dict[tuple[str, Path], Database] = {}
 _keeping = threading.Lock()
 
@@ -31,8 +35,6 @@ class DatabaseResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     the op, where it is retried.
     """
 
-    # Opened as they are needed; twice as many at most, which is one for each of 64 workers and some to spare.
-    pool_size: int = 34
     _database: Database | None = PrivateAttr(default=None)
 
     @contextmanager
@@ -48,7 +50,7 @@ class DatabaseResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def database(self) -> Database:
         """Raises IntegrationError (database, configuration) where it cannot be used."""
         if self._database is None:
-            self._database = _open(load_settings(), self.pool_size)
+            self._database = _open(load_settings(), POOL_SIZE)
         return self._database
 
     @property
@@ -60,8 +62,13 @@ class DatabaseResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 class PlatformsResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Connects a store to its platform, at the API version of the settings."""
 
+    _api_version: str | None = PrivateAttr(default=None)
+
     def connect(self, access: platforms.StoreAccess, sleep: Callable[[float], object]) -> Platform:
-        return platforms.connect(access, api_version=load_settings().shopify_api_version, sleep=sleep)
+        # Read once a run: reading the settings costs more than a visit that finds nothing new.
+        if self._api_version is None:
+            self._api_version = load_settings().shopify_api_version
+        return platforms.connect(access, api_version=self._api_version, sleep=sleep)
 
 
 def kept_database(settings: Settings) -> Database:

@@ -9,7 +9,7 @@ What the job does when its stores are done is `then`, an op of its own within th
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import dagster as dg
 from pydantic import Field
@@ -25,14 +25,15 @@ from bg_pipelines.orchestration.failures import (
     error_of,
     report_op_failure,
 )
-from bg_pipelines.orchestration.reports import report
+from bg_pipelines.orchestration.launchpad import shown
+from bg_pipelines.orchestration.reports import STORE_TAG, report
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.ticks import Idle, never_idle, retries_sensor, tier_schedules
 from bg_pipelines.queues import JOB_UNITS, JOBS, TIERS, Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.sync import Summary, SyncRequest, SyncRun
-from bg_pipelines.sync.summary import BACKFILLS, UnitSummary
+from bg_pipelines.sync.summary import UnitSummary
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.webhooks.healing import Healing
 from bg_pipelines.work import rollups, store_units
@@ -49,22 +50,26 @@ class SyncConfig(dg.Config):
     stores: list[str] = Field(
         default=[], description="names of stores to sync now, due or not; empty: all that are due"
     )
-    tiers: list[int] = Field(default=list(TIERS), description="only stores of these tiers")
+    tiers: list[int] = Field(default=list(TIERS), description="only stores of these tiers: 1, 2, 3")
     force: bool = Field(default=False, description="read everything again, not only what changed")
-    batch_size: int = Field(default=50, ge=1, le=1000, description="how many rows of work to claim at a time")
-    max_workers: int = Field(default=8, ge=1, le=64, description="how many stores to work on at once")
+    batch_size: int = Field(
+        default=50, ge=1, le=1000, description="how many rows of work to claim at a time, 1 to 1000"
+    )
+    max_workers: int = Field(
+        default=8, ge=1, le=64, description="how many stores to work on at once, 1 to 64"
+    )
     max_minutes: float = Field(
         default=15,
         gt=0,
         le=25,
-        description="what is unfinished by then is left to the next run, at the page reached",
+        description="0 to 25: what is unfinished by then is left to the next run, at the page reached",
     )
 
 
 class BackfillConfig(SyncConfig):
     """With how full passes are read, for a job of whose tables platforms make exports."""
 
-    backfill: str = Field(
+    backfill: Literal["auto", "bulk", "pages"] = Field(
         default="auto",
         description="how full passes of these stores read where the platform has bulk operations: bulk, pages, or auto, "
         "as the number of rows suggests",
@@ -74,7 +79,9 @@ class BackfillConfig(SyncConfig):
 class AuditConfig(SyncConfig):
     """With the size of an audit."""
 
-    sample: int = Field(default=50, ge=1, le=10_000, description="how many rows of each resource to look at")
+    sample: int = Field(
+        default=50, ge=1, le=10_000, description="how many rows of each resource to look at, 1 to 10000"
+    )
 
 
 class SyncJob(NamedTuple):
@@ -122,12 +129,14 @@ def sync_job(
     ) -> None:
         with as_dagster_failures(context, database_delay_seconds=database_delay_seconds):
             settings = load_settings()
+            if len(config.stores) == 1:
+                context.instance.add_run_tags(context.run_id, {STORE_TAG: config.stores[0]})
             reason = idle(settings)
             if reason is None:
                 summary = _run(context, config, database, platforms, units, settings, processes(settings))
             else:
                 summary = _pass_over(context, config, database, units, reason)
-            report(context, summary)
+            report(context, summary, database.database)
         if then is None:
             _tell(context, config, database)
 
@@ -145,7 +154,13 @@ def sync_job(
     sync.__annotations__["config"] = config
     sync_op = dg.op(name=op, description=description, out=dg.Out(dg.Nothing))(sync)
 
-    @dg.job(name=name, description=description, tags=JOBS[name].tags(name), hooks={report_op_failure})
+    @dg.job(
+        name=name,
+        description=description,
+        tags=JOBS[name].tags(name),
+        hooks={report_op_failure},
+        config=shown(op, config()),
+    )
     def job() -> None:
         synced = sync_op()
         if then is not None:
@@ -176,8 +191,6 @@ def _run(
     wrong = [str(tier) for tier in config.tiers if tier not in TIERS]
     if wrong or not config.tiers:
         raise _wrong("tiers", f"{', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}")
-    if isinstance(config, BackfillConfig) and config.backfill not in BACKFILLS:
-        raise _wrong("backfill", f"{config.backfill!r} is none of {', '.join(BACKFILLS)}")
     take_over(context, database)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config

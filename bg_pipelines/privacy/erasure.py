@@ -25,11 +25,11 @@ from bg_pipelines.database.sqlstates import is_conflict
 from bg_pipelines.errors import IntegrationError, Severity
 from bg_pipelines.incidents.fingerprints import DataRequest
 from bg_pipelines.incidents.reporting import SYSTEM
-from bg_pipelines.incidents.runbooks import shell_word
 from bg_pipelines.privacy import requests, tombstones
 from bg_pipelines.privacy.subjects import Search, content_of, find_subject, with_held_orders
-from bg_pipelines.privacy.tables import ANSWERS, COMMANDS, Answer
+from bg_pipelines.privacy.tables import ANSWERS, COMMANDS, OF_STORE, Answer
 from bg_pipelines.records import PARTS
+from bg_pipelines.wording import command
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -40,6 +40,9 @@ AT_WORK_WITHIN = timedelta(days=2)
 """Shopify asks for a shop's erasure two days after it removed the app: one that has worked since then has come back."""
 _TRIES = 5
 """A deadlock with a running sync costs only another attempt."""
+
+ORDERS = ("refunds", "order_lines", "orders")
+"""Tables that stay, where a store's orders are kept: what was sold, when and for how much."""
 
 WHY = "the customer was erased"
 _ALSO = {
@@ -131,18 +134,25 @@ def erase_store(
     store_id: int,
     *,
     by: str,
+    keep_orders: bool = False,
     batch: int = BATCH,
 ) -> Erased:
     """Delete everything of a store but a bare row that says so; nothing runs for it from the first transaction on.
 
-    Raises IntegrationError: (bad_data) for a store that is at work, which a person has to confirm by pausing it;
-    (database), like `erase_customer`.
+    With `keep_orders` its orders, their lines and refunds stay, emptied of what is personal. Until all is done the store
+    keeps its name, by which the same can be asked for again. Raises IntegrationError: (bad_data) for a store that is at
+    work, which a person has to confirm by pausing it, and for orders to be kept that are being deleted; (database), like
+    `erase_customer`.
     """
+    kept = ORDERS if keep_orders else ()
 
     def begin(connection: Connection) -> int:
         _require_not_at_work(connection, store_id)
+        if keep_orders and _is_open(connection, store_id, requests.ERASE_STORE):
+            raise requests.bad_data("everything of the store, its orders too, is being deleted already")
         # Its request, like those of its customers, is kept: as proof.
-        opened = requests.open_request(connection, cipher, store_id, requests.ERASE_STORE, None)
+        kind = requests.ERASE_BUT_ORDERS if keep_orders else requests.ERASE_STORE
+        opened = requests.open_request(connection, cipher, store_id, kind, None)
         # Alone: whoever is loading has committed, and whoever loads later has lost its claim.
         tombstones.lock_alone(connection, store_id)
         connection.execute(_BARE, {"store": store_id, "credentials": cipher.encrypt({})})
@@ -153,8 +163,10 @@ def erase_store(
     work = _Work(database, store_id, request_id, {"store": store_id}, batch)
     work.each_batch("incidents", _END_INCIDENTS)
     for table, answer in ANSWERS.items():
-        if answer.of_store is not None:
+        if table not in kept and answer.of_store is not None:
             work.delete(table, answer.of_store)
+        elif table in kept and answer.emptied:
+            work.empty(table, answer, OF_STORE)
     with database.transaction() as connection:
         connection.execute(
             "INSERT INTO people_queue (store_id, customer_external_id) "
@@ -162,7 +174,41 @@ def erase_store(
             (store_id,),
         )
     work.count("person_customers", people.match_store(database, store_id).left)
-    return work.end(home, by, "true")
+
+    def end(connection: Connection) -> None:
+        connection.execute("UPDATE stores SET name = 'erased-' || id WHERE id = %s", (store_id,))
+        others = connection.execute(
+            "SELECT id FROM data_requests WHERE store_id = %s AND kind = ANY(%s) AND status = 'open' AND id <> %s",
+            (store_id, list(requests.ERASURES), request_id),
+        ).fetchall()
+        if not keep_orders:  # what was to be kept is gone as well
+            requests.finish(connection, [id_ for (id_,) in others], by=by)
+
+    return work.end(home, by, "true", end)
+
+
+def count_rows(database: Database, store_id: int, *, keep_orders: bool = False) -> dict[str, int]:
+    """How many rows of each table `erase_store` would delete now. Reads all of them."""
+    with database.transaction() as connection:
+        return {
+            table: rows
+            for table, answer in ANSWERS.items()
+            if answer.of_store is not None and not (keep_orders and table in ORDERS)
+            if (
+                rows := connection.execute(
+                    f"SELECT count(*) FROM {table} t WHERE {answer.of_store}",  # noqa: S608 (of constants)
+                    {"store": store_id},
+                ).fetchall()[0][0]
+            )
+        }
+
+
+def _is_open(connection: Connection, store_id: int, kind: str) -> bool:
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM data_requests WHERE store_id = %s AND kind = %s AND status = 'open')",
+        (store_id, kind),
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def _require_not_at_work(connection: Connection, store_id: int) -> None:
@@ -175,12 +221,12 @@ def _require_not_at_work(connection: Connection, store_id: int) -> None:
     if row is not None and row[1]:
         raise requests.bad_data(
             f"store {row[0]} is at work, so nothing of it was erased. If all of it is to be erased, pause it "
-            f"(`bg-pipelines stores pause {shell_word(row[0])}`) and try again; if its shop came back, resolve this"
+            f"({command('stores', 'pause', row[0])}) and try again; if its shop came back, resolve this"
         )
 
 
 _BARE = """
-    UPDATE stores SET name = 'erased-' || id, deleted_at = coalesce(deleted_at, now()),
+    UPDATE stores SET deleted_at = coalesce(deleted_at, now()),
         paused_at = coalesce(paused_at, now()), credentials = %(credentials)s, api_url = NULL, interval_minutes = NULL,
         external_id = NULL, shop_name = NULL, currency = NULL, timezone = NULL, plan = NULL, source_updated_at = NULL,
         synced_at = NULL
@@ -229,8 +275,8 @@ class _Work:
         picked, same = _picked(table, condition), _same(table)
         self.each_batch(table, f"{picked} DELETE FROM {table} t USING picked WHERE {same}")  # noqa: S608
 
-    def empty(self, table: str, answer: Answer) -> None:
-        """Empty the columns of a customer's rows."""
+    def empty(self, table: str, answer: Answer, condition: str | None = None) -> None:
+        """Empty the columns of the customer's rows, or of those of this condition."""
         values = {f"empty_{name}": value for name, value in answer.emptied.items()}
         left = " OR ".join(f"t.{name} IS DISTINCT FROM %(empty_{name})s" for name in answer.emptied)
         assignments = ", ".join(f"{name} = %(empty_{name})s" for name in answer.emptied)
@@ -238,7 +284,7 @@ class _Work:
             left, assignments = f"{left} {_ALSO_LEFT[table]}", f"{assignments}, {_ALSO[table]}"
         self.each_batch(
             table,
-            f"{_picked(table, f'{answer.of_customer} AND ({left})')} "  # noqa: S608 (names of the models)
+            f"{_picked(table, f'{condition or answer.of_customer} AND ({left})')} "  # noqa: S608 (names of the models)
             f"UPDATE {table} t SET {assignments} FROM picked WHERE {_same(table)}",
             values,
         )
@@ -260,9 +306,11 @@ class _Work:
         for start in range(0, len(found), self.batch):
             self._change(table, update, {"ids": found[start : start + self.batch]})
 
-    def end(self, home: Path, by: str, whose: str) -> Erased:
-        """Delete the files of the exports that `whose` is a condition of, end those that are open, and finish the
-        request."""
+    def end(
+        self, home: Path, by: str, whose: str, also: Callable[[Connection], None] = lambda _: None
+    ) -> Erased:
+        """Delete the files of the exports that `whose` is a condition of, end those that are open, do what is `also` to be
+        done, and finish the request."""
 
         def act(connection: Connection) -> list[str]:
             exports = connection.execute(
@@ -272,6 +320,7 @@ class _Work:
             ).fetchall()
             left = requests.delete_files(connection, home, [id_ for id_, _ in exports])
             requests.finish(connection, [id_ for id_, is_open in exports if is_open], by="erasure")
+            also(connection)
             if left:
                 connection.execute(
                     "UPDATE data_requests SET file = %s WHERE id = %s", (", ".join(left), self.request_id)

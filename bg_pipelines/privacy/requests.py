@@ -31,6 +31,9 @@ from bg_pipelines.work.queue import clock
 Connection = psycopg.Connection[Any]
 
 EXPORT, ERASE_CUSTOMER, ERASE_STORE = "export", "erase_customer", "erase_store"
+ERASE_BUT_ORDERS = "erase_store_but_orders"
+ERASURES = (ERASE_STORE, ERASE_BUT_ORDERS)
+"""Of a whole store."""
 TIME_LIMIT = timedelta(days=30)
 NEAR = timedelta(days=7)
 """So long before its deadline a request is reported again, as more severe."""

@@ -38,6 +38,7 @@ from bg_pipelines.sync.summary import (
 )
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.sync.visit import Batch, Visit
+from bg_pipelines.wording import ADD_A_STORE, command
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, TURN_SECONDS, Log, Runner
@@ -151,7 +152,7 @@ class SyncRun:
                 f"killed, they are free within {self.runner.lease.total_seconds():.0f} s"
             )
         if not platforms:
-            self.log("this database has no stores: add some with `bg-pipelines stores add`")
+            self.log(f"this database has no stores: add some with {ADD_A_STORE}")
         if platforms > 1:
             self.runner.shares.share_among_groups()
         return due_before
@@ -182,7 +183,7 @@ class SyncRun:
         )
         return [
             f"{name}: {key} failed too often, its circuit is open; the next probe is at {probe_at:%H:%M:%S} UTC; "
-            "`bg-pipelines incidents retry` sends it now"
+            f"a retry of its incident sends it now ({command('incidents', 'list')})"
             for name, key, probe_at in rows
         ]
 
@@ -197,7 +198,7 @@ class SyncRun:
             f"{name}: no such store" for name in self.request.stores if name not in {r[0] for r in rows}
         ]
         faults += [
-            f"{name}: paused, resume it with `bg-pipelines stores resume`"
+            f"{name}: paused, resume it with {command('stores', 'resume', name)}"
             for name, _, paused in rows
             if paused
         ]

@@ -11,6 +11,7 @@ from bg_pipelines.queues import next_turn
 from bg_pipelines.sync.context import Context
 from bg_pipelines.sync.state import digest
 from bg_pipelines.values import read_rows
+from bg_pipelines.wording import command
 from bg_pipelines.work import attempts
 
 
@@ -32,8 +33,8 @@ def sync_profile(context: Context) -> None:
         if double is not None:
             raise IntegrationError.of(
                 ErrorType.CONFIGURATION,
-                f"it is the same store there as {double[0]}, so all of it would count twice: pause one of them "
-                f"(`bg-pipelines stores pause`)",
+                f"it is the same store there as {double[0]}, so all of it would count twice: pause one of them, like "
+                f"{command('stores', 'pause', context.store_name)}",
                 source=claim.platform,
             )
         updated = connection.execute(

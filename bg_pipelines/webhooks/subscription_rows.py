@@ -52,6 +52,17 @@ def read(connection: Connection, store_id: int) -> list[KnownSubscription]:
         return cursor.fetchall()
 
 
+def of_others(connection: Connection, store_id: int) -> set[str]:
+    """The ids of those that other stores of this one's platform have."""
+    rows = connection.execute(
+        "SELECT w.external_id FROM webhook_subscriptions w JOIN stores s ON s.id = w.store_id "
+        "WHERE s.platform = (SELECT platform FROM stores WHERE id = %(store)s) AND s.id <> %(store)s "
+        "AND w.deleted_at IS NULL",
+        {"store": store_id},
+    )
+    return {external_id for (external_id,) in rows}
+
+
 def write(
     connection: Connection, store_id: int, found: Sequence[Subscription], keys: Mapping[str, bytes]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.protocol import Subscription, Wanted, Webhooks
@@ -51,6 +52,33 @@ def keep_subscriptions(context: Context, public_url: str, *, by_hand: Collection
         _complete(connection, context, Counts())
 
 
+def end_subscriptions(database: Database, store_id: int, webhooks: Webhooks, uri: str | None) -> int:
+    """Remove the subscriptions of a store that leaves, at its platform; returns how many. `uri` is our address, if any.
+
+    One that another store has as well (of an application that several of a platform's stores share) stays. Raises
+    IntegrationError, classified.
+    """
+    with database.transaction() as connection:
+        known = subscription_rows.read(connection, store_id)
+        shared = subscription_rows.of_others(connection, store_id)
+    gone = [
+        one.external_id
+        for one in webhooks.subscriptions()
+        if _is_ours(one, known, uri) and one.external_id not in shared
+    ]
+    for external_id in gone:
+        webhooks.unsubscribe(external_id)
+    return len(gone)
+
+
+def _is_ours(one: Subscription, known: Iterable[KnownSubscription], uri: str | None) -> bool:
+    if uri is not None and same_address(one.uri, uri):
+        return True
+    # Of another address, but where we last saw it: BG_PUBLIC_URL has changed. What somebody else has turned to their
+    # address since, such as a copy of this installation, is theirs.
+    return any(row.external_id == one.external_id and row.uri == one.uri for row in known)
+
+
 class Keeping:
     """One look at the subscriptions of a store. Used once."""
 
@@ -69,7 +97,7 @@ class Keeping:
         with self.context.database.transaction() as connection:
             known = subscription_rows.read(connection, self.store_id)
         found = self.webhooks.subscriptions()
-        ours = [one for one in found if self._is_ours(one, known)]
+        ours = [one for one in found if _is_ours(one, known, self.uri)]
         self._report_missing(known, ours)
         left = list(ours)
         for wanted in self.wanted:
@@ -85,13 +113,6 @@ class Keeping:
             self.counts.deleted += 1
         self.counts.read = len(ours)
         self._settle({row.external_id: row for row in known})
-
-    def _is_ours(self, one: Subscription, known: Iterable[KnownSubscription]) -> bool:
-        if same_address(one.uri, self.uri):
-            return True
-        # Of another address, but where we last saw it: BG_PUBLIC_URL has changed. What somebody else has turned to their
-        # address since, such as a copy of this installation, is theirs.
-        return any(row.external_id == one.external_id and row.uri == one.uri for row in known)
 
     def _best(self, wanted: Wanted, left: Sequence[Subscription]) -> Subscription | None:
         """The subscription that comes nearest, of those with the same topic, or (where one has all topics) of any."""

@@ -35,7 +35,7 @@ HARBOR = ("stores", "add", "Harbor", "--domain", "harbor.myshopify.com", "--toke
     ("typed", "meant"),
     [
         (["statsu"], "Did you mean 'status'?"),
-        (["stores", "lst"], "Did you mean 'list'?"),
+        (["stores", "lst"], "Did you mean 'list'"),
         (["status", "--jsn"], "Did you mean --json?"),
         (["stores", "add", "Harbor", "--domian", "harbor.myshopify.com"], "Did you mean --domain?"),
         (["demo", "--onec"], "Did you mean --once?"),
@@ -65,7 +65,7 @@ def test_every_command_explains_itself() -> None:
     assert "usage: bg-pipelines sandbox" in ok(type_in("sandbox", "--help"))
     for command in ("demo", "migrate", "check", "status", "audit"):
         assert "Usage:" in ok(type_in(command, "--help"))
-    for command in ("add", "import", "list", "pause", "resume"):
+    for command in ("add", "set", "import", "list", "pause", "resume", "remove"):
         assert "Usage:" in ok(type_in("stores", command, "--help"))
     for command in ("list", "show", "assign", "retry", "resolve"):
         assert "Usage:" in ok(type_in("incidents", command, "--help"))
@@ -176,7 +176,7 @@ def test_incidents_are_listed_shown_assigned_retried_and_resolved(
     assert ok(run("incidents", "assign", "1", "--to", "jane")) == "1 incident assigned to jane\n"
     assert "owner jane" in words(ok(run("incidents", "list", "--owner", "jane")))
     shown = words(ok(run("incidents", "show", "1")))
-    assert f"bg-pipelines stores add {name} --domain {shop.domain} --token -" in shown
+    assert f"bg-pipelines stores set {name} --token -" in shown
     assert "needs attention (manual_intervention, credentials is not retried automatically)" in shown
     assert ok(run("incidents", "retry", "1")) == "1 incident retried, 5 units of work due now\n"
     sync()

@@ -105,7 +105,7 @@ def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_e
     with dg.DagsterInstance.from_config(str(home)) as instance:
         run = instance.get_run_by_id(held["run"])
         assert run is not None
-        assert run.tags["dagster-celery/queue"] == "stores_sync"
+        assert run.tags["queue"] == "stores_sync"
         [process] = [
             child for child in worker.children() if f"{child.pid} - sync_inventory" in up.log.read_text()
         ]

@@ -10,15 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 
 from bg_pipelines.machine.processes import any_free_port, is_free
-from bg_pipelines.machine.watchdog import DAEMON_SECONDS, HEARTBEAT_SECONDS, PATIENCE, Watchdog
+from bg_pipelines.machine.watchdog import HEARTBEAT_SECONDS, PATIENCE, Watchdog
+from bg_pipelines.operations.daemon_figures import SILENT_SECONDS
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.settings import load_settings
+from bg_pipelines_tests.operations.test_daemon_figures import tick
+from bg_pipelines_tests.orchestration.daemons import make_home
 from bg_pipelines_tests.platforms.scripted import Reply, ScriptedServer
 from bg_pipelines_tests.support import KEY, PROJECT, wait_for
 
@@ -80,13 +85,67 @@ def test_a_daemon_that_says_nothing_is_told_once_and_that_it_is_back(
     assert watchdog.look() == [], "one that was never started is none that died"
     daemon_lives(dagster_url, 10)
     assert watchdog.look() == []
-    daemon_lives(dagster_url, DAEMON_SECONDS + 10)
+    daemon_lives(dagster_url, SILENT_SECONDS + 10)
     for _ in range(PATIENCE + 2):
         assert [fault.subject for fault in watchdog.look()] == ["Dagster's daemon"]
-    assert told(sandbox) == ["[medium] Dagster's daemon: run_died"]
+    assert told(sandbox) == ["[critical] Dagster's daemon: run_died"]
     daemon_lives(dagster_url, 1)
     assert watchdog.look() == []
     assert told(sandbox)[1:] == ["[all clear] Dagster's daemon: run_died"]
+
+
+def test_a_schedule_that_has_stopped_is_told_unless_the_daemon_has_just_been_started(
+    watchdog: Watchdog, sandbox: Sandbox, dagster_url: str, instance: dg.DagsterInstance, now: list[float]
+) -> None:
+    daemon_lives(dagster_url, 1)
+    tick(instance, "store_sync_tier_1", timedelta(minutes=7))
+    assert watchdog.look() == []
+    now[0] = SILENT_SECONDS
+    for _ in range(PATIENCE):
+        assert told(sandbox) == []
+        assert [fault.subject for fault in watchdog.look()] == ["Dagster's schedules"]
+    assert told(sandbox) == ["[high] Dagster's schedules: run_died"]
+    tick(instance, "store_sync_tier_1", timedelta(0))
+    assert watchdog.look() == []
+    assert told(sandbox)[1:] == ["[all clear] Dagster's schedules: run_died"]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("watchdog")
+def test_a_daemon_that_is_killed_is_told_within_two_minutes(
+    sandbox: Sandbox, tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home(tmp_path / "dagster", monkeypatch)
+    command = [sys.executable, "-m", "bg_pipelines.cli"]
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(PROJECT)}
+    log = (tmp_path / "log").open("wb")
+    started = {"env": environment, "cwd": home, "stdout": log, "stderr": log}
+    daemon = subprocess.Popen([*command, "daemon", "-m", "bg_pipelines.definitions"], **started)  # type: ignore[call-overload]
+    watching = subprocess.Popen([*command, "watch"], **started)  # type: ignore[call-overload]
+    try:
+        wait_for(lambda: heartbeats(dagster_url) >= 3)
+        assert told(sandbox) == []
+        daemon.kill()
+        killed = time.monotonic()
+        wait_for(lambda: told(sandbox) != [], 150)
+        print(f"told {time.monotonic() - killed:.0f} s after the daemon was killed")
+        assert told(sandbox) == ["[critical] Dagster's daemon: run_died"]
+        assert time.monotonic() - killed <= 120
+    finally:
+        for process in (daemon, watching):
+            process.kill()
+            process.wait()
+        print((tmp_path / "log").read_text(errors="replace")[-6000:])
+
+
+def heartbeats(dagster_url: str) -> int:
+    with psycopg.connect(dagster_url.replace("+psycopg", "")) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM daemon_heartbeats WHERE daemon_type IN ('SENSOR', 'SCHEDULER', 'QUEUED_RUN_COORDINATOR')"
+        ).fetchone()
+    assert row
+    return int(row[0])
 
 
 def test_dagster_s_storage_that_is_away_is_told_though_the_application_s_database_is_there(
@@ -126,7 +185,7 @@ def test_a_monitor_is_called_once_a_minute_while_all_is_well_and_only_then(
         now[0] = at
         watchdog.look()
     assert [asked.path for asked in monitor.asked] == ["/alive"]
-    daemon_lives(dagster_url, DAEMON_SECONDS + 10)
+    daemon_lives(dagster_url, SILENT_SECONDS + 10)
     now[0] = 5 * HEARTBEAT_SECONDS
     watchdog.look()
     assert len(monitor.asked) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from dagster._utils.error import SerializableErrorInfo
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.daemon_figures import Daemon, Tick, read_daemon
+from bg_pipelines_tests.typed import Run, ok
 
 
 @pytest.fixture
@@ -122,7 +124,32 @@ def test_a_schedule_that_does_not_tick_has_stopped_unless_a_person_turned_it_off
     assert stopped.seconds_late > 14 * 60
     assert (off.is_on, off.next_at, off.seconds_late) == (False, None, 0)
     assert failed.error == "no answer"
+    assert daemon.trouble is not None
+    assert daemon.trouble.startswith(
+        "Not everything is running: the schedule store_sync_tier_1 should have ticked 1"
+    )
+    assert daemon.turned_off == ["store_sync_tier_2"]
     assert "of_an_earlier_version" not in {one.name for one in daemon.ticks}
+
+
+@pytest.mark.parametrize(("seconds", "spelt"), [(95, "2 minutes"), (480, "8 minutes"), (3 * 3600, "3 hours")])
+def test_that_nothing_runs_is_the_first_line_of_status_and_of_check(
+    instance: dg.DagsterInstance,
+    dagster_url: str,
+    database: Database,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    spelt: str,
+) -> None:
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", dagster_url)
+    beat(instance, 20)
+    assert "Nothing is running" not in ok(run("status"))
+    beat(instance, seconds)
+    first = f"Nothing is running: no heartbeat of the daemon for {spelt}. Start it: `bg-pipelines up`"
+    assert ok(run("status")).splitlines()[0] == first
+    assert json.loads(ok(run("status", "--json")))["trouble"] == first
+    assert run("check").output.splitlines()[0] == f"- {first}"
 
 
 def test_a_storage_that_is_away_is_an_answer() -> None:

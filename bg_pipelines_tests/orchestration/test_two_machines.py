@@ -21,7 +21,7 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines_tests.jobs.test_jobs import pause_after_a_commit, rows_held
-from bg_pipelines_tests.orchestration.daemons import Broker, Daemon, Worker, make_home, workspace_of
+from bg_pipelines_tests.orchestration.daemons import STORE_JOBS, Broker, Daemon, Worker, make_home
 from bg_pipelines_tests.orchestration.networks import (
     HERE,
     can_have_networks,
@@ -55,11 +55,11 @@ MINUTE = 60.0
 class Machines:
     """PostgreSQL, broker and daemon here, and a worker in each network."""
 
-    def __init__(self, home: Path, workspace: Path, database: Database, sandbox: Sandbox) -> None:
+    def __init__(self, home: Path, database: Database, sandbox: Sandbox) -> None:
         self.database = database
         self.sandbox = sandbox
         self.broker = Broker(HERE, 6390)
-        self.daemon = Daemon(home, workspace, self.broker)
+        self.daemon = Daemon(home, STORE_JOBS, self.broker)
         self.workers = {name: Worker(name, home) for name in NAMES}
 
     def start(self, *names: str) -> None:
@@ -113,10 +113,9 @@ def machines(
         stack.callback(database.close)
         database.migrate()
         sandbox = large_shop(make_sandbox, database)
-        workspace = workspace_of("bg_pipelines_tests.orchestration.store_jobs", tmp_path)
         home = make_home(tmp_path / "dagster", monkeypatch, poll_seconds=10)
         stack.enter_context(led_into(sandbox.port, *NAMES))
-        machines = Machines(home, workspace, database, sandbox)
+        machines = Machines(home, database, sandbox)
         stack.callback(machines.kill)
         yield machines
         machines.kill()

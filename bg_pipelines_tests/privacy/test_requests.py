@@ -183,8 +183,8 @@ def test_an_operator_exports_lists_and_erases(
     assert "none with this id" in refused(run("customers", "erase", "harbor", "1", "--yes"))
     assert "Did you mean 'done'?" in words(run("customers", "requests", "don", "1").output)
 
-    assert "rows erased" in ok(run("stores", "erase", "harbor", "--yes"))
-    assert "erased-1" in ok(run("stores", "list"))
+    assert "rows deleted" in ok(run("stores", "remove", "harbor", "--yes"))
+    assert "no stores yet" in ok(run("stores", "list"))
     assert find(database, *traces(OTHER)) == [("webhook_events", "[10]")], "of no store: kept for a day"
 
 

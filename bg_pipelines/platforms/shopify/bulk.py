@@ -261,8 +261,7 @@ def _look(client: ShopifyClient, export: Export, place: Place) -> Operation | In
     if status == "FAILED" and code == "ACCESS_DENIED":
         raise IntegrationError.of(
             ErrorType.SCOPES,
-            "the app lacks a scope for what the bulk operation reads: run `bg-pipelines check`, grant it in the "
-            "app's settings",
+            "the app lacks a scope for what the bulk operation reads: grant it in the app's settings",
             source=SOURCE,
             details={"operation": place.operation, "code": code},
         )

@@ -68,7 +68,7 @@ def credentials(stored: Mapping[str, Any]) -> Credentials:
     except KeyError as error:
         raise IntegrationError.of(
             ErrorType.CREDENTIALS,
-            f"the store's credentials lack {error.args[0]}: give them again with `bg-pipelines stores add`",
+            f"the store's credentials lack {error.args[0]}: give its token again with `bg-pipelines stores set STORE --token -`",
             source=SOURCE,
         ) from None
 
@@ -254,7 +254,7 @@ class ShopifyClient:
             raise IntegrationError.of(
                 ErrorType.CREDENTIALS,
                 "the access token has characters that no token has (a line break, an ellipsis): "
-                "copy it whole and give it with `bg-pipelines stores add`",
+                "copy it whole and give it with `bg-pipelines stores set STORE --token -`",
                 source=SOURCE,
             )
         return {"X-Shopify-Access-Token": token}
@@ -272,7 +272,7 @@ class ShopifyClient:
             raise IntegrationError.of(
                 ErrorType.CREDENTIALS,
                 "Shopify refuses the app's client id and secret: check both, and that the app is installed in this "
-                "shop, then give them again with `bg-pipelines stores add`",
+                "shop, then give them again with `bg-pipelines stores set STORE --client-secret -`",
                 source=SOURCE,
                 details=details,
             )

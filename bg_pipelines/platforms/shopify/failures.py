@@ -52,7 +52,7 @@ _STATUSES: dict[int, tuple[ErrorType, str]] = {
     401: (
         ErrorType.CREDENTIALS,
         "Shopify does not accept the access token (401): it was revoked or mistyped. "
-        "Make a new one and give it with `bg-pipelines stores add`",
+        "Make a new one and give it with `bg-pipelines stores set STORE --token -`",
     ),
     402: (
         ErrorType.PAYMENT_REQUIRED,
@@ -60,7 +60,7 @@ _STATUSES: dict[int, tuple[ErrorType, str]] = {
     ),
     403: (
         ErrorType.SCOPES,
-        "Shopify forbids it (403): the app lacks a scope or was removed from the shop. Run `bg-pipelines check`",
+        "Shopify forbids it (403): the app lacks a scope or was removed from the shop",
     ),
     404: (
         ErrorType.SHOP_GONE,
@@ -99,9 +99,7 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
         details = {**details, "cost": extra.get("cost"), "max_cost": extra.get("maxCost")}
         return _of(ErrorType.QUERY_TOO_COSTLY, "the query is over Shopify's cost limit", details)
     if code == "ACCESS_DENIED":
-        message = (
-            f"the app lacks a scope: {text}. Grant it in the app's settings, then run `bg-pipelines check`"
-        )
+        message = f"the app lacks a scope: {text}. Grant it in the app's settings"
         return _of(ErrorType.SCOPES, message, details)
     if code == "SHOP_INACTIVE":
         return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)

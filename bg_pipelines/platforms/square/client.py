@@ -70,7 +70,7 @@ class SquareClient:
             raise _of(
                 ErrorType.CREDENTIALS,
                 "the access token is empty or has characters that no token has (a line break, an ellipsis): "
-                "copy it whole and give it with `bg-pipelines stores add`",
+                "copy it whole and give it with `bg-pipelines stores set STORE --token -`",
                 {},
             )
         self.transport = Transport(
@@ -237,9 +237,9 @@ def classify(status: int, headers: Mapping[str, str], errors: Any) -> Integratio
 
 _UNAUTHORISED = (
     "Square does not accept the access token ({said}): it is wrong, expired or revoked. "
-    "Make a new one and give it with `bg-pipelines stores add`"
+    "Make a new one and give it with `bg-pipelines stores set STORE --token -`"
 )
-_FORBIDDEN = "Square forbids it ({said}): the token lacks a permission. Run `bg-pipelines check` to see which"
+_FORBIDDEN = "Square forbids it ({said}): the token lacks a permission"
 
 
 def time_text(moment: datetime) -> str:

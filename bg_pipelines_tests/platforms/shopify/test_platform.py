@@ -1079,7 +1079,7 @@ def test_the_right_to_write_includes_the_right_to_read(shop: Shop, platform: Sho
 @pytest.mark.parametrize(
     ("fault", "advice"),
     [
-        (Fault("unauthorized"), "give it with `bg-pipelines stores add`"),
+        (Fault("unauthorized"), "give it with `bg-pipelines stores set STORE --token -`"),
         (Fault("not_found"), "check the store's domain"),
         (Fault("cut"), "the connection was cut"),
         (Fault("null_field", field="currentAppInstallation"), "lacks the app's scopes"),
