@@ -60,7 +60,7 @@ def list_users() -> None:
     for row in rows:
         seen = minute(row.seen_at) if row.seen_at else "never"
         table.add_row(row.name, row.role, minute(row.created_at), seen, str(row.sessions))
-    console.print(table if rows else "no users yet; add one with `bg-pipelines board users add`")
+    console.print(table if rows else "no users yet; add one with `bg-pipelines board users add NAME`")
 
 
 @of_users.command("remove")

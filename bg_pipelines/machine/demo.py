@@ -30,6 +30,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from bg_pipelines.board import session, users
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
@@ -39,6 +40,7 @@ from bg_pipelines.machine import demo_texts
 from bg_pipelines.machine.demo_carts import freed, make_old_carts
 from bg_pipelines.machine.processes import any_free_port, child, configuration_error, is_free, require_free
 from bg_pipelines.machine.sandbox_http import sandbox_http
+from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 
@@ -52,6 +54,7 @@ AUDIT = {"sample": 5}
 """A look: each row that is asked for by its id costs the store's budget."""
 WARM_SECONDS = 1
 CHANGE_SECONDS = 30
+USER = "demo"
 TABLES = {
     "stores": "stores",
     "locations": "locations",
@@ -71,7 +74,9 @@ Rows = dict[str, dict[tuple[str, str], datetime | None]]
 """Of each table the rows by store and id, with the time of their last change where the sandbox tells it."""
 
 
-def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webhook_port: int) -> int:
+def run_demo(
+    console: Console, *, once: bool, port: int, board_port: int, sandbox_port: int, webhook_port: int
+) -> int:
     """Run it; returns the exit code: 0 if every job succeeded and the database equals the sandbox."""
     project = Path.cwd()
     if not (project / "dagster.yaml").exists():
@@ -80,8 +85,10 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
     # For every process that is started from here, wherever it runs.
     os.environ["BG_HOME_DIR"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(project)
+    os.environ["BG_DAGSTER_URL"] = f"http://127.0.0.1:{port}"
     if not once:
         require_free(port)
+        require_free(board_port)
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.home))
         with console.status("starting PostgreSQL"):
@@ -118,7 +125,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
-        _serve_ui(console, stack, port)
+        _serve(console, stack, database, port, board_port)
     return 0
 
 
@@ -457,8 +464,8 @@ def _runs() -> Iterator[Runs]:
             yield process
 
 
-def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
-    """The Dagster web UI and daemon, until Ctrl-C."""
+def _serve(console: Console, stack: ExitStack, database: Database, port: int, board_port: int) -> None:
+    """The Dagster web UI and daemon, the board and the watchdog, until Ctrl-C."""
     from importlib.util import find_spec
 
     assert find_spec("dagster_webserver")
@@ -474,16 +481,29 @@ def _serve_ui(console: Console, stack: ExitStack, port: int) -> None:
         "workspace.yaml",
     ]
     daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"]
-    with console.status("starting the Dagster UI"):
+    board = [sys.executable, "-m", "bg_pipelines.cli", "board", "--port", str(board_port)]
+    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with console.status("starting the Dagster UI and the board"):
         processes = [
-            stack.enter_context(child(command, stderr=subprocess.DEVNULL)) for command in (webserver, daemon)
+            stack.enter_context(child(webserver, stderr=subprocess.DEVNULL)),
+            stack.enter_context(child(daemon, stderr=subprocess.DEVNULL)),
+            stack.enter_context(child(board, **outputs)),
         ]
-        while is_free(port) and processes[0].poll() is None:
+        while (is_free(port) or is_free(board_port)) and all(one.poll() is None for one in processes):
             time.sleep(0.2)
+    users.add(database, USER, users.ADMIN, users.new_password())
+    login = f"http://127.0.0.1:{board_port}/login/link?token={session.make_link(database, USER)}"
+    console.print(f"the board, logged in as {USER}: [bold]{login}[/]", soft_wrap=True)
     console.print(
         f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything)"
     )
+    watchdog = Watchdog(load_settings())
+    stack.callback(watchdog.close)
+    look_at = time.monotonic()
     while all(process.poll() is None for process in processes):
+        if time.monotonic() >= look_at:
+            watchdog.look()
+            look_at = time.monotonic() + LOOK_SECONDS
         time.sleep(0.3)
     raise configuration_error(
         "a Dagster process ended unexpectedly; `dagster-webserver -w workspace.yaml` shows why"

@@ -34,6 +34,9 @@ STATE = (
 )
 """SQL of the state of a store `s`, over its units `y`."""
 
+SHOWN = "(s.deleted_at IS NULL OR s.name <> 'erased-' || s.id)"
+"""SQL of whether a store `s` is still there: of one that was removed a bare row is kept, as proof."""
+
 EVERY = f"coalesce(s.interval_minutes, (ARRAY[{', '.join(str(int(TIERS[t].total_seconds() // 60)) for t in sorted(TIERS))}])[s.tier])"
 """SQL of how often a store is due, in minutes."""
 
