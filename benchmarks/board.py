@@ -40,10 +40,10 @@ PAGES = {
     "incidents": "/incidents",
     "an incident": "/incident?id=1",
     "stores": "/stores",
-    "stores by name": "/stores?search=hop-77",
+    "stores by name": "/stores?search=op-77",
     "stores that fail": "/stores?state=failing",
     "stores that are late": "/stores?state=late",
-    "the last stores": "/stores?from=9950",
+    "the last stores": "/stores?after=shop-99",
     "a store": "/store?name=shop-100",
     "changes": "/changes",
 }

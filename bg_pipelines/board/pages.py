@@ -242,10 +242,9 @@ def incident(look: Look, _: Form) -> Response:
 
 def stores(look: Look, _: Form) -> Response:
     """Stores by name, of which some are looked for."""
-    first = _whole(look, "from")
     state, tier = look.query.get("state") or None, _whole(look, "tier") or None
-    search = look.query.get("search", "").strip()
-    found = find_stores(look.database, search=search, state=state, tier=tier, limit=PAGE, offset=first)
+    search, after = look.query.get("search", "").strip(), look.query.get("after", "")
+    found = find_stores(look.database, search=search, state=state, tier=tier, limit=PAGE, after=after)
     return _page(
         look,
         "stores.html",
@@ -254,8 +253,7 @@ def stores(look: Look, _: Form) -> Response:
         search=search,
         state=state,
         tier=tier,
-        first=first,
-        following=first + PAGE if found.has_more else None,
+        after=after,
         states=STATES,
         tiers=sorted(TIERS),
     )
@@ -263,7 +261,7 @@ def stores(look: Look, _: Form) -> Response:
 
 def store(look: Look, _: Form) -> Response:
     """Everything about one store."""
-    details = read_store(look.database, _cleaned(look.query.get("name", "")))
+    details = read_store(look.database, look.query.get("name", ""))
     ends = token_end.describe(look.settings, details.credentials)
     return _page(look, "store.html", now=details.at, store=details, token_ends=ends)
 
@@ -296,10 +294,6 @@ def _whole(look: Look, name: str) -> int:
     """A number of the address; 0 where there is none, or something else."""
     text = look.query.get(name, "")
     return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else 0
-
-
-def _cleaned(text: str) -> str:
-    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def _now(look: Look) -> datetime:

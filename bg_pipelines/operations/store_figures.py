@@ -68,14 +68,14 @@ class FoundStores(NamedTuple):
 
 
 _CANDIDATES = {
-    "needs attention": "SELECT store_id FROM sync_states WHERE next_due_at IS NULL",
-    "failing": "SELECT store_id FROM sync_states WHERE attempts > 0 OR incident_id IS NOT NULL",
-    "new": "SELECT store_id FROM sync_states WHERE last_succeeded_at IS NULL",
+    "needs attention": "SELECT DISTINCT store_id FROM sync_states WHERE next_due_at IS NULL",
+    "failing": "SELECT DISTINCT store_id FROM sync_states WHERE attempts > 0 OR incident_id IS NOT NULL",
+    "new": "SELECT DISTINCT store_id FROM sync_states WHERE last_succeeded_at IS NULL",
     "paused": "SELECT id FROM stores WHERE paused_at IS NOT NULL",
     "uninstalled": "SELECT id FROM stores WHERE uninstalled_at IS NOT NULL",
     "being removed": "SELECT id FROM stores WHERE deleted_at IS NOT NULL",
-    "late": f"SELECT y.store_id FROM sync_states y JOIN {freshness.stores_at_work('clock_timestamp()')} ON s.id = y.store_id "  # noqa: S608
-    f"WHERE NOT {freshness.is_current_at_work('clock_timestamp()')}",
+    "late": f"SELECT DISTINCT y.store_id FROM sync_states y JOIN {freshness.stores_at_work('statement_timestamp()')} ON s.id = y.store_id "  # noqa: S608
+    f"WHERE NOT {freshness.is_current_at_work('statement_timestamp()')}",
 }
 """By which stores may be in a state: so that of thousands only these are looked at."""
 
@@ -87,28 +87,28 @@ def find_stores(
     state: str | None = None,
     tier: int | None = None,
     limit: int = 50,
-    offset: int = 0,
+    after: str = "",
 ) -> FoundStores:
-    """Stores whose name, domain or platform contains `search`. Raises IntegrationError (bad_data) for an unknown state."""
+    """Stores whose name or domain contains `search`, or whose platform it is, that come after this name. Raises IntegrationError (bad_data) for an unknown state."""
     if state is not None and state not in STATES:
         raise IntegrationError.of(
             ErrorType.BAD_DATA,
             f"state {state!r} is none of: {', '.join(STATES)}{did_you_mean(state, STATES)}",
             source="stores",
         )
-    among = f"AND s.id IN ({_CANDIDATES[state]})" if state in _CANDIDATES else ""
     of_state = "HAVING " + STATE + " = %(state)s" if state else ""
     where = (
         "(%(search)s = '' OR strpos(lower(s.name), lower(%(search)s)) > 0 OR strpos(lower(s.domain), lower(%(search)s)) > 0 "
         "OR s.platform = lower(%(search)s)) AND (%(tier)s::bigint IS NULL OR s.tier = %(tier)s) "
         f"AND {SHOWN}"
     )
-    parameters = {
-        "search": search.replace("\0", "").encode(errors="replace").decode(),
+    parameters: dict[str, Any] = {
+        "search": _clean(search),
         "tier": tier,
         "state": state,
         "limit": limit + 1,
-        "offset": offset,
+        "after": _clean(after),
+        "ids": None,
     }
     with (
         database.transaction() as connection,
@@ -119,6 +119,9 @@ def find_stores(
             parameters,
         ).fetchone()
         assert counted is not None
+        if state in _CANDIDATES:
+            # Apart, so that it is read once and never once for each store.
+            parameters["ids"] = [row[0] for row in connection.execute(_CANDIDATES[state]).fetchall()]
         cursor.execute(
             "SELECT s.id, s.name, s.platform, s.domain, s.tier, "  # noqa: S608 (made of constants)
             f"{EVERY} AS every, y.state, y.oldest_at, "
@@ -126,11 +129,17 @@ def find_stores(
             f"FROM stores s CROSS JOIN LATERAL (SELECT {STATE} AS state, CASE WHEN bool_and(y.last_succeeded_at IS NOT NULL) "
             "THEN min(y.last_succeeded_at) END AS oldest_at "
             f"FROM (SELECT 1) one LEFT JOIN sync_states y ON y.store_id = s.id {of_state}) y "
-            f"WHERE {where} {among} ORDER BY s.name LIMIT %(limit)s OFFSET %(offset)s",
+            f"WHERE {where} AND (%(ids)s::bigint[] IS NULL OR s.id = ANY(%(ids)s)) AND s.name > %(after)s "
+            "ORDER BY s.name LIMIT %(limit)s",
             parameters,
         )
         found = cursor.fetchall()
     return FoundStores(counted[0], found[:limit], counted[1], len(found) > limit)
+
+
+def _clean(text: str) -> str:
+    """What a person typed, as PostgreSQL can hold it."""
+    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 class UnitRow(NamedTuple):
@@ -228,7 +237,7 @@ class StoreDetails(NamedTuple):
 def read_store(database: Database, name: str) -> StoreDetails:
     """Everything about the store of this name. Raises IntegrationError: bad_data where there is none, database."""
     with database.transaction() as connection:
-        store_id = find_store(connection, name)
+        store_id = find_store(connection, _clean(name))
         of = {"store": store_id, "shown": ATTEMPTS_SHOWN}
         [store] = _read(connection, StoreDetails, _STORE, of)
         found: StoreDetails = store._replace(
