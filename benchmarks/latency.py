@@ -26,6 +26,7 @@ import urllib3
 from rich.console import Console
 from rich.table import Table
 
+from bg_pipelines.machine import code_server
 from bg_pipelines.machine.processes import any_free_port, child, is_free
 from bg_pipelines.machine.up import broker_command, broker_url
 
@@ -151,7 +152,7 @@ def _stack(*, warm: bool) -> Iterator[_Stack]:
         code, asked, port = folder / "code.sock", folder / "asked", any_free_port()
         shutil.copy(PROJECT / "dagster.yaml", folder)
         workspace = folder / "workspace.yaml"
-        workspace.write_text(f"load_from:\n  - grpc_server: {{socket: {code}, location_name: {MODULE}}}\n")
+        workspace.write_text(code_server.workspace(code, MODULE))
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("BG_")},
             "BG_HOME_DIR": str(folder / "home"),
@@ -173,7 +174,7 @@ def _stack(*, warm: bool) -> Iterator[_Stack]:
             start(*broker_command(folder))
             environment["BG_BROKER_URL"] = broker_url(folder)
             start("bg_pipelines.cli", "worker", "--slots", str(SLOTS))
-        start("dagster", "code-server", "start", "-s", str(code), "-m", MODULE)
+        start(code_server.__name__, str(code), MODULE)
         _wait(code.exists)
         start("dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace))
         start("bg_pipelines.cli", "daemon", "-w", str(workspace))

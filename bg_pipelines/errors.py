@@ -87,6 +87,10 @@ class ErrorType(StrEnum):
     UNKNOWN = "unknown"
 
 
+RUN_CONFIG = "run config"
+"""The source of what a person who launched a run by hand mistyped."""
+
+
 class Severity(StrEnum):
     LOW = "low"
     MEDIUM = "medium"

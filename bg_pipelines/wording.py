@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,6 +14,21 @@ from typing import Any
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def grouped(facts: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Facts, each of whom and what, in their order: all of whom the same is to be said together."""
+    found: dict[str, list[str]] = {}
+    for who, what in facts:
+        found.setdefault(what, []).append(who)
+    return [(names, what) for what, names in found.items()]
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names as a sentence has them: a, b, c and 182 others."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 2])} and {len(names) - most + 2:,} others"
 
 
 def minute(moment: datetime) -> str:

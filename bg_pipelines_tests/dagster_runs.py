@@ -9,7 +9,10 @@ import dagster as dg
 from bg_pipelines.definitions import defs
 
 
-def execute(job: str, instance: dg.DagsterInstance | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+def execute(
+    job: str, instance: dg.DagsterInstance | None = None, tier: str | None = None, **config: Any
+) -> dg.ExecuteInProcessResult:
+    """Run a job with this config; with a `tier` as a tick starts it, without as a person does."""
     definition = defs.resolve_job_def(job)
     op = next(iter(definition.graph.node_dict))
     loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -17,6 +20,7 @@ def execute(job: str, instance: dg.DagsterInstance | None = None, **config: Any)
         run_config={"ops": {op: {"config": config}}, "loggers": loggers},
         raise_on_error=False,
         instance=instance,
+        tags={} if tier is None else {"tier": tier},
     )
 
 

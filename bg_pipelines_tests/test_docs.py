@@ -1,8 +1,9 @@
-"""Documentation that cannot rot: links lead somewhere, every command and setting is described as it is."""
+"""Documentation that cannot rot: links lead somewhere; commands, settings and metrics are described as they are."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import typer.main
 from typer.testing import CliRunner
 
 from bg_pipelines.cli.app import app
-from bg_pipelines.errors import ErrorType
+from bg_pipelines.errors import DEFAULTS, ErrorType
+from bg_pipelines.queues import JOBS, QUEUES, STORES_SYNC, STORES_SYNC_GROUPS, TIERS
+from bg_pipelines.retries import POLICIES, Strategy
 from bg_pipelines.settings import Settings
+from bg_pipelines.wording import span
+from bg_pipelines_tests.operations.example_figures import all_metrics
 from bg_pipelines_tests.support import PROJECT
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+MADE = "\nMade by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program.\n"
 HEADER = """# Commands
 
 Made by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program.
@@ -43,8 +49,159 @@ def reference() -> str:
     return text
 
 
-def test_the_reference_of_commands_is_what_they_say_of_themselves() -> None:
-    assert (PROJECT / "docs" / "cli.md").read_text() == reference(), (
+def settings_reference() -> str:
+    """docs/settings.md, from what the settings say of themselves."""
+    lines = [
+        "# Settings",
+        MADE,
+        "From the environment or a file `.env` ([running](running.md#settings) says how). An empty variable counts as unset.",
+        "",
+        "| variable | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        shown = (
+            ""
+            if default in (None, "", {})
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
+        lines.append(f"| `BG_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+LEVELS = ("queue", "job", "store")
+
+
+def metrics_reference() -> str:
+    """docs/metrics.md, from what the metrics say of themselves."""
+    parts = all_metrics()
+    names = {metric.name for part in parts.values() for metric in part}
+    lines = [
+        "# Metrics",
+        MADE,
+        "All begin with `bg_pipelines_`. [Monitoring](monitoring.md#figures) explains the figures, [alert rules]"
+        "(monitoring.md#alert-rules) say when to worry. A histogram here is of a moment or of a day, and no counter since the "
+        "start: `histogram_quantile` without `rate`. Only the receiver's own count since its start.",
+    ]
+    for part, heading in (
+        (
+            "figures",
+            "## Figures\n\nAt the receiver's `/metrics` and of `bg-pipelines metrics`; those of single stores only of the latter.",
+        ),
+        ("receiver", "## The receiver\n\nAt its `/metrics`, over all of its processes."),
+    ):
+        lines += ["", heading, "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        for metric in parts[part]:
+            name = metric.name.removeprefix("bg_pipelines_")
+            level, _, rest = name.partition("_")
+            named, labels = f"`{name}`", ", ".join(metric.labels)
+            if (
+                level in LEVELS
+                and f"bg_pipelines_queue_{rest}" in names
+                and f"bg_pipelines_job_{rest}" in names
+            ):
+                if level != "queue":
+                    continue
+                held = [each for each in LEVELS if f"bg_pipelines_{each}_{rest}" in names]
+                named = ", ".join(f"`{each}_{rest}`" for each in held)
+                labels = "queue; job, queue" + ("; store, platform, job" if "store" in held else "")
+            lines.append(f"| {named} | {metric.type} | {labels} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+GENERATED = {"cli.md": reference, "settings.md": settings_reference, "metrics.md": metrics_reference}
+
+
+def tiers_table() -> str:
+    lines = ["| tier | a store of it is due | its schedule looks |", "| --- | --- | --- |"]
+    for tier, interval in TIERS.items():
+        cron = JOBS["store_sync"].crons[f"tier_{tier}"]
+        lines.append(f"| {tier} | every {interval.seconds // 60} minutes | `{cron}` |")
+    return "\n".join(lines)
+
+
+def queues_table() -> str:
+    lines = ["| queue | jobs | priority | runs at once |", "| --- | --- | --- | --- |"]
+    for queue in QUEUES:
+        jobs = []
+        for name, job in JOBS.items():
+            if job.queue is queue:
+                limit = job.max_concurrent_runs
+                jobs.append(f"`{name}`" + (f" ({limit})" if limit else ""))
+        groups = ""
+        if queue is STORES_SYNC:
+            groups = ": " + ", ".join(f"{runs} of `{group}`" for group, runs in STORES_SYNC_GROUPS.items())
+        lines.append(
+            f"| `{queue.name}` | {', '.join(jobs)} | {queue.priority} | {queue.max_concurrent_runs}{groups} |"
+        )
+    return "\n".join([*lines, "", "In parentheses: how many runs of that job at once."])
+
+
+def policies_table() -> str:
+    lines = [
+        "| type | severity | strategy | delay | cap | attempts |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in ErrorType:
+        policy, is_manual = POLICIES[kind], POLICIES[kind].strategy is Strategy.MANUAL_INTERVENTION
+        backs_off = policy.strategy is Strategy.EXPONENTIAL_BACKOFF
+        delay = "" if is_manual else f"{'up to ' if backs_off else ''}{span(policy.delay_seconds)}"
+        cap = span(policy.cap_seconds) if backs_off else ""
+        attempts = "" if is_manual else f"{policy.max_attempts}"
+        lines.append(
+            f"| `{kind}` | {DEFAULTS[kind].severity} | {policy.strategy} | {delay} | {cap} | {attempts} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    ("queues-and-tiers.md", "tiers"): tiers_table,
+    ("queues-and-tiers.md", "queues"): queues_table,
+    ("errors-and-retries.md", "policies"): policies_table,
+}
+
+
+def with_table(page: str, name: str) -> str:
+    """The page with this table as the program has it."""
+    text = (PROJECT / "docs" / page).read_text()
+    begin = f"<!-- {name}: made by `python -m bg_pipelines_tests.test_docs` -->\n"
+    before, _, rest = text.partition(begin)
+    _, end, after = rest.partition("<!-- end -->")
+    assert end, f"{page} has no place for {name}"
+    return f"{before}{begin}{TABLES[page, name]()}\n{end}{after}"
+
+
+@pytest.mark.parametrize(("page", "name"), TABLES)
+def test_a_table_within_a_page_is_what_the_program_has(page: str, name: str) -> None:
+    assert (PROJECT / "docs" / page).read_text() == with_table(page, name), (
+        "run python -m bg_pipelines_tests.test_docs"
+    )
+
+
+def test_each_package_that_is_installed_is_justified_and_no_other() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    page = (PROJECT / "docs" / "architecture.md").read_text()
+    main, _, optional = page.partition("## What it stands on")[2].partition("Optional:")
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements}
+
+    def justified(table: str, column: int) -> set[str]:
+        rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+        return {name for row in rows for name in re.findall(r"`([^`]+)`", row[column])}
+
+    assert justified(main, 1) == names(project["dependencies"])
+    extras = {name: held for name, held in project["optional-dependencies"].items() if name != "dev"}
+    assert justified(optional, 1) == set(extras)
+    assert justified(optional, 2) == set().union(*map(names, extras.values()))
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_a_reference_is_what_the_program_says_of_itself(page: str) -> None:
+    assert (PROJECT / "docs" / page).read_text() == GENERATED[page](), (
         "run python -m bg_pipelines_tests.test_docs"
     )
 
@@ -60,13 +217,15 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> 
         assert path.exists(), f"{page.name} links to {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
-            assert anchor in {h.lower().replace("`", "").replace(" ", "-") for h in headings}, target
+            # As GitHub makes them: letters, digits, hyphens and underscores alone.
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, target
 
 
-def test_every_setting_stands_in_the_documentation_and_in_the_example() -> None:
-    running, example = (PROJECT / "docs" / "running.md").read_text(), (PROJECT / ".env.example").read_text()
-    for name in Settings.model_fields:
-        assert f"`BG_{name.upper()}`" in running
+def test_every_setting_says_what_it_means_and_stands_in_the_example() -> None:
+    example = (PROJECT / ".env.example").read_text()
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
         assert f"#BG_{name.upper()}=" in example
 
 
@@ -76,4 +235,7 @@ def test_every_error_type_stands_in_the_page_for_those_on_call() -> None:
 
 
 if __name__ == "__main__":
-    (PROJECT / "docs" / "cli.md").write_text(reference())
+    for page, made in GENERATED.items():
+        (PROJECT / "docs" / page).write_text(made())
+    for page, name in TABLES:
+        (PROJECT / "docs" / page).write_text(with_table(page, name))

@@ -223,3 +223,34 @@ def test_the_token_of_text_messages_goes_unencrypted_to_no_other_machine_unless_
     monkeypatch.delenv("BG_INSECURE")
     monkeypatch.setenv("BG_TWILIO_API_URL", "http://127.0.0.1:4010/twilio")
     from_settings(load_settings()).close()
+
+
+@pytest.mark.parametrize(
+    "password", ["p@ss", "p/ss", "p#ss", "p?ss", "p ss", "p%ss", "a/b@c", "hunter@2/x?y=z"]
+)
+@pytest.mark.parametrize("name", ["BG_DATABASE_URL", "BG_DAGSTER_DATABASE_URL", "BG_BROKER_URL"])
+def test_a_password_that_is_not_encoded_is_named_as_the_fault_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, password: str
+) -> None:
+    scheme = "redis" if "BROKER" in name else "postgresql"
+    monkeypatch.setenv(name, f"{scheme}://bg:{password}@db.internal:5432/bg")
+    with pytest.raises(IntegrationError) as raised:
+        load_settings()
+    assert name in raised.value.message
+    assert "percent-encoded" in raised.value.message or password == "p ss"  # not even an address
+    assert password not in raised.value.message
+    assert "ss@" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bg:p%40ss%2F%3F@db.internal:5432/bg",
+        "postgresql://bg@db/bg?application_name=a%40b/c",
+        "postgresql:///bg?host=/run/postgresql",
+        "postgresql+psycopg://postgres:@:5432/x?host=/dev/shm/a",
+    ],
+)
+def test_an_encoded_password_and_options_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("BG_DATABASE_URL", url)
+    assert load_settings().database_url is not None

@@ -20,7 +20,8 @@ import orjson
 
 from benchmarks.harness import sales_pages
 from benchmarks.harness.machine import peak_rss_mb
-from bg_pipelines.platforms.shopify.bulk import Place, export_pages
+from bg_pipelines.platforms.shopify.bulk import export_pages
+from bg_pipelines.platforms.shopify.bulk_operation import Place
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.platform import EXPORTS
 from bg_pipelines.records import Resource

@@ -23,7 +23,7 @@ def latency() -> None:
     nothing()
 
 
-@dg.sensor(job=latency, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(job=latency, minimum_interval_seconds=4, default_status=dg.DefaultSensorStatus.RUNNING)
 def asked(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     text = ASKED.read_text() if ASKED.exists() else ""
     if not text or text == context.cursor:

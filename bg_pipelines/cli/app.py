@@ -159,7 +159,7 @@ def up(
         ),
     ] = 0,
 ) -> None:
-    """Run the Dagster UI and daemon, the receiver and the board on this machine, watched, until Ctrl-C (docs/running.md)."""
+    """Run the Dagster UI and daemon, the receiver and the board on this machine, watched, until Ctrl-C (docs/start.md)."""
     from bg_pipelines.machine.up import up as run
 
     run(

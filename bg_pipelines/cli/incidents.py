@@ -14,6 +14,7 @@ from bg_pipelines.cli.printing import (
     SEVERITY_STYLES,
     AsJson,
     By,
+    alike,
     console,
     open_migrated,
     print_json,
@@ -23,7 +24,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reading
 from bg_pipelines.operations import actions
-from bg_pipelines.wording import counted, minute, times
+from bg_pipelines.wording import counted, listed, minute, times
 from bg_pipelines.work.parked import Held
 
 app = typer.Typer()
@@ -59,7 +60,20 @@ def list_incidents(
     lines = Table.grid(padding=(0, 1, 0, 0))
     lines.add_column(justify="right", no_wrap=True)
     lines.add_column(overflow="fold")
-    for row in rows:
+    # Who asks for some of them is shown each.
+    each = error_type is not None or store is not None
+    for same in [[row] for row in rows] if each else alike(rows):
+        row = same[0]
+        if len(same) > 1:
+            ids = listed([str(one.id) for one in same])
+            lines.add_row(
+                f"{len(same)} alike",
+                Text.assemble(
+                    _incident_line(row),
+                    f"\nof {listed([one.subject for one in same])}: incidents {ids}; --type {row.error_type} shows each",
+                ),
+            )
+            continue
         lines.add_row(str(row.id), _incident_line(row))
     console.print(lines)
     opened = [row for row in rows if row.status == "open"]

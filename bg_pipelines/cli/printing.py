@@ -7,9 +7,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 import typer.core
@@ -23,7 +23,12 @@ from bg_pipelines.wording import visible
 
 if TYPE_CHECKING:
     from bg_pipelines.database.engine import Database
+    from bg_pipelines.incidents.reading import IncidentRow
     from bg_pipelines.operations.activity import Actor
+    from bg_pipelines.operations.status import OpenIncident
+
+
+Incident = TypeVar("Incident", "IncidentRow", "OpenIncident")
 
 
 class Group(typer.core.TyperGroup):
@@ -102,6 +107,18 @@ def new_table(*columns: str, **options: Any) -> Table:
     return table
 
 
+def alike(incidents: Sequence[Incident]) -> list[list[Incident]]:
+    """Incidents in their order, those of more than three that say the same together: 185 of one kind are one line."""
+    groups: dict[tuple[Any, ...], list[Incident]] = {}
+    for one in incidents:
+        same = (one.severity, one.error_type, one.message, one.needs_attention, one.owner)
+        groups.setdefault(same, []).append(one)
+    lines: list[list[Incident]] = []
+    for group in groups.values():
+        lines += [group] if len(group) > 3 else [[one] for one in group]
+    return sorted(lines, key=lambda line: incidents.index(line[0]))
+
+
 def one_line(*parts: str | tuple[str, str]) -> Text:
     """One line, whatever its length: cut at a terminal's width, in full elsewhere."""
     text = Text.assemble(
@@ -116,8 +133,8 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_migrated() -> Iterator[Database]:
-    """The application's database, at the newest revision.
+def open_migrated(*, make: bool = False) -> Iterator[Database]:
+    """The application's database, at the newest revision; with `make` a home is made where none is.
 
     Raises IntegrationError, also (bad_data) for a value that no column takes, such as an id of thirty digits.
     """
@@ -125,10 +142,13 @@ def open_migrated() -> Iterator[Database]:
     import psycopg
     import sqlalchemy as sa
 
-    from bg_pipelines.database.engine import open_database
+    from bg_pipelines.database.engine import open_database, require_home
     from bg_pipelines.settings import load_settings
 
-    database = open_database(load_settings())
+    settings = load_settings()
+    if not make:
+        require_home(settings)
+    database = open_database(settings)
     try:
         database.require_migrated()
         yield database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
+from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Group as Lines
@@ -13,26 +13,26 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bg_pipelines.cli.printing import SEVERITY_STYLES, console, one_line, open_migrated, print_json
-from bg_pipelines.database.engine import open_dagster_database
+from bg_pipelines.cli.printing import SEVERITY_STYLES, alike, console, one_line, open_migrated, print_json
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations import metrics, status
+from bg_pipelines.operations.daemon_figures import daemon_reader
 from bg_pipelines.operations.work_figures import LATE_SECONDS, JobMetrics, QueueMetrics
 from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import clock, flat, span, times, visible
 
 
 def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
-    with open_migrated() as database, closing(open_dagster_database(load_settings(), pool_size=1)) as dagster:
+    with open_migrated() as database, daemon_reader(load_settings()) as daemon:
         if as_json:
-            print_json(status.read_status(database, all_stores=all_stores, dagster=dagster).as_dict())
+            print_json(status.read_status(database, all_stores=all_stores, daemon=daemon()).as_dict())
         elif watch:
-            shown = status_page(status.read_status(database, most_stores=_WORST, dagster=dagster))
+            shown = status_page(status.read_status(database, most_stores=_WORST, daemon=daemon()))
             with Live(shown, console=console, screen=True) as live:
                 while True:
                     time.sleep(2)
                     try:
-                        shown = status_page(status.read_status(database, most_stores=_WORST, dagster=dagster))
+                        shown = status_page(status.read_status(database, most_stores=_WORST, daemon=daemon()))
                     except IntegrationError as error:
                         # What was last known stays, and it is read again.
                         live.update(Lines(one_line((error.message, "bold red")), "", shown))
@@ -40,18 +40,15 @@ def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
                         live.update(shown)
         else:
             # Not cropped: a file or a pipe gets the full text.
-            page = status_page(status.read_status(database, most_stores=_WORST, dagster=dagster))
+            page = status_page(status.read_status(database, most_stores=_WORST, daemon=daemon()))
             console.print(page, crop=console.is_terminal)
 
 
 def show_metrics(*, per_store: bool) -> None:
-    with open_migrated() as database:
-        from bg_pipelines.operations.prometheus import prometheus_text
+    with open_migrated() as database, daemon_reader(load_settings()) as daemon:
+        from bg_pipelines.operations.prometheus import read_prometheus
 
-        figures = metrics.read_metrics(
-            database, all_stores=per_store, most_stores=None if per_store else _WORST
-        )
-        sys.stdout.write(visible(prometheus_text(figures, stores=per_store)))
+        sys.stdout.write(visible(read_prometheus(database, daemon(), stores=per_store)))
 
 
 _LONG = 20
@@ -81,7 +78,7 @@ def status_page(state: status.Status) -> Lines:
         if more and len(lines) > _LONG:
             page.append(one_line(f"and {len(lines) - _LONG} more {more}"))
 
-    block([_incident_line(incident, now) for incident in state.incidents])
+    block([_incident_line(same[0], now, same) for same in alike(state.incidents)], "kinds of incidents")
     if any(job.stores for job in state.metrics.jobs):
         page.append("")
         page.append(_jobs_table(state.metrics, narrow=console.width < 100))
@@ -177,10 +174,13 @@ def _jobs_table(figures: metrics.Metrics, *, narrow: bool) -> Table:
     return table
 
 
-def _incident_line(incident: status.OpenIncident, now: datetime) -> Text:
+def _incident_line(
+    incident: status.OpenIncident, now: datetime, same: Sequence[status.OpenIncident] = ()
+) -> Text:
     style = SEVERITY_STYLES.get(incident.severity, "")
+    others = f" and {len(same) - 1:,} alike" if len(same) > 1 else ""
     return one_line(
-        f"#{incident.id} ",
+        f"#{incident.id}{others} ",
         (incident.severity, style),
         "  ",
         (incident.subject, "bold"),

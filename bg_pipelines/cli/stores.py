@@ -73,7 +73,7 @@ def add_store(
         token = typed_secret("token")
     if client_secret == "-":  # noqa: S105
         client_secret = typed_secret("client secret")
-    with open_migrated() as database:
+    with open_migrated(make=True) as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
         name,
@@ -219,7 +219,7 @@ def _set_paused(names: list[str], paused: bool) -> None:
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
-    with open_migrated() as database:
+    with open_migrated(make=True) as database:
         changes = stores.save_stores(database, cipher(load_settings()), new)
         # Not before: what stands in the wrong column of a file may be a token.
         outcome = f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"

@@ -20,6 +20,7 @@ from bg_pipelines.database import connecting
 from bg_pipelines.database.sqlstates import AWAY, LOCKED, classified, is_outage, unavailable
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings
+from bg_pipelines.wording import ADD_A_STORE
 
 APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
@@ -177,6 +178,24 @@ def open_database(settings: Settings, *, pool_size: int = 5) -> Database:
     # Nobody else maintains the embedded database, so opening it migrates it.
     database.migrate()
     return database
+
+
+def has_home(settings: Settings) -> bool:
+    """Whether the embedded server was ever started in this home."""
+    from bg_pipelines.database.embedded import EmbeddedServer
+
+    return EmbeddedServer(settings.home).data.is_dir()
+
+
+def require_home(settings: Settings) -> None:
+    """Raises IntegrationError (configuration) where our tables would be in a home that there is not: to look makes none."""
+    if settings.embedded and not has_home(settings):
+        raise IntegrationError.of(
+            ErrorType.CONFIGURATION,
+            f"nothing was ever set up in {settings.home}. Change to the folder where it was, or set BG_HOME_DIR or "
+            f"BG_DATABASE_URL; {ADD_A_STORE} begins here",
+            source="settings",
+        )
 
 
 def open_dagster_database(settings: Settings, *, pool_size: int = 5) -> Database:

@@ -89,11 +89,17 @@ class Store(Base):
 class Synced:
     """The columns that every synced table begins with."""
 
-    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, sort_order=-5)
-    external_id: Mapped[str] = mapped_column(primary_key=True, sort_order=-4)
-    source_updated_at: Mapped[datetime] = mapped_column(sort_order=-3)
-    synced_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), sort_order=-2)
-    deleted_at: Mapped[datetime | None] = mapped_column(sort_order=-1)
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, sort_order=-5, doc="whose it is")
+    external_id: Mapped[str] = mapped_column(
+        primary_key=True, sort_order=-4, doc="the vendor's id, for Shopify the gid"
+    )
+    source_updated_at: Mapped[datetime] = mapped_column(sort_order=-3, doc="when it changed at the source")
+    synced_at: Mapped[datetime] = mapped_column(
+        server_default=sa.func.now(), sort_order=-2, doc="when this row was last written"
+    )
+    deleted_at: Mapped[datetime | None] = mapped_column(
+        sort_order=-1, doc="when it was found to be deleted at the source"
+    )
 
 
 class Claimed:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bg_pipelines.messaging.desk import answer_rules_of
 from bg_pipelines.orchestration.failures import as_dagster_failures, report_op_failure
-from bg_pipelines.orchestration.launchpad import shown
+from bg_pipelines.orchestration.launchpad import RunConfig, shown
 from bg_pipelines.orchestration.reports import report_handling
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.sync_job import take_over, tell
@@ -27,7 +27,7 @@ from bg_pipelines.work.runner import Warmth
 WARM_SECONDS = 60.0
 
 
-class HandlingConfig(dg.Config):
+class HandlingConfig(RunConfig):
     """Run config. With none, the run handles what is due and ends."""
 
     max_workers: int = Field(

@@ -19,7 +19,7 @@ from bg_pipelines.messaging.outbox import JOB, is_due
 from bg_pipelines.messaging.pace import of_settings
 from bg_pipelines.messaging.sending import LOOK_SECONDS, Sending
 from bg_pipelines.orchestration.failures import as_dagster_failures, report_op_failure
-from bg_pipelines.orchestration.launchpad import shown
+from bg_pipelines.orchestration.launchpad import RunConfig, shown
 from bg_pipelines.orchestration.reports import report_sent
 from bg_pipelines.orchestration.resources import DatabaseResource
 from bg_pipelines.orchestration.sync_job import take_over, tell
@@ -32,7 +32,7 @@ from bg_pipelines.work.runner import Warmth
 WARM_SECONDS = 60.0
 
 
-class SendingConfig(dg.Config):
+class SendingConfig(RunConfig):
     """Run config. With none, the run sends what is due and ends."""
 
     batch_size: int = Field(

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from subprocess import Popen
 from typing import Any, cast
@@ -32,6 +32,8 @@ from bg_pipelines.database.link import Link
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.machine.limited_http import REQUEST_SECONDS, LimitedHttp
 from bg_pipelines.machine.processes import child, configuration_error
+from bg_pipelines.operations.daemon_figures import daemon_reader
+from bg_pipelines.operations.prometheus import read_prometheus
 from bg_pipelines.settings import Settings, load_settings
 from bg_pipelines.webhooks.metrics import SHARED_FOLDER, forget_process
 from bg_pipelines.webhooks.receiver import make_app
@@ -198,15 +200,16 @@ def run_worker(listening: socket.socket) -> None:
     """Receive on this socket until SIGTERM or SIGINT."""
     _allow_connections()
     settings = load_settings()
-    app = make_app(settings, open_database(settings))
-    # Not earlier: what migrates the embedded database tells of every step.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    server = uvicorn.Server(configuration(app))
-    server.config.load()
-    # What is there from the start stays: to look through it for garbage would make everybody wait now and then.
-    gc.collect()
-    gc.freeze()
-    server.run([listening])
+    with closing(open_database(settings, pool_size=1)) as database, daemon_reader(settings) as daemon:
+        app = make_app(settings, database, figures=lambda: read_prometheus(database, daemon()))
+        # Not earlier: what migrates the embedded database tells of every step.
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+        server = uvicorn.Server(configuration(app))
+        server.config.load()
+        # What is there from the start stays: to look through it for garbage would make everybody wait now and then.
+        gc.collect()
+        gc.freeze()
+        server.run([listening])
 
 
 def configuration(app: Starlette, *, request_seconds: float = REQUEST_SECONDS) -> uvicorn.Config:

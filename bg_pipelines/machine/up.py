@@ -25,7 +25,7 @@ from bg_pipelines.machine.daemon import FREE_SECONDS, DaemonLock
 from bg_pipelines.machine.processes import configuration_error, end, end_with_parent, require_free
 from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
 from bg_pipelines.queues import MAX_CONCURRENT_RUNS
-from bg_pipelines.settings import Settings, load_settings
+from bg_pipelines.settings import Settings, load_settings, unknown_variables
 from bg_pipelines.wording import visible
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -100,6 +100,8 @@ def up(
             "run it in the project's folder, where dagster.yaml is, or set DAGSTER_HOME"
         )
     settings = load_settings()
+    for fault in unknown_variables():
+        say(fault)
     # For every process that is started from here, wherever it runs.
     os.environ |= {"BG_HOME_DIR": str(settings.home), "DAGSTER_HOME": str(project)}
     os.environ.setdefault("BG_DAGSTER_URL", settings.dagster_url or f"http://127.0.0.1:{port}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +12,17 @@ import sqlalchemy as sa
 from bg_pipelines import platforms
 from bg_pipelines.alerts.recipients import addresses
 from bg_pipelines.cleaning import retention
-from bg_pipelines.database.engine import Database, dagster_storage_url, open_database
+from bg_pipelines.database.engine import Database, open_database, require_home
 from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import Cipher, cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.operations import machine_checks, webhook_checks
-from bg_pipelines.operations.daemon_figures import read_daemon
-from bg_pipelines.settings import Settings, load_settings
-from bg_pipelines.wording import did_you_mean, filled
+from bg_pipelines.operations.daemon_figures import daemon_reader
+from bg_pipelines.settings import Settings, load_settings, unknown_variables
+from bg_pipelines.wording import filled, grouped, listed
 
 _STORES_AT_ONCE = 16
-_READ_ELSEWHERE = ("BG_STORE_TOKEN", "BG_STORE_CLIENT_SECRET", "BG_VENDOR_SPECS")
-"""Variables that are no settings: `stores add` reads the first two, tests the third."""
 
 
 def find_faults() -> list[str]:
@@ -34,7 +31,11 @@ def find_faults() -> list[str]:
         settings = load_settings()
     except IntegrationError as error:
         return [error.message]
-    faults = _unknown_variables()
+    faults = unknown_variables()
+    try:
+        require_home(settings)
+    except IntegrationError as error:
+        return [*faults, error.message]
     key: Cipher | None = None
     database: Database | None = None
     try:
@@ -46,16 +47,12 @@ def find_faults() -> list[str]:
         database.require_migrated()
     except IntegrationError as error:
         faults.append(f"database: {error.message}")
-    try:
-        dagster = Database(dagster_storage_url(settings), pool_size=1)
-        with dagster.transaction():
-            pass
-        daemon = read_daemon(dagster)
-        dagster.close()
-        if daemon.trouble and not daemon.has_never_run:  # then it is being set up
-            faults.insert(0, daemon.trouble)
-    except IntegrationError as error:
-        faults.append(f"Dagster's storage: {error.message}")
+    with daemon_reader(settings) as read:
+        daemon = read()
+    if daemon.error is not None:
+        faults.append(f"Dagster's storage: {daemon.error}")
+    elif daemon.trouble and not daemon.has_never_run:  # then it is being set up
+        faults.insert(0, daemon.trouble)
     if settings.broker_url is not None:
         faults += machine_checks.broker_faults(settings.broker_url.get_secret_value())
     faults += _retention_faults(settings, database)
@@ -85,14 +82,6 @@ def find_hints(today: date) -> list[str]:
         return [*webhook_checks.hints(settings), *machine_checks.hints(settings, today)]
     except IntegrationError:
         return []  # a fault, which is listed
-
-
-def _unknown_variables() -> list[str]:
-    known = [f"BG_{name.upper()}" for name in Settings.model_fields]
-    unknown = [
-        name for name in os.environ if name.startswith("BG_") and name not in (*known, *_READ_ELSEWHERE)
-    ]
-    return [f"{name}: no such setting" + did_you_mean(name, known) for name in sorted(unknown)]
 
 
 def _retention_faults(settings: Settings, database: Database | None) -> list[str]:
@@ -142,25 +131,27 @@ def _store_faults(database: Database, key: Cipher, settings: Settings) -> list[s
         ).all()
         session.expunge_all()
 
-    def check(store: Store) -> list[str]:
+    def check(store: Store) -> list[tuple[str, str]]:
         try:
             access = platforms.StoreAccess(
                 store.name, store.platform, store.domain, store.api_url, key.decrypt(store.credentials)
             )
             platform = platforms.connect(access, api_version=settings.shopify_api_version, sleep=time.sleep)
         except IntegrationError as error:
-            return [_of_store(store, error.message)]
+            return [(store.name, error.message)]
         try:
-            return [_of_store(store, fault) for fault in platform.faults()]
+            return [(store.name, fault) for fault in platform.faults()]
         finally:
             platform.close()
 
     with ThreadPoolExecutor(_STORES_AT_ONCE) as pool:
-        return _doubles(stores) + [fault for faults in pool.map(check, stores) for fault in faults]
-
-
-def _of_store(store: Store, fault: str) -> str:
-    return f"store {store.name}: {filled(fault, STORE=store.name)}"
+        found = grouped(fault for faults in pool.map(check, stores) for fault in faults)
+    return _doubles(stores) + [
+        f"store {names[0]}: {filled(fault, STORE=names[0])}"
+        if len(names) == 1
+        else f"{len(names):,} stores ({listed(names)}): {fault}"
+        for names, fault in found
+    ]
 
 
 def _doubles(stores: Sequence[Store]) -> list[str]:

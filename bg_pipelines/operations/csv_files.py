@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.wording import counted, did_you_mean, unseen
+from bg_pipelines.wording import counted, did_you_mean, grouped, listed, unseen
 
 
 class CsvFault(NamedTuple):
@@ -18,10 +18,6 @@ class CsvFault(NamedTuple):
     line: int | None
     column: str
     message: str
-
-    def __str__(self) -> str:
-        place = f"line {self.line}, " if self.line else ""
-        return f"{place}{self.column}: {self.message}"
 
 
 def read_rows(
@@ -119,9 +115,14 @@ def _lines(path: Path, source: str) -> list[tuple[int, list[str]]]:
 
 
 def bad_data(faults: Sequence[CsvFault], source: str) -> IntegrationError:
-    """All that is wrong as one error, in the order of the lines."""
+    """All that is wrong as one error, in the order of the lines; many lines with the same fault share one."""
     ordered = sorted(faults, key=lambda fault: fault.line or 0)
-    lines = "\n".join(f"  {fault}" for fault in ordered)
+    lines = "\n".join(
+        f"  line{'s' * (len(places) > 1)} {listed(places)}, {what}" if places[0] else f"  {what}"
+        for places, what in grouped(
+            (str(fault.line or ""), f"{fault.column}: {fault.message}") for fault in ordered
+        )
+    )
     return IntegrationError.of(
         ErrorType.BAD_DATA, f"{counted(len(faults), 'fault')}, nothing was changed:\n{lines}", source=source
     )

@@ -7,16 +7,18 @@ its job and its cron (`queues.JOBS`), so one that never ticked is there, too; se
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
 from cronsim import CronSim
 
-from bg_pipelines.database.engine import Database
+from bg_pipelines.database.engine import Database, has_home, open_dagster_database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.queues import JOBS
+from bg_pipelines.settings import Settings
 from bg_pipelines.wording import command, counted, spelled
 
 SILENT_SECONDS = 80.0
@@ -76,7 +78,7 @@ class Daemon(NamedTuple):
     def trouble(self) -> str | None:
         """Why nothing is started, or not everything, since when, and what to do; None while all is well."""
         if self.error is not None:
-            return f"Nothing is running: Dagster's storage cannot be read: {self.error}"
+            return f"Whether anything is running is not known: Dagster's storage cannot be read: {self.error}"
         silent = self.silent_seconds
         if silent is None:
             return f"Nothing is running: the daemon has never run. Start it: {command('up')}"
@@ -95,6 +97,22 @@ class Daemon(NamedTuple):
     def turned_off(self) -> list[str]:
         """Schedules and sensors that a person has turned off: they start nothing until turned on again."""
         return [tick.name for tick in self.ticks if not tick.is_on]
+
+
+@contextmanager
+def daemon_reader(settings: Settings) -> Iterator[Callable[[], Daemon]]:
+    """What reads the daemon's state, each time anew. Where there is no storage none is made: it has never run."""
+    if settings.dagster_database_url is None and not has_home(settings):
+        yield lambda: Daemon(datetime.now(UTC), None, list(_ticks([], datetime.now(UTC))))
+        return
+    try:
+        database = open_dagster_database(settings, pool_size=1)
+    except IntegrationError as error:
+        message = error.message
+        yield lambda: Daemon(datetime.now(UTC), None, [], message)
+    else:
+        with closing(database):
+            yield lambda: read_daemon(database)
 
 
 def read_daemon(dagster: Database) -> Daemon:

@@ -62,7 +62,9 @@ class IncidentCount(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """`stores` has a line for each job of a store that is not current in it, or of every store; `stores_total` and
+    """`texts` are text messages of the window by status, `rows_freed` and `bytes_freed` what cleaning jobs freed in it.
+
+    `stores` has a line for each job of a store that is not current in it, or of every store; `stores_total` and
     `stores_current` count a store once. `freshness` is by resource and tier, `resources` by unit of work."""
 
     at: datetime
@@ -83,6 +85,9 @@ class Metrics(NamedTuple):
     corrections: dict[str, int]
     rejected_rows: dict[str, int]
     audits: list[AuditMetrics]
+    texts: dict[str, int]
+    rows_freed: dict[str, int]
+    bytes_freed: dict[str, int]
 
 
 def read_metrics(
@@ -137,6 +142,9 @@ def read_metrics(
             corrections={"pending": 0} | counts["corrections"],
             rejected_rows=counts["rejected_rows"],
             audits=read(session, AuditMetrics, _AUDITS, since=since),
+            texts={"pending": 0} | counts["texts"],
+            rows_freed=counts["rows_freed"],
+            bytes_freed=counts["bytes_freed"],
         )
 
 
@@ -158,6 +166,9 @@ _COUNTS = """
         WHERE a.created_at > :since AND d.status = 'refused'
     UNION ALL SELECT 'corrections', status, count(*) FROM inventory_corrections GROUP BY status
     UNION ALL SELECT 'rejected_rows', resource, count(*) FROM rejected_rows GROUP BY resource
+    UNION ALL SELECT 'texts', status, count(*) FROM text_messages WHERE created_at > :since GROUP BY status
+    UNION ALL SELECT 'rows_freed', job, sum(rows_freed)::bigint FROM cleaning_results WHERE finished_at > :since GROUP BY job
+    UNION ALL SELECT 'bytes_freed', job, sum(bytes_freed)::bigint FROM cleaning_results WHERE finished_at > :since GROUP BY job
     ORDER BY 1, 2"""
 
 _TABLE = """

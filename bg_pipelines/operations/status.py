@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.operations.backfills import RunningBackfill, running_backfills
-from bg_pipelines.operations.daemon_figures import Daemon, read_daemon
+from bg_pipelines.operations.daemon_figures import Daemon
 from bg_pipelines.operations.metrics import WINDOW, Metrics, read_metrics
 from bg_pipelines.operations.reading import read
 from bg_pipelines.wording import ADD_A_STORE, counted, plain
@@ -181,9 +181,9 @@ def read_status(
     window: timedelta = WINDOW,
     all_stores: bool = False,
     most_stores: int | None = None,
-    dagster: Database | None = None,
+    daemon: Daemon | None = None,
 ) -> Status:
-    """The state of everything, of Dagster's daemon where its database is given; of stores, see `read_metrics`. Raises IntegrationError (database)."""
+    """The state of everything, of Dagster's daemon where it is given; of stores, see `read_metrics`. Raises IntegrationError (database)."""
     metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
     now = metrics.at
     with database.session() as session:
@@ -196,7 +196,7 @@ def read_status(
             read(session, FailingStore, _FAILING, now=now),
             list(session.scalars(sa.text(_PAUSED))),
             running_backfills(session, now),
-            None if dagster is None else read_daemon(dagster),
+            daemon,
         )
 
 

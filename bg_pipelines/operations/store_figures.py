@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.queues import TIERS
+from bg_pipelines.queues import OWN_INTERVALS, TIERS
 from bg_pipelines.wording import did_you_mean
 from bg_pipelines.work import freshness
 
@@ -37,6 +37,12 @@ STATE = (
 SHOWN = "(s.deleted_at IS NULL OR s.name <> 'erased-' || s.id)"
 """SQL of whether a store `s` is still there: of one that was removed a bare row is kept, as proof."""
 
+OLDEST = (
+    "min(y.last_succeeded_at) FILTER (WHERE y.resource NOT IN "
+    f"({', '.join(repr(unit.value) for unit in OWN_INTERVALS)}))"
+)
+"""SQL of the oldest last success of what is synced of a store, over its units `y`."""
+
 EVERY = f"coalesce(s.interval_minutes, (ARRAY[{', '.join(str(int(TIERS[t].total_seconds() // 60)) for t in sorted(TIERS))}])[s.tier])"
 """SQL of how often a store is due, in minutes."""
 
@@ -44,7 +50,7 @@ Connection = psycopg.Connection[Any]
 
 
 class FoundStore(NamedTuple):
-    """`oldest_at` is the oldest last success of its units of `sync`; None where one never succeeded."""
+    """`oldest_at` is the oldest last success of what is synced of it; None where nothing ever succeeded."""
 
     id: int
     name: str
@@ -126,8 +132,7 @@ def find_stores(
             "SELECT s.id, s.name, s.platform, s.domain, s.tier, "  # noqa: S608 (made of constants)
             f"{EVERY} AS every, y.state, y.oldest_at, "
             "(SELECT count(*) FROM incidents i WHERE i.store_id = s.id AND i.status = 'open') AS incidents "
-            f"FROM stores s CROSS JOIN LATERAL (SELECT {STATE} AS state, CASE WHEN bool_and(y.last_succeeded_at IS NOT NULL) "
-            "THEN min(y.last_succeeded_at) END AS oldest_at "
+            f"FROM stores s CROSS JOIN LATERAL (SELECT {STATE} AS state, {OLDEST} AS oldest_at "
             f"FROM (SELECT 1) one LEFT JOIN sync_states y ON y.store_id = s.id {of_state}) y "
             f"WHERE {where} AND (%(ids)s::bigint[] IS NULL OR s.id = ANY(%(ids)s)) AND s.name > %(after)s "
             "ORDER BY s.name LIMIT %(limit)s",

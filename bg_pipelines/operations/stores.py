@@ -23,7 +23,7 @@ from bg_pipelines.database.models import DataRequest, Store, SyncState
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
-from bg_pipelines.operations.store_figures import EVERY, SHOWN, STATE
+from bg_pipelines.operations.store_figures import EVERY, OLDEST, SHOWN, STATE
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.platforms.network import is_in_clear
 from bg_pipelines.privacy.requests import ERASURES
@@ -177,9 +177,9 @@ class StoreRow(NamedTuple):
 
 
 def list_stores(database: Database) -> list[StoreRow]:
-    """All stores by name but those that were removed, with the oldest of their units' last successes."""
+    """All stores by name but those that were removed, with the oldest of the last successes of what is synced."""
     query = sa.text(
-        f"SELECT s.name, s.platform, s.domain, s.tier, {EVERY}, {STATE}, min(y.last_succeeded_at) "  # noqa: S608 (made of constants)
+        f"SELECT s.name, s.platform, s.domain, s.tier, {EVERY}, {STATE}, {OLDEST} "  # noqa: S608 (made of constants)
         f"FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id WHERE {SHOWN} GROUP BY s.id ORDER BY s.name"
     )
     with database.session() as session:

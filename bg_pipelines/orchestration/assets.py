@@ -81,7 +81,7 @@ def _columns(table: str) -> dg.TableSchema:
             dg.TableColumn(
                 column.name,
                 column.type.compile(_DIALECT),
-                column.comment,
+                column.comment or column.doc,
                 dg.TableColumnConstraints(nullable=bool(column.nullable), unique=bool(column.unique)),
                 tags={"personal": ""} if column.name in personal else {},
             )
@@ -104,8 +104,8 @@ def _asset(name: str, table: _Table) -> dg.AssetSpec:
     )
 
 
-def _vendor(name: str, description: str, *deps: str) -> dg.AssetSpec:
-    return dg.AssetSpec(name, deps=deps, description=description, group_name="vendors", kinds={name})
+def _vendor(name: str, group: str, description: str, *deps: str) -> dg.AssetSpec:
+    return dg.AssetSpec(name, deps=deps, description=description, group_name=group, kinds={name})
 
 
 def _cleaning(name: str, description: str, *tables: str) -> dg.AssetSpec:
@@ -121,9 +121,9 @@ def _cleaning(name: str, description: str, *tables: str) -> dg.AssetSpec:
 
 
 ASSETS = [
-    _vendor("shopify", "Shopify's Admin API (GraphQL), and the webhooks that it sends."),
-    _vendor("square", "Square's API, and the webhooks that it sends."),
-    _vendor("twilio", "Twilio's Messages API: where text messages go.", "text_messages"),
+    _vendor("shopify", "vendors", "Shopify's Admin API (GraphQL), and the webhooks that it sends."),
+    _vendor("square", "vendors", "Square's API, and the webhooks that it sends."),
+    _vendor("twilio", "messages", "Twilio's Messages API: where text messages go.", "text_messages"),
     *(_asset(name, table) for name, table in _TABLES.items()),
     _cleaning("clean_active_carts", "Abandoned and expired carts, and sessions.", "carts", "cart_items"),
     _cleaning("clean_database", "History kept long enough.", "webhook_events", "text_messages"),

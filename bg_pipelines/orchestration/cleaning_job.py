@@ -18,14 +18,15 @@ from bg_pipelines.cleaning.run import CleaningRun, Summary
 from bg_pipelines.cleaning.tasks import Task
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import IntegrationError
 from bg_pipelines.orchestration.failures import (
     TIER_TAG,
     as_dagster_failures,
     error_of,
     report_op_failure,
+    wrong_config,
 )
-from bg_pipelines.orchestration.launchpad import shown
+from bg_pipelines.orchestration.launchpad import RunConfig, shown
 from bg_pipelines.orchestration.reports import Failed, show_failed
 from bg_pipelines.orchestration.resources import DatabaseResource, kept_database
 from bg_pipelines.orchestration.sync_job import take_over, tell
@@ -40,7 +41,7 @@ CRON = "cron"
 """The tier of runs that the schedule starts."""
 
 
-class CleaningConfig(dg.Config):
+class CleaningConfig(RunConfig):
     """Run config of a cleaning job. With none, it does all of its tasks."""
 
     tasks: list[str] = Field(default=[], description="only these tasks; empty: all")
@@ -86,11 +87,7 @@ def cleaning_job(
         with as_dagster_failures(context):
             known = task_names()
             for wrong in (task for task in config.tasks if task not in known):
-                raise IntegrationError.of(
-                    ErrorType.CONFIGURATION,
-                    f"config `tasks`: {name} has no task {wrong!r}{did_you_mean(wrong, known)}",
-                    source="run config",
-                )
+                raise wrong_config("tasks", f"{name} has no task {wrong!r}{did_you_mean(wrong, known)}")
             take_over(context, database)
             given = work(context.instance, database.database, database.cipher)
             if config.dry_run:

@@ -24,7 +24,7 @@ import dagster as dg
 
 from bg_pipelines import alerts
 from bg_pipelines.database.sqlstates import server_code
-from bg_pipelines.errors import ErrorType, IntegrationError, unexpected
+from bg_pipelines.errors import RUN_CONFIG, ErrorType, IntegrationError, unexpected
 from bg_pipelines.incidents import reporting
 from bg_pipelines.operations.freshness import report_stale
 from bg_pipelines.orchestration.resources import kept_database
@@ -34,6 +34,7 @@ from bg_pipelines.settings import load_settings
 
 DELIVER_SECONDS = 15
 STALE_SECONDS = 60
+
 WILL_RETRY_TAG = "dagster/will_retry"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 TIER_TAG = "tier"
@@ -50,6 +51,15 @@ STORAGE_SECONDS, STORAGE_PAUSE_SECONDS = 20.0, 1.0
 """How long Dagster's storage may be away with the database, as while a server is started again."""
 LACKING = ("53", "58")
 """PostgreSQL's codes of what it has no more of (disk, memory, connections), and of errors of its system."""
+
+
+def interval(seconds: int) -> int:
+    """The minimum interval of a sensor that is to be looked at every so many seconds.
+
+    Dagster's daemon looks every five, and compares with when the sensor's own tick began, which is a moment later: without
+    the second less every other look would find it too early, and a sensor of five seconds be looked at every ten.
+    """
+    return seconds - 1
 
 
 def as_failure(error: IntegrationError) -> dg.Failure:
@@ -101,7 +111,22 @@ def as_dagster_failures(
 
 
 def _report(context: dg.OpExecutionContext, error: IntegrationError) -> None:
-    alerts.report_failure(context.job_name, error, run_id=context.run_id, tier=context.get_tag(TIER_TAG))
+    _tell(context.job_name, error, context.run_id, context.get_tag(TIER_TAG))
+
+
+def wrong_config(name: str, why: str) -> IntegrationError:
+    """A value of a run's config that cannot be: a fault of whoever typed it, told by the failed run and to nobody else."""
+    return IntegrationError.of(
+        ErrorType.CONFIGURATION,
+        f"config `{name}`: {why}. Nothing was done: correct it and launch again",
+        source=RUN_CONFIG,
+    )
+
+
+def _tell(job: str, error: IntegrationError, run_id: str, tier: str | None) -> None:
+    """Report why a run failed, but for a typo of a person who looks at the run: a run that a tick starts has a tier."""
+    if error.source != RUN_CONFIG or tier is not None:
+        alerts.report_failure(job, error, run_id=run_id, tier=tier)
 
 
 def _can_retry(context: dg.OpExecutionContext, error: IntegrationError) -> bool:
@@ -153,13 +178,13 @@ def report_op_failure(context: dg.HookContext) -> None:
     if isinstance(exception, Exception):
         # From the step's context, not from Dagster's storage, which may be what is away.
         tier = context._step_execution_context.get_tag(TIER_TAG)
-        alerts.report_failure(context.job_name, error_of(exception), run_id=context.run_id, tier=tier)
+        _tell(context.job_name, error_of(exception), context.run_id, tier)
 
 
 @dg.run_failure_sensor(
     name="run_failures",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=DELIVER_SECONDS,
+    minimum_interval_seconds=interval(DELIVER_SECONDS),
     # Those started manually belong to no code location.
     monitor_all_code_locations=True,
 )
@@ -213,7 +238,7 @@ def report_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: d
     if any(_type(entry) is dg.DagsterEventType.HOOK_COMPLETED for entry in entries) and not stopped:
         return
     tier = run.tags.get(TIER_TAG)
-    alerts.report_failure(run.job_name, _why(run, failure, entries[:end]), run_id=run.run_id, tier=tier)
+    _tell(run.job_name, _why(run, failure, entries[:end]), run.run_id, tier)
     died_at = datetime.fromtimestamp(entries[end].timestamp, UTC) if entries else datetime.now(UTC)
     worked = dg.RunsFilter(
         job_name=run.job_name,
@@ -257,7 +282,7 @@ def _type(entry: dg.EventLogEntry) -> dg.DagsterEventType | None:
 @dg.sensor(
     name="deliver_alerts",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=DELIVER_SECONDS,
+    minimum_interval_seconds=interval(DELIVER_SECONDS),
 )
 def deliver_alerts() -> Iterator[dg.SkipReason]:
     """Announce what has changed of incidents, deliver what is due of alerts, report data requests that are nearly due."""
@@ -277,7 +302,7 @@ def deliver_alerts() -> Iterator[dg.SkipReason]:
 @dg.sensor(
     name="stale_stores",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=STALE_SECONDS,
+    minimum_interval_seconds=interval(STALE_SECONDS),
 )
 def stale_stores() -> Iterator[dg.SkipReason]:
     """Report stores that are not read to the end any more."""

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from bg_pipelines import alerts
 from bg_pipelines.database.engine import Database
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.orchestration.failures import (
     DATABASE_DELAY_SECONDS,
@@ -24,8 +24,9 @@ from bg_pipelines.orchestration.failures import (
     as_dagster_failures,
     error_of,
     report_op_failure,
+    wrong_config,
 )
-from bg_pipelines.orchestration.launchpad import shown
+from bg_pipelines.orchestration.launchpad import RunConfig, shown
 from bg_pipelines.orchestration.reports import STORE_TAG, report
 from bg_pipelines.orchestration.resources import DatabaseResource, PlatformsResource
 from bg_pipelines.orchestration.ticks import Idle, never_idle, retries_sensor, tier_schedules
@@ -44,7 +45,7 @@ THEN_SECONDS = 120.0
 """Stores that use up a run's time again and again would else keep `then` from its turn for days."""
 
 
-class SyncConfig(dg.Config):
+class SyncConfig(RunConfig):
     """Run config of a sync job. With none, it does all that is due."""
 
     stores: list[str] = Field(
@@ -190,7 +191,7 @@ def _run(
     """
     wrong = [str(tier) for tier in config.tiers if tier not in TIERS]
     if wrong or not config.tiers:
-        raise _wrong("tiers", f"{', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}")
+        raise wrong_config("tiers", f"{', '.join(wrong) or 'none'}: there are {', '.join(map(str, TIERS))}")
     take_over(context, database)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config
@@ -222,10 +223,6 @@ def _pass_over(
         store_units.pass_over(connection, units, config.tiers)
     context.log.info(f"Nothing to do: {reason}.")
     return Summary(idle=reason, units={unit: UnitSummary() for unit in units})
-
-
-def _wrong(name: str, why: str) -> IntegrationError:
-    return IntegrationError.of(ErrorType.CONFIGURATION, f"config `{name}`: {why}", source="run config")
 
 
 def take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> None:

@@ -14,6 +14,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.table_health import CHECKS, Finding, TableHealth, read_table_health
 from bg_pipelines.orchestration.assets import TABLES
+from bg_pipelines.orchestration.failures import interval
 from bg_pipelines.orchestration.resources import DatabaseResource, kept_database
 from bg_pipelines.settings import load_settings
 
@@ -48,7 +49,7 @@ def check_tables(database: DatabaseResource) -> Iterator[dg.AssetCheckResult]:
 @dg.sensor(
     name="table_checks",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=CHECK_SECONDS,
+    minimum_interval_seconds=interval(CHECK_SECONDS),
 )
 def table_checks(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Evaluate the checks of all tables, and note how many rows they have and how fresh they are."""

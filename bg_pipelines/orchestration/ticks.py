@@ -18,7 +18,7 @@ import psycopg
 
 from bg_pipelines import alerts
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.orchestration.failures import TIER_TAG, error_of
+from bg_pipelines.orchestration.failures import TIER_TAG, error_of, interval
 from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.queues import JOBS, TIERS, Unit
 from bg_pipelines.settings import Settings, load_settings
@@ -83,7 +83,7 @@ def retries_sensor(
     @dg.sensor(
         name=f"{job.name}_{RETRIES}",
         job=job,
-        minimum_interval_seconds=RETRIES_SECONDS,
+        minimum_interval_seconds=interval(RETRIES_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Starts {job.name} for stores whose retry is due, and for new ones.",
     )
@@ -109,7 +109,7 @@ def work_sensor(
     @dg.sensor(
         name=f"{job.name}_{label}",
         job=job,
-        minimum_interval_seconds=WORK_SECONDS,
+        minimum_interval_seconds=interval(WORK_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Starts {job.name} for {what} that are due.",
     )

@@ -20,7 +20,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.database.sqlstates import is_expected
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import RUN_CONFIG, ErrorType, IntegrationError
 from bg_pipelines.queues import Unit
 from bg_pipelines.retries import Policies
 from bg_pipelines.sync.context import Coverage, NoCoverage
@@ -38,7 +38,7 @@ from bg_pipelines.sync.summary import (
 )
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.sync.visit import Batch, Visit
-from bg_pipelines.wording import ADD_A_STORE, command
+from bg_pipelines.wording import ADD_A_STORE, command, did_you_mean
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, TURN_SECONDS, Log, Runner
@@ -194,9 +194,14 @@ class SyncRun:
             "SELECT name, id, paused_at IS NOT NULL FROM stores WHERE name = ANY(%s)",
             (list(self.request.stores),),
         ).fetchall()
-        faults = [
-            f"{name}: no such store" for name in self.request.stores if name not in {r[0] for r in rows}
-        ]
+        known = {row[0] for row in rows}
+        unknown = [name for name in self.request.stores if name not in known]
+        names = (
+            [name for (name,) in connection.execute("SELECT name FROM stores WHERE deleted_at IS NULL")]
+            if unknown
+            else []
+        )
+        faults = [f"{name}: no such store{did_you_mean(name, names)}" for name in unknown]
         faults += [
             f"{name}: paused, resume it with {command('stores', 'resume', name)}"
             for name, _, paused in rows
@@ -204,7 +209,9 @@ class SyncRun:
         ]
         if faults:
             raise IntegrationError.of(
-                ErrorType.CONFIGURATION, "config `stores`: " + "; ".join(faults), source="run config"
+                ErrorType.CONFIGURATION,
+                f"config `stores`: {'; '.join(faults)}. Nothing was done: correct it and launch again",
+                source=RUN_CONFIG,
             )
         return {row[1] for row in rows}
 

@@ -1,10 +1,14 @@
-"""What the receiver counts, for Prometheus: of all its worker processes together, whichever of them is asked."""
+"""What the receiver counts, for Prometheus: of all its worker processes together, whichever of them is asked.
+
+With it go all other figures (`operations.prometheus`), so that one address has everything.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,6 +24,10 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable of prometheus-client that names the folder where several processes count together."""
 OTHER = "other"
 LATER_SECONDS = 0.5
+KEPT_SECONDS = 10.0
+"""All figures are read once in so long, however many ask for them."""
+READ_SECONDS = 8.0
+"""Within what Prometheus waits for an answer, which is ten seconds unless told otherwise."""
 _TOPICS = {
     **{source: frozenset(topics) for source, topics in TOPICS.items()},
     "twilio": frozenset({"status", "inbound"}),
@@ -36,10 +44,14 @@ def forget_process(process_id: int, folder: str) -> None:
 
 
 class Metrics:
-    """`link` is asked for the inbox's figures."""
+    """`link` is asked for the inbox's figures; `figures` reads all others, as text, in a thread."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, figures: Callable[[], str] | None = None) -> None:
         self._link = link
+        self._figures = figures
+        self._read_at = -KEPT_SECONDS
+        self._read = ""
+        self._reading = asyncio.Lock()
         self.registry = CollectorRegistry()
         self._received = Counter(
             "bg_pipelines_webhooks_received",
@@ -55,7 +67,7 @@ class Metrics:
         )
         self._statement_seconds = Histogram(
             "bg_pipelines_webhooks_statement_seconds",
-            "Of such a statement, with its commit.",
+            "Duration of a statement that stores rows, with its commit.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
             registry=self.registry,
         )
@@ -108,25 +120,46 @@ class Metrics:
             rows = (await self._link.execute(_PENDING)).rows
         except IntegrationError:
             rows = []
-        return generate_latest(registry) + generate_latest(_Pending(rows))
+        text = generate_latest(registry) + generate_latest(_pending(rows))
+        return text + (await self._all_figures()).encode() if self._figures else text
+
+    async def _all_figures(self) -> str:
+        """As they were a few seconds ago at most; without them where the database does not answer."""
+        assert self._figures is not None
+        async with self._reading:
+            if time.monotonic() - self._read_at >= KEPT_SECONDS:
+                try:
+                    self._read = await asyncio.wait_for(asyncio.to_thread(self._figures), READ_SECONDS)
+                except (IntegrationError, TimeoutError):
+                    self._read = ""
+                self._read_at = time.monotonic()
+            up = GaugeMetricFamily(
+                "bg_pipelines_database_up",
+                "Whether the figures could be read: 1 or 0.",
+                value=bool(self._read),
+            )
+            return self._read + generate_latest(_Families(up)).decode()
 
 
-class _Pending:
-    """The inbox, as the database has it."""
-
-    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
-        self._rows = rows
+class _Families:
+    def __init__(self, *families: Metric) -> None:
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        number = GaugeMetricFamily(
-            "bg_pipelines_webhooks_pending", "Events that are not handled yet.", labels=("source",)
-        )
-        oldest = GaugeMetricFamily(
-            "bg_pipelines_webhooks_oldest_pending_seconds",
-            "Since when the first of these has been received.",
-            labels=("source",),
-        )
-        for source, count, seconds in self._rows:
-            number.add_metric([source], count)
-            oldest.add_metric([source], seconds)
-        yield from (number, oldest)
+        yield from self._families
+
+
+def _pending(rows: list[tuple[Any, ...]]) -> _Families:
+    """The inbox, as the database has it."""
+    number = GaugeMetricFamily(
+        "bg_pipelines_webhooks_pending", "Events that are not handled yet.", labels=("source",)
+    )
+    oldest = GaugeMetricFamily(
+        "bg_pipelines_webhooks_oldest_pending_seconds",
+        "How long ago the first of these was received.",
+        labels=("source",),
+    )
+    for source, count, seconds in rows:
+        number.add_metric([source], count)
+        oldest.add_metric([source], seconds)
+    return _Families(number, oldest)

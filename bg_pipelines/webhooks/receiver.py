@@ -236,12 +236,16 @@ def make_app(
     *,
     kept_an_hour: int = KEPT_AN_HOUR,
     clock: Callable[[], float] = time.monotonic,
+    figures: Callable[[], str] | None = None,
 ) -> Starlette:
-    """The receiver with these settings; of `database` it takes only the address, and has connections of its own."""
+    """The receiver with these settings; of `database` it takes only the address, and has connections of its own.
+
+    `figures` reads what else is told at /metrics.
+    """
     cipher = make_cipher(settings)
     # Who is looked up must not wait for who is written.
     written, looked_up = (Link(database.parameters, seconds=DATABASE_SECONDS) for _ in range(2))
-    metrics = Metrics(looked_up)
+    metrics = Metrics(looked_up, figures)
     inbox = Inbox(written, on_insert=metrics.note_insert)
     senders = Senders(looked_up, cipher, clock=clock)
     may_keep = _Allowance(kept_an_hour, clock).take

@@ -80,6 +80,40 @@ def test_the_sandbox_takes_its_own_options_whoever_starts_it() -> None:
     assert (result.exit_code, "'evening' is none of afternoon" in result.output) == (2, True)
 
 
+# Without a home
+
+
+READING = [
+    ["status"],
+    ["status", "--json"],
+    ["stores", "list"],
+    ["check"],
+    ["incidents", "list"],
+    ["incidents", "show", "1"],
+    ["metrics"],
+    ["webhooks", "list"],
+    ["texts", "list"],
+    ["cleaning", "status"],
+    ["customers", "requests"],
+    ["stock", "list"],
+    ["audit", "harbor"],
+    ["stores", "pause", "harbor"],
+    ["incidents", "retry", "1"],
+    ["stores", "set", "harbor", "--tier", "1"],
+]
+
+
+@pytest.mark.parametrize("typed", READING, ids=" ".join)
+def test_where_nothing_was_set_up_a_command_names_the_place_and_makes_nothing(
+    typed: list[str], tmp_path: Path
+) -> None:
+    result = type_in(*typed)
+    assert result.exit_code == 1
+    told = result.output if result.exception is None or typed == ["check"] else refused(result)
+    assert f"nothing was ever set up in {tmp_path / '.bg'}" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 # Stores
 
 

@@ -127,7 +127,9 @@ def test_the_run_fails_with_one_sentence_when_the_job_itself_cannot_work(
     add_shops(make_sandbox(shops=1, variants=1))
     result = execute("store_sync", stores=["harbour-nowhere"])
     sentence, facts = failure(result)
-    assert sentence == "config `stores`: harbour-nowhere: no such store"
+    assert sentence == (
+        "config `stores`: harbour-nowhere: no such store. Nothing was done: correct it and launch again"
+    )
     assert (facts["error_type"], facts["severity"], facts["recoverable"]) == ("configuration", "high", False)
     [event] = [e for e in result.all_events if e.is_step_failure]
     error = event.step_failure_data.error
@@ -165,7 +167,7 @@ def test_only_stores_of_the_given_tiers_are_synced(
     )
     assert [row["tier"] for row in done] == sorted(set(tiers) - {2})
     sentence, _ = failure(execute("store_sync", tiers=[1, 4]))
-    assert sentence == "config `tiers`: 4: there are 1, 2, 3"
+    assert sentence.startswith("config `tiers`: 4: there are 1, 2, 3. Nothing was done")
 
 
 def test_a_backfill_of_an_unknown_kind_is_refused_before_anything_runs(environment: None) -> None:
@@ -237,14 +239,14 @@ def test_op_retries_and_run_retries_never_multiply(
 def test_a_failed_run_is_reported_once_and_cleared_by_one_that_works(
     database: Database, instance: dg.DagsterInstance
 ) -> None:
-    result = execute("store_sync", instance=instance, stores=["nowhere"])
+    result = execute("store_sync", instance=instance, tier="2", stores=["nowhere"])
     assert not result.success
     assert [e.event_type_value for e in result.all_events if e.is_hook_event] == ["HOOK_COMPLETED"]
     incidents = "SELECT error_type, status, message, occurrences FROM incidents WHERE job = 'store_sync'"
     expected = {
         "error_type": "configuration",
         "status": "open",
-        "message": "config `stores`: nowhere: no such store",
+        "message": "config `stores`: nowhere: no such store. Nothing was done: correct it and launch again",
         "occurrences": 1,
     }
     assert query(database, incidents) == [expected]
@@ -253,12 +255,48 @@ def test_a_failed_run_is_reported_once_and_cleared_by_one_that_works(
     assert run is not None
     report_dead_run(instance, run, next(e for e in result.all_events if e.is_run_failure))
     assert query(database, incidents) == [expected]
-    assert not execute("store_sync", instance=instance, stores=["nowhere"]).success
+    assert not execute("store_sync", instance=instance, tier="2", stores=["nowhere"]).success
     assert query(database, incidents) == [{**expected, "occurrences": 2}]
     assert execute("inventory_sync", instance=instance).success
     assert query(database, incidents) == [{**expected, "occurrences": 2}]
     assert execute("store_sync", instance=instance).success
     assert query(database, incidents) == [{**expected, "occurrences": 2, "status": "resolved"}]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    ("job", "config", "told"),
+    [
+        ("store_sync", {"stores": ["harbor-tools-1"]}, "no such store; did you mean 'harbor-tools-01'?"),
+        ("store_sync", {"tiers": [4]}, "config `tiers`: 4: there are 1, 2, 3"),
+        (
+            "store_sync",
+            {"max_workers": 999},
+            "config `max_workers`: 999: input should be less than or equal to 64",
+        ),
+        ("drift_audit", {"sample": 0}, "config `sample`: 0: input should be greater than or equal to 1"),
+        ("clean_database", {"tasks": ["audit"]}, "has no task 'audit'; did you mean 'audits'?"),
+    ],
+)
+def test_a_typo_in_a_run_s_config_is_told_to_the_hand_that_typed_it_and_pages_nobody(
+    database: Database,
+    instance: dg.DagsterInstance,
+    make_sandbox: MakeSandbox,
+    add_shops: AddShops,
+    job: str,
+    config: dict[str, Any],
+    told: str,
+) -> None:
+    add_shops(make_sandbox(shops=1, variants=1))
+    result = execute(job, instance=instance, **config)
+    sentence, _ = failure(result)
+    assert told in sentence
+    assert "Nothing was done: correct it and launch again" in sentence
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    report_dead_run(instance, run, next(e for e in result.all_events if e.is_run_failure))
+    assert query(database, "SELECT * FROM incidents") == []
+    assert query(database, "SELECT * FROM alerts") == []
 
 
 @pytest.mark.usefixtures("environment")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_a_shop_that_answers_with_another_version_is_a_fault(
 ) -> None:
     monkeypatch.setenv("BG_SHOPIFY_API_VERSION", "2026-04")
     faults = find_faults()
-    assert len(faults) == 3
+    assert len(faults) == 1
     assert all("answers with API 2026-07, not 2026-04" in fault for fault in faults)
 
 
@@ -219,3 +220,28 @@ def test_an_address_that_apprise_does_not_understand_is_named_by_its_position(
     [fault] = find_faults()
     assert "number 2 of 2 in BG_ALERT_URLS" in fault
     assert PASSWORD not in fault
+
+
+def test_many_equal_faults_are_one_line_and_no_name_is_lost_of_a_few(
+    shops: Sandbox, database: Database
+) -> None:
+    for shop in shops.world.shops.values():
+        shop.access.expire_all()
+    [line] = find_faults()
+    assert line.startswith(
+        "3 stores (cedar-books-02, harbor-tools-01, summit-outdoor-03): Shopify does not accept"
+    )
+
+
+def test_typos_in_the_environment_and_in_env_are_told_with_what_was_meant(
+    shops: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_ALERT_URL", "x")
+    (tmp_path / ".env").write_text(
+        "BG_PUBLIC_ULR=https://hooks.example.com\nTWILIO_FROM=+12125550100\nOTHER=1\nbg_insecure=\n"
+    )
+    assert sorted(find_faults()) == [
+        "BG_ALERT_URL: no such setting; did you mean 'BG_ALERT_URLS'?",
+        "BG_PUBLIC_ULR, in .env: no such setting; did you mean 'BG_PUBLIC_URL'?",
+        "TWILIO_FROM, in .env: no such setting; did you mean 'BG_TWILIO_FROM'?",
+    ]

@@ -517,8 +517,8 @@ def test_the_text_parses_and_has_the_same_figures(
     assert told[key("alert_deliveries", status="pending")] == 0
 
 
-def test_every_metric_is_explained_in_base_units_and_in_the_documentation(
-    database: Database, execute: Execute, three_stores: None, documentation: str
+def test_every_metric_is_explained_and_in_base_units(
+    database: Database, execute: Execute, three_stores: None
 ) -> None:
     for family in text_string_to_metric_families(prometheus_text(read_metrics(database))):
         assert family.name.startswith("bg_pipelines_")
@@ -527,16 +527,6 @@ def test_every_metric_is_explained_in_base_units_and_in_the_documentation(
             "histogram" if family.name.endswith(("known_age_seconds", "change_lag_seconds")) else "gauge"
         )
         assert not any(unit in family.name for unit in ("minutes", "_mb", "percent", "millis"))
-        short = family.name.removeprefix("bg_pipelines_")
-        shared = f"`…_{short.split('_', 1)[-1]}`"
-        assert f"`{short}`" in documentation or shared in documentation, family.name
-
-
-@pytest.fixture
-def documentation() -> str:
-    from bg_pipelines_tests.support import PROJECT
-
-    return (PROJECT / "docs" / "monitoring.md").read_text()
 
 
 def test_without_stores_no_sample_has_a_stores_label(

@@ -26,6 +26,7 @@ from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import RunRecord
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests.support import KEY
+from bg_pipelines_tests.typed import Run, ok, words
 
 Sync = Callable[..., Summary]
 
@@ -528,3 +529,19 @@ def test_the_metrics_command_prints_prometheus_text(
     assert "\nbg_pipelines_stores_current 3.0\n" in text
     assert f'store="{names[0]}"' in text
     assert 'store="' not in shown("--no-per-store", command="metrics")
+
+
+def test_many_incidents_that_say_the_same_are_one_line_each_is_still_to_be_had(
+    database: Database, well: None, names: list[str], shown: Callable[..., str], run: Run
+) -> None:
+    for _ in range(185):
+        add_incident(database, names[0], error_type="bad_data", message="3 rows could not be loaded")
+    add_incident(database, names[1])
+    lines = [line for line in shown().splitlines() if line.startswith("#")]
+    assert [line.split("  ")[0] for line in lines] == ["#1 and 184 alike high", "#186 high"]
+    listed = ok(run("incidents", "list"))
+    assert len(listed.splitlines()) < 10
+    assert "incidents 1, 2, 3 and 182 others; --type bad_data shows each" in words(listed)
+    assert (
+        words(ok(run("incidents", "list", "--type", "bad_data"))).count("3 rows could not be loaded") == 185
+    )

@@ -597,3 +597,23 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_nothing_is_paused(
     faults = faults_of(lambda: set_paused(database, ["Market", "Habor", "zzz"], True))
     assert faults == ["Habor: no such store; did you mean 'Harbor'?", "zzz: no such store"]
     assert [row.state for row in list_stores(database)] == ["new", "new"]
+
+
+def test_the_last_sync_of_a_store_is_none_of_its_audits(database: Database, cipher: Cipher) -> None:
+    save_stores(database, cipher, [store()])
+    change(database, "UPDATE sync_states SET last_succeeded_at = '2026-11-23 12:00Z'")
+    change(
+        database, "UPDATE sync_states SET last_succeeded_at = '2026-11-22 03:00Z' WHERE resource = 'audit'"
+    )
+    change(database, "UPDATE sync_states SET last_succeeded_at = NULL WHERE resource = 'webhooks'")
+    [row] = list_stores(database)
+    assert f"{row.last_synced_at:%d %H:%M}" == "23 12:00"
+
+
+def test_many_lines_with_the_same_fault_are_one(write: Write) -> None:
+    lines = "".join(f"S{n},shopify,s{n}.com,9,,{TOKEN},,\n" for n in range(300))
+    with pytest.raises(IntegrationError) as raised:
+        read_csv(write(HEADER + lines))
+    assert raised.value.message == (
+        "300 faults, nothing was changed:\n  lines 2, 3, 4 and 297 others, tier: 9 is not one of: 1, 2, 3"
+    )

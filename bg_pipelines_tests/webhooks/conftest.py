@@ -57,7 +57,7 @@ def receiving(settings: Settings, *, port: int = 0, **options: Any) -> Iterator[
     """A receiver on this port, or any, as a worker serves it."""
     assert settings.database_url
     database = Database(settings.database_url.get_secret_value())
-    of_app = {name: options.pop(name) for name in ("clock", "kept_an_hour") if name in options}
+    of_app = {name: options.pop(name) for name in ("clock", "kept_an_hour", "figures") if name in options}
     server = uvicorn.Server(configuration(make_app(settings, database, **of_app), **options))
     with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

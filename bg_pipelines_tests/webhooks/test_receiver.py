@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
+from bg_pipelines.operations.daemon_figures import read_daemon
+from bg_pipelines.operations.prometheus import read_prometheus
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.webhooks.receiver import BODIES_BYTES, KEPT_AN_HOUR, LARGEST_BODY_BYTES
 from bg_pipelines.webhooks.topics import TOPICS, Kind
@@ -574,6 +577,39 @@ def test_no_request_of_squares_or_twilios_is_an_error_of_ours(
 def metrics(vendors: Vendors) -> dict[str, float]:
     lines = vendors.get("/metrics").text.splitlines()
     return {name: float(value) for name, _, value in (one.rpartition(" ") for one in lines if one[0] != "#")}
+
+
+def test_one_address_has_all_figures_read_once_however_many_ask_and_its_own_counts_without_the_database(
+    url: str, dagster_url: str
+) -> None:
+    database, dagster = Database(url), Database(dagster_url)
+    reads = []
+
+    def figures() -> str:
+        reads.append(1)
+        return read_prometheus(database, read_daemon(dagster))
+
+    with closing(database), closing(dagster):
+        with receiving(settings(url), figures=figures) as vendors:
+            vendors.shopify(webhook_id="w1")
+            for _ in range(3):
+                found = metrics(vendors)
+        assert len(reads) == 1
+        assert found["bg_pipelines_stores"] > 0
+        assert found['bg_pipelines_work_due{table="webhook_events"}'] == 1
+        assert found["bg_pipelines_daemon_ticks_stopped"] == 0
+        assert found["bg_pipelines_database_up"] == 1
+        assert not any("store=" in name for name in found), "of stores there may be thousands"
+    away = Database("postgresql://nobody@127.0.0.1:1/nothing")
+    with (
+        closing(away),
+        receiving(settings(url), figures=lambda: read_prometheus(away, read_daemon(away))) as vendors,
+    ):
+        vendors.shopify(webhook_id="w2")
+        found = metrics(vendors)
+    assert found["bg_pipelines_database_up"] == 0
+    assert "bg_pipelines_stores" not in found
+    assert found["bg_pipelines_webhooks_statement_rows_count"] == 1
 
 
 def test_health_and_metrics_say_what_is_going_on(url: str, inside: Inside) -> None:

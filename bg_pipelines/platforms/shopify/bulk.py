@@ -1,5 +1,4 @@
-"""Bulk exports: a whole resource of a large Shopify store as one file. A bulk operation is started, waited for, and
-its file read.
+"""Bulk exports: a whole resource of a large Shopify store as one file, of a bulk operation (bulk_operation.py).
 
     for page in export_pages(client, EXPORTS[Resource.ORDERS], resume=token): ...
 
@@ -10,26 +9,25 @@ The token says where the export is, so that the next attempt continues there:
     reading   the file is read up to a row's first byte
 
 The file (bulk_file.py) has a line for each row and one for each row of a connection nested in it, in any order; these are
-joined first (bulk_join.py). No more of it is held in memory than a page. https://shopify.dev/docs/api/usage/bulk-operations/queries
+joined first (bulk_join.py). No more of it is held in memory than a page.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import Enum
 from typing import NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.platforms.shopify import bulk_operation
 from bg_pipelines.platforms.shopify.bulk_file import MAX_LINE_BYTES, lines_from
 from bg_pipelines.platforms.shopify.bulk_join import ORPHANS_SHOWN, JoinedLines
-from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
-from bg_pipelines.platforms.shopify.failures import SOURCE, malformed
+from bg_pipelines.platforms.shopify.bulk_operation import Export, Operation, Place, Rows, failed
+from bg_pipelines.platforms.shopify.client import ShopifyClient
+from bg_pipelines.platforms.shopify.failures import SOURCE
 from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of
 from bg_pipelines.platforms.shopify.sales import (
     ADDRESS_FIELDS,
@@ -42,28 +40,11 @@ from bg_pipelines.platforms.shopify.sales import (
     whole_order,
 )
 from bg_pipelines.platforms.shopify.stock import LEVEL, level_of_parent
-from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import Page, Record, Reject, Resource
 from bg_pipelines.values import read_time
-from bg_pipelines.wording import about
 
 OPERATIONS_LOOKED_AT = 20
 ORPHANS = "the row: Shopify's export has what is nested in it and not the row itself; it loads with the next full pass"
-
-START = """
-mutation StartExport($query: String!) {
-  bulkOperationRunQuery(query: $query) {
-    bulkOperation { id } userErrors { code field message }
-  }
-}"""
-
-EXPORT = "query Export($id: ID!) { bulkOperation(id: $id) { id status errorCode createdAt objectCount rootObjectCount url } }"
-
-# The newest come first.
-RECENT_EXPORTS = """
-query RecentExports($first: Int!) {
-  bulkOperations(first: $first, sortKey: CREATED_AT) { nodes { id query } }
-}"""
 
 CUSTOMERS_COUNT = "query CustomersCount { count: customersCount(limit: null) { count precision } }"
 LEVELS_AT_MOST = """
@@ -73,7 +54,7 @@ query LevelsAtMost {
 }"""
 ORDERS_COUNT = f"query OrdersCount {{ {APP_SCOPES} count: ordersCount(limit: null) {{ count precision }} }}"
 
-DOCUMENTS = (START, EXPORT, RECENT_EXPORTS, CUSTOMERS_COUNT, ORDERS_COUNT, LEVELS_AT_MOST)
+DOCUMENTS = (*bulk_operation.DOCUMENTS, CUSTOMERS_COUNT, ORDERS_COUNT, LEVELS_AT_MOST)
 
 
 class ExportLimits(NamedTuple):
@@ -90,66 +71,6 @@ class ExportLimits(NamedTuple):
 
 
 EXPORT_LIMITS = ExportLimits()
-
-
-class Rows(Enum):
-    """What of an export's connection is a row."""
-
-    FLAT = "each of its lines"
-    WITH_NESTED = "each with what is nested in it"
-    NESTED = "what is nested in each"
-
-
-class Export(NamedTuple):
-    """What is exported: a query of one connection, how many rows it should have, and what a row becomes.
-
-    What is nested in a row is in its node, as `nested`; the answer to `count_query` is the page's `data`, and `counted` and
-    `at_most` read from it how many rows there are, and may be. `shows_all` tells from it whether all rows are exported and
-    counted, or only those of the last 60 days.
-    """
-
-    query: str
-    count_query: str
-    convert: Callable[[Converted, Node], Record | str]
-    of: Rows = Rows.FLAT
-    shows_all: Callable[[Node], bool] = lambda _: True
-    counted: Callable[[Node], int | None] = count_of
-    at_most: Callable[[Node], int | None] = count_of
-
-    @property
-    def digest(self) -> str:
-        """Tells this query from that of another release."""
-        return hashlib.sha256(self.query.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Progress of an export; `offset`, `lines` and `rows` are those of the file that were read. Made into a token."""
-
-    tag: str
-    digest: str
-    shows_all: bool
-    operation: str | None = None
-    offset: int = 0
-    lines: int = 0
-    rows: int = 0
-    """Of those that are joined no more than this counts."""
-    expected: int | None = None
-    """How many rows there were at the start."""
-
-    PREFIX = "bulk "
-
-    def token(self) -> str:
-        return self.PREFIX + json.dumps(asdict(self))
-
-    @classmethod
-    def of(cls, token: str) -> Place:
-        return cls(**json.loads(token.removeprefix(cls.PREFIX)))
-
-
-def is_export(token: str | None) -> bool:
-    """Whether a page's token is one of an export."""
-    return token is not None and token.startswith(Place.PREFIX)
 
 
 def export_pages(
@@ -169,125 +90,16 @@ def export_pages(
     else:
         place = Place.of(resume)
         if place.digest != export.digest:
-            raise _failed("an earlier release of bg-pipelines asked for other fields", place)
+            raise failed("an earlier release of bg-pipelines asked for other fields", place)
     looks: tuple[float, ...] = (0.0,)
     if place.operation is None:
-        found = None if resume is None else _find(client, place)
-        place = replace(place, operation=found or _start(client, export, place))
+        found = None if resume is None else bulk_operation.find(client, place)
+        place = replace(place, operation=found or bulk_operation.start(client, export, place))
         yield Page(0, [], resume=place.token())
         looks = limits.looks_seconds
-    operation = _ended(client, export, place, looks)
-    yield from _file_pages(client, export, operation, place, limits)
-
-
-# The operation
-
-
-class Operation(NamedTuple):
-    """An operation that has ended well; it has no file where there were no rows."""
-
-    lines: int
-    rows: int
-    url: str | None
-
-
-def _start(client: ShopifyClient, export: Export, place: Place) -> str:
-    """Start the operation under the export's tag, which stands in its query as a comment; returns its id."""
-    answer = client.execute(START, {"query": f"# {place.tag}\n{export.query}"})
-    try:
-        payload = answer.data["bulkOperationRunQuery"]
-        errors = payload["userErrors"]
-        if not errors:
-            return str(payload["bulkOperation"]["id"])
-        code, text = errors[0]["code"], said(errors[0]["message"])
-    except (KeyError, TypeError, IndexError):
-        raise malformed("Shopify's answer to the start of a bulk operation lacks its outcome") from None
-    if code in ("LIMIT_REACHED", "OPERATION_IN_PROGRESS"):
-        raise IntegrationError.of(
-            ErrorType.OPERATION_RUNNING,
-            "Shopify takes no further bulk operation yet: as many as it allows are under way in this shop",
-            source=SOURCE,
-            details={"code": code},
-        )
-    raise IntegrationError.of(
-        ErrorType.QUERY_REJECTED,
-        f"Shopify does not take the bulk operation's query: {text}",
-        source=SOURCE,
-        details={"code": code},
-    )
-
-
-def _find(client: ShopifyClient, place: Place) -> str | None:
-    """The operation that was started with this export's tag, if any: the answer to its start was lost."""
-    answer = client.execute(RECENT_EXPORTS, {"first": OPERATIONS_LOOKED_AT})
-    try:
-        nodes = answer.data["bulkOperations"]["nodes"]
-        return next((str(node["id"]) for node in nodes if place.tag in node["query"]), None)
-    except (KeyError, TypeError):
-        raise malformed("Shopify's answer lacks the bulk operations") from None
-
-
-def _ended(client: ShopifyClient, export: Export, place: Place, looks: tuple[float, ...]) -> Operation:
-    """The operation when it has ended; raises IntegrationError (operation_running) if it has not after these looks."""
-    found: Operation | IntegrationError | None = None
-    for seconds in looks:
-        if seconds:
-            client.sleep(seconds)
-        found = _look(client, export, place)
-        if isinstance(found, Operation):
-            return found
-    assert isinstance(found, IntegrationError)
-    raise found
-
-
-def _look(client: ShopifyClient, export: Export, place: Place) -> Operation | IntegrationError:
-    """The operation if it has ended, or what to raise while it has not."""
-    answer = client.execute(EXPORT, {"id": place.operation})
-    try:
-        node = answer.data["bulkOperation"]
-        if node is None:
-            raise _failed("Shopify does not know it any more", place)
-        status, code = node["status"], node["errorCode"]
-        lines, rows, url = int(node["objectCount"]), int(node["rootObjectCount"]), node["url"]
-    except (KeyError, TypeError, ValueError):
-        raise malformed("Shopify's answer lacks how far a bulk operation is") from None
-    if status in ("CREATED", "RUNNING", "CANCELING"):
-        return IntegrationError.of(
-            ErrorType.OPERATION_RUNNING,
-            f"Shopify is at work on the export ({status.lower()}, {_so_far(answer, export, place)})",
-            source=SOURCE,
-            details={"operation": place.operation, "status": status, "rows": rows},
-        )
-    if status == "FAILED" and code == "ACCESS_DENIED":
-        raise IntegrationError.of(
-            ErrorType.SCOPES,
-            "the app lacks a scope for what the bulk operation reads: grant it in the app's settings",
-            source=SOURCE,
-            details={"operation": place.operation, "code": code},
-        )
-    if status != "COMPLETED":
-        raise _failed(f"it is {str(status).lower()}" + (f" ({code})" if code else ""), place)
-    return Operation(lines, rows, url)
-
-
-def _so_far(answer: Answer, export: Export, place: Place) -> str:
-    """How far an operation is, and how long it takes at this pace; of a query with fewer rows than there may be, no more
-    than how far."""
-    node = answer.data["bulkOperation"]
-    rows = int(node["objectCount" if export.of is Rows.NESTED else "rootObjectCount"])
-    told = f"{rows:,} rows so far"
-    with suppress(KeyError, TypeError, ValueError):
-        if (
-            rows
-            and place.expected
-            and place.shows_all
-            and answer.vendor_time
-            and export.of is not Rows.NESTED
-        ):
-            seconds = (answer.vendor_time - read_time(node["createdAt"])).total_seconds()
-            left = max(0, place.expected - rows) / rows * seconds
-            return f"{rows:,} of {place.expected:,} rows so far, {about(left)} left"
-    return told
+    operation = bulk_operation.ended(client, export, place, looks)
+    data = client.execute(export.count_query, {}).data
+    yield from _File(client, export, operation, limits, data).pages(place)
 
 
 # Its rows
@@ -326,80 +138,74 @@ class _Reading:
         return self.converted.page(None, resume=resume, source_count=source_count, listed_since=listed_since)
 
 
-def _file_pages(
-    client: ShopifyClient, export: Export, operation: Operation, place: Place, limits: ExportLimits
-) -> Iterator[Page]:
-    """The rows of the file from `place` on; the last page only if the file held all that Shopify says it wrote."""
-    data = client.execute(export.count_query, {}).data
-    pages = _joined_pages if export.of is Rows.WITH_NESTED else _streamed_pages
-    last = yield from pages(client, export, operation, place, limits, data)
-    # Counted once more: what came or went meanwhile must not be taken for a standing difference.
-    source_count = export.counted(client.execute(export.count_query, {}).data) if place.shows_all else None
-    yield last.page(None, source_count)
+class _File(NamedTuple):
+    """The file of an operation; `data` is the answer to the export's count."""
 
+    client: ShopifyClient
+    export: Export
+    operation: Operation
+    limits: ExportLimits
+    data: Node
 
-def _streamed_pages(
-    client: ShopifyClient,
-    export: Export,
-    operation: Operation,
-    place: Place,
-    limits: ExportLimits,
-    data: Node,
-) -> Generator[Page, None, _Reading]:
-    """Pages of rows that are a line each, from the byte on where the last page ended; returns the last one."""
-    reading = _Reading(export, place, limits, data)
-    of_nested = export.of is Rows.NESTED
-    for offset, _, node in (
-        lines_from(client, operation.url, place.offset, limits.line_bytes) if operation.url else ()
-    ):
-        if reading.is_full:
-            place = reading.end(offset)
-            yield reading.page(place.token())
-            reading = _Reading(export, place, limits, data)
-        if of_nested and "__parentId" not in node:
-            reading.lines += 1  # a row that says nothing of its own
-        else:
-            reading.add(node)
-    place = reading.end()
-    roots = place.lines - place.rows if of_nested else place.rows
-    _require_whole(operation, place, place.lines, roots)
-    return reading
+    def pages(self, place: Place) -> Iterator[Page]:
+        """Its rows from `place` on; the last page only if it held all that Shopify says it wrote."""
+        pages = self._joined if self.export.of is Rows.WITH_NESTED else self._streamed
+        last = yield from pages(place)
+        # Counted once more: what came or went meanwhile must not be taken for a standing difference.
+        query, counted = self.export.count_query, self.export.counted
+        yield last.page(None, counted(self.client.execute(query, {}).data) if place.shows_all else None)
 
-
-def _joined_pages(
-    client: ShopifyClient,
-    export: Export,
-    operation: Operation,
-    place: Place,
-    limits: ExportLimits,
-    data: Node,
-) -> Generator[Page, None, _Reading]:
-    """Pages of rows with what is nested in them, behind those that were read already; returns the last one.
-
-    The whole file is read first, and again where its pages are read on by another visit.
-    """
-    reading = _Reading(export, place, limits, data)
-    with closing(JoinedLines()) as joined:
-        if operation.url:
-            _fetch(client, operation.url, joined, limits)
-        _require_whole(operation, place, joined.lines, joined.rows)
-        joined.end()
-        for node in joined.rows_from(place.rows):
+    def _streamed(self, place: Place) -> Generator[Page, None, _Reading]:
+        """Pages of rows that are a line each, from the byte on where the last page ended; returns the last one."""
+        reading = self._reading(place)
+        of_nested = self.export.of is Rows.NESTED
+        url = self.operation.url
+        for offset, _, node in (
+            lines_from(self.client, url, place.offset, self.limits.line_bytes) if url else ()
+        ):
             if reading.is_full:
-                place = reading.end()
+                place = reading.end(offset)
                 yield reading.page(place.token())
-                reading = _Reading(export, place, limits, data)
-            reading.add(node)
-        orphans = joined.orphans()
-        if len(orphans) > ORPHANS_SHOWN:
-            raise _mismatch(
-                f"the bulk operation's file has lines of more than {ORPHANS_SHOWN} rows that are not in it: nothing was "
-                "marked deleted, another export follows automatically",
-                place,
-            )
-        for parent, nested in orphans:
-            reading.add_orphans(parent, nested)
-    return reading
+                reading = self._reading(place)
+            if of_nested and "__parentId" not in node:
+                reading.lines += 1  # a row that says nothing of its own
+            else:
+                reading.add(node)
+        place = reading.end()
+        roots = place.lines - place.rows if of_nested else place.rows
+        _require_whole(self.operation, place, place.lines, roots)
+        return reading
+
+    def _joined(self, place: Place) -> Generator[Page, None, _Reading]:
+        """Pages of rows with what is nested in them, behind those that were read already; returns the last one.
+
+        The whole file is read first, and again where its pages are read on by another visit.
+        """
+        reading = self._reading(place)
+        with closing(JoinedLines()) as joined:
+            if self.operation.url:
+                _fetch(self.client, self.operation.url, joined, self.limits)
+            _require_whole(self.operation, place, joined.lines, joined.rows)
+            joined.end()
+            for node in joined.rows_from(place.rows):
+                if reading.is_full:
+                    place = reading.end()
+                    yield reading.page(place.token())
+                    reading = self._reading(place)
+                reading.add(node)
+            orphans = joined.orphans()
+            if len(orphans) > ORPHANS_SHOWN:
+                raise _mismatch(
+                    f"the bulk operation's file has lines of more than {ORPHANS_SHOWN} rows that are not in it: nothing was "
+                    "marked deleted, another export follows automatically",
+                    place,
+                )
+            for parent, nested in orphans:
+                reading.add_orphans(parent, nested)
+        return reading
+
+    def _reading(self, place: Place) -> _Reading:
+        return _Reading(self.export, place, self.limits, self.data)
 
 
 def _fetch(client: ShopifyClient, url: str, joined: JoinedLines, limits: ExportLimits) -> None:
@@ -483,15 +289,6 @@ EXPORTS: dict[Resource, Export] = {
     ),
 }
 """What can be exported of these; a catalogue's exports are with its documents."""
-
-
-def _failed(why: str, place: Place | None = None) -> IntegrationError:
-    return IntegrationError.of(
-        ErrorType.OPERATION_FAILED,
-        f"Shopify's bulk operation cannot be used: {why}. Another export follows automatically",
-        source=SOURCE,
-        details={"operation": place.operation} if place else {},
-    )
 
 
 def _mismatch(message: str, place: Place) -> IntegrationError:

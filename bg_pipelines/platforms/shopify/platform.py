@@ -26,14 +26,8 @@ from bg_pipelines.platforms.protocol import (
     UpdateOutcome,
 )
 from bg_pipelines.platforms.shopify import bulk, customer_edits, look, sales, shop, stock, subscriptions
-from bg_pipelines.platforms.shopify.bulk import (
-    EXPORT_LIMITS,
-    Export,
-    ExportLimits,
-    edges,
-    export_pages,
-    is_export,
-)
+from bg_pipelines.platforms.shopify.bulk import EXPORT_LIMITS, ExportLimits, edges, export_pages
+from bg_pipelines.platforms.shopify.bulk_operation import Export, is_export
 from bg_pipelines.platforms.shopify.client import (
     ClientCredentials,
     ShopifyClient,

@@ -15,8 +15,9 @@ import pytest
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.http import Timeouts
 from bg_pipelines.platforms.shopify import bulk
-from bg_pipelines.platforms.shopify.bulk import ExportLimits, Place, export_pages
+from bg_pipelines.platforms.shopify.bulk import ExportLimits, export_pages
 from bg_pipelines.platforms.shopify.bulk_join import JoinedLines
+from bg_pipelines.platforms.shopify.bulk_operation import Place
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
 from bg_pipelines.platforms.shopify.pages import PageSizes
 from bg_pipelines.platforms.shopify.platform import EXPORTS, ShopifyPlatform
