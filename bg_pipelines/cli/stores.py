@@ -186,7 +186,7 @@ def remove(
             typer.confirm(visible(f"Remove store {name}?"), abort=True)
         removed = remove_store(database, settings, plan, by=by or logged_in())
     console.print(
-        f"{name} removed: {sum(removed.rows.values()):,} rows deleted (request {removed.request_id})"
+        f"{name} removed: {counted(sum(removed.rows.values()), 'row')} deleted (request {removed.request_id})"
     )
     if removed.subscriptions:
         console.print(f"{counted(removed.subscriptions, 'webhook subscription')} ended at the platform")
