@@ -185,7 +185,7 @@ def decide(
         )
     if attempts >= policy.max_attempts:
         return Decision(
-            Strategy.MANUAL_INTERVENTION, None, f"{attempts} of {policy.max_attempts} attempts are used up"
+            Strategy.MANUAL_INTERVENTION, None, f"attempt {attempts} of {policy.max_attempts} was the last"
         )
     asked = vendor_delay(error)
     if asked:

@@ -46,7 +46,7 @@ def test_the_attempts_are_used_up_and_then_it_requires_attention() -> None:
     decisions = [decide(error, attempts, NOW, random.Random(7)) for attempts in range(1, 12)]
     assert [d.strategy for d in decisions[:9]] == [Strategy.EXPONENTIAL_BACKOFF] * 9
     assert decisions[9:] == [
-        Decision(Strategy.MANUAL_INTERVENTION, None, f"{n} of 10 attempts are used up") for n in (10, 11)
+        Decision(Strategy.MANUAL_INTERVENTION, None, f"attempt {n} of 10 was the last") for n in (10, 11)
     ]
 
 

@@ -19,7 +19,7 @@ from bg_pipelines.operations import metrics, status
 from bg_pipelines.operations.daemon_figures import daemon_reader
 from bg_pipelines.operations.work_figures import LATE_SECONDS, JobMetrics, QueueMetrics
 from bg_pipelines.settings import load_settings
-from bg_pipelines.wording import clock, flat, span, times, visible
+from bg_pipelines.wording import clock, counted, flat, span, spelled, times, visible
 
 
 def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
@@ -88,7 +88,7 @@ def status_page(state: status.Status) -> Lines:
         [
             one_line(
                 ("late  ", "yellow"),
-                f"{line.store}  {line.job}  {line.behind_seconds / 60:.0f} minutes behind",
+                f"{line.store}  {line.job}  {spelled(line.behind_seconds)} behind",
             )
             for line in late[:_WORST]
         ]
@@ -214,7 +214,7 @@ def _run_line(run: status.RunStatus, now: datetime) -> Text:
     pool = f", {run.connections_in_use} of {run.connections_size} connections" if run.connections_size else ""
     return one_line(
         ("run  ", "" if run.alive else "red"),
-        f"{run.run_id[:8]}  {run.job} since {clock(run.started_at, now)}{state}, {run.stores} stores done, ",
+        f"{run.run_id[:8]}  {run.job} since {clock(run.started_at, now)}{state}, {counted(run.stores, 'store')} done, ",
         f"{run.stores_failed} failed{memory}{pool}",
     )
 

@@ -191,7 +191,7 @@ def remove(
             removed = remove_store(database, settings, plan, by=by or logged_in())
             done.outcome = f"{sum(removed.rows.values()):,} rows deleted"
     console.print(
-        f"{name} removed: {sum(removed.rows.values()):,} rows deleted (request {removed.request_id})"
+        f"{name} removed: {counted(sum(removed.rows.values()), 'row')} deleted (request {removed.request_id})"
     )
     if removed.subscriptions:
         console.print(f"{counted(removed.subscriptions, 'webhook subscription')} ended at the platform")

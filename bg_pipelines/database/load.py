@@ -27,6 +27,7 @@ from psycopg.types.array import ListDumper
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import Reject, remedied
 from bg_pipelines.values import UNWRITABLE
+from bg_pipelines.wording import counted
 
 AHEAD = timedelta(minutes=10)
 """A row held with a time so far ahead of our clock is no newer version that arrived first: no change will ever be later.
@@ -58,7 +59,7 @@ class Counts:
         if self.read != accounted:
             raise IntegrationError.of(
                 ErrorType.COUNT_MISMATCH,
-                f"{what}: {self.read} rows read but {accounted} accounted for; nothing of this batch was kept. "
+                f"{what}: {counted(self.read, 'row')} read but {accounted} accounted for; nothing of this batch was kept. "
                 "This is a bug in bg-pipelines: please report it with the details",
                 source="database",
                 details={field.name: getattr(self, field.name) for field in fields(self)},

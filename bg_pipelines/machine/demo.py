@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, LiteralString
 
+import psycopg
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -36,13 +38,21 @@ from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.folders import private_folder
 from bg_pipelines.incidents import handling, reading
-from bg_pipelines.machine import demo_texts
+from bg_pipelines.machine import code_server, demo_texts
 from bg_pipelines.machine.demo_carts import freed, make_old_carts
-from bg_pipelines.machine.processes import any_free_port, child, configuration_error, is_free, require_free
+from bg_pipelines.machine.processes import (
+    any_free_port,
+    child,
+    configuration_error,
+    is_free,
+    require_free,
+    tell_to_end,
+)
 from bg_pipelines.machine.sandbox_http import sandbox_http
 from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
+from bg_pipelines.wording import counted
 
 JOBS: dict[str, dict[str, Any]] = {
     "store_sync": {},
@@ -125,7 +135,7 @@ def run_demo(
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
-        _serve(console, stack, database, port, board_port)
+        _serve(console, stack, database, settings.home, port, board_port)
     return 0
 
 
@@ -201,7 +211,7 @@ def _show_a_change(
             "SELECT available FROM inventory_levels WHERE external_id = %s", (level["id"],)
         ).fetchone()
     # Another number than what we hold, also where an earlier demo has counted.
-    counted = (held[0] if held else 0) + 1
+    pieces = (held[0] if held else 0) + 1
     run_id = str(uuid.uuid4())
     _start(runs, "handle_webhooks", run_id, {"warm_seconds": WARM_SECONDS})
     _wait_for(database, "SELECT FROM job_runs WHERE run_id = %s", (run_id,))
@@ -209,15 +219,15 @@ def _show_a_change(
         "edit": "set_quantity",
         "inventory_item_id": level["item"]["id"],
         "location_id": level["location"]["id"],
-        "quantity": counted,
+        "quantity": pieces,
     }
     began = time.monotonic()
     sandbox_http().post(f"{place}/edits", json=changed, timeout=10).raise_for_status()
     row = "SELECT FROM inventory_levels WHERE external_id = %s AND available = %s"
-    arrived = _wait_for(database, row, (level["id"], counted))
+    arrived = _wait_for(database, row, (level["id"], pieces))
     milliseconds = (time.monotonic() - began) * 1000
     console.print(
-        f"[bold]a change[/]: {shop['name']} counts {counted} pieces of an item; "
+        f"[bold]a change[/]: {shop['name']} counts {counted(pieces, 'piece')} of an item; "
         + (
             f"told by its webhook, that is a row in `inventory_levels` {milliseconds:.0f} ms later"
             if arrived
@@ -388,9 +398,17 @@ def _summary(console: Console, database: Database, held_there: Rows, ran: list[d
             same = here == there
             equal = equal and same
             changed += sum(counts[:3])
-            # Lines are counted with their orders.
-            cells = [] if name == "order_lines" else [f"{count:,}" for count in counts]
+            # What was done to orders is counted with their parts, in a line of their own.
+            if name == "orders":
+                of_orders = counts
+            cells = [] if name in ("orders", "order_lines") else [f"{count:,}" for count in counts]
             table.add_row(title, f"{len(there):,}", f"{len(here):,}", *cells, style=None if same else "red")
+        table.add_row(
+            "with refunds",
+            "",
+            f"{_parts_held(connection, domains):,}",
+            *(f"{count:,}" for count in of_orders),
+        )
     console.print(table)
     for run in ran:
         if not run["success"]:
@@ -400,10 +418,18 @@ def _summary(console: Console, database: Database, held_there: Rows, ran: list[d
         if equal
         else "[red]the database differs from the sandbox[/]"
     )
-    console.print(
-        f"{verdict}; {f'{changed:,} rows changed' if changed else 'nothing changed since the last run'}"
-    )
+    what = f"{counted(changed, 'row')} changed" if changed else "nothing changed since the last run"
+    console.print(f"{verdict}; {what}")
     return equal
+
+
+def _parts_held(connection: psycopg.Connection[Any], domains: list[str]) -> int:
+    """How many orders, lines and refunds are held of these stores."""
+    query = " UNION ALL ".join(
+        f"SELECT count(*) FROM {table} t JOIN stores s ON s.id = t.store_id WHERE t.deleted_at IS NULL AND s.domain = ANY(%(of)s)"  # noqa: S608
+        for table in ("orders", "order_lines", "refunds")
+    )
+    return sum(rows for (rows,) in connection.execute(query, {"of": domains}))
 
 
 def _store(platform: str, account: dict[str, Any], domain: str) -> NewStore:
@@ -464,38 +490,39 @@ def _runs() -> Iterator[Runs]:
             yield process
 
 
-def _serve(console: Console, stack: ExitStack, database: Database, port: int, board_port: int) -> None:
-    """The Dagster web UI and daemon, the board and the watchdog, until Ctrl-C."""
-    from importlib.util import find_spec
-
-    assert find_spec("dagster_webserver")
-    webserver = [
-        sys.executable,
-        "-m",
-        "dagster_webserver",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-w",
-        "workspace.yaml",
+def _serve(
+    console: Console, stack: ExitStack, database: Database, home: Path, port: int, board_port: int
+) -> None:
+    """The Dagster web UI and daemon, with one code server for both, the board and the watchdog, until Ctrl-C. What they say
+    is in a file."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-demo-")))
+    code, workspace = folder / "code.sock", folder / "workspace.yaml"
+    workspace.write_text(code_server.workspace(code))
+    python = [sys.executable, "-m"]
+    commands = [
+        [*python, code_server.__name__, str(code)],
+        [*python, "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)],
+        [*python, "bg_pipelines.cli", "board", "--port", str(board_port)],
+        [*python, "bg_pipelines.cli", "daemon", "-w", str(workspace)],
     ]
-    daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"]
-    board = [sys.executable, "-m", "bg_pipelines.cli", "board", "--port", str(board_port)]
-    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    log = home / "demo.log"
+    output = stack.enter_context(log.open("w"))
+    processes: list[subprocess.Popen[Any]] = []
+    stack.callback(lambda: tell_to_end(processes))
     with console.status("starting the Dagster UI and the board"):
-        processes = [
-            stack.enter_context(child(webserver, stderr=subprocess.DEVNULL)),
-            stack.enter_context(child(daemon, stderr=subprocess.DEVNULL)),
-            stack.enter_context(child(board, **outputs)),
-        ]
+        for command in commands:
+            processes.append(stack.enter_context(child(command, stdout=output, stderr=output)))
+            stack.callback(lambda: tell_to_end(processes))
+            while not code.exists() and processes[0].poll() is None:
+                time.sleep(0.1)
         while (is_free(port) or is_free(board_port)) and all(one.poll() is None for one in processes):
             time.sleep(0.2)
     users.add(database, USER, users.ADMIN, users.new_password())
     login = f"http://127.0.0.1:{board_port}/login/link?token={session.make_link(database, USER)}"
     console.print(f"the board, logged in as {USER}: [bold]{login}[/]", soft_wrap=True)
     console.print(
-        f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything)"
+        f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything; its log: {log})",
+        soft_wrap=True,
     )
     watchdog = Watchdog(load_settings())
     stack.callback(watchdog.close)
@@ -505,9 +532,7 @@ def _serve(console: Console, stack: ExitStack, database: Database, port: int, bo
             watchdog.look()
             look_at = time.monotonic() + LOOK_SECONDS
         time.sleep(0.3)
-    raise configuration_error(
-        "a Dagster process ended unexpectedly; `dagster-webserver -w workspace.yaml` shows why"
-    )
+    raise configuration_error(f"a process ended unexpectedly; {log} says why")
 
 
 @contextmanager

@@ -12,8 +12,22 @@ import sys
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from bg_pipelines.definitions import defs
+from bg_pipelines.machine.code_server import DEFINITIONS
+
+# Of the code location that the UI has: its timeline shows no run of any other.
+_PLACE = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name=DEFINITIONS), location_name=DEFINITIONS)
+_REPOSITORY = RemoteRepositoryOrigin(_PLACE, SINGLETON_REPOSITORY_NAME)
 
 
 def main() -> None:
@@ -30,13 +44,14 @@ def main() -> None:
 def _run(instance: dg.DagsterInstance, *, job: str, run_id: str, config: dict[str, Any]) -> bool:
     definition = defs.resolve_job_def(job)
     op = next(iter(definition.graph.node_dict))
-    return definition.execute_in_process(
-        run_config={"ops": {op: {"config": config}}},
-        instance=instance,
+    run = instance.create_run_for_job(
+        definition,
         run_id=run_id,
-        tags={"demo": "true"},
-        raise_on_error=False,
-    ).success
+        run_config={"ops": {op: {"config": config}}},
+        tags={**definition.tags, "demo": "true"},
+        remote_job_origin=RemoteJobOrigin(_REPOSITORY, job),
+    )
+    return execute_run(InMemoryJob(definition), run, instance, raise_on_error=False).success
 
 
 if __name__ == "__main__":

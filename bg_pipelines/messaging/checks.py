@@ -26,6 +26,7 @@ from bg_pipelines.messaging.numbers import read_number
 from bg_pipelines.messaging.outbox import TextClaim
 from bg_pipelines.messaging.quiet_hours import Address, Place
 from bg_pipelines.messaging.templates import TEMPLATES, Text
+from bg_pipelines.wording import counted
 
 Connection = psycopg.Connection[Any]
 
@@ -270,7 +271,9 @@ def _held(
             later.append(Hold(now + PAUSED_WAIT, "sending to its prefix is paused"))
     if len(facts.recent) >= rules.daily_messages:
         oldest = facts.recent[-rules.daily_messages]
-        later.append(Hold(oldest + DAY, f"the number had {rules.daily_messages} messages within 24 hours"))
+        later.append(
+            Hold(oldest + DAY, f"the number had {counted(rules.daily_messages, 'message')} within 24 hours")
+        )
     if text.segments > segments_left:
         later.append(Hold(now + PAUSED_WAIT, "the daily limit of segments is reached"))
     at = max((hold.until for hold in later), default=now)

@@ -13,6 +13,7 @@ import psycopg
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.fingerprints import TextsStopped
 from bg_pipelines.incidents.reporting import Fault, report_fault
+from bg_pipelines.wording import counted
 
 Connection = psycopg.Connection[Any]
 
@@ -49,7 +50,7 @@ def watch_stops(connection: Connection, limits: Limits = LIMITS) -> bool:
     _stop(
         connection,
         "stop",
-        f"{stops} recipients opted out within an hour, of {sent} messages within a day. No text messages are sent until a "
+        f"{counted(stops, 'recipient')} opted out within an hour, of {counted(sent, 'message')} within a day. No text messages are sent until a "
         "person has looked at what was sent to whom.",
     )
     return True
@@ -70,7 +71,7 @@ def watch_filtered(connection: Connection, limits: Limits = LIMITS) -> bool:
     _stop(
         connection,
         "filtered",
-        f"Carriers filtered {filtered} messages within an hour (30007), of {sent}. No text messages are sent until a person "
+        f"Carriers filtered {counted(filtered, 'message')} within an hour (30007), of {sent}. No text messages are sent until a person "
         "has looked at the texts and the sender's registration.",
     )
     return True
@@ -98,7 +99,7 @@ def watch_prefixes(connection: Connection, home: str, limits: Limits = LIMITS) -
         _stop(
             connection,
             f"prefix-{prefix}",
-            f"{sent} messages went to numbers that begin with +{prefix} within an hour, many more than usual. None is sent "
+            f"{counted(sent, 'message')} went to numbers that begin with +{prefix} within an hour, many more than usual. None is sent "
             "there until a person has looked at who asked for them.",
         )
     return [prefix for prefix, _ in rows]

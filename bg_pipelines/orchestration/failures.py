@@ -31,6 +31,7 @@ from bg_pipelines.orchestration.resources import kept_database
 from bg_pipelines.privacy import requests
 from bg_pipelines.queues import JOBS
 from bg_pipelines.settings import load_settings
+from bg_pipelines.wording import counted
 
 DELIVER_SECONDS = 15
 STALE_SECONDS = 60
@@ -311,4 +312,4 @@ def stale_stores() -> Iterator[dg.SkipReason]:
     except IntegrationError as error:
         yield dg.SkipReason(f"Not looked: {error.message}")
     else:
-        yield dg.SkipReason(f"{units} units of stores have not succeeded for too long")
+        yield dg.SkipReason(f"not succeeded for too long: {counted(units, 'unit')} of stores")

@@ -1,7 +1,7 @@
 """Dagster's own history: old runs and their events are pruned through its storage, a few at a time, with the UI in use.
 
 Never a run that is not finished; failures are kept longer; of a run that goes, the events of assets stay for a while, so
-that the UI goes on drawing them. Where Dagster prunes by itself (`retention` in dagster.yaml), this does nothing: ticks
+that the UI goes on drawing them, and so do those of no run, such as evaluations of checks. Where Dagster prunes by itself (`retention` in dagster.yaml), this does nothing: ticks
 are such a case.
 """
 
@@ -17,7 +17,12 @@ from typing import NamedTuple
 import dagster as dg
 import sqlalchemy as sa
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    SqlEventLogStorageTable,
+)
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 RUNS_AT_ONCE = 50
@@ -58,7 +63,12 @@ def prune(
     if prunes_itself(instance):
         return Pruned(figures, batches, None)
     with _keeping_its_connections(instance) as own:
-        for work in (_old_runs(own, keep, now()), _old_asset_events(own, keep, now())):
+        works = (
+            _old_runs(own, keep, now()),
+            _old_asset_events(own, keep, now()),
+            _old_evaluations(own, keep, now()),
+        )
+        for work in works:
             for batch in work:
                 if (why := stop()) is not None:
                     return Pruned(figures, batches, why)
@@ -146,7 +156,7 @@ def _forget_events(instance: dg.DagsterInstance, runs: Sequence[str]) -> int:
 
 
 def _old_asset_events(instance: dg.DagsterInstance, keep: HistoryKeep, now: datetime) -> Iterator[Batch]:
-    """Events of runs that are gone, the oldest first; a run's go together, through Dagster's own interface."""
+    """Events of runs that are gone and of no run, the oldest first; a run's go together, through Dagster's own interface."""
     events = SqlEventLogStorageTable
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
@@ -164,9 +174,42 @@ def _old_asset_events(instance: dg.DagsterInstance, keep: HistoryKeep, now: date
         if not old:
             return
         after = old[-1].id
-        runs = {row.run_id for row in old}
-        kept = {run.run_id for run in instance.get_runs(dg.RunsFilter(run_ids=list(runs)))}
-        yield lambda gone=runs - kept: _forget_assets(storage, gone)  # type: ignore[misc]
+        # All that are of no run have the same id: that would take the newest as well.
+        if runless := [row.id for row in old if row.run_id == RUNLESS_RUN_ID]:
+            yield lambda ids=runless: _forget_runless(storage, ids)  # type: ignore[misc]
+        if runs := {row.run_id for row in old} - {RUNLESS_RUN_ID}:
+            kept = {run.run_id for run in instance.get_runs(dg.RunsFilter(run_ids=list(runs)))}
+            yield lambda gone=runs - kept: _forget_assets(storage, gone)  # type: ignore[misc]
+
+
+def _forget_runless(storage: SqlEventLogStorage, ids: Sequence[int]) -> Counter[str]:
+    with storage.index_connection() as connection:
+        connection.execute(AssetEventTagsTable.delete().where(AssetEventTagsTable.c.event_id.in_(ids)))
+        gone = connection.execute(
+            SqlEventLogStorageTable.delete().where(SqlEventLogStorageTable.c.id.in_(ids))
+        )
+    return Counter({"dagster_events.rows": int(gone.rowcount)})
+
+
+def _old_evaluations(instance: dg.DagsterInstance, keep: HistoryKeep, now: datetime) -> Iterator[Batch]:
+    """What checks found: Dagster keeps a row of each beside its event."""
+    table = AssetCheckExecutionsTable
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    old = table.c.create_timestamp < (now - keep.assets).replace(tzinfo=None)
+    while True:
+        with storage.index_connection() as connection:
+            found = connection.execute(sa.select(table.c.id).where(old).order_by(table.c.id).limit(1_000))
+            ids = [row.id for row in found]
+        if not ids:
+            return
+
+        def forget(ids: Sequence[int] = ids) -> Counter[str]:
+            with storage.index_connection() as connection:
+                gone = connection.execute(table.delete().where(table.c.id.in_(ids)))
+            return Counter({"dagster_checks.rows": int(gone.rowcount)})
+
+        yield forget
 
 
 def _forget_assets(storage: SqlEventLogStorage, runs: Iterable[str]) -> Counter[str]:

@@ -1,8 +1,8 @@
-"""Where Dagster keeps runs, events and schedules: PostgreSQL, found the way everything else is found.
+"""Where Dagster keeps what it has: runs, events and schedules in PostgreSQL, the output of runs in the home.
 
-`dagster.yaml` names this class rather than dagster-postgres' own, so that the web UI, the daemon, run processes
-and `dagster job execute` need no variable set: where `BG_DAGSTER_DATABASE_URL` is not, whichever of them comes
-first starts the embedded server.
+`dagster.yaml` names these classes rather than Dagster's own, so that the web UI, the daemon, run processes and
+`dagster job execute` need no variable set: where `BG_DAGSTER_DATABASE_URL` is not, whichever of them comes first starts the
+embedded server, and nothing of a run is written beside `BG_HOME_DIR`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagster._config.config_schema import UserConfigSchema
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.storage import DagsterPostgresStorage
 
@@ -32,3 +34,39 @@ class EnvironmentStorage(DagsterPostgresStorage):
         config_value: Mapping[str, Any],  # noqa: ARG003
     ) -> EnvironmentStorage:
         return cls(postgres_url=dagster_storage_url(load_settings()), inst_data=inst_data)
+
+
+FOLDER = "dagster"
+"""In the home."""
+
+
+class HomeComputeLogs(LocalComputeLogManager):
+    """What the steps of runs print, in the home."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls,
+        inst_data: ConfigurableClassData | None,
+        config_value: Mapping[str, Any],  # noqa: ARG003
+    ) -> HomeComputeLogs:
+        return cls(str(load_settings().home / FOLDER), inst_data=inst_data)
+
+
+class HomeArtifacts(LocalArtifactStorage):
+    """What ops hand each other, in the home."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls,
+        inst_data: ConfigurableClassData | None,
+        config_value: Mapping[str, Any],  # noqa: ARG003
+    ) -> HomeArtifacts:
+        return cls(str(load_settings().home / FOLDER), inst_data=inst_data)

@@ -15,6 +15,7 @@ import psycopg
 from bg_pipelines.database.engine import Database
 from bg_pipelines.people.grouping import Decided, Member, group, settle_ids, unsettled
 from bg_pipelines.people.keys import EMAIL, EMAIL_KEY, KNOWN, NAME, PARAMETERS, PHONE_KEY
+from bg_pipelines.wording import counted
 
 BATCH = 50_000
 """Queued changes of one transaction; it bounds the memory."""
@@ -76,7 +77,7 @@ def match(
         done += taken
         if log and counts.looked_at:
             log(
-                f"people: {done:,} of {max(done, queued):,} changes matched, {total.looked_at:,} customers looked at, "
+                f"people: {done:,} of {counted(max(done, queued), 'change')} matched, {counted(total.looked_at, 'customer')} looked at, "
                 f"{total.linked:,} new, {total.moved:,} moved, {total.left:,} left"
             )
         if taken < batch:

@@ -78,6 +78,12 @@ def dice(seed: int, *words: object) -> Random:
     return Random(":".join(str(word) for word in (seed, *words)))  # noqa: S311  # It must repeat, not surprise.
 
 
+def trade_name(place: int, index: int) -> str:
+    """Like Harbor Tools; no two are the same: where all have been used they are numbered."""
+    again = index // (len(PLACES) * len(TRADES))
+    return f"{PLACES[place % len(PLACES)]} {TRADES[index % len(TRADES)]}" + (f" {again + 1}" if again else "")
+
+
 def tier_of(index: int) -> int:
     return index % 3 + 1
 

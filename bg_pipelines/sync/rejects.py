@@ -77,4 +77,4 @@ def report_rejects(
             payload=f"rejected_rows of store {store_id}, {unit}",
         )
         # A pass that does not read them again is no repeat.
-        reporting.report_fault(connection, fault, occurrence=f"{rows} rows")
+        reporting.report_fault(connection, fault, occurrence=f"{rows} rejected")

@@ -38,7 +38,7 @@ from bg_pipelines.sync.summary import (
 )
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.sync.visit import Batch, Visit
-from bg_pipelines.wording import ADD_A_STORE, command, did_you_mean
+from bg_pipelines.wording import ADD_A_STORE, command, counted, did_you_mean
 from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, TURN_SECONDS, Log, Runner
@@ -331,7 +331,7 @@ class SyncRun:
             total = max(self.summary.total, done)
             failed = len({failure.store for failure in self.summary.failures})
         left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
-        return f"{done} of {total} stores done, {failed} failed, {rows:,} rows in {seconds:.0f} s{left}"
+        return f"{done} of {counted(total, 'store')} done, {failed} failed, {counted(rows, 'row')} in {seconds:.0f} s{left}"
 
     # What visits ask for, and report
 

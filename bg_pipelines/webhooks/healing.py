@@ -23,6 +23,7 @@ from bg_pipelines.queues import HEALTHY_FACTOR
 from bg_pipelines.records import Resource
 from bg_pipelines.sync.context import StoreRef
 from bg_pipelines.webhooks.topics import TOPICS, Kind
+from bg_pipelines.wording import counted
 from bg_pipelines.work.queue import clock
 
 Connection = psycopg.Connection[Any]
@@ -161,7 +162,7 @@ class Healing:
 
 
 def _why(connection: Connection, store: StoreRef, resource: Resource, untold: int, *, is_silent: bool) -> str:
-    what = f"webhooks told nothing of {untold} rows of {resource.value} that have changed within a day"
+    what = f"webhooks told nothing of {counted(untold, 'row')} of {resource.value} that changed within a day"
     if is_silent:
         return (
             f"{store.name}: {what}, and no store's deliveries come. Passes find the changes later. See that the receiver "

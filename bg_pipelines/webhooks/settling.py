@@ -21,6 +21,7 @@ from bg_pipelines.retries import Policies
 from bg_pipelines.sync.stores import Store
 from bg_pipelines.webhooks import events as inbox
 from bg_pipelines.webhooks.events import PASSED_ON, QUEUE, Event
+from bg_pipelines.wording import counted
 from bg_pipelines.work import store_units
 
 Connection = psycopg.Connection[Any]
@@ -97,7 +98,7 @@ class Settling:
         )
         self.run.note_failed(len(failed))
         self.run.say(
-            f"{store.name}: {len(failed)} events failed ({error.error_type}): {error.message}; {failed[0]}"
+            f"{store.name}: {counted(len(failed), 'event')} failed ({error.error_type}): {error.message}; {failed[0]}"
         )
 
     def release(self, events: Sequence[Event]) -> None:

@@ -243,7 +243,7 @@ class Runner(Generic[B]):
             pending -= self._wait_for_one(0.5)
         self.settle(True)
         self.log(
-            f"The run's {self.max_minutes:g} minutes are over. Unfinished stores were released; the next run continues there."
+            f"The run's time ({self.max_minutes:g} min) is over. Unfinished stores were released; the next run continues there."
         )
 
     def _claim(self, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:

@@ -182,7 +182,7 @@ def test_what_is_kept_takes_no_more_room_at_the_end_of_a_year_than_before(
         "cart_events",
         "cleaning_results",
     }
-    dagster = Dagster(instance, dagster_url, tmp_path / "storage")
+    dagster = Dagster(instance, dagster_url, tmp_path / ".bg" / "dagster")
     seen: list[Sizes] = []
     for week in range(STEP, LAST + 1, STEP):
         now = clock.advance(days=7 * STEP)
@@ -204,7 +204,7 @@ def test_what_is_kept_takes_no_more_room_at_the_end_of_a_year_than_before(
                     **sizes(database),
                     "Dagster's storage": history,
                     ".bg: logs": size_of(tmp_path / "home"),
-                    ".bg: logs of runs": size_of(tmp_path / "storage"),
+                    ".bg: logs of runs": size_of(tmp_path / ".bg" / "dagster"),
                 }
             )
     dagster.connection.close()

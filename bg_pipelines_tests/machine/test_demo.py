@@ -96,6 +96,7 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     assert first.returncode == 0, output
     assert "the database equals the sandbox" in output
     assert re.search(r"stock levels +10,596 +10,596 +10,596", output), output
+    assert re.search(r"with refunds +16,367 +16,367 +0 +0 +0 +0\n", output), output
     assert re.search(r"12 Shopify and 2 Square stores", output), output
     assert re.search(r"their lines +12,646 +12,646 *\n", output), output
     assert re.search(
@@ -113,14 +114,20 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     second = start_demo(project, "--port", str(port))
     output = says(second, f"http://127.0.0.1:{port}/runs")
     assert "the database equals the sandbox; nothing changed since the last run" in output
+    assert output.splitlines()[-1].startswith("the Dagster UI with these runs: "), "nothing scrolls it away"
     link = re.search(r"the board, logged in as demo: (http://\S+/login/link)\?token=(\S+)", output)
     assert link, output
     logged_in = {"Origin": link[1].removesuffix("/login/link")}
     board = requests.post(link[1], {"token": link[2]}, headers=logged_in, timeout=PATIENCE)
     assert "all 14 stores up to date" in board.text
-    query = {"query": "{ runsOrError { ... on Runs { results { jobName status } } } }"}
+    of_runs = "jobName status repositoryOrigin { repositoryLocationName }"
+    query = {"query": f"{{ runsOrError {{ ... on Runs {{ results {{ {of_runs} }} }} }} }}"}
     answer = requests.post(f"http://127.0.0.1:{port}/graphql", json=query, timeout=PATIENCE).json()
-    runs = [(run["jobName"], run["status"]) for run in answer["data"]["runsOrError"]["results"]]
+    results = answer["data"]["runsOrError"]["results"]
+    runs = [(run["jobName"], run["status"]) for run in results]
+    places = {(run["repositoryOrigin"] or {}).get("repositoryLocationName") for run in results}
+    assert places == {"bg_pipelines.definitions"}, "the timeline shows runs of a code location alone"
+    assert not (project / "storage").exists(), "what Dagster writes is in the home"
     assert {run for run in runs if run[1] == "SUCCESS"} == {
         ("store_sync", "SUCCESS"),
         ("inventory_sync", "SUCCESS"),
@@ -133,7 +140,9 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
         ("share_product_text_message", "SUCCESS"),
     }
     os.killpg(second.pid, signal.SIGINT)
+    stopped = time.monotonic()
     output, _ = second.communicate(timeout=PATIENCE)
+    print(f"Ctrl-C took {time.monotonic() - stopped:.1f} s")
     assert second.returncode == 130, output
     wait_until_nothing_is_left(project)
 

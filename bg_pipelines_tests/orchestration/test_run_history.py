@@ -62,6 +62,37 @@ def test_old_runs_go_failures_later_and_runs_that_are_not_finished_never(
     assert prune(instance, now=later(999), rest=0).figures == {}
 
 
+@pytest.mark.usefixtures("environment")
+def test_of_events_that_are_of_no_run_the_old_ones_go_and_the_new_ones_stay(
+    instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    def evaluate(passed: bool) -> None:
+        key = dg.AssetKey("orders")
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=key, check_name="drift", passed=passed)
+        )
+        instance.report_runless_asset_event(dg.AssetObservation(key))
+
+    evaluate(False)
+    database = Database(dagster_url)
+    try:
+        query(database, "UPDATE event_logs SET timestamp = timestamp - interval '181 days'")
+        query(
+            database,
+            "UPDATE asset_check_executions SET create_timestamp = create_timestamp - interval '181 days'",
+        )
+        evaluate(True)
+        pruned = prune(instance, rest=0).figures
+        assert (pruned["dagster_events.rows"], pruned["dagster_checks.rows"]) == (2, 1)
+        assert query(database, "SELECT execution_status FROM asset_check_executions") == [
+            {"execution_status": "SUCCEEDED"}
+        ]
+        assert events(dagster_url) == {"asset": 1, "other": 1}
+    finally:
+        database.close()
+    assert prune(instance, rest=0).figures == {}
+
+
 def test_it_stops_when_it_is_told_to_and_by_itself_where_dagster_prunes(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ def test_two_hundred_shops_are_made_in_a_moment() -> None:
     world = World(shops=200, variants=2000)
     assert time.monotonic() - start < 10
     assert len(world.shops) == 200
+    assert len({shop.store.shop["name"] for shop in world.shops.values()}) == 200
     assert sum(len(shop.store.variants) for shop in world.shops.values()) == 2000
     assert {shop.tier for shop in world.shops.values()} == {1, 2, 3}
     assert sum(shop.sales_seed.customers for shop in world.shops.values()) == 666

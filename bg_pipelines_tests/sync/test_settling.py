@@ -99,7 +99,7 @@ def test_transient_failures_are_tried_again_with_growing_capped_delays_and_then_
     [incident] = incidents(database)
     assert (incident["needs_attention"], incident["error_type"]) == (True, "server_error")
     assert row["incident_id"] == incident["id"]
-    assert "4 of 4 attempts are used up" in row["retry_reason"]
+    assert "attempt 4 of 4 was the last" in row["retry_reason"]
     clock.advance(days=30)
     assert sync(units=(Unit.STORE,)).done == 0
 

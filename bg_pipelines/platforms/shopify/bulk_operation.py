@@ -24,7 +24,7 @@ from bg_pipelines.platforms.shopify.pages import Converted, Node, count_of
 from bg_pipelines.platforms.vendor_text import said
 from bg_pipelines.records import Record
 from bg_pipelines.values import read_time
-from bg_pipelines.wording import about
+from bg_pipelines.wording import about, counted
 
 OPERATIONS_LOOKED_AT = 20
 
@@ -198,7 +198,7 @@ def _so_far(answer: Answer, export: Export, place: Place) -> str:
     than how far."""
     node = answer.data["bulkOperation"]
     rows = int(node["objectCount" if export.of is Rows.NESTED else "rootObjectCount"])
-    told = f"{rows:,} rows so far"
+    told = f"{counted(rows, 'row')} so far"
     with suppress(KeyError, TypeError, ValueError):
         if (
             rows

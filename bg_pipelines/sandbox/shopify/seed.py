@@ -26,6 +26,7 @@ from bg_pipelines.sandbox.seed import (
     UNICODE_TITLES,
     dice,
     tier_of,
+    trade_name,
 )
 from bg_pipelines.sandbox.shopify.store import Store, gid
 
@@ -52,7 +53,7 @@ def make_store(index: int, variants: int, seed: int, clock: Clock) -> Store:
     born = stamp(now - (400 + index) * DAY_SECONDS)
     shop = {
         "id": gid("Shop", 7_000_000_000 + index),
-        "name": f"{PLACES[index % len(PLACES)]} {TRADES[index % len(TRADES)]}",
+        "name": trade_name(index, index),
         "myshopifyDomain": domain_of(index),
         "currencyCode": currency,
         "ianaTimezone": zone,

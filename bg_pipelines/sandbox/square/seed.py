@@ -15,15 +15,14 @@ from bg_pipelines.sandbox.rows import Node
 from bg_pipelines.sandbox.seed import (
     COLOURS,
     KINDS,
-    PLACES,
     REGIONS,
     SEEDED_AT,
     SITES,
     SIZES,
     THINGS,
-    TRADES,
     UNICODE_TITLES,
     dice,
+    trade_name,
 )
 from bg_pipelines.sandbox.square.people import PHONES, invent
 from bg_pipelines.sandbox.square.sales import Order, Till, Ware
@@ -50,7 +49,7 @@ def merchant_id_of(seed: int, index: int) -> str:
 
 
 def name_of(index: int) -> str:
-    return f"{PLACES[(index * 3 + 1) % len(PLACES)]} {TRADES[index % len(TRADES)]} POS"
+    return f"{trade_name(index * 3 + 1, index)} POS"
 
 
 def make_store(seed: int, index: int, clock: Clock, *, variants: int, customers: int, orders: int) -> Store:
