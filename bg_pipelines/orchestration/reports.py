@@ -34,6 +34,8 @@ STORE_TAG = "store"
 OUTCOME_TAG, FAILED_TAG = "outcome", "failed"
 WELL = "ok"
 NAMED_IN_TAG, NAMED_IN_LOG = 3, 20
+MOST_ROWS = 200
+"""Of a table in metadata, which is one event: while a vendor is away ten thousand stores may fail for the same reason."""
 
 
 class Failed(NamedTuple):
@@ -114,17 +116,20 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
     """What failed comes first: the UI folds what is long."""
     metadata: dict[str, dg.MetadataValue] = {}
     if summary.failures:
-        metadata["failed"] = _table(
-            {
-                "store": failure.store,
-                "resources": ", ".join(failure.units),
-                "error_type": failure.error.error_type.value,
-                "severity": failure.error.severity.value,
-                "recoverable": failure.error.recoverable,
-                "message": failure.error.message,
-                "next": failure.next,
-            }
-            for failure in summary.failures
+        metadata |= _first_rows(
+            "failed",
+            [
+                {
+                    "store": failure.store,
+                    "resources": ", ".join(failure.units),
+                    "error_type": failure.error.error_type.value,
+                    "severity": failure.error.severity.value,
+                    "recoverable": failure.error.recoverable,
+                    "message": failure.error.message,
+                    "next": failure.next,
+                }
+                for failure in summary.failures
+            ],
         )
     metadata |= {
         "stores": dg.MetadataValue.int(summary.done),
@@ -136,37 +141,46 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
         metadata["rows_audited"] = dg.MetadataValue.int(sum(found.sampled for found in summary.audits))
         metadata["rows_drifted"] = dg.MetadataValue.int(sum(found.drifted for found in summary.audits))
     if drift := [found for found in summary.audits if found.drifted or found.short]:
-        metadata["drift"] = _table(
-            {
-                **vars(found),
-                "fields": ", ".join(f"{name}: {rows}" for name, rows in sorted(found.fields.items())),
-                "external_ids": ", ".join(found.external_ids),
-            }
-            for found in drift
+        metadata |= _first_rows(
+            "drift",
+            [
+                {
+                    **vars(found),
+                    "fields": ", ".join(f"{name}: {rows}" for name, rows in sorted(found.fields.items())),
+                    "external_ids": ", ".join(found.external_ids),
+                }
+                for found in drift
+            ],
         )
     if summary.corrections_left:
-        metadata["corrections_left"] = _table(
-            {
-                "store": left.store,
-                "correction": left.correction_id,
-                "status": left.status,
-                "message": left.message,
-            }
-            for left in summary.corrections_left
+        metadata |= _first_rows(
+            "corrections_left",
+            [
+                {
+                    "store": left.store,
+                    "correction": left.correction_id,
+                    "status": left.status,
+                    "message": left.message,
+                }
+                for left in summary.corrections_left
+            ],
         )
     if summary.corrections_applied:
         metadata["corrections_applied"] = dg.MetadataValue.int(summary.corrections_applied)
     if summary.changes_left:
-        metadata["profile_edits_left"] = _table(
-            {
-                "store": left.store,
-                "edit": left.change_id,
-                "customer": left.customer_external_id,
-                "field": left.field,
-                "status": left.status,
-                "message": left.message,
-            }
-            for left in summary.changes_left
+        metadata |= _first_rows(
+            "profile_edits_left",
+            [
+                {
+                    "store": left.store,
+                    "edit": left.change_id,
+                    "customer": left.customer_external_id,
+                    "field": left.field,
+                    "status": left.status,
+                    "message": left.message,
+                }
+                for left in summary.changes_left
+            ],
         )
     if summary.changes_applied:
         metadata["profile_edits_applied"] = dg.MetadataValue.int(summary.changes_applied)
@@ -240,3 +254,10 @@ def report_sent(context: dg.OpExecutionContext, sent: Sent) -> None:
 
 def _table(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+
+
+def _first_rows(name: str, rows: Sequence[Mapping[str, str | int | bool]]) -> Mapping[str, dg.MetadataValue]:
+    shown: dict[str, dg.MetadataValue] = {name: _table(rows[:MOST_ROWS])}
+    if len(rows) > MOST_ROWS:
+        shown[f"{name}_in_all"] = dg.MetadataValue.int(len(rows))
+    return shown

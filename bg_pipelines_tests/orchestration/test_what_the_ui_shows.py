@@ -21,6 +21,7 @@ from dagster._daemon.freshness import FreshnessDaemon
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Base
 from bg_pipelines.definitions import defs
+from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.messaging.sending import Sent
 from bg_pipelines.operations.table_health import CHECKS
 from bg_pipelines.orchestration.assets import ASSETS, STALE_AFTER, TABLES
@@ -28,12 +29,14 @@ from bg_pipelines.orchestration.reports import (
     FAILED_TAG,
     OUTCOME_TAG,
     STORE_TAG,
+    report,
     report_handling,
     report_sent,
 )
 from bg_pipelines.orchestration.table_checks import check_tables
 from bg_pipelines.queues import JOBS, Unit
 from bg_pipelines.sandbox import Fault, Sandbox
+from bg_pipelines.sync.summary import Failure, Summary, UnitSummary
 from bg_pipelines.webhooks.summary import HandlingSummary
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.support import query
@@ -305,6 +308,33 @@ def test_a_run_for_one_store_has_its_name_and_one_that_follows_a_failed_one_not_
     run = instance.get_run_by_id(after.run_id)
     assert run is not None
     assert (run.tags[OUTCOME_TAG], run.tags[FAILED_TAG]) == ("ok", "")
+
+
+@pytest.mark.usefixtures("environment")
+def test_ten_thousand_stores_that_fail_are_no_event_of_megabytes(
+    instance: dg.DagsterInstance, database: Database, dagster_url: str
+) -> None:
+    error = IntegrationError.of(ErrorType.TIMEOUT, "no answer within 30 s " * 5, source="shopify")
+    units = {Unit.PRODUCTS: UnitSummary(failed=10_000)}
+    failures = [Failure(f"store <b>{n}</b>", ["products"], error, "retried") for n in range(10_000)]
+    summary = Summary(total=10_000, done=10_000, units=units, failures=failures)
+
+    @dg.op
+    def sync(context) -> None:  # type: ignore[no-untyped-def]
+        report(context, summary, database)
+
+    result = dg.GraphDefinition("sync_all", node_defs=[sync]).execute_in_process(instance=instance)
+    [output] = [e for e in result.all_node_events if e.event_type_value == "STEP_OUTPUT"]
+    shown = output.step_output_data.metadata
+    assert len(shown["failed"].records) == 200
+    assert (shown["failed_in_all"].value, shown["stores_failed"].value) == (10_000, 10_000)
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags[FAILED_TAG].endswith(", store <b>2</b>: timeout, and 9,997 more")
+    with psycopg.connect(dagster_url.replace("+psycopg", "")) as connection:
+        largest = connection.execute("SELECT max(length(event)) FROM event_logs").fetchone()
+    assert largest is not None
+    assert largest[0] < 200_000
 
 
 def test_the_inbox_and_the_outbox_show_what_became_of_their_items(instance: dg.DagsterInstance) -> None:
