@@ -98,7 +98,12 @@ def test_every_container_of_ours_is_locked_and_only_the_proxy_has_ports() -> Non
         assert context["runAsUser"] == int(last("USER")) > 0
     caddy = (DEPLOY / "Caddyfile").read_text()
     assert "basic_auth" in caddy
-    assert caddy.index("receiver:8088") < caddy.index("basic_auth") < caddy.index("ui:3000") < caddy.index("board:3001")
+    assert (
+        caddy.index("receiver:8088")
+        < caddy.index("basic_auth")
+        < caddy.index("ui:3000")
+        < caddy.index("board:3001")
+    )
 
 
 def test_what_they_are_told_are_settings_that_there_are() -> None:
