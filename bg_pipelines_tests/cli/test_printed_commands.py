@@ -24,12 +24,13 @@ from bg_pipelines_tests.support import PROJECT, as_store, query
 from bg_pipelines_tests.typed import Run, ok, refused
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # typer keeps its own copies of click's classes private
+COMMANDS: Any = typer.main.get_command(app)
 PLACEHOLDERS = {"N": "1", "ID": "1", "…": "1"}
 
 
 def parse(words: list[str]) -> None:
     """As the command line takes it, and carry out nothing. Raises what a mistyped command raises."""
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMANDS
     name, parent = "bg-pipelines", None
     while True:
         context = command.make_context(name, list(words), parent=parent)
@@ -154,6 +155,8 @@ def test_every_command_of_an_incident_s_page_works_in_the_state_in_which_it_is_p
             words = shlex.split(typed)
             if {"ID", "STORE"} & set(words):
                 continue  # to be chosen by who reads it
+            if words == ["check"] and "check" in tried:
+                continue  # the same in every state
             assert str(number) in words or NAMES[platform] in words or len(words) <= 2, typed
             result = run(*words, typed="shpat_0123456789\n" if "-" in words else "n\n")
             tried.add(" ".join(words[:2]))
