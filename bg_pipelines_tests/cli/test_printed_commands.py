@@ -20,6 +20,7 @@ from bg_pipelines.incidents.reading import show
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.sandbox import Sandbox
+from bg_pipelines.sync import Summary
 from bg_pipelines_tests.support import PROJECT, as_store, query
 from bg_pipelines_tests.typed import Run, ok, refused
 
@@ -176,6 +177,27 @@ def test_what_a_vendor_s_refusal_of_the_token_says_to_type_mends_it(
     [typed] = re.findall(r"`bg-pipelines (stores set [^`]*)`", told)
     assert NAMES[platform] in shlex.split(typed)
     assert "credentials: replaced" in ok(run(*shlex.split(typed), typed="shpat_0123456789\n"))
+
+
+def test_what_a_run_met_names_the_store_wherever_it_is_told(
+    run: Run,
+    database: Database,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
+    sync: Callable[..., Summary],
+) -> None:
+    sandbox = make_sandbox(shops=1, variants=1)
+    [name] = add_shops(sandbox)
+    next(iter(sandbox.world.shops.values())).access.expire_all()
+    summary = sync()
+    told = {failure.error.message for failure in summary.failures}
+    told |= {row["message"] for row in query(database, "SELECT message FROM incidents")}
+    told |= {
+        row["m"]
+        for row in query(database, "SELECT last_error ->> 'message' AS m FROM sync_states WHERE attempts > 0")
+    }
+    told |= {row["m"] for row in query(database, "SELECT error ->> 'message' AS m FROM sync_attempts")}
+    assert {re.findall(r"`bg-pipelines ([^`]*)`", one)[0] for one in told} == {f"stores set {name} --token -"}
 
 
 def test_an_audit_of_a_store_that_is_unknown_or_paused_says_so(run: Run, failed: Any) -> None:
