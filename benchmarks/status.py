@@ -58,7 +58,7 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
     with own_postgres() as url:
         database = Database(url)
         with console.status(f"making {stores:,} stores and {attempts:,} attempts"):
-            _make(database, {"stores": stores, "attempts": attempts, "units": [unit.value for unit in Unit]})
+            make_stores(database, stores, attempts)
         environment = {**os.environ, "BG_DATABASE_URL": url, "BG_ENCRYPTION_KEY": KEY}
 
         def command(*words: str) -> Callable[[], int]:
@@ -108,7 +108,9 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
     }
 
 
-def _make(database: Database, parameters: dict[str, Any]) -> None:
+def make_stores(database: Database, stores: int, attempts: int) -> None:
+    """So many stores, with so many attempts of the last day."""
+    parameters = {"stores": stores, "attempts": attempts, "units": [unit.value for unit in Unit]}
     with database.transaction() as connection:
         for statement in _MAKE:
             connection.execute(statement, parameters)

@@ -201,6 +201,22 @@ class Settings(BaseSettings):
         default=None,
         description="where vendors reach the [webhook receiver](webhooks.md#receiving): `https://hooks.example.com`",
     )
+    board_url: Annotated[
+        str | None,
+        _shaped(
+            r"(?=[!-~]+\Z)https?://[^\s/@?#]+/?",
+            "must be an address like https://board.example.com, without a path",
+        ),
+    ] = Field(
+        default=None,
+        description="where people open [the board](board.md) behind a proxy: `https://board.example.com`; unset: it is for its own machine",
+    )
+    dagster_url: Annotated[
+        str | None, _shaped(_ADDRESS, "must be an address like https://dagster.example.com")
+    ] = Field(
+        default=None,
+        description="where people open the Dagster UI, for the board's links; unset: where `up` serves it",
+    )
     retention_file: Path | None = Field(
         default=None,
         description="a TOML file with [retention rules](cleaning.md#rules-of-your-own) of your own, and changes of ours",

@@ -67,6 +67,9 @@ RULES: tuple[Rule, ...] = (
     Rule("sync_attempts", "started_at", 30 * _DAY, "t.status <> 'running'", name="failed_attempts"),
     Rule("sync_rollups", "hour", 90 * _DAY),
     Rule("figure_samples", "at", 2 * _DAY),
+    Rule("activity", "at", 400 * _DAY, "t.via <> 'deploy'"),
+    Rule("board_sessions", "expires_at", _DAY),
+    Rule("board_login_failures", "failed_at", _DAY),
     Rule("job_runs", "started_at", 90 * _DAY, hold="t.finished_at IS NULL AND t.seen_at > statement_timestamp() - interval '1 day'"),
     Rule("audits", "audited_at", 90 * _DAY),
     # So long they can be replayed, and tell what was told.

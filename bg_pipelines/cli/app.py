@@ -32,6 +32,7 @@ TOPICS = {
     "webhooks": "What platforms tell of changes (docs/webhooks.md).",
     "texts": "Text messages, consent and replies (docs/text-messages.md).",
     "people": "One person across stores: who is matched, why, and what they bought (docs/people.md).",
+    "board": "Serve the board: the page for the person on call (docs/board.md).",
     "cleaning": "What is deleted, how far it is, and pausing it (docs/cleaning.md).",
 }
 
@@ -40,8 +41,11 @@ class Topic(Group):
     """The commands of one file beside this one, imported when one of them is typed and not for the help of all."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        commands = import_module(f"bg_pipelines.cli.{self.name}")
-        self.commands = typer.main.get_group(commands.app).commands
+        group = typer.main.get_group(import_module(f"bg_pipelines.cli.{self.name}").app)
+        self.commands = group.commands
+        if group.invoke_without_command:  # the topic is a command itself
+            self.callback, self.params = group.callback, group.params
+            self.invoke_without_command, self.no_args_is_help = True, False
         return super().make_context(*args, **options)
 
 
@@ -92,15 +96,21 @@ def demo(
         bool, typer.Option("--once", help="End after the summary instead of serving the UI.")
     ] = False,
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    board_port: Annotated[int, typer.Option(help="Port of the board.")] = 3001,
     sandbox_port: Annotated[int, typer.Option(help="Port of the sandbox.")] = 4010,
     webhook_port: Annotated[int, typer.Option(help="Port of the receiver of webhooks.")] = 8088,
 ) -> None:
-    """Start a database, a sandbox and stores on this machine, run every job once, then serve the Dagster UI until Ctrl-C."""
+    """Start a database, a sandbox and stores on this machine, run every job once, then serve the Dagster UI and the board until Ctrl-C."""
     from bg_pipelines.machine.demo import run_demo
 
     sys.exit(
         run_demo(
-            HarmlessConsole(), once=once, port=port, sandbox_port=sandbox_port, webhook_port=webhook_port
+            HarmlessConsole(),
+            once=once,
+            port=port,
+            board_port=board_port,
+            sandbox_port=sandbox_port,
+            webhook_port=webhook_port,
         )
     )
 
@@ -138,6 +148,10 @@ def up(
     webhooks: Annotated[
         bool, typer.Option("--webhooks/--no-webhooks", help="Receive webhooks, where BG_PUBLIC_URL is set.")
     ] = True,
+    board_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the board, on 127.0.0.1.")
+    ] = 3001,
+    board: Annotated[bool, typer.Option("--board/--no-board", help="Serve the board.")] = True,
     workers: Annotated[
         int,
         typer.Option(
@@ -145,10 +159,16 @@ def up(
         ),
     ] = 0,
 ) -> None:
-    """Run the Dagster UI and daemon and the receiver on this machine, watched, until Ctrl-C (docs/start.md)."""
+    """Run the Dagster UI and daemon, the receiver and the board on this machine, watched, until Ctrl-C (docs/start.md)."""
     from bg_pipelines.machine.up import up as run
 
-    run(console.print, port=port, webhook_port=webhook_port if webhooks else None, workers=workers)
+    run(
+        console.print,
+        port=port,
+        webhook_port=webhook_port if webhooks else None,
+        board_port=board_port if board else None,
+        workers=workers,
+    )
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -16,13 +16,14 @@ from bg_pipelines.cli.printing import (
     By,
     alike,
     console,
-    logged_in,
     open_migrated,
     print_json,
+    typist,
 )
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.incidents import handling, reading
+from bg_pipelines.incidents import reading
+from bg_pipelines.operations import actions
 from bg_pipelines.wording import counted, listed, minute, times
 from bg_pipelines.work.parked import Held
 
@@ -100,11 +101,12 @@ def show_incident(
 def assign_incidents(
     ids: Annotated[list[int], typer.Argument(metavar="ID", help="Incident numbers.")],
     to: Annotated[str, typer.Option(metavar="NAME", help="The new owner; '' for nobody.")],
+    by: By = None,
 ) -> None:
     """Assign incidents to an owner."""
     with open_migrated() as database:
-        count = handling.assign(database, ids, to)
-    console.print(f"{counted(count, 'incident')} assigned to {to.strip() or 'nobody'}")
+        done = actions.assign_incidents(database, ids, typist(by), to=to)
+    console.print(done.outcome)
 
 
 @app.command("retry")
@@ -118,10 +120,9 @@ def retry_incidents(
     """Retry the work under incidents now; an incident closes automatically once it succeeds."""
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "retry")
-        done = handling.retry(database, chosen, by=by or logged_in())
-    started = f"{counted(done.incidents, 'incident')} retried, {counted(done.rows, 'unit')} of work due now"
-    console.print("\n".join([started, *done.notes]), soft_wrap=True)
-    if not done.incidents:
+        done = actions.retry_incidents(database, chosen, typist(by))
+    console.print(done.outcome, soft_wrap=True)
+    if not done.count:
         sys.exit(1)
 
 
@@ -137,9 +138,8 @@ def resolve_incidents(
     """Close incidents and put their work back on schedule; a fault that persists opens a new one."""
     with open_migrated() as database:
         chosen = _chosen(database, ids, every, store, error_type, "resolve")
-        done = handling.resolve(database, chosen, by=by or logged_in(), note=note)
-    closed = f"{counted(done.incidents, 'incident')} resolved, {counted(done.rows, 'unit')} of work due now"
-    console.print("\n".join([closed, *done.notes]), soft_wrap=True)
+        done = actions.resolve_incidents(database, chosen, typist(by), note=note)
+    console.print(done.outcome, soft_wrap=True)
 
 
 def _chosen(

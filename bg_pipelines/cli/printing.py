@@ -24,6 +24,7 @@ from bg_pipelines.wording import visible
 if TYPE_CHECKING:
     from bg_pipelines.database.engine import Database
     from bg_pipelines.incidents.reading import IncidentRow
+    from bg_pipelines.operations.activity import Actor
     from bg_pipelines.operations.status import OpenIncident
 
 
@@ -167,3 +168,17 @@ def logged_in() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
+
+
+def typist(by: str | None = None) -> Actor:
+    """Who types this command, for the audit trail: by the name that is given, or as the operating system knows them."""
+    from bg_pipelines.operations.activity import COMMAND, Actor
+
+    return Actor(by or logged_in(), COMMAND)
+
+
+def typed_secret(name: str, *, again: bool = False) -> str:
+    """Typed unseen, twice with `again`; from a pipe, its next line."""
+    if sys.stdin.isatty():
+        return str(typer.prompt(name, hide_input=True, confirmation_prompt=again))
+    return sys.stdin.readline().strip()

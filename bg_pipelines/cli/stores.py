@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bg_pipelines.cli.printing import By, StoreName, Yes, console, logged_in, new_table, open_migrated
+from bg_pipelines.cli.printing import (
+    By,
+    StoreName,
+    Yes,
+    console,
+    logged_in,
+    new_table,
+    open_migrated,
+    typed_secret,
+    typist,
+)
 from bg_pipelines.database.secrets import cipher
-from bg_pipelines.operations import stores
+from bg_pipelines.operations import actions, activity, stores
 from bg_pipelines.operations.backfills import expected_backfill
 from bg_pipelines.operations.store_removal import Plan, plan_removal, remove_store
 from bg_pipelines.operations.stores_csv import read_csv
@@ -61,9 +70,9 @@ def add_store(
     Pass `-` as a secret to type it without echo.
     """
     if token == "-":  # noqa: S105 (a sign, not a secret)
-        token = _secret("token")
+        token = typed_secret("token")
     if client_secret == "-":  # noqa: S105
-        client_secret = _secret("client secret")
+        client_secret = typed_secret("client secret")
     with open_migrated(make=True) as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
@@ -85,13 +94,6 @@ def add_store(
         with open_migrated() as database:
             for line in expected_backfill(database, cipher(settings), settings, new.name):
                 console.print(visible(line), highlight=False, soft_wrap=True)
-
-
-def _secret(name: str) -> str:
-    """Typed unseen; from a pipe, its next line."""
-    if sys.stdin.isatty():
-        return str(typer.prompt(name, hide_input=True))
-    return sys.stdin.readline().strip()
 
 
 @app.command("set")
@@ -120,12 +122,13 @@ def set_store(
     if all(value is None for value in named):
         raise typer.BadParameter("name what is to change, like --tier 1; --help lists what can")
     if token == "-":  # noqa: S105 (a sign, not a secret)
-        token = _secret("token")
+        token = typed_secret("token")
     if client_secret == "-":  # noqa: S105
-        client_secret = _secret("client secret")
+        client_secret = typed_secret("client secret")
     given = stores.Given(name, tier, every, api_url, token, client_id, client_secret, insecure)
     with open_migrated() as database:
         changed = stores.set_store(database, cipher(load_settings()), store, given)
+        activity.note(database, typist(), "set a store", store, ", ".join(changed) or "nothing changed")
     console.print(f"{store}: {', '.join(changed) or 'nothing changed, it is so already'}", soft_wrap=True)
 
 
@@ -184,7 +187,9 @@ def remove(
         _print_plan(plan)
         if not yes:
             typer.confirm(visible(f"Remove store {name}?"), abort=True)
-        removed = remove_store(database, settings, plan, by=by or logged_in())
+        with activity.recorded(database, typist(by), "remove a store", name) as done:
+            removed = remove_store(database, settings, plan, by=by or logged_in())
+            done.outcome = f"{sum(removed.rows.values()):,} rows deleted"
     console.print(
         f"{name} removed: {counted(sum(removed.rows.values()), 'row')} deleted (request {removed.request_id})"
     )
@@ -208,14 +213,18 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _set_paused(names: list[str], paused: bool) -> None:
+    act = actions.pause_stores if paused else actions.resume_stores
     with open_migrated() as database:
-        changed = stores.set_paused(database, names, paused)
-    console.print(f"{changed} {'paused' if paused else 'resumed'}, {len(set(names)) - changed} already were")
+        console.print(act(database, names, typist()).outcome)
 
 
 def _save_stores(new: list[stores.NewStore]) -> stores.Changes:
     with open_migrated(make=True) as database:
-        return stores.save_stores(database, cipher(load_settings()), new)
+        changes = stores.save_stores(database, cipher(load_settings()), new)
+        # Not before: what stands in the wrong column of a file may be a token.
+        outcome = f"{changes.added} added, {changes.updated} updated, {changes.unchanged} unchanged"
+        activity.note(database, typist(), "save stores", ", ".join(store.name for store in new), outcome)
+        return changes
 
 
 def _print_changes(changes: stores.Changes) -> None:

@@ -1445,6 +1445,64 @@ class FigureSample(Base):
     figures: Mapped[dict[str, Any]] = mapped_column(comment="by name, the highest that was seen in that time")
 
 
+class Activity(Base):
+    """What a person did on the board or by a command, and when which version of the program was first seen."""
+
+    __tablename__ = "activity"
+    __table_args__ = (
+        sa.CheckConstraint("via IN ('board', 'command', 'deploy')", name="via"),
+        sa.Index(None, "at"),
+        sa.Index("uq_activity_deploy", "subject", unique=True, postgresql_where=sa.text("via = 'deploy'")),
+    )
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    who: Mapped[str] = mapped_column(comment="a user of the board, or of the machine")
+    via: Mapped[str]
+    action: Mapped[str] = mapped_column(comment="such as `retry incidents`")
+    subject: Mapped[str] = mapped_column(comment="on what: numbers of incidents, names of stores")
+    succeeded: Mapped[bool | None] = mapped_column(comment="null: begun, and never ended")
+    outcome: Mapped[str | None]
+
+
+class BoardUser(Base):
+    """Who may log in to the board, and whether they may change anything there."""
+
+    __tablename__ = "board_users"
+    __table_args__ = (sa.CheckConstraint("role IN ('admin', 'viewer')", name="role"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    password: Mapped[str] = mapped_column(comment="scrypt: see board/users.py")
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    seen_at: Mapped[datetime | None] = mapped_column(comment="when the user last logged in")
+
+
+class BoardSession(Base):
+    """Somebody who is logged in to the board, or may be once, by a link. The token itself is nowhere but with them."""
+
+    __tablename__ = "board_sessions"
+    __table_args__ = (sa.Index(None, "expires_at"), sa.Index(None, "user_name"))
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True, comment="of the cookie, or of the link's token")
+    user_name: Mapped[str] = mapped_column(sa.ForeignKey("board_users.name", ondelete="CASCADE"))
+    is_link: Mapped[bool] = mapped_column(comment="a link to log in with, once")
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    expires_at: Mapped[datetime]
+
+
+class BoardLoginFailure(Base):
+    """A login to the board that failed, for the limit of such; gone after a quarter of an hour."""
+
+    __tablename__ = "board_login_failures"
+    __table_args__ = (sa.Index(None, "failed_at"),)
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    digest: Mapped[int] = mapped_column(sa.Integer, comment="32 bits of a digest of the name, known or not")
+    failed_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
 class EncryptionCheck(Base):
     """A known text, encrypted: it shows whether a key is right without any store's credentials."""
 

@@ -143,8 +143,10 @@ def list_incidents(
     error_type: str | None = None,
     owner: str | None = None,
     needs_attention: bool | None = None,
+    limit: int | None = None,
+    offset: int = 0,
 ) -> list[IncidentRow]:
-    """Open ones first, by severity, then age; then the resolved, the latest first.
+    """Open ones first, by severity, then age; then the resolved, the latest first; at most `limit`, after `offset` others.
 
     `status` is open, resolved or None for both. Those of a `store` are its own, and those under which its work is
     parked. Raises IntegrationError (bad_data) for a store or an error type that does not exist.
@@ -163,6 +165,8 @@ def list_incidents(
                 "type": _known_type(error_type),
                 "owner": owner,
                 "needs": needs_attention,
+                "limit": limit,
+                "offset": offset,
             },
         )
 
@@ -214,8 +218,8 @@ def _list(connection: Connection, where: str, parameters: dict[str, Any]) -> lis
             f"LEFT JOIN ({parked.PARKED}) y ON y.incident_id = i.id "
             f"WHERE {where} ORDER BY i.status, "
             "CASE WHEN i.status = 'open' THEN array_position(%(ranks)s::text[], i.severity) END DESC, "
-            "CASE WHEN i.status = 'open' THEN i.opened_at END, i.resolved_at DESC, i.id",
-            {**parameters, "ranks": [severity.value for severity in Severity]},
+            "CASE WHEN i.status = 'open' THEN i.opened_at END, i.resolved_at DESC, i.id LIMIT %(limit)s OFFSET %(offset)s",
+            {"limit": None, "offset": 0, **parameters, "ranks": [severity.value for severity in Severity]},
         )
         return cursor.fetchall()
 

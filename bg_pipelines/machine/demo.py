@@ -32,6 +32,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from bg_pipelines.board import session, users
 from bg_pipelines.database.engine import Database, open_database
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import IntegrationError
@@ -48,6 +49,7 @@ from bg_pipelines.machine.processes import (
     tell_to_end,
 )
 from bg_pipelines.machine.sandbox_http import sandbox_http
+from bg_pipelines.machine.watchdog import LOOK_SECONDS, Watchdog
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import counted
@@ -62,6 +64,7 @@ AUDIT = {"sample": 5}
 """A look: each row that is asked for by its id costs the store's budget."""
 WARM_SECONDS = 1
 CHANGE_SECONDS = 30
+USER = "demo"
 TABLES = {
     "stores": "stores",
     "locations": "locations",
@@ -81,7 +84,9 @@ Rows = dict[str, dict[tuple[str, str], datetime | None]]
 """Of each table the rows by store and id, with the time of their last change where the sandbox tells it."""
 
 
-def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webhook_port: int) -> int:
+def run_demo(
+    console: Console, *, once: bool, port: int, board_port: int, sandbox_port: int, webhook_port: int
+) -> int:
     """Run it; returns the exit code: 0 if every job succeeded and the database equals the sandbox."""
     project = Path.cwd()
     if not (project / "dagster.yaml").exists():
@@ -90,8 +95,10 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
     # For every process that is started from here, wherever it runs.
     os.environ["BG_HOME_DIR"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(project)
+    os.environ["BG_DAGSTER_URL"] = f"http://127.0.0.1:{port}"
     if not once:
         require_free(port)
+        require_free(board_port)
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.home))
         with console.status("starting PostgreSQL"):
@@ -128,7 +135,7 @@ def run_demo(console: Console, *, once: bool, port: int, sandbox_port: int, webh
         equal = _summary(console, database, _held_there(url, shops, merchants), ran)
         if once:
             return 0 if equal and all(run["success"] for run in ran) else 1
-        _serve_ui(console, stack, settings.home, port)
+        _serve(console, stack, database, settings.home, port, board_port)
     return 0
 
 
@@ -483,8 +490,11 @@ def _runs() -> Iterator[Runs]:
             yield process
 
 
-def _serve_ui(console: Console, stack: ExitStack, home: Path, port: int) -> None:
-    """The Dagster web UI and daemon, with one code server for both, until Ctrl-C. What they say is in a file."""
+def _serve(
+    console: Console, stack: ExitStack, database: Database, home: Path, port: int, board_port: int
+) -> None:
+    """The Dagster web UI and daemon, with one code server for both, the board and the watchdog, until Ctrl-C. What they say
+    is in a file."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-demo-")))
     code, workspace = folder / "code.sock", folder / "workspace.yaml"
     workspace.write_text(code_server.workspace(code))
@@ -492,27 +502,37 @@ def _serve_ui(console: Console, stack: ExitStack, home: Path, port: int) -> None
     commands = [
         [*python, code_server.__name__, str(code)],
         [*python, "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)],
+        [*python, "bg_pipelines.cli", "board", "--port", str(board_port)],
         [*python, "bg_pipelines.cli", "daemon", "-w", str(workspace)],
     ]
     log = home / "demo.log"
     output = stack.enter_context(log.open("w"))
     processes: list[subprocess.Popen[Any]] = []
     stack.callback(lambda: tell_to_end(processes))
-    with console.status("starting the Dagster UI"):
+    with console.status("starting the Dagster UI and the board"):
         for command in commands:
             processes.append(stack.enter_context(child(command, stdout=output, stderr=output)))
             stack.callback(lambda: tell_to_end(processes))
             while not code.exists() and processes[0].poll() is None:
                 time.sleep(0.1)
-        while is_free(port) and processes[1].poll() is None:
+        while (is_free(port) or is_free(board_port)) and all(one.poll() is None for one in processes):
             time.sleep(0.2)
+    users.add(database, USER, users.ADMIN, users.new_password())
+    login = f"http://127.0.0.1:{board_port}/login/link?token={session.make_link(database, USER)}"
+    console.print(f"the board, logged in as {USER}: [bold]{login}[/]", soft_wrap=True)
     console.print(
         f"the Dagster UI with these runs: [bold]http://127.0.0.1:{port}/runs[/]  (Ctrl-C ends everything; its log: {log})",
         soft_wrap=True,
     )
+    watchdog = Watchdog(load_settings())
+    stack.callback(watchdog.close)
+    look_at = time.monotonic()
     while all(process.poll() is None for process in processes):
+        if time.monotonic() >= look_at:
+            watchdog.look()
+            look_at = time.monotonic() + LOOK_SECONDS
         time.sleep(0.3)
-    raise configuration_error(f"a Dagster process ended unexpectedly; {log} says why")
+    raise configuration_error(f"a process ended unexpectedly; {log} says why")
 
 
 @contextmanager

@@ -172,6 +172,12 @@ def _listen(host: str, port: int, workers: int) -> list[socket.socket]:
     return sockets
 
 
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A listening socket of our own. Raises IntegrationError (configuration) for a port that is taken."""
+    [one] = _listen(host, port, 1)
+    return one
+
+
 def _bound(family: int, address: Any, *, shared: bool = False) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:

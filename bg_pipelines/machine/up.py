@@ -51,7 +51,13 @@ class Process:
 
 
 def table(
-    settings: Settings, folder: Path, *, port: int, webhook_port: int | None, workers: int
+    settings: Settings,
+    folder: Path,
+    *,
+    port: int,
+    webhook_port: int | None,
+    board_port: int | None,
+    workers: int,
 ) -> list[Process]:
     """The processes of this machine. Web UI and daemon share one code server, which with no workers starts the runs."""
     python = [sys.executable, "-m"]
@@ -67,14 +73,24 @@ def table(
     processes.append(Process("code", [*python, code_server.__name__, str(code)], ready=code))
     ui = [*python, "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)]
     processes.append(Process("ui", ui))
+    if board_port is not None:
+        processes.append(Process("board", [*ours, "board", "--port", str(board_port)]))
     if workers:
         processes.append(Process("worker", [*ours, "worker", "--slots", str(workers)], alone=True))
     processes.append(Process("daemon", [*ours, "daemon", "-w", str(workspace)]))
     return processes
 
 
-def up(say: Callable[[str], object], *, port: int, webhook_port: int | None, workers: int = 0) -> None:
-    """Run it until KeyboardInterrupt; the receiver where webhooks are on (`BG_PUBLIC_URL`) and `webhook_port` is given.
+def up(
+    say: Callable[[str], object],
+    *,
+    port: int,
+    webhook_port: int | None,
+    board_port: int | None,
+    workers: int = 0,
+) -> None:
+    """Run it until KeyboardInterrupt; the receiver where webhooks are on (`BG_PUBLIC_URL`) and `webhook_port` is given, the
+    board where `board_port` is.
 
     Raises IntegrationError (configuration).
     """
@@ -88,7 +104,9 @@ def up(say: Callable[[str], object], *, port: int, webhook_port: int | None, wor
         say(fault)
     # For every process that is started from here, wherever it runs.
     os.environ |= {"BG_HOME_DIR": str(settings.home), "DAGSTER_HOME": str(project)}
-    require_free(port)
+    os.environ.setdefault("BG_DAGSTER_URL", settings.dagster_url or f"http://127.0.0.1:{port}")
+    for wanted in filter(None, (port, board_port)):
+        require_free(wanted)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-up-")))
         database = open_database(settings)  # which holds the embedded server, too
@@ -99,7 +117,9 @@ def up(say: Callable[[str], object], *, port: int, webhook_port: int | None, wor
         lock.close()  # the daemon's own process takes it
         watchdog = Watchdog(settings)
         stack.callback(watchdog.close)
-        processes = table(settings, folder, port=port, webhook_port=webhook_port, workers=workers)
+        processes = table(
+            settings, folder, port=port, webhook_port=webhook_port, board_port=board_port, workers=workers
+        )
         if workers and settings.broker_url is None:
             os.environ["BG_BROKER_URL"] = broker_url(folder)
         kept: list[_Kept] = []
@@ -111,6 +131,8 @@ def up(say: Callable[[str], object], *, port: int, webhook_port: int | None, wor
             kept.append(one)
             _wait_for(one, kept)
         say(f"the Dagster UI: http://127.0.0.1:{port} (Ctrl-C ends everything)")
+        if board_port is not None:
+            say(f"the board: {settings.board_url or f'http://127.0.0.1:{board_port}'}")
         if 0 < workers < MAX_CONCURRENT_RUNS:
             say(
                 f"{MAX_CONCURRENT_RUNS} runs are started at once, and {workers} are carried out here: unless other machines have "

@@ -23,12 +23,12 @@ from bg_pipelines.database.models import DataRequest, Store, SyncState
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
+from bg_pipelines.operations.store_figures import EVERY, OLDEST, SHOWN, STATE
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.platforms.network import is_in_clear
 from bg_pipelines.privacy.requests import ERASURES
 from bg_pipelines.queues import OWN_INTERVALS, TICK, TIERS, Unit, next_turn
 from bg_pipelines.wording import command, did_you_mean, unseen
-from bg_pipelines.work import freshness
 
 DEFAULT_TIER = 2
 TICK_MINUTES = int(TICK.total_seconds() // 60)
@@ -179,18 +179,8 @@ class StoreRow(NamedTuple):
 def list_stores(database: Database) -> list[StoreRow]:
     """All stores by name but those that were removed, with the oldest of the last successes of what is synced."""
     query = sa.text(
-        "SELECT s.name, s.platform, s.domain, s.tier, coalesce(s.interval_minutes, (CAST(:tiers AS int[]))[s.tier]), "  # noqa: S608 (made of constants)
-        "CASE WHEN s.deleted_at IS NOT NULL THEN 'being removed' "
-        "WHEN s.uninstalled_at IS NOT NULL THEN 'uninstalled' WHEN s.paused_at IS NOT NULL THEN 'paused' "
-        "WHEN bool_or(y.store_id IS NOT NULL AND y.next_due_at IS NULL) THEN 'needs attention' "
-        "WHEN max(y.attempts) > 0 OR bool_or(y.incident_id IS NOT NULL) THEN 'failing' "
-        "WHEN NOT bool_and(y.last_succeeded_at IS NOT NULL) THEN 'new' "
-        f"WHEN bool_and({freshness.is_current('clock_timestamp()')}) THEN 'ok' ELSE 'late' END, "
-        "min(y.last_succeeded_at) FILTER (WHERE y.resource <> ALL(:apart)) FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id "
-        "WHERE s.deleted_at IS NULL OR s.name <> 'erased-' || s.id GROUP BY s.id ORDER BY s.name"
-    ).bindparams(
-        apart=[unit.value for unit in OWN_INTERVALS],
-        tiers=[int(TIERS[tier].total_seconds() // 60) for tier in sorted(TIERS)],
+        f"SELECT s.name, s.platform, s.domain, s.tier, {EVERY}, {STATE}, {OLDEST} "  # noqa: S608 (made of constants)
+        f"FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id WHERE {SHOWN} GROUP BY s.id ORDER BY s.name"
     )
     with database.session() as session:
         return [StoreRow(*row) for row in session.execute(query)]

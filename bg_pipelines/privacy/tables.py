@@ -260,6 +260,10 @@ ANSWERS: Mapping[str, Answer] = {
     "cleaning_set_aside": Answer("nothing: a row's key, and who refuses to let it go", of_store=None, stays="of no store"),
     "sync_rollups": Answer("nothing: counts and times of all stores together", of_store=None, stays="of no store"),
     "figure_samples": Answer("nothing: figures of all stores together", of_store=None, stays="of no store"),
+    "activity": Answer("nothing: what people of ours did, on which incidents and stores", of_store=None, stays="of no store"),
+    "board_users": Answer("nothing: names of ours, and digests of passwords", of_store=None, stays="of no store"),
+    "board_sessions": Answer("nothing: who of ours is logged in", of_store=None, stays="of no store"),
+    "board_login_failures": Answer("nothing: digests and times", of_store=None, stays="of no store"),
     "job_runs": Answer("nothing: times and counts of runs of all stores", of_store=None, stays="of no store"),
     "encryption_check": Answer("nothing: a known text", of_store=None, stays="of no store"),
 }  # fmt: skip

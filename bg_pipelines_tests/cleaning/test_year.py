@@ -38,6 +38,9 @@ EACH: dict[str, tuple[int, dict[str, str]]] = {
     "sync_attempts": (200, {"status": "CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'succeeded' END"}),
     "sync_rollups": (10, {}),
     "figure_samples": (10, {"minutes": "n"}),
+    "activity": (10, {"via": "'board'"}),
+    "board_sessions": (5, {"digest": "(now() || '/' || n)::bytea", "user_name": "'ada'", "expires_at": "now()"}),
+    "board_login_failures": (5, {}),
     "job_runs": (50, {"finished_at": "now()", "status": "'succeeded'"}),
     "audits": (20, {}),
     "webhook_events": (200, {
@@ -170,6 +173,7 @@ def test_what_is_kept_takes_no_more_room_at_the_end_of_a_year_than_before(
     clock: DatabaseClock, database: Database, instance: dg.DagsterInstance, dagster_url: str, tmp_path: Path
 ) -> None:
     query(database, "INSERT INTO stores (name, platform, domain, credentials) VALUES ('h', 'shopify', 'h.example', '')")  # fmt: skip
+    query(database, "INSERT INTO board_users (name, role, password) VALUES ('ada', 'admin', '')")
     query(database, "INSERT INTO cart_rules (store_id, archive) VALUES (1, '12 weeks')")
     rules = [replace(rule, keep=min(rule.keep, LONGEST)) for rule in RULES]
     assert {rule.table for rule in rules} - EACH.keys() == {

@@ -45,6 +45,8 @@ def start_demo(project: Path, *options: str) -> subprocess.Popen[str]:
         str(free_port()),
         "--webhook-port",
         str(free_port()),
+        "--board-port",
+        str(free_port()),
         *options,
     ]
     return subprocess.Popen(
@@ -113,6 +115,11 @@ def test_the_demo_loads_what_the_sandbox_holds_and_a_second_one_changes_nothing_
     output = says(second, f"http://127.0.0.1:{port}/runs")
     assert "the database equals the sandbox; nothing changed since the last run" in output
     assert output.splitlines()[-1].startswith("the Dagster UI with these runs: "), "nothing scrolls it away"
+    link = re.search(r"the board, logged in as demo: (http://\S+/login/link)\?token=(\S+)", output)
+    assert link, output
+    logged_in = {"Origin": link[1].removesuffix("/login/link")}
+    board = requests.post(link[1], {"token": link[2]}, headers=logged_in, timeout=PATIENCE)
+    assert "all 14 stores up to date" in board.text
     of_runs = "jobName status repositoryOrigin { repositoryLocationName }"
     query = {"query": f"{{ runsOrError {{ ... on Runs {{ results {{ {of_runs} }} }} }} }}"}
     answer = requests.post(f"http://127.0.0.1:{port}/graphql", json=query, timeout=PATIENCE).json()

@@ -14,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
+import requests
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
@@ -32,9 +33,10 @@ class Up:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port = any_free_port()
+        self.port, self.board_port = any_free_port(), any_free_port()
         self.log = home / "up.log"
         command = [sys.executable, "-m", "bg_pipelines.cli", "up", "--workers", "2", "--port", str(self.port)]
+        command += ["--board-port", str(self.board_port)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=home, env={**os.environ, "DAGSTER_HOME": str(home)}
@@ -122,7 +124,7 @@ def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_e
     daemon = up.of("bg_pipelines.cli daemon")
     assert daemon is not None
     second = subprocess.run(
-        [sys.executable, "-m", "bg_pipelines.cli", "up", "--port", str(any_free_port())],
+        [sys.executable, "-m", "bg_pipelines.cli", "up", "--no-board", "--port", str(any_free_port())],
         cwd=home,
         env={**os.environ, "DAGSTER_HOME": str(home)},
         capture_output=True,
@@ -132,9 +134,11 @@ def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_e
     assert f"is at work on this instance already: process {daemon.pid} on " in second.stderr
 
     # Whatever dies has a successor, and work goes on: the broker with all it held, the code server, the daemon.
-    for part in ("valkey", "machine.code_server", "bg_pipelines.cli daemon"):
+    for part in ("valkey", "machine.code_server", "bg_pipelines.cli board", "bg_pipelines.cli daemon"):
         dead = kill(up.of(part))
         wait_for(lambda part=part, dead=dead: up.of(part, but=dead) is not None)  # type: ignore[misc]
+    wait_for(lambda: not is_free(up.board_port))
+    assert requests.get(f"http://127.0.0.1:{up.board_port}/", timeout=PATIENCE).url.endswith("/login")
     before = synced_at(database)
     query(database, "UPDATE sync_states SET next_due_at = now(), hinted_at = now()")
     wait_for(lambda: synced_at(database) != before)
@@ -146,11 +150,11 @@ def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_e
     assert [process for process in family if process.is_running()] == []
     lines = up.log.read_text().splitlines()
     names = {line.partition("|")[0].strip() for line in lines if " | " in line}
-    assert {"worker", "code", "ui", "daemon"} <= names
+    assert {"worker", "code", "ui", "board", "daemon"} <= names
     ended = [
         line.partition(" | ")[0].strip() for line in lines if " | ended (-9); it is started again" in line
     ]
-    assert ended == ["broker", "code", "daemon"]
+    assert ended == ["broker", "code", "board", "daemon"]
 
 
 def test_a_lock_whose_connection_was_lost_is_taken_again_unless_another_has_it(home: Path) -> None:

@@ -231,7 +231,16 @@ def test_a_disk_that_is_full_under_a_running_daemon_is_told_and_so_is_its_end(
     home.mkdir()
     shutil.copy(PROJECT / "dagster.yaml", home)
     port = any_free_port()
-    command = [sys.executable, "-m", "bg_pipelines.cli", "up", "--no-webhooks", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "bg_pipelines.cli",
+        "up",
+        "--no-webhooks",
+        "--no-board",
+        "--port",
+        str(port),
+    ]
     environment = {
         **os.environ,
         "BG_HOME_DIR": str(small_disk / "home"),
