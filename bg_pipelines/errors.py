@@ -186,6 +186,18 @@ class IntegrationError(Exception):
             details=details,
         )
 
+    def at_least(self, severity: Severity) -> IntegrationError:
+        """The same error, as severe as this or more."""
+        ranks = list(Severity)
+        return IntegrationError(
+            self.message,
+            error_type=self.error_type,
+            severity=max(self.severity, severity, key=ranks.index),
+            recoverable=self.recoverable,
+            source=self.source,
+            details=self.details,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: how an error is stored in a row and shown to people."""
         return {

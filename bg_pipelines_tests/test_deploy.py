@@ -59,6 +59,7 @@ def check_command(command: list[str]) -> None:
     name, *given = command
     commands: Any = typer.main.get_command(app)
     assert name in commands.commands, command
+    commands.commands[name].make_context(name, ["x"], resilient_parsing=True)  # a topic is known once it is
     known = {option for parameter in commands.commands[name].params for option in parameter.opts}
     options = [word for word in given if word.startswith("--")]
     assert set(options) <= known, command
@@ -82,7 +83,7 @@ def test_each_container_has_a_command_that_there_is(command: list[str]) -> None:
 
 def test_every_container_of_ours_is_locked_and_only_the_proxy_has_ports() -> None:
     assert [name for name, service in COMPOSE["services"].items() if "ports" in service] == ["proxy"]
-    assert set(OURS) == {"migrate", "code", "ui", "daemon", "worker", "receiver", "watch"}
+    assert set(OURS) == {"migrate", "code", "ui", "daemon", "worker", "receiver", "board", "watch"}
     for name, service in COMPOSE["services"].items():
         if name != "postgres":
             assert service["read_only"], name
@@ -97,7 +98,12 @@ def test_every_container_of_ours_is_locked_and_only_the_proxy_has_ports() -> Non
         assert context["runAsUser"] == int(last("USER")) > 0
     caddy = (DEPLOY / "Caddyfile").read_text()
     assert "basic_auth" in caddy
-    assert caddy.index("receiver:8088") < caddy.index("basic_auth") < caddy.index("ui:3000")
+    assert (
+        caddy.index("receiver:8088")
+        < caddy.index("basic_auth")
+        < caddy.index("ui:3000")
+        < caddy.index("board:3001")
+    )
 
 
 def test_what_they_are_told_are_settings_that_there_are() -> None:
@@ -308,6 +314,7 @@ def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
         "BG_BROKER_URL": broker.url,
         "BG_ENCRYPTION_KEY": KEY,
         "BG_PUBLIC_URL": "https://jobs.example.com",
+        "BG_BOARD_URL": "https://board.example.com",
         "BG_SQUARE_WEBHOOK_KEY": "key",
     }
     # Containers have names and ports of their own; here they are ports of one machine.
@@ -319,8 +326,9 @@ def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
     for name, port, place in (("code", code, "4000"), ("ui", ui, "3000")):
         words = [str(port) if word == place else word for word in OURS[name]["entrypoint"]]
         monkeypatch.setitem(OURS[name], "entrypoint", words)
-    receiver = any_free_port()
-    monkeypatch.setitem(OURS["receiver"], "command", [*OURS["receiver"]["command"], "--port", str(receiver)])
+    receiver, board = any_free_port(), any_free_port()
+    for name, port in (("receiver", receiver), ("board", board)):
+        monkeypatch.setitem(OURS[name], "command", [*OURS[name]["command"], "--port", str(port)])
     began = time.monotonic()
     try:
         with standin.started("migrate", **settings) as migrate:
@@ -328,9 +336,9 @@ def test_what_the_dockerfile_builds_runs_the_commands_of_the_containers(
         with stack:
             processes = {"code": stack.enter_context(standin.started("code", **settings))}
             wait_for(lambda: not is_free(code))
-            for name in ("ui", "daemon", "worker", "receiver", "watch"):
+            for name in ("ui", "daemon", "worker", "receiver", "board", "watch"):
                 processes[name] = stack.enter_context(standin.started(name, **settings))
-            wait_for(lambda: not is_free(ui) and not is_free(receiver))
+            wait_for(lambda: not any(map(is_free, (ui, receiver, board))))
             wait_for(lambda: " ready." in standin.log("worker"))
             # The daemon starts what is due, the worker carries it out: the job that cleans runs every quarter of an hour;
             # at once by a person's hand.

@@ -319,17 +319,17 @@ def _local(to: str) -> str:
 
 # Files and the rest
 
-_FILES: Mapping[str, tuple[str, str]] = {
-    "board.css": ("text/css; charset=utf-8", "board.css"),
-    "board.js": ("text/javascript; charset=utf-8", "board.js"),
+_FILES: Mapping[str, str] = {
+    "board.css": "text/css; charset=utf-8",
+    "board.js": "text/javascript; charset=utf-8",
+    "board.svg": "image/svg+xml",
 }
 
 
 async def _static(request: Request) -> Response:
-    known = _FILES.get(request.path_params["name"])
-    if known is None:
+    name = request.path_params["name"]
+    if (kind := _FILES.get(name)) is None:
         return await _not_found(request, None)
-    kind, name = known
     content = resources.files("bg_pipelines.board").joinpath("static", name).read_bytes()
     return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 

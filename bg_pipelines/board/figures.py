@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.operations.daemon_figures import Daemon, read_daemon
+from bg_pipelines.operations.daemon_figures import read_daemon
 from bg_pipelines.operations.status import Status, read_status
 from bg_pipelines.operations.trends import Trend, read_trends
 
@@ -25,7 +25,6 @@ WORST = 10
 
 class Figures(NamedTuple):
     status: Status
-    daemon: Daemon
     trends: dict[str, Trend]
 
 
@@ -68,8 +67,7 @@ class Cache:
         began, own = self._clock(), self._coming
         try:
             figures = Figures(
-                read_status(self._database, most_stores=WORST),
-                read_daemon(self._dagster),
+                read_status(self._database, most_stores=WORST, daemon=read_daemon(self._dagster)),
                 read_trends(self._database),
             )
         except BaseException:

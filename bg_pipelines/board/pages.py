@@ -22,6 +22,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents import reading
 from bg_pipelines.operations import activity
+from bg_pipelines.operations.status import Status
 from bg_pipelines.operations.store_figures import STATES, find_stores, read_store
 from bg_pipelines.operations.text_figures import read_texts
 from bg_pipelines.operations.trends import NO_TREND
@@ -186,9 +187,9 @@ def front(look: Look, _: Form) -> Response:
         now=metrics.at,
         status=status,
         metrics=metrics,
-        daemon=figures.daemon,
+        daemon=status.daemon,
         trends=figures.trends,
-        is_well=_is_well(figures),
+        is_well=_is_well(status),
         incidents=status.incidents[:SHOWN],
         freshness=[line for line in metrics.freshness if line.stores],
         retrying=status.retrying[:SHOWN],
@@ -199,14 +200,9 @@ def front(look: Look, _: Form) -> Response:
     )
 
 
-def _is_well(figures: Any) -> bool:
-    status, daemon = figures.status, figures.daemon
-    return (
-        not status.incidents
-        and status.metrics.stores_current == status.metrics.stores_total
-        and daemon.is_alive
-        and not daemon.stopped
-    )
+def _is_well(status: Status) -> bool:
+    up_to_date = status.metrics.stores_current == status.metrics.stores_total
+    return up_to_date and not status.incidents and status.trouble is None
 
 
 def incidents(look: Look, _: Form) -> Response:

@@ -18,7 +18,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.sqlstates import AWAY, REFUSES, server_code
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents.fingerprints import (
     CONFIGURATION,
@@ -126,6 +126,7 @@ class _Open(NamedTuple):
     id: int
     fingerprint: str
     store_id: int | None
+    severity: str
     details: dict[str, Any]
 
 
@@ -143,7 +144,7 @@ def _report_store(
     _lock(connection, shared)
     with connection.cursor(row_factory=class_row(_Open)) as cursor:
         cursor.execute(
-            "SELECT id, fingerprint, store_id, details FROM incidents WHERE status = 'open' AND kind = ANY(%s) "
+            "SELECT id, fingerprint, store_id, severity, details FROM incidents WHERE status = 'open' AND kind = ANY(%s) "
             "AND platform = %s AND error_type = %s ORDER BY id FOR NO KEY UPDATE",
             ([StoreUnit.kind, fingerprints.Platform.kind], platform, own.error_type),
         )
@@ -159,16 +160,19 @@ def _report_store(
     if of_platform is None:
         if len(stores) < ONE_CAUSE_FROM:
             return _write(connection, fault, occurrence, repeat)
-        count, counted_at = len(stores), now
+        count, counted_at, severity = len(stores), now, Severity.HIGH
     else:
         count, counted_at = (
             of_platform.details["stores"],
             datetime.fromisoformat(of_platform.details["counted_at"]),
         )
+        severity = Severity(of_platform.severity)  # it falls no more while it lasts
         if count <= _COUNTED_EXACTLY or now - counted_at > _COUNTED_AGAIN:
             count, counted_at = parked.count(connection, [of_platform.id])[1], now
         # Those that come with this report: its store, and whoever had an incident of its own before the platform had.
         count += sum(not parked.is_under(connection, of_platform.id, store) for store in stores if store)
+    if severity is not Severity.CRITICAL and (count <= _COUNTED_EXACTLY or counted_at == now):
+        severity = _severity(connection, platform, count)
     of_many = fault._replace(
         fingerprint=shared,
         subject=_many(platform, count),
@@ -179,13 +183,22 @@ def _report_store(
             recoverable=fault.error.recoverable,
             source=fault.error.source,
             details={**fault.error.details, "stores": count, "counted_at": counted_at.isoformat()},
-        ),
+        ).at_least(severity),
         job=None,
         store_id=None,
     )
     incident_id = _write(connection, of_many, occurrence, repeat)
     _merge(connection, list(of_stores), incident_id)
     return incident_id
+
+
+def _severity(connection: Connection, platform: str, stores: int) -> Severity:
+    """How severe it is that so many of a platform's stores have the same fault: more than one's, and most that of most."""
+    row = connection.execute(
+        "SELECT count(*) FROM stores WHERE platform = %s AND paused_at IS NULL AND deleted_at IS NULL",
+        (platform,),
+    ).fetchone()
+    return Severity.CRITICAL if row and 2 * stores > row[0] else Severity.HIGH
 
 
 def report_of_many(

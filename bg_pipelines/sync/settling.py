@@ -24,7 +24,7 @@ import psycopg
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.sqlstates import is_expected, is_outage
-from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Circuit, Fingerprint, Platform, StoreUnit
@@ -357,7 +357,7 @@ class Settling:
             fault = reporting.Fault(
                 Circuit(key),
                 subject=store if of_store else platform,
-                error=self._of_many(error) if outcome.platform is Transition.AILING else error,
+                error=self._as_severe(error, outcome, of_store=of_store),
                 needs_attention=False,
                 platform=self.store.platform,
                 store_id=self.store.id if of_store else None,
@@ -366,6 +366,16 @@ class Settling:
             if outcome.platform is Transition.AILING:
                 reporting.merge(connection, self.store.platform, OF_A_PLATFORM, incident)
         return outcome
+
+    def _as_severe(
+        self, error: IntegrationError, outcome: circuits.Outcome, *, of_store: bool
+    ) -> IntegrationError:
+        """A platform that is away is more than any store that is; one whose stores fail now and then is between."""
+        if of_store:
+            return error
+        if outcome.platform is Transition.AILING:
+            return self._of_many(error).at_least(Severity.HIGH)
+        return error.at_least(Severity.CRITICAL)
 
     def _of_many(self, error: IntegrationError) -> IntegrationError:
         """The error as one of many stores of the platform that fail now and then."""

@@ -231,8 +231,11 @@ def test_trends_are_drawn_and_said_in_words(board: Board, add_store: Callable[..
     assert re.search(r'd="M95\.0 2\.0h\.1"', html)
 
 
-def test_the_front_page_says_that_nothing_is_started(board: Board, ada: Person) -> None:
-    assert "Dagster's daemon has never run here" in page(ada, "/").text
+def test_the_front_page_says_that_nothing_is_started(
+    board: Board, add_store: Callable[..., int], ada: Person
+) -> None:
+    add_store("harbor")
+    assert "Nothing is running: the daemon has never run" in page(ada, "/").words
 
 
 # Text of strangers

@@ -112,7 +112,7 @@ def test_a_secret_that_was_rotated_is_one_incident_that_says_how_many_stores(
     assert open_ones(database) == [("platform shopify: 7 stores", "credentials")]
     [incident] = list_incidents(database)
     assert (incident.severity, incident.needs_attention, incident.parked) == (
-        "high",
+        "critical",
         True,
         7 * len(CATALOGUE),
     )
@@ -228,7 +228,7 @@ def test_the_earlier_incidents_are_part_of_it_and_nobody_is_told_that_they_are_o
         *((incident, "opened") for incident in early),
         (whole, "opened"),
     ]
-    assert told[-1]["title"] == "[high] platform shopify: 5 stores: credentials"
+    assert told[-1]["title"] == "[critical] platform shopify: 5 stores: credentials"
     with database.transaction() as connection:
         assert fail(connection, stores[5]) == whole
     assert query(database, "SELECT DISTINCT incident_id AS id FROM sync_states") == [{"id": whole}]
@@ -478,3 +478,17 @@ def test_a_retry_of_what_many_stores_are_refused_asks_for_it_in_all_of_them(data
         database, "SELECT store_id FROM sync_states WHERE next_due_at <= now() AND hinted_at <= now()"
     )
     assert {row["store_id"] for row in due} == set(stores[1:])
+
+
+def test_it_is_as_severe_as_many_are_hit(database: Database) -> None:
+    """One store's token is high, that of a few of many stores too, that of most of them critical, and so it stays."""
+    stores = add_stores(database, 14)
+    severities = []
+    with database.transaction() as connection:
+        for store in stores[:9]:
+            fail(connection, store)
+            row = connection.execute(
+                "SELECT severity, count(*) FROM incidents WHERE status = 'open' GROUP BY 1"
+            ).fetchall()
+            severities.append(row)
+    assert severities == [[("high", n)] for n in (1, 2, 3, 4, 1, 1, 1)] + 2 * [[("critical", 1)]]

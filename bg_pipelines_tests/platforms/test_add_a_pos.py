@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,11 +41,17 @@ def till(asked: Asked) -> Reply:
     return Reply.of({**body, "next": str(after + 2)} if after + 2 < len(rows) else body)
 
 
+def of_the_page() -> tuple[str, str]:
+    """The file, and the line."""
+    page = Path(PROJECT / "docs" / "add-a-pos.md").read_text(encoding="utf-8")
+    code, line = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return code, line
+
+
 @pytest.fixture
 def corner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The page's file among the platforms, and its line among theirs."""
-    page = Path(PROJECT / "docs" / "add-a-pos.md").read_text(encoding="utf-8")
-    code, line = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, line = of_the_page()
     (tmp_path / "corner.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(platforms, "__path__", [*platforms.__path__, str(tmp_path)])
     added = eval(f"{{{line}}}", vars(platforms))
@@ -91,6 +99,51 @@ def test_the_platform_of_the_page_is_synced_like_any_other(
         "rejected_rows": 0,
     }
     assert shop_name == ("Lamp",)
+
+
+def test_a_second_visit_looks_and_reads_what_may_have_changed(
+    corner: None,
+    sync: Callable[..., Summary],
+    serve: Callable[..., ScriptedServer],
+    database: Database,
+    cipher: Cipher,
+) -> None:
+    store = NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(till).url)
+    save_stores(database, cipher, [store])
+    for _ in range(2):
+        summary = sync(units=(*CATALOGUE, *SALES), stores=("lamp",))
+        assert (summary.complete, summary.failures) == (1, [])
+    found = platform_at(store.api_url or "").products_with_variants(["i1", "i7"])
+    assert ([row.external_id for row in found.variants.records], found.products.gone) == (["i1"], ["i7"])
+
+
+def test_whoever_follows_the_page_to_the_letter_passes_make_test(tmp_path: Path) -> None:
+    code, line = of_the_page()
+    house = tmp_path / "bg_pipelines"
+    shutil.copytree(PROJECT / "bg_pipelines", house, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    (house / "platforms" / "corner.py").write_text(code, encoding="utf-8")
+    listed = house / "platforms" / "__init__.py"
+    listed.write_text(
+        listed.read_text().replace('    "square": PlatformKind(', f'{line}    "square": PlatformKind(')
+    )
+    for command, folder in (
+        (["ruff", "check", "-q", "bg_pipelines/platforms"], tmp_path),
+        (["ruff", "format", "-q", "--check", "bg_pipelines/platforms"], tmp_path),
+        (["lint-imports", "--no-cache"], tmp_path),
+        # Of this file alone, beside what mypy knows of all others.
+        (["mypy", "--no-error-summary", str(house / "platforms" / "corner.py")], PROJECT),
+    ):
+        # By its path, mypy would take it for a file of the package that is there.
+        if command[0] == "mypy":
+            command[-1] = shutil.copy(command[-1], tmp_path / "corner.py")
+        done = subprocess.run(
+            [Path(sys.executable).parent / command[0], *command[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
 
 
 def test_its_failures_are_classified(

@@ -60,6 +60,7 @@
           (now.find((one) => key(one) === same) ?? document.getElementById("main")).focus({ preventScroll: true });
         }
       }
+      if (document.title !== page.title) document.getElementById("said").textContent = page.title;
       document.title = page.title;
       note.textContent = "";
     } catch {
