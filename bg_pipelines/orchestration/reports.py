@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 import dagster as dg
 
@@ -17,6 +18,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging.sending import Sent
 from bg_pipelines.operations.table_health import NONE_FAILS, rows_held
 from bg_pipelines.queues import Unit
+from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.handling import HandlingSummary
 from bg_pipelines.wording import counted
@@ -131,6 +133,10 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
                 for failure in summary.failures
             ],
         )
+        if board := load_settings().board_url:
+            stores = {failure.store for failure in summary.failures}
+            page = f"store?{urlencode({'name': stores.pop()})}" if len(stores) == 1 else "incidents"
+            metadata["board"] = dg.MetadataValue.url(f"{board.rstrip('/')}/{page}")
     metadata |= {
         "stores": dg.MetadataValue.int(summary.done),
         "stores_failed": dg.MetadataValue.int(summary.done - summary.complete),
