@@ -196,7 +196,7 @@ def test_a_broken_store_is_found_in_two_clicks_retried_and_gone(demo: Demo, look
     page.goto(f"{demo.board}/")
     page.get_by_role("button", name=re.compile("Retry incident")).first.focus()
     page.keyboard.press("Enter")
-    page.get_by_text("1 incident retried").wait_for()
+    page.get_by_text("1 incident retried").first.wait_for()
     incident.first.wait_for(state="detached", timeout=SECONDS)
     page.get_by_role("heading", level=1, name="all 14 stores up to date").wait_for(timeout=SECONDS)
     page.goto(f"{demo.board}/changes")
