@@ -167,8 +167,9 @@ def render(state: status.Status) -> str:
 
     from rich.console import Console
 
-    from bg_pipelines.cli.status import status_page
+    from bg_pipelines.cli.status_page import status_page
 
     text = StringIO()
-    Console(file=text, width=160).print(status_page(state))
+    page = Console(file=text, width=160)
+    page.print(status_page(state, {}, page))
     return text.getvalue()

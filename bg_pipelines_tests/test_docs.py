@@ -20,7 +20,7 @@ from bg_pipelines.wording import span
 from bg_pipelines_tests.operations.example_figures import all_metrics
 from bg_pipelines_tests.support import PROJECT
 
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [*sorted(PROJECT.glob("*.md")), PROJECT / "llms.txt", *sorted((PROJECT / "docs").glob("*.md"))]
 MADE = "\nMade by `python -m bg_pipelines_tests.test_docs`; a test holds it to the program.\n"
 HEADER = """# Commands
 

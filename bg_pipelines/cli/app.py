@@ -273,7 +273,12 @@ def check() -> None:
 
 @app.command(name="status")
 def show_status(
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Refresh every two seconds; keys retry, pause and open what fails, q quits."
+        ),
+    ] = False,
     as_json: AsJson = False,
     all_stores: Annotated[
         bool,

@@ -94,7 +94,7 @@ def show_incident(
     if as_json:
         print_json(details.as_dict())
     else:
-        console.print(_incident_page(details))
+        console.print(incident_page(details))
 
 
 @app.command("assign")
@@ -198,7 +198,7 @@ def _incident_line(row: reading.IncidentRow) -> Text:
     )
 
 
-def _incident_page(details: reading.IncidentDetails) -> Table:
+def incident_page(details: reading.IncidentDetails) -> Table:
     row = details.incident
     page = Table.grid(padding=(0, 1, 0, 0))
     page.add_column(no_wrap=True, style="bold")

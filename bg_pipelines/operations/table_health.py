@@ -78,7 +78,7 @@ def read_table_health(database: Database, tables: Sequence[str]) -> TableHealth:
                 "change_lag_p99_seconds": line.lag_p99_seconds,
             }
             figures.setdefault(line.resource, {}).update(
-                {name: value for name, value in known.items() if value is not None}
+                {name: round(value, 1) for name, value in known.items() if value is not None}
             )
     return TableHealth(list(_findings(metrics, mismatches)), figures)
 

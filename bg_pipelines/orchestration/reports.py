@@ -123,12 +123,12 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
             [
                 {
                     "store": failure.store,
-                    "resources": ", ".join(failure.units),
                     "error_type": failure.error.error_type.value,
-                    "severity": failure.error.severity.value,
-                    "recoverable": failure.error.recoverable,
                     "message": failure.error.message,
                     "next": failure.next,
+                    "resources": ", ".join(failure.units),
+                    "severity": failure.error.severity.value,
+                    "recoverable": failure.error.recoverable,
                 }
                 for failure in summary.failures
             ],

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import psycopg
 import pytest
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Sandbox, Shop
-from bg_pipelines_tests.support import KEY, PATIENCE, PROJECT, query
+from bg_pipelines_tests.support import KEY, PATIENCE, query
 from bg_pipelines_tests.typed import Run, ok, refused, type_in, words
 
 TOKEN = "shpat_0123456789abcdef"
@@ -330,43 +325,6 @@ def test_status_fits_a_terminal_of_eighty_columns(run: Run) -> None:
     shown = ok(run("status"))
     assert "inventory_sync" in shown
     assert max(map(len, shown.splitlines())) <= 80
-
-
-def test_status_is_watched_through_a_restart_of_the_database(run: Run, database_url: str) -> None:
-    run("stores", "add", "harbor", "--domain", "harbor.myshopify.com", "--token", "shpat_x")
-    [name] = re.findall(r"test_\d+", database_url)
-    server = database_url.replace("+psycopg", "").replace(f"/{name}?", "/postgres?")
-    screen, terminal = pty.openpty()
-    command = [sys.executable, "-m", "bg_pipelines.cli", "status", "--watch"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    with psycopg.connect(server, autocommit=True) as connection, os.fdopen(screen, "rb", 0) as output:
-        process = subprocess.Popen(
-            command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=PROJECT
-        )
-        try:
-            os.close(terminal)
-            read_until(output, "0 of 1 store up to date")
-            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-            )
-            read_until(output, "PostgreSQL is not available")
-            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-            run("stores", "pause", "harbor")
-            read_until(output, "every store is paused")
-            process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) in (0, 1, 130)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def read_until(output: BinaryIO, words: str) -> None:
-    shown = ""
-    deadline = time.monotonic() + PATIENCE
-    while words not in shown:
-        assert select.select([output], [], [], deadline - time.monotonic())[0], shown
-        shown += output.read(65_536).decode(errors="replace")
 
 
 def test_status_where_every_store_is_paused_does_not_say_that_there_are_none(run: Run) -> None:
