@@ -52,7 +52,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from bg_pipelines.wording import visible
+from bg_pipelines.wording import filled, visible
 
 
 class ErrorType(StrEnum):
@@ -185,6 +185,11 @@ class IntegrationError(Exception):
             source=source,
             details=details,
         )
+
+    def of_store(self, name: str) -> IntegrationError:
+        """This error, with the store's name in the commands of its message: a vendor's client does not know it."""
+        self.message = filled(self.message, STORE=name)
+        return self
 
     def at_least(self, severity: Severity) -> IntegrationError:
         """The same error, as severe as this or more."""

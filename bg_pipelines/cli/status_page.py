@@ -241,7 +241,7 @@ def _daemon_line(daemon: Daemon | None, now: datetime) -> str:
         default=None,
     )
     then = f", next tick {coming.name} {coming.next_at:%H:%M}" if coming and daemon.is_alive else ""
-    return f"heard of {span(daemon.silent_seconds) or '0'} ago{then}"
+    return f"last heartbeat {span(daemon.silent_seconds) or '0'} ago{then}"
 
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -268,7 +268,7 @@ def _trend_lines(figures: metrics.Metrics, trends: Mapping[str, Trend]) -> list[
         "retries": ("retrying", ""),
     }
     for queue in figures.queues:
-        pace = f", {queue.per_minute:.0f} stores a minute" if queue.per_minute else ""
+        pace = f", {queue.per_minute:.0f} stores a minute" if queue.per_minute >= 1.5 else ""
         empty = f", empty in {span(queue.seconds_to_empty)}" if queue.size and queue.seconds_to_empty else ""
         shown[f"queue.{queue.queue}.size"] = (queue.queue, f"{pace}{empty}".removeprefix(", "))
     lines = []

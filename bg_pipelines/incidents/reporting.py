@@ -31,7 +31,7 @@ from bg_pipelines.incidents.fingerprints import (
     StoreUnit,
 )
 from bg_pipelines.queues import TIERS
-from bg_pipelines.wording import counted, filled
+from bg_pipelines.wording import counted
 from bg_pipelines.work import parked
 from bg_pipelines.work.queue import clock
 
@@ -294,7 +294,6 @@ def _lock(connection: Connection, fingerprint: Fingerprint) -> None:
 def _write(connection: Connection, fault: Fault, occurrence: str | None, repeat: bool) -> int:
     _lock(connection, fault.fingerprint)
     error = fault.error
-    store = fault.subject.removeprefix("store ") if fault.subject.startswith("store ") else None
     values = {
         **fault._asdict(),
         "fingerprint": str(fault.fingerprint),
@@ -305,7 +304,7 @@ def _write(connection: Connection, fault: Fault, occurrence: str | None, repeat:
         "error_type": error.error_type.value,
         "severity": error.severity.value,
         "source": error.source,
-        "message": filled(error.message, STORE=store),
+        "message": error.message,
         "details": Jsonb(error.details),
         "reopen_within": REOPEN_WITHIN,
     }

@@ -87,7 +87,7 @@ def expected_backfill(database: Database, key: Cipher, settings: Settings, name:
         finally:
             platform.close()
     except IntegrationError as error:
-        return [f"how long its first sync takes is not known: {error.message}"]
+        return [f"how long its first sync takes is not known: {error.of_store(name).message}"]
     return [
         f"{one.resource}: {one.rows:,} to read"
         + (f", as an export at {store.platform}'s own pace; as pages" if one.by_export else ",")

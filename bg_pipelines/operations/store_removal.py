@@ -86,7 +86,7 @@ def remove_store(database: Database, settings: Settings, plan: Plan, *, by: str)
         try:
             ended = _unsubscribe(database, settings, plan)
         except IntegrationError as error:  # it may be long gone, and is no reason to keep it
-            ended, why = None, error.message
+            ended, why = None, error.of_store(plan.name).message
     erased = erasure.erase_store(
         database, key, settings.home, plan.store_id, by=by, keep_orders=plan.keep_orders
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -35,6 +35,8 @@ STORE_TAG = "store"
 """The store that a run was asked for, if it was asked for one: with a click on it the UI shows its others."""
 OUTCOME_TAG, FAILED_TAG = "outcome", "failed"
 WELL = "ok"
+BOARD_URL = "http://127.0.0.1:3001"
+"""Where `up` serves the board."""
 NAMED_IN_TAG, NAMED_IN_LOG = 3, 20
 MOST_ROWS = 200
 """Of a table in metadata, which is one event: while a vendor is away ten thousand stores may fail for the same reason."""
@@ -111,10 +113,10 @@ def report(context: dg.OpExecutionContext, summary: Summary, database: Database)
                     metadata={"stores_failing": done.failed},
                 )
             )
-    context.add_output_metadata(_metadata(summary))
+    context.add_output_metadata(_metadata(summary, load_settings().board_url or BOARD_URL))
 
 
-def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
+def _metadata(summary: Summary, board: str) -> Mapping[str, dg.MetadataValue]:
     """What failed comes first: the UI folds what is long."""
     metadata: dict[str, dg.MetadataValue] = {}
     if summary.failures:
@@ -133,10 +135,9 @@ def _metadata(summary: Summary) -> Mapping[str, dg.MetadataValue]:
                 for failure in summary.failures
             ],
         )
-        if board := load_settings().board_url:
-            stores = {failure.store for failure in summary.failures}
-            page = f"store?{urlencode({'name': stores.pop()})}" if len(stores) == 1 else "incidents"
-            metadata["board"] = dg.MetadataValue.url(f"{board.rstrip('/')}/{page}")
+        names = sorted({failure.store for failure in summary.failures})
+        place = f"store?name={quote(names[0])}" if len(names) == 1 else "incidents"
+        metadata["board"] = dg.MetadataValue.url(f"{board.rstrip('/')}/{place}")
     metadata |= {
         "stores": dg.MetadataValue.int(summary.done),
         "stores_failed": dg.MetadataValue.int(summary.done - summary.complete),

@@ -133,7 +133,7 @@ class Visit:
                 raise
             except Exception as surprise:  # noqa: BLE001 (each unit says itself what it meets)
                 if isinstance(surprise, IntegrationError) and surprise.error_type in OUT_OF_REACH:
-                    failure = summary.Failure(self.store.name, [], surprise)
+                    failure = summary.Failure(self.store.name, [], surprise.of_store(self.store.name))
             if len(idle) == len(self.claims):
                 for claim in self.claims:
                     self._note_idle(claim)
@@ -217,7 +217,7 @@ class Visit:
                 return waiting, None
             error, tries = not_ready.error, not_ready.waits
         except IntegrationError as failed:
-            error = failed
+            error = failed.of_store(self.store.name)
         except Exception as surprise:  # noqa: BLE001 (one store's surprise must not stop the others)
             error = unexpected(surprise)
         self.run_.check_stopped()

@@ -291,7 +291,7 @@ class StoreBatch:
         except Stopped:
             raise
         except IntegrationError as failed:
-            error = failed
+            error = failed.of_store(self.store.name)
         except Exception as surprise:  # noqa: BLE001 (one store's surprise must not stop the others)
             error = unexpected(surprise)
         if is_outage(error):

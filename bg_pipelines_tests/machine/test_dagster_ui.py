@@ -1,65 +1,43 @@
 """Dagster's UI of a running demo in a browser: what is wrong is seen in the list of runs, tables have plots and checks.
 
-Needs Debian's package `chromium`, and `pip install playwright`. With BG_SCREENSHOTS=1 its pictures are put into docs/.
+It needs what the board's browser tests need. With BG_SCREENSHOTS=1 its picture is put into docs/.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import signal
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
-from bg_pipelines_tests.machine.test_demo import free_port, project, says, start_demo
+from bg_pipelines_tests.board.test_browser import SECONDS, WIDE, Demo, browser, demo
 from bg_pipelines_tests.support import PROJECT
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
+__all__ = ["browser", "demo"]  # fixtures
 
-__all__ = ["project"]  # a fixture
-
-pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
-WAIT_MS = 30_000
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 PICTURES = os.environ.get("BG_SCREENSHOTS") == "1"  # here: a test has none of our variables
 
 
 @pytest.fixture
-def demo(project: Path) -> Iterator[str]:
-    """The address of the UI of a demo that has run every job, one store of it with a token that was revoked."""
-    port = free_port()
-    process = start_demo(project, "--port", str(port))
-    try:
-        says(process, f"127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+def page(demo: Demo, browser: Any) -> Iterator[Any]:
+    """One of the demo's UI. The demo has run every job, one store of it with a token that was revoked."""
+    context = browser.new_context(viewport=WIDE, base_url=f"http://127.0.0.1:{demo.port}")
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
+    yield page
+    context.close()
 
 
-@pytest.fixture
-def page(demo: str) -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 800}, base_url=demo)
-        page.set_default_timeout(WAIT_MS)
-        yield page
-        browser.close()
-
-
-def picture(page: Page, name: str) -> None:
+def picture(page: Any, name: str) -> None:
     if PICTURES:
         page.screenshot(path=PROJECT / "docs" / name)
 
 
 def test_in_the_ui_what_failed_is_found_with_a_click_and_tables_have_plots_checks_and_columns(
-    page: Page,
+    page: Any,
 ) -> None:
     page.goto("/overview/activity/timeline")
     page.get_by_text("bg_pipelines.definitions").first.wait_for()

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import psycopg
@@ -266,7 +267,11 @@ def test_of_a_run_what_failed_comes_first_and_is_seen_in_the_list_of_runs(
     assert [run.run_id for run in instance.get_runs(same)] == [failed.run_id], "a click shows its others"
 
     [output] = [e for e in failed.all_node_events if e.event_type_value == "STEP_OUTPUT"]
-    assert next(iter(output.step_output_data.metadata)) == "failed"
+    assert list(output.step_output_data.metadata)[:2] == ["failed", "board"]
+    assert (
+        output.step_output_data.metadata["board"].value
+        == f"http://127.0.0.1:3001/store?name={quote(names[0])}"
+    )
     errors = [e for e in instance.all_logs(failed.run_id) if e.level >= 40]
     assert errors[0].user_message.startswith(f"1 of 3 stores failed\n{names[0]}: credentials: ")
 
@@ -327,6 +332,7 @@ def test_ten_thousand_stores_that_fail_are_no_event_of_megabytes(
     [output] = [e for e in result.all_node_events if e.event_type_value == "STEP_OUTPUT"]
     shown = output.step_output_data.metadata
     assert len(shown["failed"].records) == 200
+    assert shown["board"].value.endswith("/incidents")
     assert (shown["failed_in_all"].value, shown["stores_failed"].value) == (10_000, 10_000)
     run = instance.get_run_by_id(result.run_id)
     assert run is not None
