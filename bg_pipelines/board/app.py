@@ -218,9 +218,7 @@ async def _safely(request: Request, answer: Callable[[Request, Form | None], Res
         ]
         where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
         log.error("board: unexpected %s at %s", type(error).__name__, where)
-        return pages.anonymous_message(
-            500, f"An unexpected {type(error).__name__} at {where}: a fault of the board."
-        )
+        return pages.anonymous_message(500, "A fault of the board: its log names the place.")
 
 
 async def _form(request: Request) -> Form | None:

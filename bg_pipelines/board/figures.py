@@ -42,6 +42,8 @@ class Cache:
         self._held: Figures | None = None
         self._read_at = float("-inf")
         self._coming: Future[Figures] | None = None
+        self._changes = 0
+        """How often what was computed before was forgotten."""
 
     def read(self) -> Figures:
         """Raises IntegrationError (database)."""
@@ -50,7 +52,7 @@ class Cache:
             if self._held is not None and age < FRESH_SECONDS:
                 return self._held
             if self._coming is None:
-                self._coming = self._pool.submit(self._compute)
+                self._coming = self._pool.submit(self._compute, self._changes)
             coming, held = self._coming, self._held
         return held if held is not None and age < USABLE_SECONDS else coming.result()
 
@@ -58,24 +60,24 @@ class Cache:
         """Something was changed: what was computed before, or began to be, is not shown any more."""
         with self._lock:
             self._held = self._coming = None
+            self._changes += 1
             self._read_at = float("-inf")
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _compute(self) -> Figures:
-        began, own = self._clock(), self._coming
+    def _compute(self, changes: int) -> Figures:
+        began = self._clock()
+        figures = None
         try:
             figures = Figures(
                 read_status(self._database, most_stores=WORST, daemon=read_daemon(self._dagster)),
                 read_trends(self._database),
             )
-        except BaseException:
+            return figures
+        finally:
             with self._lock:
-                if self._coming is own:
+                if changes == self._changes:
                     self._coming = None
-            raise
-        with self._lock:
-            if self._coming is own:
-                self._held, self._read_at, self._coming = figures, began, None
-        return figures
+                    if figures is not None:
+                        self._held, self._read_at = figures, began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,8 +35,6 @@ SHOWN = 20
 PAGE = 50
 """Lines of a page of a list."""
 DAGSTER_URL = "http://127.0.0.1:3000"
-
-Row = Mapping[str, Any]
 
 
 class Form:

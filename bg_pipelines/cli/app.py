@@ -236,10 +236,12 @@ def migrate() -> None:
     """Bring the application's tables to this program's revision; newer tables stay as they are."""
     from bg_pipelines.database import revisions
     from bg_pipelines.database.engine import open_database
+    from bg_pipelines.operations import activity
     from bg_pipelines.settings import load_settings
 
     database = open_database(load_settings())
     before, now = database.migrate()
+    activity.note_deploy(database)
     database.close()
     console.print(
         f"the database is at revision {now}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from bg_pipelines.cli.printing import (
     in_home,
     logged_in,
     new_table,
+    one_line,
     open_migrated,
     typed_secret,
     typist,
@@ -22,11 +24,12 @@ from bg_pipelines.cli.printing import (
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import actions, activity, stores
 from bg_pipelines.operations.backfills import expected_backfill
+from bg_pipelines.operations.store_figures import read_store
 from bg_pipelines.operations.store_removal import Plan, plan_removal, remove_store
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.settings import load_settings
-from bg_pipelines.wording import ADD_A_STORE, counted, visible
+from bg_pipelines.wording import ADD_A_STORE, counted, flat, span, visible
 
 app = typer.Typer()
 Insecure = Annotated[
@@ -154,6 +157,42 @@ def list_stores() -> None:
             row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
         )
     console.print(table if table.row_count else f"no stores yet{in_home()}; add one with {ADD_A_STORE}")
+
+
+@app.command("show")
+def show_store(store: StoreName) -> None:
+    """How old what is known of one store is, resource by resource, and what is wrong with it."""
+    with open_migrated() as database:
+        found = read_store(database, store)
+
+    def ago(moment: datetime | None) -> str:
+        return span((found.at - moment).total_seconds()) if moment else "never"
+
+    console.print(
+        one_line(
+            f"{found.name}: {found.state}, {found.platform} {found.domain}, tier {found.tier}, every {found.every} min"
+        )
+    )
+    table = new_table("resource", "age", "last change", "reached us in", "full pass", "state")
+    for unit in found.units:
+        lag = span(unit.last_change_lag.total_seconds()) if unit.last_change_lag is not None else ""
+        changed = f"{ago(unit.last_change_at)} ago" if unit.last_change_at else ""
+        state = (
+            f"incident {unit.incident_id}"
+            if unit.incident_id
+            else unit.error_type or ("at work" if unit.running else "")
+        )
+        if unit.rejected:
+            state = f"{state}, " * bool(state) + f"{unit.rejected:,} rejected"
+        full = f"{ago(unit.last_full_at)} ago" if unit.last_full_at else ""
+        table.add_row(unit.resource, ago(unit.last_succeeded_at), changed, lag, full, state)
+    console.print(table)
+    for incident in found.incidents:
+        console.print(
+            one_line(
+                f"incident {incident.id}, {incident.severity}: {incident.error_type}: {flat(incident.message)}"
+            )
+        )
 
 
 @app.command("pause")

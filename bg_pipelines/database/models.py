@@ -1197,6 +1197,9 @@ class SyncAttempt(Base):
         ARRAY(sa.BigInteger), comment="changed rows by how late they were, by `work.rollups.LAGS`"
     )
     lag_seconds: Mapped[float | None] = mapped_column(sa.Double, comment="of these together")
+    budget_used: Mapped[float | None] = mapped_column(
+        sa.REAL, comment="share of the vendor's rate limit used up at its end; null: not told"
+    )
 
 
 class SyncRollup(Base):

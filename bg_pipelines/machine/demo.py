@@ -96,6 +96,7 @@ def run_demo(
     os.environ["BG_HOME_DIR"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(project)
     os.environ["BG_DAGSTER_URL"] = f"http://127.0.0.1:{port}"
+    os.environ["BG_BOARD_URL"] = f"http://127.0.0.1:{board_port}"
     if not once:
         require_free(port)
         require_free(board_port)

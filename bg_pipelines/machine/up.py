@@ -105,6 +105,8 @@ def up(
     # For every process that is started from here, wherever it runs.
     os.environ |= {"BG_HOME_DIR": str(settings.home), "DAGSTER_HOME": str(project)}
     os.environ.setdefault("BG_DAGSTER_URL", settings.dagster_url or f"http://127.0.0.1:{port}")
+    if board_port is not None:
+        os.environ.setdefault("BG_BOARD_URL", settings.board_url or f"http://127.0.0.1:{board_port}")
     for wanted in filter(None, (port, board_port)):
         require_free(wanted)
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError, Severity
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import DAGSTER, Fingerprint, Installation
 from bg_pipelines.incidents.reporting import MANUAL, Fault, run_fault
-from bg_pipelines.operations import trends
+from bg_pipelines.operations import activity, trends
 from bg_pipelines.operations.daemon_figures import SILENT_SECONDS, read_daemon
 from bg_pipelines.platforms.http import Transport
 from bg_pipelines.settings import Settings
@@ -166,7 +166,9 @@ class Watchdog:
             return
         self._sampled_at = self._clock()
         try:
-            trends.sample(self._database(open_database))
+            database = self._database(open_database)
+            trends.sample(database)
+            activity.note_deploy(database)
         except IntegrationError as error:
             log.error("watchdog: figures were not kept: %s", error.message)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from datetime import date, timedelta
+from pathlib import Path
 
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
@@ -18,6 +21,10 @@ SELECT current_user, current_setting('log_min_messages') NOT IN ('log', 'fatal',
 API_SUPPORT = timedelta(days=365)
 """For how long Shopify answers a version: https://shopify.dev/docs/api/usage/versioning."""
 API_WARNING = timedelta(days=90)
+
+
+GONE_TAGS = frozenset({"hurry", "job", "lower_tier"})
+"""Of earlier versions' runs: a limit in dagster.yaml that goes by one limits nothing any more."""
 
 
 def broker_faults(url: str) -> list[str]:
@@ -46,11 +53,24 @@ def hints(settings: Settings, today: date) -> Iterator[str]:
     yield from _of_the_version(settings.shopify_api_version, today)
     if settings.home.is_dir() and settings.home.stat().st_mode & 0o007:
         yield f"{settings.home} can be entered by every user of this machine: chmod o-rwx {settings.home}"
+    yield from _of_the_queue()
     if settings.database_url is not None:
         try:
             yield from _of_the_log(settings.database_url.get_secret_value())
         except IntegrationError:
             return  # a fault, which is listed
+
+
+def _of_the_queue() -> Iterator[str]:
+    config = Path(os.environ.get("DAGSTER_HOME", ""), "dagster.yaml")
+    if not config.is_absolute() or not config.is_file():
+        return
+    keys = re.findall(r"\bkey:\s*[\"']?(\w+)", config.read_text(errors="replace"))
+    if gone := sorted(GONE_TAGS.intersection(keys)):
+        yield (
+            f"{config} limits runs by {', '.join(gone)}: tags of an earlier version, which no run has. Replace its `concurrency` "
+            "by that of this version's dagster.yaml (docs/upgrade.md)"
+        )
 
 
 def _of_the_version(version: str, today: date) -> Iterator[str]:

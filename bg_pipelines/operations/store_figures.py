@@ -183,6 +183,7 @@ class AttemptRow(NamedTuple):
     rejected: int
     error_type: str | None
     message: str | None
+    budget_used: float | None
 
 
 class AuditRow(NamedTuple):
@@ -235,6 +236,11 @@ class StoreDetails(NamedTuple):
     events: dict[str, int] = {}  # noqa: RUF012 (of a tuple)
 
     @property
+    def last_budget(self) -> AttemptRow | None:
+        """The latest pass after which the vendor's rate limit is known."""
+        return next((one for one in self.attempts if one.budget_used is not None), None)
+
+    @property
     def is_paused(self) -> bool:
         return self.paused_at is not None
 
@@ -281,7 +287,7 @@ _UNITS = """
 
 _ATTEMPTS = """
     SELECT run_id, resource, status, full_pass, started_at, finished_at, rows_read, inserted, updated, deleted, rejected,
-        error ->> 'error_type' AS error_type, error ->> 'message' AS message
+        error ->> 'error_type' AS error_type, error ->> 'message' AS message, budget_used
     FROM sync_attempts WHERE store_id = %(store)s ORDER BY started_at DESC, id DESC LIMIT %(shown)s"""
 
 _AUDITS = """

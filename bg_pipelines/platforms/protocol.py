@@ -22,7 +22,8 @@ class StoreAccess:
     """How to reach a store. `credentials` are decrypted; `save_credentials` keeps them when they were renewed.
 
     `reserve` is the share of the store's rate limit that these calls leave to others. With one they never wait: a call
-    that would take of it, or is refused, raises IntegrationError (throttled) at once.
+    that would take of it, or is refused, raises IntegrationError (throttled) at once. `note_budget` is told, with each
+    answer that says so, which share of that limit is used up: 0 to 1.
     """
 
     name: str
@@ -32,6 +33,7 @@ class StoreAccess:
     credentials: Mapping[str, Any] = field(repr=False)
     save_credentials: Callable[[Mapping[str, Any]], None] = field(repr=False, default=lambda _: None)
     reserve: float = 0.0
+    note_budget: Callable[[float], None] = field(repr=False, default=lambda _: None)
 
     @property
     def base_url(self) -> str:

@@ -22,7 +22,8 @@ Connect = Callable[[StoreAccess, Callable[[float], object]], Platform]
 @dataclass
 class Store:
     """The row of a store; `credentials` are encrypted. `is_shut`: a circuit keeps it, or its platform, from being
-    called; `is_double`: it is the same shop as another. `carries` are units of it with other queues' work to do."""
+    called; `is_double`: it is the same shop as another. `carries` are units of it with other queues' work to do;
+    `budget_used` is the share of its vendor's rate limit, as last told in this visit."""
 
     id: int
     name: str
@@ -36,6 +37,7 @@ class Store:
     is_shut: bool
     is_double: bool
     carries: list[str]
+    budget_used: float | None = None
 
 
 # Work of another queue that is due, and that a visit to one of the store's units does.
@@ -92,6 +94,9 @@ def connect_store(
         if kept:
             store.credentials = renewed
 
+    def note_budget(used: float) -> None:
+        store.budget_used = used
+
     access = StoreAccess(
         store.name,
         store.platform,
@@ -100,5 +105,6 @@ def connect_store(
         cipher.decrypt(store.credentials),
         save,
         reserve,
+        note_budget,
     )
     return connect(access, sleep)

@@ -291,7 +291,13 @@ class UnitContext:
         store_units.complete(
             connection, self.claim, cursor, next_due_at=next_due_at, full_pass_since=full_pass_since
         )
-        attempts.end(connection, self.attempt, "succeeded", full_pass=full_pass_since is not None)
+        attempts.end(
+            connection,
+            self.attempt,
+            "succeeded",
+            full_pass=full_pass_since is not None,
+            budget_used=self.visit.store.budget_used,
+        )
 
     def note_rows(self, pages: int, counts: Counts) -> None:
         self.visit.run_.note_rows(self.unit, pages, counts)

@@ -71,18 +71,20 @@ def end(
     *,
     error: IntegrationError | None = None,
     full_pass: bool = False,
+    budget_used: float | None = None,
 ) -> None:
-    """End an attempt: succeeded, failed or released (unfinished)."""
+    """End an attempt: succeeded, failed or released (unfinished). `budget_used`: of the vendor's rate limit, where told."""
     connection.execute(
-        "INSERT INTO sync_attempts AS a (id, run_id, store_id, resource, started_at, status, finished_at, error, full_pass) "
+        "INSERT INTO sync_attempts AS a (id, run_id, store_id, resource, started_at, status, finished_at, error, full_pass, budget_used) "
         "OVERRIDING SYSTEM VALUE VALUES (%(id)s, %(run)s, %(store)s, %(unit)s, %(began)s, %(status)s, clock_timestamp(), "
-        "%(error)s, %(full)s) ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at, "
-        "error = excluded.error, full_pass = a.full_pass OR excluded.full_pass",
+        "%(error)s, %(full)s, %(budget)s) ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at, "
+        "error = excluded.error, full_pass = a.full_pass OR excluded.full_pass, budget_used = excluded.budget_used",
         {
             **_key(attempt),
             "status": status,
             "error": None if error is None else Jsonb(error.as_dict()),
             "full": full_pass,
+            "budget": budget_used,
         },
     )
 

@@ -16,6 +16,7 @@ from bg_pipelines.board import session, users
 from bg_pipelines.board.actions import ACTIONS
 from bg_pipelines.board.app import hosts, make_app
 from bg_pipelines.board.pages import PAGES
+from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines_tests.board.conftest import PASSWORD, Board, Person, serving, settings_of
 from bg_pipelines_tests.support import PATIENCE, query
@@ -316,3 +317,19 @@ def test_a_user_has_a_name_a_role_and_a_password_that_nobody_can_read(board: Boa
     assert held["password"].startswith("scrypt$32768$8$3$")
     assert users.verify(board.database, "ada", PASSWORD) == users.User("ada", "admin")
     assert users.verify(board.database, "ada\0", "\ud800") is None
+
+
+def test_a_database_that_is_away_is_said_and_nothing_of_it(board: Board, ada: Person) -> None:
+    away = Database("postgresql://nobody:secret@127.0.0.1:1/none", pool_size=1)
+    with serving(away, settings_of(board.database)) as served:
+        person = Person(served.url)
+        person.http.cookies["board"] = ada.http.cookies["board"]
+        for path in (*PAGES, "/login/link?token=x"):
+            answer = person.get(path)
+            assert answer.status_code == 503
+            assert "The database does not answer" in answer.text
+            assert "secret" not in answer.text
+            assert "127.0.0.1" not in answer.text
+        assert person.log_in("ada", PASSWORD).status_code == 503
+        assert person.get("/login").status_code == 200
+    away.close()

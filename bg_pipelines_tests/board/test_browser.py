@@ -1,9 +1,9 @@
-"""The board and the Dagster UI of a running demo, in a browser: on a wide screen and on a phone's, light and dark.
+"""The board of a running demo, in a browser: on a wide screen and on a phone's, light and dark.
 
     apt-get install chromium && pip install -e '.[browser]' && npm install --prefix /tmp/axe axe-core
-    BG_TEST_FULL=1 BG_AXE=/tmp/axe/node_modules/axe-core/axe.min.js pytest -n 0 bg_pipelines_tests/board/test_browser.py
+    BG_TEST_FULL=1 pytest -n 0 bg_pipelines_tests/board/test_browser.py
 
-It takes the pictures of docs/, too.
+BG_AXE names another place of `axe.min.js`. With BG_SCREENSHOTS=1 its pictures are put into docs/.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from bg_pipelines_tests.support import PATIENCE, PROJECT, wait_for
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
-PICTURES = {"wide": PROJECT / "docs" / "board.png", "phone": PROJECT / "docs" / "board-phone.png"}
+PICTURES = {"wide": "board.png", "phone": "board-phone.png"}
+# Read here: a test has none of our variables.
+AXE = Path(os.environ.get("BG_AXE", "/tmp/axe/node_modules/axe-core/axe.min.js"))
+KEEPS_PICTURES = os.environ.get("BG_SCREENSHOTS") == "1"
 SECONDS = 120_000
 """In milliseconds, as Playwright counts: the daemon looks for hinted work every half minute."""
 
@@ -100,9 +104,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    given = os.environ.get("BG_AXE", "/tmp/axe/node_modules/axe-core/axe.min.js")
-    assert Path(given).exists(), "npm install --prefix /tmp/axe axe-core"
-    return Path(given).read_text()
+    assert AXE.exists(), "npm install --prefix /tmp/axe axe-core"
+    return AXE.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +156,24 @@ def faults(page: Any, axe: str) -> list[str]:
     ]
 
 
-def test_a_broken_store_is_found_in_two_clicks_retried_and_gone(demo: Demo, look: Any, axe: str) -> None:
+def test_a_broken_store_is_found_in_two_clicks_retried_and_gone(
+    demo: Demo, look: Any, axe: str, tmp_path: Path
+) -> None:
     shop = demo.shop()
     name = shop["name"]
     # It is broken, and synced until the fault is believed.
     demo.edit(shop["domain"], edit="expire_tokens")
     page = look(f"/store?name={name}")
-    page.get_by_role("button", name="Sync now").click()
-    page.get_by_text("units due now").wait_for()
+
+    def is_believed() -> bool:
+        page.get_by_role("button", name="Sync now").click()
+        page.get_by_text("units due now").wait_for()
+        with suppress(Exception):  # a timeout: the first refusal may have been a mistake of the vendor's
+            page.get_by_role("heading", level=1).get_by_text("needs attention").wait_for(timeout=40_000)
+            return True
+        return False
+
+    assert any(is_believed() for _ in range(5))
     page.goto(f"{demo.board}/")
     incident = page.get_by_role("link", name=re.compile(rf"#\d+ store {name}"))
     incident.first.wait_for(timeout=SECONDS)  # the page refreshes itself
@@ -170,8 +183,9 @@ def test_a_broken_store_is_found_in_two_clicks_retried_and_gone(demo: Demo, look
         seen = look("/", size)
         seen.get_by_role("link", name=re.compile(rf"#\d+ store {name}")).first.wait_for()
         assert seen.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        seen.screenshot(path=PICTURES[kind])
-        assert PICTURES[kind].stat().st_size < 150_000
+        picture = (PROJECT / "docs" if KEEPS_PICTURES else tmp_path) / PICTURES[kind]
+        seen.screenshot(path=picture)
+        assert picture.stat().st_size < 150_000
 
     # Two clicks: the incident, which says what to do, and the store.
     incident.first.click()
@@ -187,7 +201,7 @@ def test_a_broken_store_is_found_in_two_clicks_retried_and_gone(demo: Demo, look
     page.goto(f"{demo.board}/")
     page.get_by_role("button", name=re.compile("Retry incident")).first.focus()
     page.keyboard.press("Enter")
-    page.get_by_text("1 incident retried").wait_for()
+    page.get_by_text("1 incident retried").first.wait_for()
     incident.first.wait_for(state="detached", timeout=SECONDS)
     page.get_by_role("heading", level=1, name="all 14 stores up to date").wait_for(timeout=SECONDS)
     page.goto(f"{demo.board}/changes")
@@ -240,26 +254,4 @@ def test_it_all_works_without_a_script(demo: Demo, browser: Any, cookies: list[d
     page.get_by_text("1 paused").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.get_by_text("1 resumed").wait_for()
-    context.close()
-
-
-def test_the_dagster_ui_has_the_jobs_and_a_run_with_its_plots(demo: Demo, browser: Any) -> None:
-    context = browser.new_context(viewport=WIDE)
-    page = context.new_page()
-    ui = f"http://127.0.0.1:{demo.port}"
-    page.goto(f"{ui}/jobs", timeout=SECONDS)
-    for job in ("store_sync", "inventory_sync", "clean_database"):
-        page.get_by_text(job, exact=True).first.wait_for(timeout=SECONDS)
-    answer = requests.post(
-        f"{ui}/graphql",
-        json={
-            "query": '{ runsOrError(filter: {pipelineName: "store_sync"}) { ... on Runs { results { runId } } } }'
-        },
-        timeout=PATIENCE,
-    ).json()
-    run = answer["data"]["runsOrError"]["results"][-1]["runId"]
-    page.goto(f"{ui}/runs/{run}")
-    page.get_by_text("Materialized", exact=False).first.wait_for(timeout=SECONDS)
-    page.goto(f"{ui}/assets/products?view=events")
-    page.get_by_text("products").first.wait_for(timeout=SECONDS)
     context.close()

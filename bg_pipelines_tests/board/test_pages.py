@@ -173,8 +173,9 @@ def test_a_broken_store_is_found_from_the_front_page_in_two_clicks(
     number = add_incident(add_store("harbor"))
     query(
         board.database,
-        "INSERT INTO sync_attempts (run_id, store_id, resource, status, finished_at, error) SELECT %s, id, 'store', 'failed', "
-        'now(), \'{"error_type": "credentials", "message": "the token is revoked"}\' FROM stores',
+        "INSERT INTO sync_attempts (run_id, store_id, resource, status, finished_at, budget_used, error) SELECT %s, id, 'store', "
+        "'failed', now(), 0.375, "
+        '\'{"error_type": "credentials", "message": "the token is revoked"}\' FROM stores',
         RUN,
     )
     front = page(ada, "/")
@@ -195,6 +196,7 @@ def test_a_broken_store_is_found_from_the_front_page_in_two_clicks(
         (tag, given.get("href")) for tag, given in store.tags
     ]
     assert "attempt 1: the token is revoked" in store.words
+    assert "38 % used up at the end of a pass" in store.words
 
 
 def test_a_store_tells_when_its_token_ends_and_nothing_else_of_it(

@@ -165,6 +165,26 @@ def test_what_is_not_given_of_a_known_store_stays_as_it_is(run: Run) -> None:
     assert "every: give minutes, a multiple of 5" in refused(run(*HARBOR, "--every", "7"))
 
 
+def test_of_one_store_it_is_shown_how_old_each_of_its_resources_is_and_what_is_wrong(
+    run: Run, database: Database
+) -> None:
+    ok(run(*HARBOR))
+    query(
+        database,
+        "UPDATE sync_states SET last_succeeded_at = now() - interval '40 s', last_change_at = now() - interval '3 h', "
+        "last_change_lag = interval '20 s' WHERE resource = 'inventory_levels'",
+    )
+    query(
+        database,
+        "UPDATE sync_states SET attempts = 1, last_error = '{\"error_type\": \"timeout\"}' WHERE resource = 'orders'",
+    )
+    shown = words(ok(run("stores", "show", "Harbor")))
+    assert "Harbor: failing, shopify harbor.myshopify.com, tier" in shown
+    assert re.search(r" inventory_levels 4[01]s 3h ago 20s ", shown), shown
+    assert re.search(r" orders never .*timeout", shown), shown
+    assert "did you mean 'Harbor'?" in refused(run("stores", "show", "Habor"))
+
+
 def test_stores_are_paused_and_resumed_by_name(run: Run) -> None:
     ok(run(*HARBOR))
     assert ok(run("stores", "pause", "Harbor")) == "1 paused, 0 already were\n"

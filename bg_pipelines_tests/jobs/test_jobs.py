@@ -93,15 +93,17 @@ def test_webhooks_are_subscribed_to_and_without_a_public_url_that_is_said_and_no
 
 @pytest.mark.usefixtures("environment")
 def test_a_failed_store_does_not_fail_the_run_and_stands_in_its_metadata(
-    make_sandbox: MakeSandbox, add_shops: AddShops
+    make_sandbox: MakeSandbox, add_shops: AddShops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox = make_sandbox(shops=3, variants=30)
     names = add_shops(sandbox)
+    monkeypatch.setenv("BG_BOARD_URL", "https://board.example.com")
     next(iter(sandbox.world.shops.values())).faults.append(Fault("unauthorized"))
     result = execute("store_sync")
     assert result.success
     shown = metadata(result)
     assert (shown["stores"], shown["stores_failed"]) == (3, 1)
+    assert shown["board"] == f"https://board.example.com/store?name={names[0]}"
     failed = [record.data for record in shown["failed"].records]
     assert {record["store"] for record in failed} == {names[0]}
     assert {record["error_type"] for record in failed} == {"credentials"}

@@ -125,6 +125,9 @@ def test_workers_that_are_killed_are_replaced_and_everything_that_was_answered_i
         for _ in range(20):
             assert Vendors(vendors.port).shopify().status_code == 200
         wait_for(lambda: counted(vendors) == before + 20)
+        text = vendors.get("/metrics").text
+        assert "bg_pipelines_database_up 1.0" in text
+        assert 'bg_pipelines_work_due{table="webhook_events"}' in text, "all other figures are there"
         last = workers(process)
         process.kill()
         psutil.wait_procs(last, timeout=PATIENCE)

@@ -222,6 +222,7 @@ def fill(place: Path) -> Path:
     return filler
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount")
 @pytest.mark.timeout(400)
 def test_a_disk_that_is_full_under_a_running_daemon_is_told_and_so_is_its_end(

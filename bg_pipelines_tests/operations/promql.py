@@ -116,6 +116,10 @@ class Moment:
 
     @staticmethod
     def _binary(operator: str, left: Vector | float, right: Vector | float) -> Vector | float:
+        if operator == "unless":
+            assert isinstance(left, dict)
+            assert isinstance(right, dict)
+            return {labels: value for labels, value in left.items() if labels not in right}
         compare: Mapping[str, Callable[[float, float], bool]] = {
             ">": lambda a, b: a > b,
             "<": lambda a, b: a < b,

@@ -139,6 +139,7 @@ def test_each_rule_fires_on_its_fault(database: Database, execute: Execute, thre
     seldom += "bg_pipelines_stores 0\nbg_pipelines_daemon_ticks_stopped 1\nbg_pipelines_database_up 0\n"
     seldom += 'node_textfile_mtime_seconds{file="/x/bg.prom"} 0\n'
     rest = firing(seldom, 1000.0, counted)
+    assert "DaemonIsNotSeen" in rest
     assert firing(text, at) | rest | {"FiguresAreMissing"} == {rule["alert"] for rule in RULES}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from bg_pipelines.database import embedded
 from bg_pipelines.operations.machine_checks import hints
 from bg_pipelines.settings import SHOPIFY_API_VERSION, Settings
+from bg_pipelines_tests.support import PROJECT
 
 TODAY = date(2026, 11, 29)
 
@@ -62,6 +64,22 @@ def test_a_version_that_ends_within_ninety_days_is_a_hint(
     found = list(hints(Settings(home_dir=tmp_path / "home", shopify_api_version=version), today))
     assert bool(found) is warned
     assert all("BG_SHOPIFY_API_VERSION" in hint for hint in found)
+
+
+def test_limits_of_an_earlier_version_are_a_hint_and_ours_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    settings = Settings(home_dir=tmp_path / "home")
+    config = tmp_path / "dagster.yaml"
+    shutil.copy(PROJECT / "dagster.yaml", config)
+    assert list(hints(settings, TODAY)) == []
+    config.write_text(
+        'tag_concurrency_limits:\n  - { key: hurry, value: "no", limit: 4 }\n  - key: "job"\n    limit: 1\n'
+    )
+    [hint] = hints(settings, TODAY)
+    assert hint.startswith(f"{config} limits runs by hurry, job: ")
+    assert "docs/upgrade.md" in hint
 
 
 def test_the_default_version_is_none_that_ends_soon(tmp_path: Path) -> None:

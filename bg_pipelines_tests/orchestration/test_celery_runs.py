@@ -9,6 +9,8 @@ import dagster as dg
 import pytest
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.orchestration.celery_runs import _place
+from bg_pipelines.queues import JOBS
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sandbox.faults import Fault
 from bg_pipelines_tests.jobs.test_jobs import rows_held
@@ -38,6 +40,19 @@ def daemon(home: Path, broker: Broker, environment: None) -> Iterator[Daemon]:
     daemon = Daemon(home, STORE_JOBS, broker)
     yield daemon
     daemon.kill()
+
+
+def test_a_run_has_the_place_in_the_broker_that_it_has_in_the_daemons_queue() -> None:
+    def place(job: str, tier: int | None = None) -> tuple[str, str]:
+        tags = _place(dg.DagsterRun(job_name=job, run_id="r", tags=JOBS[job].tags(job, tier)))
+        return tags["dagster-celery/queue"], tags["dagster-celery/run_priority"]
+
+    # There the lowest number goes first.
+    assert [place("store_sync", tier) for tier in (1, 2, 3, None)] == [("stores_sync", n) for n in "0363"]
+    assert [place("customer_sync", tier) for tier in (1, 2, 3)] == [("default", n) for n in "036"]
+    assert place("clean_database") == ("default", "3")
+    by_button = _place(dg.DagsterRun(job_name="__ASSET_JOB", run_id="r", tags={}))
+    assert by_button["dagster-celery/queue"] == "default"
 
 
 @pytest.mark.timeout(400)

@@ -22,7 +22,7 @@ from bg_pipelines.queues import Unit
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines_tests.support import PROJECT, as_store, assert_sales_equal_to_source, query
 
-KILLS = 50 if os.environ.get("BG_TEST_FULL") == "1" else 15
+KILLS = 50 if os.environ.get("BG_TEST_FULL") == "1" else 8
 STORES = 26
 """Twice as many as may be needed: each is killed four or five times. A world has one large shop in three."""
 SALES = (Unit.CUSTOMERS, Unit.ORDERS)

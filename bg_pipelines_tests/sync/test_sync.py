@@ -580,3 +580,16 @@ def test_progress_is_told_every_few_seconds_while_a_store_is_slow(
     sync(log=lines.append, progress_seconds=0.1)
     assert lines[-1].startswith("3 of 3 stores done, 0 failed, ")
     assert any("of 3 stores done" in line and " left" in line for line in lines[:-1])
+
+
+def test_a_pass_keeps_how_much_of_the_vendor_s_rate_limit_was_used_up_at_its_end(
+    database: Database,
+    make_sandbox: Callable[..., Sandbox],
+    add_shops: Callable[..., list[str]],
+    sync: Callable[..., Summary],
+) -> None:
+    add_shops(make_sandbox(shops=1, variants=30))
+    sync(units=(Unit.STORE, Unit.PRODUCTS))
+    kept = query(database, "SELECT resource, budget_used FROM sync_attempts")
+    assert {row["resource"] for row in kept} == {"store", "products"}
+    assert all(0 < row["budget_used"] <= 1 for row in kept), kept

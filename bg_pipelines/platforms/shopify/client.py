@@ -100,7 +100,7 @@ class ShopifyClient:
 
     `base_url` is https://SHOP or any other address that speaks the API. `on_token` is told each renewed
     `ClientCredentials`, to be kept. `clock` is in seconds and only ever compared with itself; `now` is the time of
-    day. `reserve` is the share of the bucket that is left to others: see `StoreAccess`. Raises IntegrationError, classified, and nothing else (but what `sleep` raises).
+    day. `reserve` is the share of the bucket that is left to others, `on_budget` is told which is used up: see `StoreAccess`. Raises IntegrationError, classified, and nothing else (but what `sleep` raises).
     """
 
     def __init__(
@@ -117,12 +117,14 @@ class ShopifyClient:
         max_bytes: float = http.MAX_ANSWER_BYTES,
         throttle_wait_seconds: float = THROTTLE_WAIT_SECONDS,
         reserve: float = 0.0,
+        on_budget: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.api_version = api_version
         self.base_url = base_url.rstrip("/")
         self._url = f"{self.base_url}/admin/api/{api_version}/graphql.json"
         self._credentials = credentials
         self._on_token = on_token
+        self._on_budget = on_budget
         self.sleep = sleep
         self.clock = clock
         self._now = now
@@ -240,6 +242,8 @@ class ShopifyClient:
             )
         except (KeyError, TypeError, ValueError):
             return  # MAX_COST_EXCEEDED and some failures come without it
+        if self._budget.maximum > 0:
+            self._on_budget(min(1.0, max(0.0, 1 - self._budget.available / self._budget.maximum)))
 
     def _authorization(self) -> dict[str, str]:
         credentials = self._credentials

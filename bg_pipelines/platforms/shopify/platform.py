@@ -184,6 +184,7 @@ def connect(
         on_token=keep,
         sleep=sleep,
         reserve=access.reserve,
+        on_budget=access.note_budget,
     )
     return ShopifyPlatform(client, sizes, exports)
 
