@@ -32,7 +32,7 @@ from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import AlertTarget, parse
 from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.retries import Decision, Policies, Strategy, decide
-from bg_pipelines.work.queue import Connection, Queue, clock
+from bg_pipelines.work.queue import FREE, Connection, Queue, clock
 
 LEASE = timedelta(seconds=60)
 PATIENCE = 8
@@ -220,8 +220,8 @@ def _send(database: Database, target: Target, delivery: Delivery) -> Integration
     with database.transaction() as connection:
         # Without a fence: whoever has it by now, it is sent.
         connection.execute(
-            "UPDATE alert_deliveries SET status = 'sent', sent_at = clock_timestamp(), reference = %s, next_due_at = NULL, "
-            "last_error = NULL, retry_strategy = NULL, retry_reason = NULL, lease_owner = NULL, lease_expires_at = NULL "
+            "UPDATE alert_deliveries SET status = 'sent', sent_at = clock_timestamp(), reference = %s, next_due_at = NULL, "  # noqa: S608 (of constants)
+            f"last_error = NULL, retry_strategy = NULL, retry_reason = NULL, {FREE} "
             "WHERE alert_id = %s AND target = %s",
             (reference, delivery.alert_id, delivery.target),
         )

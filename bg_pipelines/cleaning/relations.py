@@ -45,7 +45,6 @@ class Relation(NamedTuple):
 
     name: str
     oid: int
-    is_view: bool
     has_blocks: bool
     tables: Sequence[int]
 
@@ -70,7 +69,7 @@ _FOUND = """
             UNION ALL SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = b.oid
         ) next
     )
-    SELECT c.oid::bigint, c.relkind = 'v',
+    SELECT c.oid::bigint,
         c.relkind <> 'v' OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'ctid'
             AND a.atttypid = 'tid'::regtype),
         ARRAY(SELECT t.oid::bigint FROM below b JOIN pg_class t ON t.oid = b.oid WHERE t.relkind IN ('r', 'm'))

@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.models import CustomerChange
-from bg_pipelines.work.queue import Queue
+from bg_pipelines.work.queue import FREE, Queue
 
 Connection = psycopg.Connection[Any]
 
@@ -124,8 +124,8 @@ def settle(
     The trigger knows by `settled_at`, this transaction's time, that what is loaded in it is no change of the platform's.
     """
     connection.execute(
-        "UPDATE customer_changes SET status = %s, settled_at = now(), found_value = %s, error = %s, next_due_at = NULL, "
-        "lease_owner = NULL, lease_expires_at = NULL, incident_id = NULL "
+        "UPDATE customer_changes SET status = %s, settled_at = now(), found_value = %s, error = %s, next_due_at = NULL, "  # noqa: S608 (of constants)
+        f"incident_id = NULL, {FREE} "
         "WHERE id = %s AND status = 'pending'",
         (status, _json(found), None if reason is None else Jsonb({"reason": reason}), change.id),
     )

@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bg_pipelines.database import connecting
-from bg_pipelines.database.sqlstates import AWAY, LOCKED, classified, is_outage, unavailable
+from bg_pipelines.database.sqlstates import AWAY, LOCKED, classified, is_conflict, is_outage, unavailable
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import Settings
 from bg_pipelines.wording import ADD_A_STORE
+
+T = TypeVar("T")
 
 APP_DATABASE = "bg_pipelines"
 DAGSTER_DATABASE = "bg_dagster"
@@ -95,6 +97,26 @@ class Database:
             raise found from error
         finally:
             pooled.close()
+
+    def transact(
+        self,
+        act: Callable[[psycopg.Connection[Any]], T],
+        *,
+        tries: int = 3,
+        again_if: Callable[[IntegrationError], bool] = is_conflict,
+    ) -> T:
+        """What `act` returns from a transaction, which is tried again at once where it lost a conflict (`again_if`).
+
+        Raises like `transaction`; and what is no conflict, or the last try's.
+        """
+        for left in reversed(range(tries)):
+            try:
+                with self.transaction() as connection:
+                    return act(connection)
+            except IntegrationError as error:
+                if not left or not again_if(error):
+                    raise
+        raise AssertionError
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -12,14 +12,12 @@ them: circuits, incidents, then the queues' tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import psycopg
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.sqlstates import is_conflict
-from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import fingerprints
 from bg_pipelines.incidents.fingerprints import (
     Circuit,
@@ -38,10 +36,6 @@ from bg_pipelines.work import parked
 from bg_pipelines.work.circuits import OF_A_STORE
 
 Connection = psycopg.Connection[Any]
-T = TypeVar("T")
-
-_TRIES = 3
-"""A deadlock with a running sync costs only another attempt."""
 
 
 class Retried(NamedTuple):
@@ -72,7 +66,7 @@ def assign(database: Database, ids: Collection[int], owner: str) -> int:
             (_clean(owner) or None, list(ids)),
         ).rowcount
 
-    return _transact(database, act)
+    return database.transact(act)
 
 
 def retry(database: Database, ids: Collection[int], *, by: str) -> Retried:
@@ -101,7 +95,7 @@ def retry(database: Database, ids: Collection[int], *, by: str) -> Retried:
         notes += _in_the_way(connection, stores, {i.fingerprint for i in held if i.id in probed})
         return Retried(len(started), rows.rows + due + len(reread), notes)
 
-    return _transact(database, act)
+    return database.transact(act)
 
 
 def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> Resolved:
@@ -132,7 +126,7 @@ def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> 
         notes += _in_the_way(connection, rows.stores, {i.fingerprint for i in held})
         return Resolved(len(held), rows.rows + due, notes)
 
-    return _transact(database, act)
+    return database.transact(act)
 
 
 class _Held(NamedTuple):
@@ -322,17 +316,6 @@ def _require_known(connection: Connection, ids: Collection[int]) -> list[Fingerp
     if missing := sorted(set(ids) - set(known)):
         raise unknown(missing)
     return [fingerprints.parse(text) for text in known.values()]
-
-
-def _transact(database: Database, act: Callable[[Connection], T]) -> T:
-    for left in reversed(range(_TRIES)):
-        try:
-            with database.transaction() as connection:
-                return act(connection)
-        except IntegrationError as error:
-            if not left or not is_conflict(error):
-                raise
-    raise AssertionError
 
 
 def _clean(text: str) -> str:

@@ -101,10 +101,10 @@ class Settling:
             # are locked before rows, as by whoever retries them.
             over = [] if claim.incident_id is None else _lock_over(connection, claim.incident_id)
             connection.execute(
-                "UPDATE text_messages SET status = CASE status WHEN 'pending' THEN 'queued' ELSE status END, sid = %(sid)s, "
+                "UPDATE text_messages SET status = CASE status WHEN 'pending' THEN 'queued' ELSE status END, sid = %(sid)s, "  # noqa: S608 (of constants)
                 "sent_at = coalesce(sent_at, called_at, clock_timestamp()), called_at = NULL, next_due_at = NULL, "
                 "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, "
-                "lease_owner = NULL, lease_expires_at = NULL, reason = NULL WHERE id = %(id)s",
+                f"reason = NULL, {FREE} WHERE id = %(id)s",
                 {"sid": sid, "id": claim.id},
             )
             reporting.clear(connection, over, "a message was sent again")

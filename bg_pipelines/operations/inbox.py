@@ -17,7 +17,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.webhooks.events import SOURCES
 from bg_pipelines.webhooks.topics import TOPICS, Kind
 from bg_pipelines.wording import did_you_mean, plain
-from bg_pipelines.work.queue import clock
+from bg_pipelines.work.queue import FREE, clock
 
 Connection = psycopg.Connection[Any]
 
@@ -120,8 +120,7 @@ _REPLAY = f"""
         FROM webhook_events t WHERE {_CHOSEN} ORDER BY t.id FOR UPDATE OF t
     ), replayed AS (
         UPDATE webhook_events t SET status = 'pending', reason = NULL, settled_at = NULL, next_due_at = clock_timestamp(),
-            attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = %(why)s, lease_owner = NULL,
-            lease_expires_at = NULL
+            attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = %(why)s, {FREE}
         FROM chosen WHERE chosen.id = t.id AND chosen.why IS NULL RETURNING t.topic
     )
     SELECT true, topic, count(*) FROM replayed GROUP BY topic

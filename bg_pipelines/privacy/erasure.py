@@ -21,7 +21,6 @@ from bg_pipelines import people
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Base
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.database.sqlstates import is_conflict
 from bg_pipelines.errors import IntegrationError, Severity
 from bg_pipelines.incidents.fingerprints import DataRequest
 from bg_pipelines.incidents.reporting import SYSTEM
@@ -30,6 +29,7 @@ from bg_pipelines.privacy.subjects import Search, content_of, find_subject, with
 from bg_pipelines.privacy.tables import ANSWERS, COMMANDS, OF_STORE, Answer
 from bg_pipelines.records import PARTS
 from bg_pipelines.wording import command
+from bg_pipelines.work.queue import FREE
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -49,8 +49,8 @@ _ALSO = {
     "customer_changes": "erased_at = coalesce(t.erased_at, now()), settled_at = CASE WHEN t.status = 'pending' THEN now() "
     "ELSE t.settled_at END, status = CASE WHEN t.status = 'pending' THEN 'rejected' ELSE t.status END",
     "text_messages": "reason = CASE WHEN t.status = 'pending' THEN %(why)s ELSE t.reason END, "
-    "status = CASE WHEN t.status = 'pending' THEN 'refused' ELSE t.status END, next_due_at = NULL, lease_owner = NULL, "
-    "lease_expires_at = NULL, incident_id = NULL",
+    f"status = CASE WHEN t.status = 'pending' THEN 'refused' ELSE t.status END, next_due_at = NULL, {FREE}, "
+    "incident_id = NULL",
     "text_subscriptions": "ended_at = coalesce(t.ended_at, now())",
     "text_replies": "settled_at = coalesce(t.settled_at, now()), settled_by = coalesce(t.settled_by, %(why)s)",
 }
@@ -66,7 +66,7 @@ _EMPTY_PAYLOAD = {
     "rejected_rows": "payload = ''",
     "webhook_events": "payload = NULL, reason = CASE WHEN t.status = 'pending' THEN %(why)s ELSE t.reason END, "
     "status = CASE WHEN t.status = 'pending' THEN 'ignored' ELSE t.status END, settled_at = coalesce(t.settled_at, now()), "
-    "next_due_at = NULL, lease_owner = NULL, lease_expires_at = NULL, incident_id = NULL",
+    f"next_due_at = NULL, {FREE}, incident_id = NULL",
 }
 _HAS_PAYLOAD = {
     "rejected_rows": "t.payload <> ''",
@@ -379,11 +379,4 @@ def _same(table: str) -> str:
 
 
 def _transact(database: Database, act: Callable[[Connection], T]) -> T:
-    for left in reversed(range(_TRIES)):
-        try:
-            with database.transaction() as connection:
-                return act(connection)
-        except IntegrationError as error:
-            if not left or not is_conflict(error):
-                raise
-    raise AssertionError
+    return database.transact(act, tries=_TRIES)

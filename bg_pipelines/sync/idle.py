@@ -14,7 +14,7 @@ from bg_pipelines.platforms.paging import may_be_of_size
 from bg_pipelines.platforms.protocol import Look, Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Resource
-from bg_pipelines.sync.state import FULL_PASS_EVERY, CursorState, digest
+from bg_pipelines.sync.state import CursorState, digest, full_pass_due
 from bg_pipelines.sync.store_profile import seen_profile
 from bg_pipelines.sync.stores import Store
 from bg_pipelines.work.store_units import Claim
@@ -46,9 +46,8 @@ def find_idle(
                 state = CursorState.parse(claim.cursor)
             except IntegrationError:
                 continue  # it fails as this unit's own
-            last = claim.last_full_at
             is_between = state.current is None and state.awaited is None and state.seen is not None
-            if is_between and state.since and last and asked_at - last < FULL_PASS_EVERY:
+            if is_between and state.since and not full_pass_due(claim.last_full_at, asked_at):
                 states[unit.resource], since[unit.resource] = state, state.since
     if not since and profile is None:
         return set()

@@ -56,9 +56,6 @@ OUT_OF_REACH = {
 }
 """Errors that put the whole store out of reach; any other is its unit's own."""
 
-_TRIES = 3
-"""How often a transaction that conflicts with another is tried: the losing one has done nothing."""
-
 
 class Done(NamedTuple):
     pass
@@ -266,7 +263,7 @@ class Settling:
             known = replace(self._known, reported=set(self._known.reported), messages=[], reopened=False)
             return act(connection, known), known
 
-        result, self._known = _transacted(self.database, learning)
+        result, self._known = self.database.transact(learning, again_if=is_expected)
         for message in self._known.messages:
             self.say(message)
         if self._known.reopened:
@@ -440,19 +437,7 @@ def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVis
                 store_units.make_carrier_due(connection, queue, stores)
         return {store_id for (store_id,) in connection.execute(_MAY_BE_OVER, (stores,))}
 
-    may_be_over = _transacted(database, act)
+    may_be_over = database.transact(act, again_if=is_expected)
     for visit in visits:
         if visit.settling.store.id in may_be_over:
             visit.settling.note_success([claim.unit for claim in visit.claims])
-
-
-def _transacted(database: Database, act: Callable[[Connection], T]) -> T:
-    """What `act` returns from its transaction, which is tried again on a conflict."""
-    for left in reversed(range(_TRIES)):
-        try:
-            with database.transaction() as connection:
-                return act(connection)
-        except IntegrationError as error:
-            if not left or not is_expected(error):
-                raise
-    raise AssertionError

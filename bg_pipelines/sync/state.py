@@ -193,6 +193,11 @@ class CursorState:
         return replace(self, current=None, since=None if self.current.full else self.since)
 
 
+def full_pass_due(last_full_at: datetime | None, now: datetime) -> bool:
+    """Whether it is time for a full pass. `now` by the database's clock, as `last_full_at` is."""
+    return last_full_at is None or now - last_full_at >= FULL_PASS_EVERY
+
+
 def digest(found: Page | StoreProfile) -> str | None:
     """Of what a page or a profile holds: the same means that nothing has changed. None where that cannot be told: a page that
     is one of several, or lists some of the rows, or has rows that cannot be loaded."""

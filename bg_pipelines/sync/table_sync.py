@@ -32,12 +32,12 @@ from bg_pipelines.sync.prefetch import prefetch
 from bg_pipelines.sync.progress import Progress
 from bg_pipelines.sync.proof import NOTHING
 from bg_pipelines.sync.state import (
-    FULL_PASS_EVERY,
     Comparison,
     CursorState,
     PassState,
     compare_counts,
     digest,
+    full_pass_due,
     is_worth_counting,
 )
 from bg_pipelines.sync.summary import BACKFILLS
@@ -105,8 +105,7 @@ class TableSync:
             return True
         if unfinished:
             return unfinished.full
-        last = self.claim.last_full_at
-        return self.state.since is None or last is None or self.claim.claimed_at - last >= FULL_PASS_EVERY
+        return self.state.since is None or full_pass_due(self.claim.last_full_at, self.claim.claimed_at)
 
     def _sync_pages(self, full: bool) -> bool:
         """Read one pass to its end and settle the unit; returns True instead if a full pass is needed first."""

@@ -23,7 +23,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import Unit
 from bg_pipelines.webhooks.topics import TOPICS, Kind, Topic
 from bg_pipelines.work import store_units
-from bg_pipelines.work.queue import NOW, UNCLAIMED, Queue
+from bg_pipelines.work.queue import FREE, NOW, UNCLAIMED, Queue
 
 Connection = psycopg.Connection[Any]
 
@@ -148,8 +148,7 @@ def claim(
 
 _SETTLED = (
     "status = %(status)s, reason = %(reason)s, settled_at = clock_timestamp(), next_due_at = NULL, attempts = 0, "
-    "last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, lease_owner = NULL, "
-    "lease_expires_at = NULL, "
+    f"last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, {FREE}, "
     # Of an erased store nothing is kept, whatever its vendor still sends.
     "payload = CASE WHEN EXISTS (SELECT FROM stores WHERE id = webhook_events.store_id AND deleted_at IS NOT NULL) "
     "THEN NULL ELSE payload END"
@@ -217,7 +216,6 @@ def pass_on(
 def release(connection: Connection, events: Sequence[Event]) -> None:
     """These are for a later claim."""
     connection.execute(
-        "UPDATE webhook_events SET lease_owner = NULL, lease_expires_at = NULL "
-        "WHERE id = ANY(%s) AND lease_owner = ANY(%s)",
+        f"UPDATE webhook_events SET {FREE} WHERE id = ANY(%s) AND lease_owner = ANY(%s)",  # noqa: S608
         ([event.id for event in events], list({event.owner for event in events})),
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import psycopg
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.sqlstates import is_conflict
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.failing import fail_together
@@ -25,10 +24,6 @@ from bg_pipelines.wording import counted
 from bg_pipelines.work import store_units
 
 Connection = psycopg.Connection[Any]
-T = TypeVar("T")
-
-_TRIES = 3
-"""How often a transaction that conflicts with another is tried: the losing one has done nothing."""
 
 
 class Run(Protocol):
@@ -52,12 +47,14 @@ class Settling:
         self.store_id = store_id
 
     def settle(self, events: Sequence[Event], status: str, reason: str | None = None) -> None:
-        self.transact(lambda connection: inbox.settle(connection, events, status, reason))
+        self.run.database.transact(lambda connection: inbox.settle(connection, events, status, reason))
         self.note_settled(status, events)
 
     def pass_on(self, units: Sequence[Unit], events: Sequence[Event], reason: str) -> None:
         """Leave a table's events, and others of it that wait, to the next passes of these units."""
-        _, others = self.transact(lambda connection: inbox.pass_on(connection, events, units, reason))
+        _, others = self.run.database.transact(
+            lambda connection: inbox.pass_on(connection, events, units, reason)
+        )
         self.note_settled(PASSED_ON, events)
         self.run.note_settled(PASSED_ON, others)
 
@@ -66,7 +63,7 @@ class Settling:
         self.run.note_settled(status, len(events), ages)
         if any(event.incident_id is not None for event in events):
             # Apart: whoever retries an incident has its lock before those of its events.
-            self.transact(
+            self.run.database.transact(
                 lambda connection: reporting.clear_recovered(connection, self.store_id, [QUEUE.table])
             )
 
@@ -83,7 +80,7 @@ class Settling:
             units=sorted({event.resource for event in events if event.resource}),
             payload=f"webhook_events of store {self.store_id}",
         )
-        failed = self.transact(
+        failed = self.run.database.transact(
             lambda connection: fail_together(
                 connection,
                 QUEUE,
@@ -103,15 +100,4 @@ class Settling:
 
     def release(self, events: Sequence[Event]) -> None:
         with suppress(IntegrationError):
-            self.transact(lambda connection: inbox.release(connection, events))
-
-    def transact(self, act: Callable[[Connection], T]) -> T:
-        """A transaction, tried again on conflict."""
-        for left in reversed(range(_TRIES)):
-            try:
-                with self.run.database.transaction() as connection:
-                    return act(connection)
-            except IntegrationError as error:
-                if not left or not is_conflict(error):
-                    raise
-        raise AssertionError
+            self.run.database.transact(lambda connection: inbox.release(connection, events))

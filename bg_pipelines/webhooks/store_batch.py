@@ -109,7 +109,7 @@ class StoreBatch:
             new = {unit for unit, is_new, _ in units if is_new}
             return store, new, {unit for unit, _, is_parked in units if is_parked}, clock(connection)
 
-        self.store, self.new, self.parked, self.seen_at = self.settling.transact(act)
+        self.store, self.new, self.parked, self.seen_at = self.run_.database.transact(act)
 
     # Documents and commands
 
@@ -135,7 +135,7 @@ class StoreBatch:
                 self._report_rejects(connection, carts.TABLES)
             return counts, inbox.settle(connection, left, HANDLED)
 
-        counts, ages = self.settling.transact(act)
+        counts, ages = self.run_.database.transact(act)
         for table, count in counts.items():
             self.run_.note_rows(table, count)
         self.settling.note_settled(HANDLED, left, ages)
@@ -155,7 +155,7 @@ class StoreBatch:
         if done is None:
             self.settling.settle(left, NOT_UNDERSTOOD, "no command of this program's")
         elif done.status == HANDLED:
-            ages = self.settling.transact(
+            ages = self.run_.database.transact(
                 lambda connection: inbox.settle(connection, left, HANDLED, done.reason)
             )
             self.settling.note_settled(HANDLED, left, ages)
@@ -212,11 +212,11 @@ class StoreBatch:
             return
         if self.unreachable is not None:
             raise self.unreachable
-        split = self.settling.transact(
+        split = self.run_.database.transact(
             lambda connection: hints.split(connection, self.store_id, resource, left)
         )
         if split.later:
-            self.settling.transact(lambda connection: inbox.release(connection, split.later))
+            self.run_.database.transact(lambda connection: inbox.release(connection, split.later))
             _take_out(left, split.later)
         if split.known:
             self.settling.settle(split.known, HANDLED, "it is known to be deleted")
@@ -236,7 +236,9 @@ class StoreBatch:
     def _ask(
         self, platform: Platform, resource: Resource, asked: dict[str, list[Event]], left: list[Event]
     ) -> None:
-        for ids, answer in hints.ask(platform, self.settling.transact, self.store_id, resource, list(asked)):
+        for ids, answer in hints.ask(
+            platform, self.run_.database.transact, self.store_id, resource, list(asked)
+        ):
             self.run_.note_asked(len(ids))
             done = [event for object_id in ids for event in asked[object_id]]
             self._load(answer, done, platform.undated)
@@ -265,7 +267,7 @@ class StoreBatch:
                     rollups.note_lags(connection, self.store_id, table, ids, self.run_.job)
             return counts, ages
 
-        counts, ages = self.settling.transact(act)
+        counts, ages = self.run_.database.transact(act)
         for table, count in counts.items():
             self.run_.note_rows(table.value, count)
         self.settling.note_settled(HANDLED, done, ages)

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -22,6 +22,8 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms import http
 from bg_pipelines.platforms.http import Timeouts, Transport, parse_json, retry_after, vendor_time
 from bg_pipelines.platforms.paging import FEWER, Cursors, may_be_of_size
+
+T = TypeVar("T")
 
 BASE_URL = "https://connect.squareup.com"
 VERSION = "2026-09-16"
@@ -176,17 +178,28 @@ class SquareClient:
         """What was answered, after waiting out rate limits. Raises IntegrationError: see `Transport` and `classify`."""
         url = f"{self.base_url}/v2/{path}"
         body = None if content is None else orjson.dumps(content)
-        may_wait, pause = self.throttle_wait_seconds, FIRST_WAIT_SECONDS
+        may_wait = self.throttle_wait_seconds
         may_wait = may_wait if may_wait_seconds is None else min(may_wait, may_wait_seconds)
+        return self.within_rate_limit(
+            lambda: self._read(self.transport.request(method, url, headers=self._headers, body=body)),
+            may_wait_seconds=may_wait,
+            pause_seconds=FIRST_WAIT_SECONDS,
+        )
+
+    def within_rate_limit(self, act: Callable[[], T], *, may_wait_seconds: float, pause_seconds: float) -> T:
+        """What `act` returns, begun again after each wait that the rate limit asks for (`pause_seconds`, doubled each time,
+        where it names none). Raises like `act`, and IntegrationError (throttled) where the waits would be longer than
+        `may_wait_seconds` together.
+        """
         while True:
             try:
-                return self._read(self.transport.request(method, url, headers=self._headers, body=body))
+                return act()
             except IntegrationError as error:
-                seconds = float(error.details.get("retry_after_seconds", pause))
-                if error.error_type is not ErrorType.THROTTLED or seconds > may_wait:
+                seconds = float(error.details.get("retry_after_seconds", pause_seconds))
+                if error.error_type is not ErrorType.THROTTLED or seconds > may_wait_seconds:
                     raise
-                may_wait -= seconds
-                pause *= 2
+                may_wait_seconds -= seconds
+                pause_seconds *= 2
                 self.sleep(seconds)
 
     def _read(self, received: http.Answer) -> Answer:

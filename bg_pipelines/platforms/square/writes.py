@@ -52,17 +52,9 @@ T = TypeVar("T")
 
 def _read_anew(client: SquareClient, act: Callable[[], T]) -> T:
     """What reads and then writes, begun again where the rate limit makes us wait in between."""
-    may_wait, pause = client.throttle_wait_seconds, 2 * AT_ONCE_SECONDS
-    while True:
-        try:
-            return act()
-        except IntegrationError as error:
-            seconds = float(error.details.get("retry_after_seconds", pause))
-            if error.error_type is not ErrorType.THROTTLED or seconds > may_wait:
-                raise
-            may_wait -= seconds
-            pause *= 2
-            client.sleep(seconds)
+    return client.within_rate_limit(
+        act, may_wait_seconds=client.throttle_wait_seconds, pause_seconds=2 * AT_ONCE_SECONDS
+    )
 
 
 def update_customer(
