@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -197,6 +198,25 @@ def test_each_package_that_is_installed_is_justified_and_no_other() -> None:
     extras = {name: held for name, held in project["optional-dependencies"].items() if name != "dev"}
     assert justified(optional, 1) == set(extras)
     assert justified(optional, 2) == set().union(*map(names, extras.values()))
+
+
+def test_the_rooms_stand_in_the_architecture_in_the_order_in_which_they_may_import() -> None:
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = [layer.split(" | ") for layer in contracts[0]["layers"]]
+    page = (
+        (PROJECT / "docs" / "architecture.md").read_text().partition("## The house")[2].partition("\n## ")[0]
+    )
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    rooms = [room for row in rows for room in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+    assert sorted(rooms) == sorted(room for floor in floors for room in floor)
+    floor_of = {room: number for number, floor in enumerate(floors) for room in floor}
+    assert rooms == sorted(rooms, key=floor_of.__getitem__)
+
+
+def test_every_module_opens_with_a_sentence_on_what_it_is_for() -> None:
+    for file in (PROJECT / "bg_pipelines").rglob("[!0-9]*.py"):
+        said = ast.get_docstring(ast.parse(file.read_text())) or ""
+        assert re.search(r"[.?:]$", said.partition("\n\n")[0]), f"{file} does not say what it is for"
 
 
 @pytest.mark.parametrize("page", GENERATED)

@@ -1,4 +1,4 @@
-"""`bg-pipelines`: what a person types. Each command is thin; what it does lives in the rooms below."""
+"""`bg-pipelines`: the command itself, its topics (a file each beside this one), and the commands that belong to none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bg-pipelines webhooks`: what platforms tell of changes."""
+"""`bg-pipelines webhooks`: events of the inbox, listed and replayed, and what an app's TOML file needs."""
 
 from __future__ import annotations
 

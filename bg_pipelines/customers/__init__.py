@@ -1,0 +1,1 @@
+"""Customers' profiles: edits of ours, on their way to the platform."""

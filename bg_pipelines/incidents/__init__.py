@@ -1,0 +1,1 @@
+"""Incidents: one fault is one incident, which people read, retry or resolve."""

@@ -1,0 +1,1 @@
+"""Shopify: its Admin GraphQL API as a platform."""

@@ -1,0 +1,1 @@
+"""Square: its Connect v2 API as a platform."""

@@ -1,0 +1,1 @@
+"""Revisions: each file is one step, from the revision before it."""
