@@ -219,6 +219,20 @@ def test_every_module_opens_with_a_sentence_on_what_it_is_for() -> None:
         assert re.search(r"[.?:]$", said.partition("\n\n")[0]), f"{file} does not say what it is for"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_file_or_a_function_that_a_page_names_is_there(page: Path) -> None:
+    files = {file.relative_to(PROJECT).as_posix() for file in PROJECT.glob("b*/**/*.py")}
+    text = page.read_text()
+    for name in re.findall(r"`([\w/]+\.py)`", text):
+        made_by_the_reader = name == "bg_pipelines/platforms/corner.py"
+        assert made_by_the_reader or any(f"/{file}".endswith(f"/{name}") for file in files), name
+    rooms = "|".join(file.name for file in (PROJECT / "bg_pipelines").iterdir() if file.is_dir())
+    for module, name in re.findall(rf"`(?:bg_pipelines\.)?((?:{rooms})\.\w+)\.(\w+)`", text):
+        file = f"bg_pipelines/{module.replace('.', '/')}.py"
+        assert file in files, module
+        assert re.search(rf"\b{name}\b", (PROJECT / file).read_text()), f"{module}.{name}"
+
+
 @pytest.mark.parametrize("page", GENERATED)
 def test_a_reference_is_what_the_program_says_of_itself(page: str) -> None:
     assert (PROJECT / "docs" / page).read_text() == GENERATED[page](), (
