@@ -32,6 +32,10 @@ from bg_pipelines.settings import load_settings
 from bg_pipelines.wording import ADD_A_STORE, counted, flat, span, visible
 
 app = typer.Typer()
+Every = Annotated[
+    int | None,
+    typer.Option(metavar="MINUTES", help="An interval of its own, a multiple of 5; 0: its tier's."),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -63,20 +67,14 @@ def add_store(
             help="Synced every 5 (1), 15 (2) or 60 (3) minutes.", show_default=str(stores.DEFAULT_TIER)
         ),
     ] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(metavar="MINUTES", help="An interval of its own, a multiple of 5; 0: its tier's."),
-    ] = None,
+    every: Every = None,
     insecure: Insecure = False,
 ) -> None:
     """Add a store, or update the one with this domain; what is not given stays as it is.
 
     Pass `-` as a secret to type it without echo.
     """
-    if token == "-":  # noqa: S105 (a sign, not a secret)
-        token = typed_secret("token")
-    if client_secret == "-":  # noqa: S105
-        client_secret = typed_secret("client secret")
+    token, client_secret = _secret(token, "token"), _secret(client_secret, "client secret")
     with open_migrated(make=True) as database:
         held = stores.held_values(database, platform.lower(), domain.lower())
     new = stores.NewStore(
@@ -111,10 +109,7 @@ def set_store(
         str | None, typer.Option(help="Base URL of the API; '' for the platform's own.")
     ] = None,
     tier: Annotated[int | None, typer.Option(help="Synced every 5 (1), 15 (2) or 60 (3) minutes.")] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(metavar="MINUTES", help="An interval of its own, a multiple of 5; 0: its tier's."),
-    ] = None,
+    every: Every = None,
     insecure: Insecure = False,
 ) -> None:
     """Change what is named of a store, and nothing else. With new credentials, what was parked of it is due at once.
@@ -125,10 +120,7 @@ def set_store(
     named = (name, token, client_id, client_secret, api_url, tier, every)
     if all(value is None for value in named):
         raise typer.BadParameter("name what is to change, like --tier 1; --help lists what can")
-    if token == "-":  # noqa: S105 (a sign, not a secret)
-        token = typed_secret("token")
-    if client_secret == "-":  # noqa: S105
-        client_secret = typed_secret("client secret")
+    token, client_secret = _secret(token, "token"), _secret(client_secret, "client secret")
     given = stores.Given(name, tier, every, api_url, token, client_id, client_secret, insecure)
     with open_migrated() as database:
         changed = stores.set_store(database, cipher(load_settings()), store, given)
@@ -250,6 +242,11 @@ def _print_plan(plan: Plan) -> None:
     kept = "; orders, their lines and refunds are kept, without who bought" if plan.keep_orders else ""
     begun = "its removal has begun before and goes on; " if plan.has_begun else ""
     console.print(f"{begun}deleted with {plan.name}: {rows}{kept}", soft_wrap=True)
+
+
+def _secret(given: str | None, name: str) -> str | None:
+    """What was given, or what is typed now where that is `-`."""
+    return typed_secret(name) if given == "-" else given
 
 
 def _set_paused(names: list[str], paused: bool) -> None:
