@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -126,6 +127,24 @@ def test_five_wrong_passwords_by_one_name_are_all_that_are_looked_at_even_at_the
     query(board.database, "UPDATE board_login_failures SET failed_at = now() - interval '16 minutes'")
     assert board.person().log_in("vera", PASSWORD).status_code == 303
     assert query(board.database, "SELECT FROM board_login_failures") == []
+
+
+def test_a_flood_of_logins_keeps_nobody_out_who_is_logged_in(board: Board, ada: Person) -> None:
+    answers: list[int] = []
+
+    def guess(number: int) -> None:
+        answers.append(board.person().log_in(f"name-{number}", "guess").status_code)
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(60)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic()
+    assert ada.get("/changes").status_code == 200
+    took = time.monotonic() - began
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert set(answers) == {401, 429}
+    assert took < time.monotonic() - began, "it was answered before they were"
 
 
 def test_a_link_logs_in_once_and_not_by_being_looked_at(board: Board) -> None:
