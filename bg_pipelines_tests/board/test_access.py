@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -138,13 +137,11 @@ def test_a_flood_of_logins_keeps_nobody_out_who_is_logged_in(board: Board, ada: 
     threads = [threading.Thread(target=guess, args=(number,)) for number in range(60)]
     for thread in threads:
         thread.start()
-    began = time.monotonic()
     assert ada.get("/changes").status_code == 200
-    took = time.monotonic() - began
+    assert len(answers) < len(threads), "before they are answered"
     for thread in threads:
         thread.join(PATIENCE)
     assert set(answers) == {401, 429}
-    assert took < time.monotonic() - began, "it was answered before they were"
 
 
 def test_a_link_logs_in_once_and_not_by_being_looked_at(board: Board) -> None:
