@@ -162,6 +162,14 @@ def open_migrated(*, make: bool = False) -> Iterator[Database]:
         database.close()
 
 
+def in_home() -> str:
+    """Where the tables are, where nothing is in them: it may be another place than was meant. Nothing for a server's."""
+    from bg_pipelines.settings import load_settings
+
+    settings = load_settings()
+    return f" in {settings.home}" if settings.embedded else ""
+
+
 def logged_in() -> str:
     """Who is logged in, as the operating system knows them."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bg_pipelines.cli.printing import console, open_migrated, print_json, typist
+from bg_pipelines.cli.printing import console, in_home, open_migrated, print_json, typist
 from bg_pipelines.cli.status_page import WORST, status_page
 from bg_pipelines.operations import status
 from bg_pipelines.operations.daemon_figures import daemon_reader
@@ -30,6 +30,8 @@ def show_status(*, watch: bool, as_json: bool, all_stores: bool) -> None:
             # Not cropped: a file or a pipe gets the full text.
             state = status.read_status(database, most_stores=WORST, daemon=daemon())
             console.print(status_page(state, read_trends(database), console), crop=console.is_terminal)
+            if state.verdict.endswith(status.NO_STORES) and (place := in_home()):
+                console.print(f"looked{place}", soft_wrap=True)
 
 
 def show_metrics(*, per_store: bool) -> None:

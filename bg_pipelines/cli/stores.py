@@ -13,6 +13,7 @@ from bg_pipelines.cli.printing import (
     StoreName,
     Yes,
     console,
+    in_home,
     logged_in,
     new_table,
     one_line,
@@ -155,7 +156,7 @@ def list_stores() -> None:
         table.add_row(
             row.name, row.platform, row.domain, str(row.tier), f"{row.every} min", row.state, synced
         )
-    console.print(table if table.row_count else f"no stores yet; add one with {ADD_A_STORE}")
+    console.print(table if table.row_count else f"no stores yet{in_home()}; add one with {ADD_A_STORE}")
 
 
 @app.command("show")
