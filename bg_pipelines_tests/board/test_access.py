@@ -128,6 +128,22 @@ def test_five_wrong_passwords_by_one_name_are_all_that_are_looked_at_even_at_the
     assert query(board.database, "SELECT FROM board_login_failures") == []
 
 
+def test_a_flood_of_logins_keeps_nobody_out_who_is_logged_in(board: Board, ada: Person) -> None:
+    answers: list[int] = []
+
+    def guess(number: int) -> None:
+        answers.append(board.person().log_in(f"name-{number}", "guess").status_code)
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(60)]
+    for thread in threads:
+        thread.start()
+    assert ada.get("/changes").status_code == 200
+    assert len(answers) < len(threads), "before they are answered"
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert set(answers) == {401, 429}
+
+
 def test_a_link_logs_in_once_and_not_by_being_looked_at(board: Board) -> None:
     token = session.make_link(board.database, "ada")
     first, second = board.person(), board.person()
