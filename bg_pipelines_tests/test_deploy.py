@@ -256,17 +256,13 @@ class Standin:
         words = [*service.get("entrypoint", ENTRYPOINT), *service["command"]]
         words[0] = shutil.which(words[0], path=f"{self.root}/app/bin") or self.at(words[0])
         command = shlex.join([self.at(word).replace("0.0.0.0", "127.0.0.1") for word in words])
-        writable = ("var/lib/bg-pipelines", "opt/dagster/storage")
-        binds = "; ".join(
-            [f"mount --bind {self.root} {self.root}"]
-            + [f"mount --bind {self.root}/{place} {self.root}/{place}" for place in writable]
-            + [f"mount -o remount,ro,bind {self.root}"]
-        )
+        home = f"{self.root}/var/lib/bg-pipelines"
+        binds = f"mount --bind {self.root} {self.root}; mount --bind {home} {home}; mount -o remount,ro,bind {self.root}"
         script = f"{binds}; cd {self.root}/opt/dagster; exec setpriv --reuid nobody --regid nogroup --clear-groups {command}"
         with (self.root / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 ["unshare", "--mount", "/bin/sh", "-ec", script],
-                env={**self.environment, **environment, "HOME": f"{self.root}/var/lib/bg-pipelines"},
+                env={**self.environment, **environment, "HOME": home},
                 stdout=log,
                 stderr=log,
             )

@@ -7,6 +7,7 @@ session's, and its Origin is the host that it was sent to. Only an admin's does 
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -258,19 +259,35 @@ def _not_logged_in(request: Request) -> Response:
 
 # Logging in and out
 
+_LOGINS = threading.BoundedSemaphore(8)
+"""Logins at a time: those that wait for a look at their password hold none of the threads that all others need."""
+
 
 def _show_login(_board: Board, request: Request, _: Form) -> Response:
     return pages.login(200, "", request.query_params.get("next", ""))
 
 
 def _log_in(board: Board, _: Request, form: Form) -> Response:
-    name, next_page = form.get("name", "").strip(), form.get("next", "")
+    next_page = form.get("next", "")
+    if not _LOGINS.acquire(blocking=False):
+        answer = pages.login(
+            429, "Too many people log in at this moment: try again in a few seconds.", next_page
+        )
+        answer.headers["retry-after"] = "5"
+        return answer
+    try:
+        return _try_login(board, form.get("name", "").strip(), form.get("password", ""), next_page)
+    finally:
+        _LOGINS.release()
+
+
+def _try_login(board: Board, name: str, password: str, next_page: str) -> Response:
     if wait := session.take_try(board.database, name):
         text = f"Too many logins by this name have failed: wait {-(-wait // 60)} min."
         answer = pages.login(429, text, next_page)
         answer.headers["retry-after"] = str(wait)
         return answer
-    user = users.verify(board.database, name, form.get("password", ""))
+    user = users.verify(board.database, name, password)
     if user is None:
         return pages.login(401, "This name and this password are not those of a user.", next_page)
     session.forget_tries(board.database, name)

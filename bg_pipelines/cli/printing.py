@@ -111,12 +111,19 @@ def alike(incidents: Sequence[Incident]) -> list[list[Incident]]:
     """Incidents in their order, those of more than three that say the same together: 185 of one kind are one line."""
     groups: dict[tuple[Any, ...], list[Incident]] = {}
     for one in incidents:
-        same = (one.severity, one.error_type, one.message, one.needs_attention, one.owner)
-        groups.setdefault(same, []).append(one)
-    lines: list[list[Incident]] = []
-    for group in groups.values():
-        lines += [group] if len(group) > 3 else [[one] for one in group]
-    return sorted(lines, key=lambda line: incidents.index(line[0]))
+        groups.setdefault(_said(one), []).append(one)
+    lines = []
+    for one in incidents:
+        group = groups[_said(one)]
+        if len(group) <= 3:
+            lines.append([one])
+        elif one is group[0]:
+            lines.append(group)
+    return lines
+
+
+def _said(one: Incident) -> tuple[Any, ...]:
+    return one.severity, one.error_type, one.message, one.needs_attention, one.owner
 
 
 def one_line(*parts: str | tuple[str, str]) -> Text:

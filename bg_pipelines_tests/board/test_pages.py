@@ -309,8 +309,8 @@ def test_text_from_a_shop_is_shown_as_text_on_every_page(
 
 
 def test_an_address_that_nobody_would_type_is_answered_all_the_same(board: Board, ada: Person) -> None:
-    for name, text in HOSTILE.items():
-        for path in PAGES:
+    for place, (name, text) in enumerate(HOSTILE.items()):
+        for path in list(PAGES)[place % 2 :: 2]:
             query_text = _query(
                 name=text,
                 id=text,

@@ -265,38 +265,28 @@ def test_a_failed_run_is_reported_once_and_cleared_by_one_that_works(
     assert query(database, incidents) == [{**expected, "occurrences": 2, "status": "resolved"}]
 
 
+TYPOS: list[tuple[str, dict[str, Any], str]] = [
+    ("store_sync", {"stores": ["harbor-tools-1"]}, "no such store; did you mean 'harbor-tools-01'?"),
+    ("store_sync", {"tiers": [4]}, "config `tiers`: 4: there are 1, 2, 3"),
+    ("store_sync", {"max_workers": 999}, "`max_workers`: 999: input should be less than or equal to 64"),
+    ("drift_audit", {"sample": 0}, "config `sample`: 0: input should be greater than or equal to 1"),
+    ("clean_database", {"tasks": ["audit"]}, "has no task 'audit'; did you mean 'audits'?"),
+]
+
+
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize(
-    ("job", "config", "told"),
-    [
-        ("store_sync", {"stores": ["harbor-tools-1"]}, "no such store; did you mean 'harbor-tools-01'?"),
-        ("store_sync", {"tiers": [4]}, "config `tiers`: 4: there are 1, 2, 3"),
-        (
-            "store_sync",
-            {"max_workers": 999},
-            "config `max_workers`: 999: input should be less than or equal to 64",
-        ),
-        ("drift_audit", {"sample": 0}, "config `sample`: 0: input should be greater than or equal to 1"),
-        ("clean_database", {"tasks": ["audit"]}, "has no task 'audit'; did you mean 'audits'?"),
-    ],
-)
 def test_a_typo_in_a_run_s_config_is_told_to_the_hand_that_typed_it_and_pages_nobody(
-    database: Database,
-    instance: dg.DagsterInstance,
-    make_sandbox: MakeSandbox,
-    add_shops: AddShops,
-    job: str,
-    config: dict[str, Any],
-    told: str,
+    database: Database, instance: dg.DagsterInstance, make_sandbox: MakeSandbox, add_shops: AddShops
 ) -> None:
     add_shops(make_sandbox(shops=1, variants=1))
-    result = execute(job, instance=instance, **config)
-    sentence, _ = failure(result)
-    assert told in sentence
-    assert "Nothing was done: correct it and launch again" in sentence
-    run = instance.get_run_by_id(result.run_id)
-    assert run is not None
-    report_dead_run(instance, run, next(e for e in result.all_events if e.is_run_failure))
+    for job, config, told in TYPOS:
+        result = execute(job, instance=instance, **config)
+        sentence, _ = failure(result)
+        assert told in sentence
+        assert "Nothing was done: correct it and launch again" in sentence
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        report_dead_run(instance, run, next(e for e in result.all_events if e.is_run_failure))
     assert query(database, "SELECT * FROM incidents") == []
     assert query(database, "SELECT * FROM alerts") == []
 
