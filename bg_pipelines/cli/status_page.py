@@ -268,7 +268,7 @@ def _trend_lines(figures: metrics.Metrics, trends: Mapping[str, Trend]) -> list[
         "retries": ("retrying", ""),
     }
     for queue in figures.queues:
-        pace = f", {queue.per_minute:.0f} stores a minute" if queue.per_minute >= 1.5 else ""
+        pace = f", {counted(round(queue.per_minute), 'store')} a minute" if round(queue.per_minute) else ""
         empty = f", empty in {span(queue.seconds_to_empty)}" if queue.size and queue.seconds_to_empty else ""
         shown[f"queue.{queue.queue}.size"] = (queue.queue, f"{pace}{empty}".removeprefix(", "))
     lines = []

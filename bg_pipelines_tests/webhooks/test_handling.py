@@ -639,7 +639,7 @@ def test_the_job_shows_what_it_did(shop: Shop, database: Database, about: Callab
         "rows_asked": 1,
     }
     assert 0 < shown["seconds_to_row_p50"] < PATIENCE
-    tables = [
+    tables = {
         e.materialization.asset_key.to_user_string() for e in result.all_events if e.is_step_materialization
-    ]
-    assert tables == ["orders", "webhook_events"]
+    }
+    assert tables == {"orders", "webhook_events"}
