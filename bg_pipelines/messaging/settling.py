@@ -23,7 +23,7 @@ from bg_pipelines.messaging import checks, consent
 from bg_pipelines.messaging.checks import Hold, Refuse
 from bg_pipelines.messaging.outbox import JOB, QUEUE, TextClaim
 from bg_pipelines.retries import Decision, Policies, Strategy, decide
-from bg_pipelines.work.queue import FREE, clock
+from bg_pipelines.work.queue import FREE, RESET, clock
 
 Connection = psycopg.Connection[Any]
 
@@ -103,8 +103,7 @@ class Settling:
             connection.execute(
                 "UPDATE text_messages SET status = CASE status WHEN 'pending' THEN 'queued' ELSE status END, sid = %(sid)s, "  # noqa: S608 (of constants)
                 "sent_at = coalesce(sent_at, called_at, clock_timestamp()), called_at = NULL, next_due_at = NULL, "
-                "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, "
-                f"reason = NULL, {FREE} WHERE id = %(id)s",
+                f"reason = NULL, {RESET}, {FREE} WHERE id = %(id)s",
                 {"sid": sid, "id": claim.id},
             )
             reporting.clear(connection, over, "a message was sent again")

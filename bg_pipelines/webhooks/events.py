@@ -23,7 +23,7 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import Unit
 from bg_pipelines.webhooks.topics import TOPICS, Kind, Topic
 from bg_pipelines.work import store_units
-from bg_pipelines.work.queue import FREE, NOW, UNCLAIMED, Queue
+from bg_pipelines.work.queue import FREE, NOW, RESET, UNCLAIMED, Queue
 
 Connection = psycopg.Connection[Any]
 
@@ -147,8 +147,8 @@ def claim(
 
 
 _SETTLED = (
-    "status = %(status)s, reason = %(reason)s, settled_at = clock_timestamp(), next_due_at = NULL, attempts = 0, "
-    f"last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, {FREE}, "
+    "status = %(status)s, reason = %(reason)s, settled_at = clock_timestamp(), next_due_at = NULL, "
+    f"{RESET}, {FREE}, "
     # Of an erased store nothing is kept, whatever its vendor still sends.
     "payload = CASE WHEN EXISTS (SELECT FROM stores WHERE id = webhook_events.store_id AND deleted_at IS NOT NULL) "
     "THEN NULL ELSE payload END"

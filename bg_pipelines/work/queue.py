@@ -184,8 +184,7 @@ class Queue(Generic[C]):
             connection,
             claim,
             f"next_due_at = CASE WHEN {due_now_if} THEN clock_timestamp() ELSE %(next_due_at)s::timestamptz END, "
-            "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, "
-            f"incident_id = NULL, {FREE}{f', {assignments}' if assignments else ''}",
+            f"{RESET}, {FREE}{f', {assignments}' if assignments else ''}",
             {**(parameters or {}), "next_due_at": next_due_at},
         )
 
@@ -275,6 +274,8 @@ class Queue(Generic[C]):
 
 FREE = "lease_owner = NULL, lease_expires_at = NULL"
 """What sets a row free."""
+RESET = "attempts = 0, last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL"
+"""What a success leaves of earlier failures."""
 
 
 class _Row(NamedTuple):

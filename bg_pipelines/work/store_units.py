@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from bg_pipelines.database.models import SyncState
 from bg_pipelines.queues import TIERS, next_hour
 from bg_pipelines.work.attempts import NEXT_ID
-from bg_pipelines.work.queue import DUE, FREE, Queue, clock
+from bg_pipelines.work.queue import DUE, FREE, RESET, Queue, clock
 
 Connection = psycopg.Connection[Any]
 
@@ -251,8 +251,8 @@ def pass_over(connection: Connection, units: Sequence[str], tiers: Sequence[int]
     """There is nothing to do for these units: all that are due and unclaimed are done, as if each had been visited, and
     due again at the next hour; returns how many."""
     return connection.execute(
-        "UPDATE sync_states s SET next_due_at = %(next)s, last_succeeded_at = clock_timestamp(), attempts = 0, "  # noqa: S608
-        "last_error = NULL, retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, hinted_at = NULL FROM ("
+        "UPDATE sync_states s SET next_due_at = %(next)s, last_succeeded_at = clock_timestamp(), hinted_at = NULL, "  # noqa: S608
+        f"{RESET} FROM ("
         "SELECT t.store_id, t.resource FROM sync_states t JOIN stores ON stores.id = t.store_id "
         f"WHERE {DUE} AND {_AMONG} ORDER BY t.store_id, t.resource FOR UPDATE OF t SKIP LOCKED) held "
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
@@ -386,10 +386,10 @@ def complete(
 
 # What `complete` writes, for many at once, but for the cursor, which stays as it is.
 _COMPLETE_IDLE = f"""
-    UPDATE sync_states t SET last_succeeded_at = clock_timestamp(), attempts = 0, last_error = NULL,
+    UPDATE sync_states t SET last_succeeded_at = clock_timestamp(),
         next_due_at = CASE WHEN t.hinted_at > v.claimed_at THEN clock_timestamp() ELSE v.next_due_at END,
         hinted_at = CASE WHEN t.hinted_at > v.claimed_at THEN t.hinted_at END,
-        retry_strategy = NULL, retry_reason = NULL, incident_id = NULL, {FREE}
+        {RESET}, {FREE}
     FROM unnest(%(stores)s::bigint[], %(units)s::text[], %(owners)s::text[], %(claimed)s::timestamptz[],
         %(due)s::timestamptz[]) v (store_id, unit, owner, claimed_at, next_due_at)
     WHERE t.store_id = v.store_id AND t.resource = v.unit AND t.lease_owner = v.owner"""  # noqa: S608 (made of constants)
