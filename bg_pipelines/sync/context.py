@@ -17,6 +17,8 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import Counts
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.incidents.fingerprints import Fingerprint
+from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Resource
@@ -133,6 +135,29 @@ class Context(Protocol):
     def note_correction(self, left: CorrectionReport | None) -> None: ...
     def note_change(self, left: ChangeReport | None) -> None: ...
     def note_audit(self, found: ResourceAudit) -> None: ...
+
+
+def fault_of(
+    context: Context,
+    fingerprint: Fingerprint,
+    error: IntegrationError,
+    *,
+    payload: str,
+    needs_attention: bool = True,
+    unit: str | None = None,
+) -> Fault:
+    """A fault of the store that is visited, in the context's unit or another one. `payload` says where it is stored."""
+    return Fault(
+        fingerprint,
+        subject=f"store {context.store_name}",
+        error=error,
+        needs_attention=needs_attention,
+        job=context.job,
+        platform=context.claim.platform,
+        store_id=context.claim.store_id,
+        units=[unit or context.unit.value],
+        payload=payload,
+    )
 
 
 # What a vendor may answer to a write because of what is written. To a read it would answer; a connection that never came

@@ -25,12 +25,11 @@ from bg_pipelines.customers import changes
 from bg_pipelines.customers.changes import QUEUE, Change, same
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents.failing import fail
-from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedEdits, StoreUnit
-from bg_pipelines.incidents.reporting import Fault, report_fault
-from bg_pipelines.queues import Unit
+from bg_pipelines.incidents.fingerprints import RejectedEdits, StoreUnit
+from bg_pipelines.incidents.reporting import report_fault
 from bg_pipelines.records import Page, Resource
 from bg_pipelines.retries import Decision, Strategy, is_by_status
-from bg_pipelines.sync.context import Context, is_of_the_write
+from bg_pipelines.sync.context import Context, fault_of, is_of_the_write
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.summary import ChangeReport
 from bg_pipelines.values import read_time
@@ -285,7 +284,9 @@ class CustomerEdits:
     def _fail(self, edits: Sequence[Edit], error: IntegrationError) -> None:
         """The edits are tried again later, or parked, all of a store's under one incident per error type."""
         unit = StoreUnit(self.claim.store_id, QUEUE.table, error.error_type)
-        fault = self._fault(unit, error, payload=f"customer_changes of store {self.claim.store_id}")
+        fault = fault_of(
+            self.context, unit, error, payload=f"customer_changes of store {self.claim.store_id}"
+        )
         with self.database.transaction() as connection:
             worked_lately = is_by_status(error) and store_units.worked_lately(connection, self.claim.store_id)
             for change in (change for edit in edits for change in edit.changes):
@@ -340,21 +341,8 @@ class CustomerEdits:
             source=self.claim.platform,
         )
         rejected = RejectedEdits(self.claim.store_id)
-        fault = self._fault(rejected, error, payload=f"customer_changes {change.id}")
+        fault = fault_of(self.context, rejected, error, payload=f"customer_changes {change.id}")
         report_fault(connection, fault, occurrence=f"change {change.id}")
-
-    def _fault(self, fingerprint: Fingerprint, error: IntegrationError, *, payload: str) -> Fault:
-        return Fault(
-            fingerprint,
-            subject=f"store {self.store_name}",
-            error=error,
-            needs_attention=True,
-            job=self.context.job,
-            platform=self.claim.platform,
-            store_id=self.claim.store_id,
-            units=[Unit.CUSTOMERS.value],
-            payload=payload,
-        )
 
     def _report(self, change: Change, status: str, message: str) -> None:
         self._reports.append(

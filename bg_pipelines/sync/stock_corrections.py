@@ -18,9 +18,8 @@ from bg_pipelines.incidents.failing import fail
 from bg_pipelines.incidents.fingerprints import Fingerprint, RejectedCounts, StoreUnit
 from bg_pipelines.incidents.reporting import Fault, report_fault
 from bg_pipelines.platforms.protocol import Correction, CorrectionOutcome
-from bg_pipelines.queues import Unit
 from bg_pipelines.retries import is_by_status
-from bg_pipelines.sync.context import Context, TurnOver, is_of_the_write
+from bg_pipelines.sync.context import Context, TurnOver, fault_of, is_of_the_write
 from bg_pipelines.sync.summary import CorrectionReport
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import Queue
@@ -170,15 +169,10 @@ class StockCorrections:
             )
 
     def _fault(self, error: IntegrationError, fingerprint: Fingerprint | None = None) -> Fault:
-        return Fault(
+        return fault_of(
+            self.context,
             fingerprint or StoreUnit(self.claim.store_id, QUEUE.table, error.error_type),
-            subject=f"store {self.context.store_name}",
-            error=error,
-            needs_attention=True,
-            job=self.context.job,
-            platform=self.claim.platform,
-            store_id=self.claim.store_id,
-            units=[Unit.INVENTORY_LEVELS.value],
+            error,
             payload=f"inventory_corrections of store {self.claim.store_id}",
         )
 

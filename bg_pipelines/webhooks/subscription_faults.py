@@ -15,8 +15,8 @@ from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.incidents import reporting
 from bg_pipelines.incidents.fingerprints import MissingSubscriptions, RefusedSubscriptions
 from bg_pipelines.incidents.reporting import Fault
-from bg_pipelines.queues import SUBSCRIPTIONS_EVERY, Unit
-from bg_pipelines.sync.context import Context
+from bg_pipelines.queues import SUBSCRIPTIONS_EVERY
+from bg_pipelines.sync.context import Context, fault_of
 from bg_pipelines.wording import counted
 
 Connection = psycopg.Connection[Any]
@@ -101,17 +101,8 @@ def _fault(
     *,
     needs_attention: bool,
 ) -> Fault:
-    return Fault(
-        fingerprint,
-        subject=f"store {context.store_name}",
-        error=error,
-        needs_attention=needs_attention,
-        job=context.job,
-        platform=context.claim.platform,
-        store_id=context.claim.store_id,
-        units=[Unit.WEBHOOKS.value],
-        payload=f"webhook_subscriptions of store {context.claim.store_id}",
-    )
+    payload = f"webhook_subscriptions of store {context.claim.store_id}"
+    return fault_of(context, fingerprint, error, payload=payload, needs_attention=needs_attention)
 
 
 def _named(topics: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from bg_pipelines.sync.audit.compare import Comparison, Side, compare
 from bg_pipelines.sync.audit.sample import random_ids
 from bg_pipelines.sync.audit.state import AuditState
 from bg_pipelines.sync.completeness import count_held
-from bg_pipelines.sync.context import Context
+from bg_pipelines.sync.context import Context, fault_of
 from bg_pipelines.sync.loader import Loader
 from bg_pipelines.sync.state import CursorState
 from bg_pipelines.sync.summary import ResourceAudit
@@ -338,15 +338,12 @@ class TableAudit:
             source=context.claim.platform,
             details={"fields": found.fields, "external_ids": found.external_ids},
         )
-        fault = reporting.Fault(
+        fault = fault_of(
+            context,
             fingerprint,
-            subject=f"store {context.store_name}",
-            error=error,
-            needs_attention=found.left > 0,
-            job=context.job,
-            platform=context.claim.platform,
-            store_id=self.store_id,
-            units=[found.resource],
+            error,
             payload=f"audits of store {self.store_id}, {found.resource}",
+            needs_attention=found.left > 0,
+            unit=found.resource,
         )
         reporting.report_fault(connection, fault, occurrence=context.run_id)
