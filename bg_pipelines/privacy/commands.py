@@ -30,7 +30,6 @@ _OWN = {
     SHOP_REDACT: set[str](),
 }
 """What a payload of each topic has beside the shop, and those of the others have not."""
-TOPICS = tuple(_OWN)
 _ANY = {"customer", "data_request", "orders_requested", "orders_to_redact"}
 
 
