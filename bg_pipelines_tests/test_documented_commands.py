@@ -30,7 +30,7 @@ NOT_RUN = {
     "board": "serves; board/",
     "up": "serves; machine/test_up",
     "serve-webhooks": "serves; machine/test_serving",
-    "migrate": "database/test_migrations",
+    "migrate": "database/test_models",
     "status --watch": "never ends; cli/test_cli",
 }
 """Commands that other tests run, and where."""

@@ -160,7 +160,7 @@ def test_a_wrong_policy_is_named_by_its_key(monkeypatch: pytest.MonkeyPatch, val
 
 
 def test_the_example_of_policies_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for page in (".env.example", "docs/running.md"):
+    for page in (".env.example", "docs/errors-and-retries.md"):
         [example] = re.findall(r"BG_RETRY_POLICIES=(.+)", (PROJECT / page).read_text())
         monkeypatch.setenv("BG_RETRY_POLICIES", example)
         assert load_settings().retry_policies
