@@ -124,6 +124,11 @@ def unseen(text: str) -> str | None:
     return None
 
 
+def storable(text: str) -> str:
+    """What a person typed, as PostgreSQL can hold it."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: the most similar known one, if any."""
     close = difflib.get_close_matches(word, list(known), n=1) if len(word) < 200 else []

@@ -31,7 +31,7 @@ from bg_pipelines.incidents.fingerprints import (
 )
 from bg_pipelines.incidents.reading import SHOWN, bad_data, count_rejects, unknown
 from bg_pipelines.queues import Unit
-from bg_pipelines.wording import command, counted
+from bg_pipelines.wording import command, counted, storable
 from bg_pipelines.work import parked
 from bg_pipelines.work.circuits import OF_A_STORE
 
@@ -63,7 +63,7 @@ def assign(database: Database, ids: Collection[int], owner: str) -> int:
         return connection.execute(
             "UPDATE incidents SET owner = %s WHERE id IN "
             "(SELECT id FROM incidents WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE)",
-            (_clean(owner) or None, list(ids)),
+            (storable(owner.strip()) or None, list(ids)),
         ).rowcount
 
     return database.transact(act)
@@ -79,7 +79,7 @@ def retry(database: Database, ids: Collection[int], *, by: str) -> Retried:
 
     def act(connection: Connection) -> Retried:
         held, notes = _hold(connection, ids, "retry")
-        reason = f"retried by {_clean(by)}"
+        reason = f"retried by {storable(by.strip())}"
         rows = parked.start_again(connection, [i.id for i in held], reason)
         probed, due = _probe(connection, held)
         reread = _read_again(connection, held)
@@ -110,12 +110,12 @@ def resolve(database: Database, ids: Collection[int], *, by: str, note: str) -> 
     def act(connection: Connection) -> Resolved:
         held, notes = _hold(connection, ids, "resolve")
         closed = [incident.id for incident in held]
-        rows = parked.start_again(connection, closed, f"resolved by {_clean(by)}", release=True)
+        rows = parked.start_again(connection, closed, f"resolved by {storable(by.strip())}", release=True)
         due = _close_circuits(connection, held)
         connection.execute(
             "UPDATE incidents SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = %s, resolution = %s "
             "WHERE id = ANY(%s)",
-            (_clean(by), _clean(note), closed),
+            (storable(by.strip()), storable(note.strip()), closed),
         )
         for incident in held:
             if kept := count_rejects(connection, incident.fingerprint):
@@ -316,8 +316,3 @@ def _require_known(connection: Connection, ids: Collection[int]) -> list[Fingerp
     if missing := sorted(set(ids) - set(known)):
         raise unknown(missing)
     return [fingerprints.parse(text) for text in known.values()]
-
-
-def _clean(text: str) -> str:
-    """What a person typed, as PostgreSQL can hold it."""
-    return text.strip().replace("\0", "").encode(errors="replace").decode()

@@ -16,7 +16,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_store
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.queues import OWN_INTERVALS, TIERS
-from bg_pipelines.wording import did_you_mean
+from bg_pipelines.wording import did_you_mean, storable
 from bg_pipelines.work import freshness
 
 ATTEMPTS_SHOWN = 25
@@ -109,11 +109,11 @@ def find_stores(
         f"AND {SHOWN}"
     )
     parameters: dict[str, Any] = {
-        "search": _clean(search),
+        "search": storable(search),
         "tier": tier,
         "state": state,
         "limit": limit + 1,
-        "after": _clean(after),
+        "after": storable(after),
         "ids": None,
     }
     with (
@@ -140,11 +140,6 @@ def find_stores(
         )
         found = cursor.fetchall()
     return FoundStores(counted[0], found[:limit], counted[1], len(found) > limit)
-
-
-def _clean(text: str) -> str:
-    """What a person typed, as PostgreSQL can hold it."""
-    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 class UnitRow(NamedTuple):
@@ -248,7 +243,7 @@ class StoreDetails(NamedTuple):
 def read_store(database: Database, name: str) -> StoreDetails:
     """Everything about the store of this name. Raises IntegrationError: bad_data where there is none, database."""
     with database.transaction() as connection:
-        store_id = find_store(connection, _clean(name))
+        store_id = find_store(connection, storable(name))
         of = {"store": store_id, "shown": ATTEMPTS_SHOWN}
         [store] = _read(connection, StoreDetails, _STORE, of)
         found: StoreDetails = store._replace(

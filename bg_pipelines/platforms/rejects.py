@@ -37,6 +37,15 @@ def id_of(row: Any) -> Any:
     return row.get("id") if isinstance(row, dict) else None
 
 
+def key_of(row: dict[str, Any], when: str) -> tuple[str, str]:
+    """Id and time of change (`when`): a row without either can be neither kept apart nor kept current."""
+    external_id, updated_at = row["id"], row[when]
+    if type(external_id) is str and type(updated_at) is str and external_id and updated_at:
+        return external_id, updated_at
+    name = when if isinstance(external_id, str) and external_id else "id"
+    raise ValueError(f"{name}: must be a text and is not")
+
+
 def rejected(
     row: Any,
     error: Exception,

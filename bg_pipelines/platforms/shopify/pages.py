@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.platforms.paging import Cursors, may_be_of_size
-from bg_pipelines.platforms.rejects import NONSENSE, rejected
+from bg_pipelines.platforms.rejects import NONSENSE, key_of, rejected
 from bg_pipelines.platforms.shopify.client import Answer, ShopifyClient
 from bg_pipelines.platforms.shopify.failures import malformed
 from bg_pipelines.platforms.shopify.unanswered import UNANSWERED, Held, Sizes, Unanswered
@@ -401,12 +401,7 @@ def count_of(data: Node) -> int | None:
 
 
 def key(node: Node) -> tuple[str, str]:
-    """Id and time of change: a row without either can be neither kept apart nor kept current."""
-    external_id, updated_at = node["id"], node["updatedAt"]
-    if type(external_id) is str and type(updated_at) is str and external_id and updated_at:
-        return external_id, updated_at
-    name = "updatedAt" if isinstance(external_id, str) and external_id else "id"
-    raise ValueError(f"{name}: must be a text and is not")
+    return key_of(node, "updatedAt")
 
 
 def _unanswered(node: Unanswered, table: str | None = None) -> Reject:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bg_pipelines.platforms.phones import normalise
-from bg_pipelines.platforms.rejects import NONSENSE, optional
+from bg_pipelines.platforms.rejects import NONSENSE, key_of, optional
 from bg_pipelines.records import (
     Customer,
     InventoryLevel,
@@ -77,7 +77,7 @@ def profile(merchant: Node, location: Node) -> StoreProfile:
 
 def location(row: Node) -> Location:
     """Square has no change time of locations, and no word on whether one fulfils online orders."""
-    external_id, created_at = _key(row, "created_at")
+    external_id, created_at = key_of(row, "created_at")
     address, status = _object(row, "address"), row["status"]
     if status not in ("ACTIVE", "INACTIVE"):
         raise ValueError("status: is none that is known")
@@ -97,7 +97,7 @@ def location(row: Node) -> Location:
 
 def product(categories: Mapping[str, str], row: Node) -> Product | str:
     """`categories` are names by id. Square does not tell when an item was made."""
-    external_id, updated_at = _key(row)
+    external_id, updated_at = key_of(row, "updated_at")
     if _truth(row, "is_deleted"):
         return external_id
     item = row["item_data"]
@@ -116,7 +116,7 @@ def product(categories: Mapping[str, str], row: Node) -> Product | str:
 
 
 def variant(shop_currency: str, row: Node) -> ProductVariant | str:
-    external_id, updated_at = _key(row)
+    external_id, updated_at = key_of(row, "updated_at")
     if _truth(row, "is_deleted"):
         return external_id
     data = row["item_variation_data"]
@@ -155,7 +155,7 @@ def level(row: Node) -> InventoryLevel:
 
 def customer(merchant_country: str | None, row: Node) -> Customer:
     """Phone numbers are read as national ones of the address's country, or of the merchant's where it has none."""
-    external_id, updated_at = _key(row)
+    external_id, updated_at = key_of(row, "updated_at")
     address = _object(row, "address")
     country = _country(address)
     kept = {name: _text(address, theirs) for name, theirs in _ADDRESS if address.get(theirs) is not None}
@@ -193,7 +193,7 @@ def customer(merchant_country: str | None, row: Node) -> Customer:
 
 def sale(row: Node) -> Sale | str:
     """An order; a draft is none yet. One without lines that has returns is a return, and names the sale it is of."""
-    external_id, updated_at = _key(row)
+    external_id, updated_at = key_of(row, "updated_at")
     state = row["state"]
     if state == "DRAFT":
         return external_id
@@ -315,15 +315,6 @@ def _country(holder: Node) -> str | None:
     """ZZ is Square's word for one that is not known."""
     country = _text(holder, "country")
     return None if country == "ZZ" else country or None
-
-
-def _key(row: Node, when: str = "updated_at") -> tuple[str, str]:
-    """Id and time of change: a row without either can be neither kept apart nor kept current."""
-    external_id, updated_at = row["id"], row[when]
-    if type(external_id) is str and type(updated_at) is str and external_id and updated_at:
-        return external_id, updated_at
-    name = when if _is_text(external_id) else "id"
-    raise ValueError(f"{name}: must be a text and is not")
 
 
 def _money(holder: Node, name: str) -> tuple[str, str]:
