@@ -590,6 +590,7 @@ def test_one_address_has_all_figures_read_once_however_many_ask_and_its_own_coun
         return read_prometheus(database, read_daemon(dagster))
 
     with closing(database), closing(dagster):
+        query(database, "DELETE FROM webhook_events")
         with receiving(settings(url), figures=figures) as vendors:
             vendors.shopify(webhook_id="w1")
             for _ in range(3):
