@@ -23,7 +23,7 @@ from bg_pipelines.operations.prometheus import read_prometheus
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.webhooks.receiver import BODIES_BYTES, KEPT_AN_HOUR, LARGEST_BODY_BYTES
 from bg_pipelines.webhooks.topics import TOPICS, Kind
-from bg_pipelines_tests.support import KEY, PATIENCE
+from bg_pipelines_tests.support import KEY, PATIENCE, query
 from bg_pipelines_tests.webhooks.conftest import (
     HARBOR,
     MERCHANT,
