@@ -37,6 +37,27 @@ _WHOLE_STORE = "unreachable"
 _MANY = "many"
 
 
+class _Plain:
+    """Written as its kind and its fields, in their order."""
+
+    kind: ClassVar[str]
+
+    def __str__(self) -> str:
+        return ":".join(map(str, (self.kind, *vars(self).values())))
+
+
+@dataclass(frozen=True)
+class _OfPlatform:
+    """`store_id` is None where many stores of the platform have it."""
+
+    kind: ClassVar[str]
+    platform: str
+    store_id: int | None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
+
+
 @dataclass(frozen=True)
 class StoreUnit:
     """`unit` is None where the whole store is out of reach."""
@@ -64,106 +85,64 @@ class Platform:
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(_Plain):
     """`key` is that of the table `circuits`."""
 
     kind: ClassVar[str] = "circuit"
     key: str
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.key}"
-
 
 @dataclass(frozen=True)
-class RejectedRows:
+class RejectedRows(_Plain):
     kind: ClassVar[str] = "rejects"
     store_id: int
     table: str
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.store_id}:{self.table}"
-
 
 @dataclass(frozen=True)
-class RejectedEdits:
+class RejectedEdits(_Plain):
     kind: ClassVar[str] = "edits"
     store_id: int
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.store_id}"
-
 
 @dataclass(frozen=True)
-class RejectedCounts:
+class RejectedCounts(_Plain):
     kind: ClassVar[str] = "counts"
     store_id: int
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.store_id}"
-
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(_Plain):
     kind: ClassVar[str] = "drift"
     store_id: int
     table: str
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.store_id}:{self.table}"
-
 
 @dataclass(frozen=True)
-class MissingSubscriptions:
-    """`store_id` is None where many stores of the platform have it."""
-
+class MissingSubscriptions(_OfPlatform):
     kind: ClassVar[str] = "missing_subscriptions"
-    platform: str
-    store_id: int | None
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
 
 
 @dataclass(frozen=True)
-class RefusedSubscriptions:
-    """As `MissingSubscriptions`."""
-
+class RefusedSubscriptions(_OfPlatform):
     kind: ClassVar[str] = "refused_subscriptions"
-    platform: str
-    store_id: int | None
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
 
 
 @dataclass(frozen=True)
-class UntoldChanges:
-    """As `MissingSubscriptions`."""
-
+class UntoldChanges(_OfPlatform):
     kind: ClassVar[str] = "untold"
-    platform: str
-    store_id: int | None
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.platform}:{self.store_id or _MANY}"
 
 
 @dataclass(frozen=True)
-class Stale:
+class Stale(_Plain):
     kind: ClassVar[str] = "stale"
 
-    def __str__(self) -> str:
-        return self.kind
-
 
 @dataclass(frozen=True)
-class Job:
+class Job(_Plain):
     kind: ClassVar[str] = "job"
     job: str
     error_type: ErrorType
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.job}:{self.error_type}"
 
 
 @dataclass(frozen=True)
@@ -183,72 +162,51 @@ DATABASE_AWAY = Installation(DATABASE)
 
 
 @dataclass(frozen=True)
-class AlertTarget:
+class AlertTarget(_Plain):
     """`target` is the key under which alerts know it, which holds no address."""
 
     kind: ClassVar[str] = "target"
     target: str
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.target}"
-
 
 @dataclass(frozen=True)
-class TextsStopped:
+class TextsStopped(_Plain):
     """`cause` is account-CODE, stop, filtered, or prefix-DIGITS: that prefix alone is stopped."""
 
     kind: ClassVar[str] = "texts_stopped"
     cause: str
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.cause}"
-
 
 @dataclass(frozen=True)
-class TextsRefused:
+class TextsRefused(_Plain):
     """`code` is Twilio's, or the HTTP status."""
 
     kind: ClassVar[str] = "texts_refused"
     code: int
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.code}"
-
 
 @dataclass(frozen=True)
-class TextsUnclear:
+class TextsUnclear(_Plain):
     kind: ClassVar[str] = "texts_unclear"
 
-    def __str__(self) -> str:
-        return self.kind
-
 
 @dataclass(frozen=True)
-class TextReplies:
+class TextReplies(_Plain):
     kind: ClassVar[str] = "text_replies"
 
-    def __str__(self) -> str:
-        return self.kind
-
 
 @dataclass(frozen=True)
-class DataRequest:
+class DataRequest(_Plain):
     """`request_id` is that of `data_requests`."""
 
     kind: ClassVar[str] = "request"
     request_id: int
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.request_id}"
-
 
 @dataclass(frozen=True)
-class Cleaning:
+class Cleaning(_Plain):
     kind: ClassVar[str] = "cleaning"
     task: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.task}"
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,6 @@ class RunMetrics(NamedTuple):
     connections_size: int
 
 
-class Connections(NamedTuple):
-    """Of the runs at work, against the sizes of their pools; of everybody, against what the server allows."""
-
-    in_use: int
-    size: int
-    server_in_use: int
-    server_size: int
-
-
 def read_runs(session: Session, since: datetime, alive: datetime) -> list[RunMetrics]:
     """The runs that began after `since`; one that was seen after `alive` is at work."""
     return read(session, RunMetrics, _RUNS, since=since, alive=alive)

@@ -5,7 +5,7 @@ clean_active_carts, schedules = cleaning_job("clean_active_carts", op="clean_car
 
 # No `from __future__ import annotations`: Dagster reads those of an op as they are.
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import dagster as dg
 from pydantic import Field
@@ -27,7 +27,7 @@ from bg_pipelines.orchestration.failures import (
     wrong_config,
 )
 from bg_pipelines.orchestration.launchpad import RunConfig, shown
-from bg_pipelines.orchestration.reports import Failed, show_failed
+from bg_pipelines.orchestration.reports import Failed, show_failed, table_of
 from bg_pipelines.orchestration.resources import DatabaseResource, kept_database
 from bg_pipelines.orchestration.sync_job import take_over, tell
 from bg_pipelines.orchestration.ticks import at_work
@@ -178,7 +178,7 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
     advice = [line for done in summary.done for line in done.outcome.advice]
     metadata: dict[str, dg.MetadataValue] = {
         **(
-            {"failed": _table({"task": task, "message": failure.message} for task, failure in failed)}
+            {"failed": table_of({"task": task, "message": failure.message} for task, failure in failed)}
             if failed
             else {}
         ),
@@ -187,7 +187,7 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
     }
     # Dagster takes no table without rows.
     if summary.done:
-        metadata["tasks"] = _table(
+        metadata["tasks"] = table_of(
             {
                 "task": done.task,
                 "rows": done.outcome.rows,
@@ -201,7 +201,7 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
             for done in summary.done
         )
     if freed:
-        metadata["tables"] = _table(
+        metadata["tables"] = table_of(
             {"table": table, "rows": rows, "bytes": size} for table, (rows, size) in freed.items()
         )
     if summary.skipped:
@@ -209,7 +209,7 @@ def _report(context: dg.OpExecutionContext, summary: Summary, more: Mapping[str,
             f"{', '.join(summary.skipped)}: not due, paused, parked, claimed by another run, or no time left"
         )
     if advice:
-        metadata["advice"] = _table({key: str(value) for key, value in line.items()} for line in advice)
+        metadata["advice"] = table_of({key: str(value) for key, value in line.items()} for line in advice)
     context.add_output_metadata(metadata)
 
 
@@ -217,7 +217,7 @@ def _show_preview(context: dg.OpExecutionContext, previews: Sequence[Preview]) -
     context.add_output_metadata(
         {
             "rows_to_free": dg.MetadataValue.int(sum(preview.rows for preview in previews)),
-            "dry_run": _table(
+            "dry_run": table_of(
                 {"task": p.task, "rows": p.rows, "bytes": p.bytes, "what": p.what} for p in previews
             ),
         }
@@ -229,7 +229,3 @@ def _by_table(figures: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
         table, _, figure = name.rpartition(".")
         if figure == "rows":
             yield table, figures[name], figures.get(f"{table}.bytes", 0)
-
-
-def _table(rows: Any) -> dg.MetadataValue:
-    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])

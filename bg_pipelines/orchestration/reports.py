@@ -197,7 +197,7 @@ def _metadata(summary: Summary, board: str) -> Mapping[str, dg.MetadataValue]:
         "rows_changed": dg.MetadataValue.int(summary.changed),
         "rows_rejected": dg.MetadataValue.int(rejected),
         "seconds": dg.MetadataValue.float(round(summary.seconds, 2)),
-        "resources": _table(
+        "resources": table_of(
             {
                 "resource": unit.value,
                 "stores": done.synced,
@@ -253,18 +253,19 @@ def report_sent(context: dg.OpExecutionContext, sent: Sent) -> None:
     if messages:
         context.log_event(dg.AssetMaterialization("text_messages", metadata=metadata))
     if sent.reasons:
-        metadata["reasons"] = _table(
+        metadata["reasons"] = table_of(
             {"reason": reason, "messages": number} for reason, number in sent.reasons.most_common()
         )
     context.add_output_metadata(metadata)
 
 
-def _table(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:
+def table_of(rows: Iterable[Mapping[str, str | int | bool]]) -> dg.MetadataValue:
+    """Rows as a table of a run's metadata."""
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
 
 
 def _first_rows(name: str, rows: Sequence[Mapping[str, str | int | bool]]) -> Mapping[str, dg.MetadataValue]:
-    shown: dict[str, dg.MetadataValue] = {name: _table(rows[:MOST_ROWS])}
+    shown: dict[str, dg.MetadataValue] = {name: table_of(rows[:MOST_ROWS])}
     if len(rows) > MOST_ROWS:
         shown[f"{name}_in_all"] = dg.MetadataValue.int(len(rows))
     return shown

@@ -16,7 +16,7 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.database.names import find_customer
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.people.grouping import CustomerId
-from bg_pipelines.people.matching import BATCH, lock, match, match_batch
+from bg_pipelines.people.matching import BATCH, lock, match, match_batch, person_of
 
 
 class Decision(NamedTuple):
@@ -135,15 +135,8 @@ def _change(
         decision_id, kind, customer, other = change(connection)
         while match_batch(connection)[0] == BATCH:
             pass
-        persons = [_person_of(connection, each) for each in (customer, other)]
+        persons = [person_of(connection, each) for each in (customer, other)]
     return Decision(decision_id, kind, *persons)
-
-
-def _person_of(connection: psycopg.Connection[Any], customer: CustomerId) -> int | None:
-    row = connection.execute(
-        "SELECT person_id FROM person_customers WHERE store_id = %s AND customer_external_id = %s", customer
-    ).fetchone()
-    return None if row is None else int(row[0])
 
 
 def _bad_data(message: str) -> IntegrationError:

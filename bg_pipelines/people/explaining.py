@@ -13,6 +13,7 @@ from bg_pipelines.database.names import find_customer
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.people.grouping import CustomerId
 from bg_pipelines.people.keys import MOST
+from bg_pipelines.people.matching import person_of
 
 
 class Link(NamedTuple):
@@ -39,7 +40,7 @@ def find_person(database: Database, store: str, customer: str) -> int:
     """Which person a customer is. Raises IntegrationError (bad_data) if it is none."""
     with database.transaction() as connection:
         found = find_customer(connection, store, customer)
-        person_id = _person_of(connection, found)
+        person_id = person_of(connection, found)
     if person_id is None:
         raise IntegrationError.of(
             ErrorType.BAD_DATA,
@@ -67,7 +68,7 @@ def why(database: Database, store: str, customer: str) -> list[str]:
     match."""
     with database.transaction() as connection:
         found = find_customer(connection, store, customer)
-        person_id = _person_of(connection, found)
+        person_id = person_of(connection, found)
         if person_id is None:
             return [f"customer {found[1]} of store {store} is no person: {_NOBODY}"]
         links = _links(connection, person_id)
@@ -159,10 +160,3 @@ def _told(
             "would make one of two customers of one store with different verified e-mails"
         )
     return f"{holders:,} customers have it, all of them this person"
-
-
-def _person_of(connection: psycopg.Connection[Any], customer: CustomerId) -> int | None:
-    row = connection.execute(
-        "SELECT person_id FROM person_customers WHERE store_id = %s AND customer_external_id = %s", customer
-    ).fetchone()
-    return None if row is None else int(row[0])

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.people.grouping import Decided, Member, group, settle_ids, unsettled
+from bg_pipelines.people.grouping import CustomerId, Decided, Member, group, settle_ids, unsettled
 from bg_pipelines.people.keys import EMAIL, EMAIL_KEY, KNOWN, NAME, PARAMETERS, PHONE_KEY
 from bg_pipelines.wording import counted
 
@@ -375,3 +375,11 @@ _WRITE_RESULTS = """
 _DROP_PEOPLE = """
     DELETE FROM people WHERE id = ANY (%s) AND NOT EXISTS (SELECT FROM person_customers WHERE person_id = people.id)
     RETURNING id"""
+
+
+def person_of(connection: psycopg.Connection[Any], customer: CustomerId) -> int | None:
+    """Whom a customer is; None for one that is nobody."""
+    row = connection.execute(
+        "SELECT person_id FROM person_customers WHERE store_id = %s AND customer_external_id = %s", customer
+    ).fetchone()
+    return None if row is None else int(row[0])

@@ -21,15 +21,15 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.privacy.erasure import erase_customer, erase_store
 from bg_pipelines.privacy.export import export_customer
+from bg_pipelines.privacy.tables import COMMANDS
 
-DATA_REQUEST, CUSTOMER_REDACT, SHOP_REDACT = "customers/data_request", "customers/redact", "shop/redact"
+DATA_REQUEST, CUSTOMER_REDACT, SHOP_REDACT = COMMANDS
 _OWN = {
     DATA_REQUEST: {"customer", "data_request"},
     CUSTOMER_REDACT: {"customer", "orders_to_redact"},
     SHOP_REDACT: set[str](),
 }
 """What a payload of each topic has beside the shop, and those of the others have not."""
-TOPICS = tuple(_OWN)
 _ANY = {"customer", "data_request", "orders_requested", "orders_to_redact"}
 
 

@@ -11,6 +11,7 @@ from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.privacy import commands as privacy
+from bg_pipelines.privacy.tables import COMMANDS as BY_LAW
 from bg_pipelines.queues import Unit
 from bg_pipelines.sync.stores import Store
 from bg_pipelines.webhooks.events import HANDLED, IGNORED
@@ -86,7 +87,7 @@ def _obey_the_law(order: Order) -> Done:
 
 
 COMMANDS: Mapping[tuple[str, str], Command] = {
-    **{("shopify", topic): _obey_the_law for topic in privacy.TOPICS},
+    **{("shopify", topic): _obey_the_law for topic in BY_LAW},
     ("shopify", "app/uninstalled"): _uninstall,
     ("shopify", "shop/update"): _read_profile,
     ("shopify", "bulk_operations/finish"): _fetch_exports,

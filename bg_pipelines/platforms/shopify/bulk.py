@@ -43,7 +43,6 @@ from bg_pipelines.platforms.shopify.stock import LEVEL, level_of_parent
 from bg_pipelines.records import Page, Record, Reject, Resource
 from bg_pipelines.values import read_time
 
-OPERATIONS_LOOKED_AT = 20
 ORPHANS = "the row: Shopify's export has what is nested in it and not the row itself; it loads with the next full pass"
 
 CUSTOMERS_COUNT = "query CustomersCount { count: customersCount(limit: null) { count precision } }"
