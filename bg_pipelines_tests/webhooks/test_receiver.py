@@ -23,7 +23,7 @@ from bg_pipelines.operations.prometheus import read_prometheus
 from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.webhooks.receiver import BODIES_BYTES, KEPT_AN_HOUR, LARGEST_BODY_BYTES
 from bg_pipelines.webhooks.topics import TOPICS, Kind
-from bg_pipelines_tests.support import KEY, PATIENCE
+from bg_pipelines_tests.support import KEY, PATIENCE, query
 from bg_pipelines_tests.webhooks.conftest import (
     HARBOR,
     MERCHANT,
@@ -590,6 +590,7 @@ def test_one_address_has_all_figures_read_once_however_many_ask_and_its_own_coun
         return read_prometheus(database, read_daemon(dagster))
 
     with closing(database), closing(dagster):
+        query(database, "DELETE FROM webhook_events")
         with receiving(settings(url), figures=figures) as vendors:
             vendors.shopify(webhook_id="w1")
             for _ in range(3):
