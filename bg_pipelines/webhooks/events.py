@@ -72,11 +72,12 @@ _FIRST = (
     "SELECT t.store_id, t.next_due_at FROM webhook_events t WHERE t.status = 'pending' AND t.source = ANY(%(sources)s) "
     "AND {behind} ORDER BY t.store_id, t.next_due_at, t.id LIMIT 1"
 )
-_WAITING = f"""
+_STORE_BY_STORE = f"""
     WITH RECURSIVE waiting AS (
         ({_FIRST.format(behind="t.store_id IS NOT NULL")})
         UNION ALL SELECT n.* FROM waiting CROSS JOIN LATERAL ({_FIRST.format(behind="t.store_id > waiting.store_id")}) n
-    )
+    )"""  # noqa: S608 (made of constants)
+_WAITING = f"""{_STORE_BY_STORE}
     SELECT w.store_id, s.platform, w.next_due_at AS since FROM waiting w JOIN stores s ON s.id = w.store_id
     WHERE w.next_due_at <= coalesce(%(due_before)s::timestamptz, {NOW})
         AND NOT w.store_id = ANY(%(not_stores)s) AND NOT s.platform = ANY(%(not_platforms)s)
@@ -107,11 +108,7 @@ def waiting_stores(
 
 _DUE = f"t.next_due_at <= {NOW} AND {UNCLAIMED}"
 # Store by store as well: a condition on the time alone would be looked for in the whole table.
-_IS_DUE = f"""
-    WITH RECURSIVE waiting AS (
-        ({_FIRST.format(behind="t.store_id IS NOT NULL")})
-        UNION ALL SELECT n.* FROM waiting CROSS JOIN LATERAL ({_FIRST.format(behind="t.store_id > waiting.store_id")}) n
-    )
+_IS_DUE = f"""{_STORE_BY_STORE}
     SELECT EXISTS (SELECT FROM waiting w CROSS JOIN LATERAL (SELECT FROM webhook_events t WHERE t.status = 'pending'
             AND t.source = ANY(%(sources)s) AND t.store_id = w.store_id AND {_DUE} ORDER BY t.next_due_at, t.id LIMIT 1) one
             WHERE w.next_due_at <= {NOW})
@@ -197,7 +194,7 @@ def pass_on(
     others = connection.execute(
         f"UPDATE webhook_events SET {_SETTLED} WHERE id IN (SELECT t.id FROM webhook_events t "  # noqa: S608
         "WHERE t.store_id = %(store)s AND t.status = 'pending' AND t.resource = %(resource)s AND t.source = %(source)s "
-        f"AND t.topic = ANY(%(topics)s) AND t.next_due_at <= {NOW} AND {UNCLAIMED} LIMIT %(most)s FOR UPDATE SKIP LOCKED)",
+        f"AND t.topic = ANY(%(topics)s) AND {_DUE} LIMIT %(most)s FOR UPDATE SKIP LOCKED)",
         {
             "status": PASSED_ON,
             "reason": reason,
