@@ -19,7 +19,7 @@ test: $(READY)
 	lint-imports --no-cache
 	dagster definitions validate -m bg_pipelines.definitions >/dev/null
 	@# One test, with a debugger: make test ARGS="-n 0 --pdb -k name", or plain pytest.
-	pytest -n 2 --dist worksteal $(ARGS)
+	pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(READY)
 	@python -m benchmarks $(ARGS)

@@ -68,8 +68,8 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest first. Of two workers the first has them all, so that no two daemons starve each other, and the second
-    takes from it what else it has (`--dist worksteal` takes from the end). What is marked `full` is left out, unless
+    """The longest first. The first worker has them all, so that no two daemons starve each other, and the others take from
+    it what else it has (`--dist worksteal` takes from the end). Three workers for two processors: these tests mostly wait. What is marked `full` is left out, unless
     BG_TEST_FULL=1."""
     if os.environ.get("BG_TEST_FULL") != "1":
         left_out = [item for item in items if item.get_closest_marker("full")]
