@@ -311,7 +311,6 @@ def test_postgresql_killed_in_the_middle_of_a_run_costs_a_pause(
         embedded.release(settings.home)
 
 
-@pytest.mark.full
 @pytest.mark.usefixtures("environment")
 def test_when_the_clock_jumps_an_hour_another_run_takes_over_and_the_first_writes_nothing_more(
     make_sandbox: MakeSandbox, database: Database
