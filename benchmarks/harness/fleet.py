@@ -7,8 +7,8 @@
             made.run_job("inventory_sync")
         used.transactions, used.wal_bytes, used.run_seconds, used.postgres_seconds
 
-One store is synced by the product; the others are copies of its rows with the same cursors, as if each had been synced
-itself: what is measured is the days after that.
+One store is synced by the product, until a pass finds nothing new; the others are copies of its rows with the same cursors, as
+if each had been synced itself: what is measured is the days after that.
 """
 
 from __future__ import annotations
@@ -298,10 +298,13 @@ def _fill(database: Database, vendor: fleet_vendor.Vendor, stores: int) -> None:
         for n in range(stores)
     ]
     save_stores(database, CIPHER, new)
-    request = SyncRequest(UNITS, stores=("shop-0",), backfill="pages")
-    summary = SyncRun(database, CIPHER, request, run_id="first", connect=connect, log=lambda _: None).run()
-    if summary.failures or summary.complete != 1:
-        raise RuntimeError(f"the first store could not be synced: {summary.failures}")
+    # Once whole, and twice more: after the first pass that finds nothing a visit is a look.
+    for number, backfill in enumerate(("pages", "auto", "auto")):
+        request = SyncRequest(UNITS, stores=("shop-0",), backfill=backfill)
+        run_id = f"first-{number}"
+        summary = SyncRun(database, CIPHER, request, run_id=run_id, connect=connect, log=lambda _: None).run()
+        if summary.failures or summary.complete != 1:
+            raise RuntimeError(f"the first store could not be synced: {summary.failures}")
     tables: Sequence[Any] = [model.__table__ for model in Synced.__subclasses__()]  # type: ignore[attr-defined]
     with database.transaction() as connection:
         # No trigger: what they would queue for each of these copies has been done for the first.
