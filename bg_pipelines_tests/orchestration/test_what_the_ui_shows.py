@@ -94,6 +94,7 @@ def test_what_is_personal_is_marked_in_the_columns() -> None:
 
 
 @pytest.mark.usefixtures("environment")
+@pytest.mark.full  # in one process with others Dagster may remember an instance of theirs that is gone
 def test_a_table_is_fresh_after_a_run_that_read_it_and_stale_when_none_has_for_too_long(
     make_sandbox: MakeSandbox,
     add_shops: AddShops,
