@@ -87,8 +87,12 @@ def pytest_runtest_makereport(
     report = yield
     home = item.config.stash.get(SERVER_HOME, None)
     error: BaseException | None = call.excinfo.value if call.excinfo and report.failed else None
+    passed: set[int] = set()  # one that was raised again may lead back to itself
     while error is not None and not isinstance(error, psycopg.OperationalError):
+        passed.add(id(error))
         error = error.__cause__ or error.__context__
+        if id(error) in passed:
+            error = None
     if error is not None and home is not None:
         log = EmbeddedServer(home).log.read_text(errors="replace").splitlines()
         report.sections.append(("the end of postgres.log", "\n".join(log[-60:])))
