@@ -18,7 +18,6 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging.sending import Sent
 from bg_pipelines.operations.table_health import NONE_FAILS, rows_held
 from bg_pipelines.queues import Unit
-from bg_pipelines.settings import load_settings
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.handling import HandlingSummary
 from bg_pipelines.wording import counted
@@ -72,8 +71,10 @@ def _first(lines: Sequence[str], most: int) -> list[str]:
     return [*lines[:most], *([f"and {len(lines) - most:,} more"] if len(lines) > most else [])]
 
 
-def report(context: dg.OpExecutionContext, summary: Summary, database: Database) -> None:
-    """Show the outcome of the op's run."""
+def report(
+    context: dg.OpExecutionContext, summary: Summary, database: Database, board_url: str | None
+) -> None:
+    """Show the outcome of the op's run. `board_url`: where people open the board, if not where `up` serves it."""
     show_failed(
         context,
         "store",
@@ -113,7 +114,7 @@ def report(context: dg.OpExecutionContext, summary: Summary, database: Database)
                     metadata={"stores_failing": done.failed},
                 )
             )
-    context.add_output_metadata(_metadata(summary, load_settings().board_url or BOARD_URL))
+    context.add_output_metadata(_metadata(summary, board_url or BOARD_URL))
 
 
 def _metadata(summary: Summary, board: str) -> Mapping[str, dg.MetadataValue]:

@@ -8,7 +8,7 @@ embedded server, and nothing of a run is written beside `BG_HOME_DIR`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
@@ -20,12 +20,16 @@ from bg_pipelines.database.engine import dagster_storage_url
 from bg_pipelines.settings import load_settings
 
 
-class EnvironmentStorage(DagsterPostgresStorage):
-    """dagster-postgres' storage at `BG_DAGSTER_DATABASE_URL`, or in the embedded server."""
+class _OfSettings:
+    """What takes nothing from dagster.yaml."""
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
         return {}
+
+
+class EnvironmentStorage(_OfSettings, DagsterPostgresStorage):
+    """dagster-postgres' storage at `BG_DAGSTER_DATABASE_URL`, or in the embedded server."""
 
     @classmethod
     def from_config_value(
@@ -36,37 +40,21 @@ class EnvironmentStorage(DagsterPostgresStorage):
         return cls(postgres_url=dagster_storage_url(load_settings()), inst_data=inst_data)
 
 
-FOLDER = "dagster"
-"""In the home."""
-
-
-class HomeComputeLogs(LocalComputeLogManager):
-    """What the steps of runs print, in the home."""
-
-    @classmethod
-    def config_type(cls) -> UserConfigSchema:
-        return {}
+class _InHome(_OfSettings):
+    """What is kept in the folder of Dagster's files, in the home."""
 
     @classmethod
     def from_config_value(
         cls,
         inst_data: ConfigurableClassData | None,
         config_value: Mapping[str, Any],  # noqa: ARG003
-    ) -> HomeComputeLogs:
-        return cls(str(load_settings().home / FOLDER), inst_data=inst_data)
+    ) -> Self:
+        return cls(str(load_settings().home / "dagster"), inst_data=inst_data)  # type: ignore[call-arg]
 
 
-class HomeArtifacts(LocalArtifactStorage):
-    """What ops hand each other, in the home."""
+class HomeComputeLogs(_InHome, LocalComputeLogManager):
+    """What the steps of runs print."""
 
-    @classmethod
-    def config_type(cls) -> UserConfigSchema:
-        return {}
 
-    @classmethod
-    def from_config_value(
-        cls,
-        inst_data: ConfigurableClassData | None,
-        config_value: Mapping[str, Any],  # noqa: ARG003
-    ) -> HomeArtifacts:
-        return cls(str(load_settings().home / FOLDER), inst_data=inst_data)
+class HomeArtifacts(_InHome, LocalArtifactStorage):
+    """What ops hand each other."""

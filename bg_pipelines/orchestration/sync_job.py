@@ -137,7 +137,7 @@ def sync_job(
                 summary = _run(context, config, database, platforms, units, settings, processes(settings))
             else:
                 summary = _pass_over(context, config, database, units, reason)
-            report(context, summary, database.database)
+            report(context, summary, database.database, settings.board_url)
         if then is None:
             _tell(context, config, database)
 

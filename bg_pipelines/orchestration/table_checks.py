@@ -7,6 +7,7 @@ log, and is kept for half a year. A person evaluates them with the button of the
 # No `from __future__ import annotations`: Dagster reads those of a check as they are.
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
@@ -42,14 +43,7 @@ def check_tables(
         key = dg.AssetCheckKey(dg.AssetKey(finding.table), finding.check)
         if key not in context.selected_asset_check_keys:
             continue
-        yield dg.AssetCheckResult(
-            asset_key=finding.table,
-            check_name=finding.check,
-            passed=finding.passed,
-            severity=_severity(finding),
-            description=finding.sentence,
-            metadata=finding.figures,
-        )
+        yield dg.AssetCheckResult(asset_key=finding.table, check_name=finding.check, **_told(finding))
 
 
 @dg.sensor(
@@ -94,15 +88,14 @@ def _evaluations(
             and now - last.create_timestamp < REPEAT_SECONDS
         ):
             continue
-        yield dg.AssetCheckEvaluation(
-            asset_key=key.asset_key,
-            check_name=key.name,
-            passed=finding.passed,
-            severity=_severity(finding),
-            description=finding.sentence,
-            metadata=finding.figures,
-        )
+        yield dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, **_told(finding))
 
 
-def _severity(finding: Finding) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.ERROR if finding.alarming else dg.AssetCheckSeverity.WARN
+def _told(finding: Finding) -> dict[str, Any]:
+    """What a check says of it, whoever evaluates it."""
+    return {
+        "passed": finding.passed,
+        "severity": dg.AssetCheckSeverity.ERROR if finding.alarming else dg.AssetCheckSeverity.WARN,
+        "description": finding.sentence,
+        "metadata": finding.figures,
+    }

@@ -327,7 +327,7 @@ def test_ten_thousand_stores_that_fail_are_no_event_of_megabytes(
 
     @dg.op
     def sync(context) -> None:  # type: ignore[no-untyped-def]
-        report(context, summary, database)
+        report(context, summary, database, None)
 
     result = dg.GraphDefinition("sync_all", node_defs=[sync]).execute_in_process(instance=instance)
     [output] = [e for e in result.all_node_events if e.event_type_value == "STEP_OUTPUT"]
