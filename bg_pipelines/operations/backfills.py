@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,20 +71,15 @@ _BEGUN = """
 def expected_backfill(database: Database, key: Cipher, settings: Settings, name: str) -> list[str]:
     """What a store has to be read and how long it takes, in sentences, as its platform tells now."""
     # `status`, which only shows what runs, is in a hurry.
-    from bg_pipelines import platforms
     from bg_pipelines.database.models import Store
+    from bg_pipelines.operations.store_platform import store_platform
 
     with database.session() as session:
         store = session.scalars(sa.select(Store).where(Store.name == name)).one()
-        access = platforms.StoreAccess(
-            store.name, store.platform, store.domain, store.api_url, key.decrypt(store.credentials)
-        )
+        session.expunge(store)
     try:
-        platform = platforms.connect(access, api_version=settings.shopify_api_version, sleep=time.sleep)
-        try:
+        with store_platform(store, key, settings) as platform:
             expected = platform.backfills()
-        finally:
-            platform.close()
     except IntegrationError as error:
         return [f"how long its first sync takes is not known: {error.of_store(name).message}"]
     return [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import sqlalchemy as sa
 
-from bg_pipelines import platforms
 from bg_pipelines.alerts.recipients import addresses
 from bg_pipelines.cleaning import retention
 from bg_pipelines.database.engine import Database, open_database, require_home
@@ -19,6 +17,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.messaging import twilio
 from bg_pipelines.operations import machine_checks, webhook_checks
 from bg_pipelines.operations.daemon_figures import daemon_reader
+from bg_pipelines.operations.store_platform import store_platform
 from bg_pipelines.settings import Settings, load_settings, unknown_variables
 from bg_pipelines.wording import filled, grouped, listed
 
@@ -133,16 +132,10 @@ def _store_faults(database: Database, key: Cipher, settings: Settings) -> list[s
 
     def check(store: Store) -> list[tuple[str, str]]:
         try:
-            access = platforms.StoreAccess(
-                store.name, store.platform, store.domain, store.api_url, key.decrypt(store.credentials)
-            )
-            platform = platforms.connect(access, api_version=settings.shopify_api_version, sleep=time.sleep)
+            with store_platform(store, key, settings) as platform:
+                return [(store.name, fault) for fault in platform.faults()]
         except IntegrationError as error:
             return [(store.name, error.message)]
-        try:
-            return [(store.name, fault) for fault in platform.faults()]
-        finally:
-            platform.close()
 
     with ThreadPoolExecutor(_STORES_AT_ONCE) as pool:
         found = grouped(fault for faults in pool.map(check, stores) for fault in faults)

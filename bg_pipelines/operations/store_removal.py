@@ -9,15 +9,14 @@ the last of its rows is gone. What is deleted, and what stays as proof, stands i
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
-from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.models import Store
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
+from bg_pipelines.operations.store_platform import store_platform
 from bg_pipelines.operations.stores import set_paused
-from bg_pipelines.platforms import StoreAccess
 from bg_pipelines.privacy import erasure, requests
 from bg_pipelines.settings import Settings
 from bg_pipelines.webhooks.declared import address
@@ -94,27 +93,17 @@ def remove_store(database: Database, settings: Settings, plan: Plan, *, by: str)
 
 
 def _unsubscribe(database: Database, settings: Settings, plan: Plan) -> int:
-    with database.transaction() as connection:
-        row = connection.execute(
-            "SELECT name, platform, domain, api_url, credentials FROM stores WHERE id = %s", (plan.store_id,)
-        ).fetchone()
-    assert row is not None
-    name, platform_name, domain, api_url, credentials = row
-    held = cipher(settings).decrypt(credentials)
-    if not held:  # the shop removed the app, and with it its subscriptions
+    with database.session() as session:
+        store = session.get_one(Store, plan.store_id)
+        session.expunge(store)
+    key = cipher(settings)
+    if not key.decrypt(store.credentials):  # the shop removed the app, and with it its subscriptions
         return 0
-    platform = platforms.connect(
-        StoreAccess(name, platform_name, domain, api_url, held),
-        api_version=settings.shopify_api_version,
-        sleep=time.sleep,
-    )
-    try:
+    with store_platform(store, key, settings) as platform:
         if platform.webhooks is None:
             return 0
-        uri = None if settings.public_url is None else address(settings.public_url, platform_name)
+        uri = None if settings.public_url is None else address(settings.public_url, store.platform)
         return end_subscriptions(database, plan.store_id, platform.webhooks, uri)
-    finally:
-        platform.close()
 
 
 def _bad_data(message: str) -> IntegrationError:
