@@ -4,7 +4,8 @@ app       routes and what stands before each of them: hosts, headers, sessions, 
 users     who may log in: names, roles, passwords
 session   who is logged in, and the limit of logins that fail
 figures   the figures of `status`, computed once for all who look at the same time
-stores    the list of stores and one store: what of them only the board shows
 pages     what each page shows
+sparkline a trend as a small line, and in words
+token_end when a store's token ends
 actions   what each button does
 """

@@ -15,6 +15,7 @@ from bg_pipelines.board.pages import Form, Look
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.operations import actions
 from bg_pipelines.operations.activity import BOARD, Actor, Done
+from bg_pipelines.wording import storable
 
 
 def _incidents(form: Form) -> list[int]:
@@ -57,7 +58,7 @@ def read_whole(look: Look, form: Form) -> Done:
 
 
 def _store(form: Form) -> str:
-    return form.get("store").replace("\0", "").encode(errors="replace").decode()
+    return storable(form.get("store"))
 
 
 def _actor(look: Look) -> Actor:

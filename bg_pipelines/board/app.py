@@ -12,6 +12,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -178,10 +179,7 @@ def _guarded(board: Board, handler: Handler, *, acts: bool = False) -> Endpoint:
                 raise
             return pages.message(look, 404 if form is None else 409, error.message)
 
-    async def endpoint(request: Request) -> Response:
-        return await _safely(request, answer)
-
-    return endpoint
+    return partial(_safely, answer)
 
 
 def _open(board: Board, handler: Callable[[Board, Request, Form], Response]) -> Endpoint:
@@ -194,13 +192,10 @@ def _open(board: Board, handler: Callable[[Board, Request, Form], Response]) -> 
             )
         return handler(board, request, form or Form([]))
 
-    async def endpoint(request: Request) -> Response:
-        return await _safely(request, answer)
-
-    return endpoint
+    return partial(_safely, answer)
 
 
-async def _safely(request: Request, answer: Callable[[Request, Form | None], Response]) -> Response:
+async def _safely(answer: Callable[[Request, Form | None], Response], request: Request) -> Response:
     """What goes wrong is said, without what a stranger is not to know."""
     form = None
     if request.method == "POST":

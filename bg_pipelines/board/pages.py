@@ -22,13 +22,12 @@ from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import ErrorType
 from bg_pipelines.incidents import reading
 from bg_pipelines.operations import activity
-from bg_pipelines.operations.status import Status
 from bg_pipelines.operations.store_figures import STATES, find_stores, read_store
-from bg_pipelines.operations.text_figures import read_texts
 from bg_pipelines.operations.trends import NO_TREND
 from bg_pipelines.queues import TIERS
 from bg_pipelines.settings import Settings
 from bg_pipelines.wording import counted, span, times, visible
+from bg_pipelines.work.queue import clock
 
 SHOWN = 20
 """Lines of one kind on the front page."""
@@ -187,20 +186,15 @@ def front(look: Look, _: Form) -> Response:
         metrics=metrics,
         daemon=status.daemon,
         trends=figures.trends,
-        is_well=_is_well(status),
+        is_well=status.is_well and status.trouble is None,
         incidents=status.incidents[:SHOWN],
         freshness=[line for line in metrics.freshness if line.stores],
         retrying=status.retrying[:SHOWN],
         late=[line for line in metrics.stores if not line.current],
         late_total=sum(job.late for job in metrics.jobs),
-        texts=read_texts(look.database),
+        texts={state: number for state, number in metrics.texts.items() if number},
         entries=activity.list_activity(look.database, limit=10),
     )
-
-
-def _is_well(status: Status) -> bool:
-    up_to_date = status.metrics.stores_current == status.metrics.stores_total
-    return up_to_date and not status.incidents and status.trouble is None
 
 
 def incidents(look: Look, _: Form) -> Response:
@@ -292,7 +286,4 @@ def _whole(look: Look, name: str) -> int:
 
 def _now(look: Look) -> datetime:
     with look.database.transaction() as connection:
-        row = connection.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None
-    now: datetime = row[0]
-    return now
+        return clock(connection)

@@ -50,8 +50,9 @@ def status_page(
         return line
 
     waits = any(incident.needs_attention for incident in state.incidents)
-    well = not state.incidents and state.metrics.stores_current == state.metrics.stores_total
-    verdict = one_line((state.verdict, "bold red" if waits else "bold green" if well else "bold yellow"))
+    verdict = one_line(
+        (state.verdict, "bold red" if waits else "bold green" if state.is_well else "bold yellow")
+    )
     trouble = [one_line((state.trouble, "bold red"))] if state.trouble else []
     for line in (*trouble, verdict):
         line.no_wrap = not console.is_terminal  # the lines that are never cut

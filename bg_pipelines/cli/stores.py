@@ -14,7 +14,6 @@ from bg_pipelines.cli.printing import (
     Yes,
     console,
     in_home,
-    logged_in,
     new_table,
     one_line,
     open_migrated,
@@ -24,7 +23,7 @@ from bg_pipelines.cli.printing import (
 from bg_pipelines.database.secrets import cipher
 from bg_pipelines.operations import actions, activity, stores
 from bg_pipelines.operations.backfills import expected_backfill
-from bg_pipelines.operations.store_figures import read_store
+from bg_pipelines.operations.store_figures import find_stores, read_store
 from bg_pipelines.operations.store_removal import Plan, plan_removal, remove_store
 from bg_pipelines.operations.stores_csv import read_csv
 from bg_pipelines.platforms import PLATFORMS
@@ -141,7 +140,7 @@ def import_stores(
 def list_stores() -> None:
     """List all stores and their state."""
     with open_migrated() as database:
-        rows = stores.list_stores(database)
+        rows = find_stores(database).stores
     table = new_table("name", "platform", "domain", "tier", "every", "state", "last synced")
     for row in rows:
         synced = row.last_synced_at.strftime("%Y-%m-%d %H:%M") if row.last_synced_at else ""
@@ -219,8 +218,9 @@ def remove(
         _print_plan(plan)
         if not yes:
             typer.confirm(visible(f"Remove store {name}?"), abort=True)
-        with activity.recorded(database, typist(by), "remove a store", name) as done:
-            removed = remove_store(database, settings, plan, by=by or logged_in())
+        actor = typist(by)
+        with activity.recorded(database, actor, "remove a store", name) as done:
+            removed = remove_store(database, settings, plan, by=actor.name)
             done.outcome = f"{sum(removed.rows.values()):,} rows deleted"
     console.print(
         f"{name} removed: {counted(sum(removed.rows.values()), 'row')} deleted (request {removed.request_id})"

@@ -379,7 +379,6 @@ def _serve(
     log = home / "demo.log"
     output = stack.enter_context(log.open("w"))
     processes: list[subprocess.Popen[Any]] = []
-    stack.callback(lambda: tell_to_end(processes))
     with console.status("starting the Dagster UI and the board"):
         for command in commands:
             processes.append(stack.enter_context(child(command, stdout=output, stderr=output)))

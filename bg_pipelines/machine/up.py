@@ -105,8 +105,9 @@ def up(
     # For every process that is started from here, wherever it runs.
     os.environ |= {"BG_HOME_DIR": str(settings.home), "DAGSTER_HOME": str(project)}
     os.environ.setdefault("BG_DAGSTER_URL", settings.dagster_url or f"http://127.0.0.1:{port}")
+    board = settings.board_url or f"http://127.0.0.1:{board_port}"
     if board_port is not None:
-        os.environ.setdefault("BG_BOARD_URL", settings.board_url or f"http://127.0.0.1:{board_port}")
+        os.environ.setdefault("BG_BOARD_URL", board)
     for wanted in filter(None, (port, board_port)):
         require_free(wanted)
     with ExitStack() as stack:
@@ -134,7 +135,7 @@ def up(
             _wait_for(one, kept)
         say(f"the Dagster UI: http://127.0.0.1:{port} (Ctrl-C ends everything)")
         if board_port is not None:
-            say(f"the board: {settings.board_url or f'http://127.0.0.1:{board_port}'}")
+            say(f"the board: {board}")
         if 0 < workers < MAX_CONCURRENT_RUNS:
             say(
                 f"{MAX_CONCURRENT_RUNS} runs are started at once, and {workers} are carried out here: unless other machines have "

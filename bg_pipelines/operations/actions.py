@@ -22,19 +22,13 @@ SYNCED = tuple(unit for unit in Unit if unit not in (Unit.AUDIT, Unit.WEBHOOKS))
 
 def retry_incidents(database: Database, ids: Collection[int], actor: Actor) -> Done:
     with recorded(database, actor, "retry incidents", _numbers(ids)) as done:
-        retried = handling.retry(database, ids, by=actor.name)
-        done.count = retried.incidents
-        what = f"{counted(retried.incidents, 'incident')} retried, {counted(retried.rows, 'unit')} of work due now"
-        done.outcome = "\n".join([what, *retried.notes])
+        _say(done, handling.retry(database, ids, by=actor.name), "retried")
     return done
 
 
 def resolve_incidents(database: Database, ids: Collection[int], actor: Actor, *, note: str) -> Done:
     with recorded(database, actor, "resolve incidents", _numbers(ids)) as done:
-        resolved = handling.resolve(database, ids, by=actor.name, note=note)
-        done.count = resolved.incidents
-        what = f"{counted(resolved.incidents, 'incident')} resolved, {counted(resolved.rows, 'unit')} of work due now"
-        done.outcome = "\n".join([what, *resolved.notes])
+        _say(done, handling.resolve(database, ids, by=actor.name, note=note), "resolved")
     return done
 
 
@@ -46,17 +40,11 @@ def assign_incidents(database: Database, ids: Collection[int], actor: Actor, *, 
 
 
 def pause_stores(database: Database, names: Sequence[str], actor: Actor) -> Done:
-    with recorded(database, actor, "pause stores", ", ".join(names)) as done:
-        done.count = set_paused(database, names, True)
-        done.outcome = f"{done.count} paused, {len(set(names)) - done.count} already were"
-    return done
+    return _set_paused(database, names, actor, "pause", True)
 
 
 def resume_stores(database: Database, names: Sequence[str], actor: Actor) -> Done:
-    with recorded(database, actor, "resume stores", ", ".join(names)) as done:
-        done.count = set_paused(database, names, False)
-        done.outcome = f"{done.count} resumed, {len(set(names)) - done.count} already were"
-    return done
+    return _set_paused(database, names, actor, "resume", False)
 
 
 def sync_store(database: Database, name: str, actor: Actor, *, full_pass: bool = False) -> Done:
@@ -77,6 +65,19 @@ def sync_store(database: Database, name: str, actor: Actor, *, full_pass: bool =
                 (store_id, list(SYNCED)),
             )
         done.outcome = f"{counted(done.count, 'unit')} due now" + (", to be read whole" if full_pass else "")
+    return done
+
+
+def _say(done: Done, changed: handling.Retried | handling.Resolved, verb: str) -> None:
+    done.count = changed.incidents
+    what = f"{counted(changed.incidents, 'incident')} {verb}, {counted(changed.rows, 'unit')} of work due now"
+    done.outcome = "\n".join([what, *changed.notes])
+
+
+def _set_paused(database: Database, names: Sequence[str], actor: Actor, verb: str, paused: bool) -> Done:
+    with recorded(database, actor, f"{verb} stores", ", ".join(names)) as done:
+        done.count = set_paused(database, names, paused)
+        done.outcome = f"{done.count} {verb}d, {len(set(names)) - done.count} already were"
     return done
 
 

@@ -9,11 +9,10 @@ The first says what we may rely on now, the second what we could rely on when so
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bg_pipelines.operations.reading import read
@@ -59,11 +58,10 @@ class Freshness(NamedTuple):
 
 
 def read_units(
-    session: Session, now: datetime, visits: Sequence[Rollup]
+    session: Session, now: datetime, visits: Sequence[Rollup], rejected: Mapping[str, int]
 ) -> tuple[list[UnitStatus], list[Freshness]]:
-    """Each unit over all stores, and the freshness of each resource, by tier and of all tiers."""
+    """Each unit over all stores, and the freshness of each resource, by tier and of all tiers. `rejected` rows by resource."""
     rows = read(session, _Row, _UNITS, now=now, bounds=list(reversed(LAGS)))
-    rejected = {name: number for name, number in session.execute(sa.text(_REJECTED))}  # noqa: C416 (rows)
     by_unit: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         by_unit[row.resource].append(row)
@@ -150,5 +148,3 @@ _UNITS = f"""
         count(*) FILTER (WHERE y.attempts > 0) AS failing,
         min(y.next_due_at) AS first_due_at, min(y.last_succeeded_at) AS succeeded_at
     FROM sync_states y JOIN {freshness.stores_at_work(":now")} ON s.id = y.store_id GROUP BY 1, 2, 3"""  # noqa: S608 (made of constants)
-
-_REJECTED = "SELECT resource, count(*) FROM rejected_rows GROUP BY resource"

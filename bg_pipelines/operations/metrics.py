@@ -62,7 +62,7 @@ class IncidentCount(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """`texts` are text messages of the window by status, `rows_freed` and `bytes_freed` what cleaning jobs freed in it.
+    """`texts` are text messages by status, pending ones whenever they were asked for and the others of the window, `rows_freed` and `bytes_freed` what cleaning jobs freed in it.
 
     `stores` has a line for each job of a store that is not current in it, or of every store; `stores_total` and
     `stores_current` count a store once. `freshness` is by resource and tier, `resources` by unit of work."""
@@ -112,11 +112,11 @@ def read_metrics(
         since, alive = now - window, now - DEAD_AFTER
         incidents = read(session, Incident, _INCIDENTS)
         work = read_work(session, now, visits, incidents, most=most_stores, all_stores=all_stores)
-        resources, fresh = read_units(session, now, visits)
-        runs = read_runs(session, since, alive)
         counts: dict[str, dict[str, int]] = defaultdict(dict)
         for figure, name, number in session.execute(sa.text(_COUNTS), {"since": since}):
             counts[figure][name] = number
+        resources, fresh = read_units(session, now, visits, counts["rejected_rows"])
+        runs = read_runs(session, since, alive)
         kinds = Counter((incident.severity, incident.needs_attention) for incident in incidents)
         return Metrics(
             at=now,
@@ -166,7 +166,7 @@ _COUNTS = """
         WHERE a.created_at > :since AND d.status = 'refused'
     UNION ALL SELECT 'corrections', status, count(*) FROM inventory_corrections GROUP BY status
     UNION ALL SELECT 'rejected_rows', resource, count(*) FROM rejected_rows GROUP BY resource
-    UNION ALL SELECT 'texts', status, count(*) FROM text_messages WHERE created_at > :since GROUP BY status
+    UNION ALL SELECT 'texts', status, count(*) FROM text_messages WHERE created_at > :since OR status = 'pending' GROUP BY status
     UNION ALL SELECT 'rows_freed', job, sum(rows_freed)::bigint FROM cleaning_results WHERE finished_at > :since GROUP BY job
     UNION ALL SELECT 'bytes_freed', job, sum(bytes_freed)::bigint FROM cleaning_results WHERE finished_at > :since GROUP BY job
     ORDER BY 1, 2"""

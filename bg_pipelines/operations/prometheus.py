@@ -193,7 +193,7 @@ def _families(metrics: Metrics, stores: bool) -> Iterator[Metric]:
         (
             "text_messages",
             "status",
-            "Text messages that were asked for in the last 24 hours.",
+            "Text messages: those that are pending, and the others of the last 24 hours.",
             metrics.texts,
         ),
         (

@@ -139,6 +139,11 @@ class Status(NamedTuple):
         return self.daemon.trouble
 
     @property
+    def is_well(self) -> bool:
+        """No incident is open, and all stores are up to date; of the daemon `trouble` tells."""
+        return not self.incidents and self.metrics.stores_current == self.metrics.stores_total
+
+    @property
     def verdict(self) -> str:
         """All of it in one line."""
         metrics = self.metrics

@@ -50,7 +50,7 @@ Connection = psycopg.Connection[Any]
 
 
 class FoundStore(NamedTuple):
-    """`oldest_at` is the oldest last success of what is synced of it; None where nothing ever succeeded."""
+    """`last_synced_at` is the oldest last success of what is synced of it, `every` in minutes; None where nothing ever succeeded."""
 
     id: int
     name: str
@@ -59,7 +59,7 @@ class FoundStore(NamedTuple):
     tier: int
     every: int
     state: str
-    oldest_at: datetime | None
+    last_synced_at: datetime | None
     incidents: int
 
 
@@ -92,7 +92,7 @@ def find_stores(
     search: str = "",
     state: str | None = None,
     tier: int | None = None,
-    limit: int = 50,
+    limit: int | None = None,
     after: str = "",
 ) -> FoundStores:
     """Stores whose name or domain contains `search`, or whose platform it is, that come after this name. Raises IntegrationError (bad_data) for an unknown state."""
@@ -112,7 +112,7 @@ def find_stores(
         "search": storable(search),
         "tier": tier,
         "state": state,
-        "limit": limit + 1,
+        "limit": None if limit is None else limit + 1,
         "after": storable(after),
         "ids": None,
     }
@@ -130,16 +130,16 @@ def find_stores(
             parameters["ids"] = [row[0] for row in connection.execute(_CANDIDATES[state]).fetchall()]
         cursor.execute(
             "SELECT s.id, s.name, s.platform, s.domain, s.tier, "  # noqa: S608 (made of constants)
-            f"{EVERY} AS every, y.state, y.oldest_at, "
+            f"{EVERY} AS every, y.state, y.last_synced_at, "
             "(SELECT count(*) FROM incidents i WHERE i.store_id = s.id AND i.status = 'open') AS incidents "
-            f"FROM stores s CROSS JOIN LATERAL (SELECT {STATE} AS state, {OLDEST} AS oldest_at "
+            f"FROM stores s CROSS JOIN LATERAL (SELECT {STATE} AS state, {OLDEST} AS last_synced_at "
             f"FROM (SELECT 1) one LEFT JOIN sync_states y ON y.store_id = s.id {of_state}) y "
             f"WHERE {where} AND (%(ids)s::bigint[] IS NULL OR s.id = ANY(%(ids)s)) AND s.name > %(after)s "
             "ORDER BY s.name LIMIT %(limit)s",
             parameters,
         )
         found = cursor.fetchall()
-    return FoundStores(counted[0], found[:limit], counted[1], len(found) > limit)
+    return FoundStores(counted[0], found[:limit], counted[1], limit is not None and len(found) > limit)
 
 
 class UnitRow(NamedTuple):

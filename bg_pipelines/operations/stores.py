@@ -7,9 +7,9 @@ are never shown again.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -23,7 +23,6 @@ from bg_pipelines.database.models import DataRequest, Store, SyncState
 from bg_pipelines.database.secrets import Cipher, verify_key
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.csv_files import CsvFault, bad_data
-from bg_pipelines.operations.store_figures import EVERY, OLDEST, SHOWN, STATE
 from bg_pipelines.platforms import PLATFORMS
 from bg_pipelines.platforms.network import is_in_clear
 from bg_pipelines.privacy.requests import ERASURES
@@ -164,33 +163,11 @@ def save_stores(database: Database, cipher: Cipher, stores: Sequence[NewStore]) 
     return Changes(outcomes.count("added"), outcomes.count("updated"), outcomes.count("unchanged"))
 
 
-class StoreRow(NamedTuple):
-    """A store as `stores list` shows it. It is due `every` so many minutes."""
-
-    name: str
-    platform: str
-    domain: str
-    tier: int
-    every: int
-    state: str
-    last_synced_at: datetime | None
-
-
-def list_stores(database: Database) -> list[StoreRow]:
-    """All stores by name but those that were removed, with the oldest of the last successes of what is synced."""
-    query = sa.text(
-        f"SELECT s.name, s.platform, s.domain, s.tier, {EVERY}, {STATE}, {OLDEST} "  # noqa: S608 (made of constants)
-        f"FROM stores s LEFT JOIN sync_states y ON y.store_id = s.id WHERE {SHOWN} GROUP BY s.id ORDER BY s.name"
-    )
-    with database.session() as session:
-        return [StoreRow(*row) for row in session.execute(query)]
-
-
 def set_paused(database: Database, names: Sequence[str], paused: bool) -> int:
     """Pause or resume stores by name; returns how many that changed. Raises IntegrationError (bad_data)."""
     with database.session() as session:
         known = _known(session)
-        if unknown := [_unknown(name, session) for name in names if name not in known]:
+        if unknown := [_unknown(name, known) for name in names if name not in known]:
             raise bad_data(unknown, "stores")
         if not paused:
             _require_installed(session, names)
@@ -208,8 +185,8 @@ def _known(session: Session) -> set[str]:
     return set(session.scalars(sa.select(Store.name).where(Store.deleted_at.is_(None))))
 
 
-def _unknown(name: str, session: Session) -> CsvFault:
-    return CsvFault(None, name, f"no such store{did_you_mean(name, _known(session))}")
+def _unknown(name: str, known: Iterable[str]) -> CsvFault:
+    return CsvFault(None, name, f"no such store{did_you_mean(name, known)}")
 
 
 def _require_installed(session: Session, names: Sequence[str]) -> None:
@@ -275,7 +252,7 @@ def set_store(database: Database, cipher: Cipher, name: str, given: Given) -> li
             sa.select(Store).where(Store.name == name, Store.deleted_at.is_(None)).with_for_update()
         )
         if store is None:
-            raise bad_data([_unknown(name, session)], "stores")
+            raise bad_data([_unknown(name, _known(session))], "stores")
         secrets = given.token is not None or given.client_id is not None or given.client_secret is not None
         new = NewStore(
             store.name if given.name is None else given.name,

@@ -15,7 +15,8 @@ from bg_pipelines.operations.metrics import Metrics, TableMetrics, read_metrics
 from bg_pipelines.operations.prometheus import prometheus_text
 from bg_pipelines.operations.run_figures import RunMetrics
 from bg_pipelines.operations.status import read_status
-from bg_pipelines.operations.stores import list_stores, set_paused
+from bg_pipelines.operations.store_figures import find_stores
+from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.operations.work_figures import JobMetrics, QueueMetrics, Rates, StoreMetrics
 from bg_pipelines.queues import JOB_UNITS, JOBS, Unit
 from bg_pipelines.sandbox import Sandbox
@@ -304,7 +305,7 @@ def test_a_store_that_fails_is_parked_or_was_never_synced_is_not_current(
 ) -> None:
     change(execute, "ben", Unit.PRODUCTS, fault)
     assert read_metrics(database).stores_current == 2
-    assert [row.state for row in list_stores(database)].count("ok") == 2
+    assert [row.state for row in find_stores(database).stores].count("ok") == 2
     by_resource = {unit.resource: unit.current for unit in read_status(database).metrics.resources}
     assert by_resource == dict.fromkeys(by_resource, 3) | {Unit.PRODUCTS: 2}
 

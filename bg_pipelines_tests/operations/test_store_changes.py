@@ -16,7 +16,8 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.models import Base
 from bg_pipelines.database.secrets import Cipher
-from bg_pipelines.operations.stores import NewStore, list_stores, save_stores
+from bg_pipelines.operations.store_figures import find_stores
+from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
@@ -200,7 +201,7 @@ def test_a_removal_says_what_goes_asks_is_killed_and_goes_on_and_touches_no_othe
         removing.send_signal(signal.SIGKILL)
         removing.wait()
     assert of_store(database, name)["customers"]
-    assert [row.state for row in list_stores(database) if row.name == name] == ["being removed"]
+    assert [row.state for row in find_stores(database).stores if row.name == name] == ["being removed"]
     assert "no such store" in refused(run("stores", "resume", name))
     again = ("stores", "add", name, "--domain", next(iter(sandbox.world.shops)), "--token", TOKEN)
     assert "is being removed" in refused(run(*again))
@@ -208,7 +209,7 @@ def test_a_removal_says_what_goes_asks_is_killed_and_goes_on_and_touches_no_othe
     told = ok(run("stores", "remove", name, "--yes"))
     assert "its removal has begun before and goes on" in told
     assert left_of(database, 1) == {"data_requests": 1}
-    assert [row.name for row in list_stores(database)] == [other]
+    assert [row.name for row in find_stores(database).stores] == [other]
     assert of_store(database, other) == before
     assert subscriptions(sandbox) == [0, made]
     assert "no store is named" in refused(run("stores", "remove", name, "--yes"))

@@ -12,13 +12,12 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.operations.store_figures import FoundStore, find_stores
 from bg_pipelines.operations.stores import (
     Changes,
     NewStore,
-    StoreRow,
     check_store,
     held_values,
-    list_stores,
     save_stores,
     set_paused,
 )
@@ -435,7 +434,7 @@ def test_another_name_or_tier_makes_nothing_due(
     new = store(**{"name": "Harbor", "domain": "harbor.myshopify.com", **changes})
     assert save_stores(database, cipher, [new]) == Changes(0, 1, 0)
     assert count_due(database) == 0
-    [row] = list_stores(database)
+    [row] = find_stores(database).stores
     assert (row.name, row.tier, row.every) == (new.name, new.tier, new.every or {2: 15, 3: 60}[new.tier])
 
 
@@ -460,7 +459,7 @@ def test_a_store_with_a_shorter_interval_comes_that_much_sooner_but_for_what_fai
     assert all(4.5 <= minutes <= 15 for minutes in due.values()), due
     assert save_stores(database, cipher, [store(every=10)]) == Changes(0, 0, 1)
     assert save_stores(database, cipher, [store()]) == Changes(0, 1, 0)
-    assert list_stores(database)[0].every == 15
+    assert find_stores(database).stores[0].every == 15
 
 
 def test_stores_that_get_a_shorter_interval_together_are_not_due_together(
@@ -492,7 +491,7 @@ def test_new_credentials_start_what_waits_for_a_person_and_leave_other_failures_
         "UPDATE sync_states SET attempts = 3, next_due_at = CASE WHEN resource <> 'products' THEN NULL "
         "ELSE clock_timestamp() + interval '1 hour' END",
     )
-    assert [row.state for row in list_stores(database)] == ["needs attention"]
+    assert [row.state for row in find_stores(database).stores] == ["needs attention"]
     assert save_stores(database, cipher, [store(token=f"{TOKEN}new")]) == Changes(0, 1, 0)
     rows = change(
         database, "SELECT resource = 'products', attempts, next_due_at <= clock_timestamp() FROM sync_states"
@@ -531,7 +530,7 @@ def test_under_a_key_that_is_not_the_other_stores_nothing_is_saved(
     save_stores(database, cipher, [store()])
     with pytest.raises(IntegrationError, match="BG_ENCRYPTION_KEY is not the key that the stores'"):
         save_stores(database, other, [second])
-    assert [row.name for row in list_stores(database)] == [store().name]
+    assert [row.name for row in find_stores(database).stores] == [store().name]
     assert save_stores(database, other, [second, store()]) == (1, 1, 0), "the way out where the key is lost"
 
 
@@ -546,7 +545,7 @@ def test_a_name_that_another_store_has_is_refused(database: Database, cipher: Ci
 
 
 def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher: Cipher) -> None:
-    assert list_stores(database) == []
+    assert find_stores(database).stores == []
     save_stores(database, cipher, [store(name) for name in ("New", "Paused", "Ok", "Failing", "Waiting")])
     set_paused(database, ["Paused"], True)
     with database.transaction() as connection:
@@ -559,7 +558,7 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
             "UPDATE sync_states SET next_due_at = NULL FROM stores WHERE id = store_id AND resource = 'locations' "
             "AND name IN ('Paused', 'Waiting')"
         )
-    rows = list_stores(database)
+    rows = find_stores(database).stores
     assert [(row.name, row.state) for row in rows] == [
         ("Failing", "failing"),
         ("New", "new"),
@@ -567,11 +566,11 @@ def test_stores_are_listed_by_name_with_how_they_are(database: Database, cipher:
         ("Paused", "paused"),
         ("Waiting", "needs attention"),
     ]
-    assert isinstance(rows[0], StoreRow)
+    assert isinstance(rows[0], FoundStore)
     assert rows[2].last_synced_at is not None
     late = "UPDATE sync_states SET last_succeeded_at = '2026-11-23T12:00:00Z' WHERE resource = 'orders'"
     change(database, late)
-    rows = list_stores(database)
+    rows = find_stores(database).stores
     assert [row.state for row in rows][2:3] == ["late"]
     assert rows[2].last_synced_at is not None
     assert rows[2].last_synced_at.isoformat() == "2026-11-23T12:00:00+00:00"
@@ -596,7 +595,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_nothing_is_paused(
     save_stores(database, cipher, [store(), store("Market")])
     faults = faults_of(lambda: set_paused(database, ["Market", "Habor", "zzz"], True))
     assert faults == ["Habor: no such store; did you mean 'Harbor'?", "zzz: no such store"]
-    assert [row.state for row in list_stores(database)] == ["new", "new"]
+    assert [row.state for row in find_stores(database).stores] == ["new", "new"]
 
 
 def test_the_last_sync_of_a_store_is_none_of_its_audits(database: Database, cipher: Cipher) -> None:
@@ -606,7 +605,7 @@ def test_the_last_sync_of_a_store_is_none_of_its_audits(database: Database, ciph
         database, "UPDATE sync_states SET last_succeeded_at = '2026-11-22 03:00Z' WHERE resource = 'audit'"
     )
     change(database, "UPDATE sync_states SET last_succeeded_at = NULL WHERE resource = 'webhooks'")
-    [row] = list_stores(database)
+    [row] = find_stores(database).stores
     assert f"{row.last_synced_at:%d %H:%M}" == "23 12:00"
 
 

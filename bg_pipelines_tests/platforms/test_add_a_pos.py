@@ -66,15 +66,18 @@ def platform_at(url: str) -> Platform:
     return platforms.connect(access, api_version="2026-07", sleep=lambda _: None)
 
 
+@pytest.fixture
+def lamp(corner: None, serve: Callable[..., ScriptedServer], database: Database, cipher: Cipher) -> str:
+    """A store of the page's platform is there; returns its address."""
+    url: str = serve(till).url
+    save_stores(database, cipher, [NewStore("lamp", "corner", "lamp", token="EAAA", api_url=url)])
+    return url
+
+
+@pytest.mark.usefixtures("lamp")
 def test_the_platform_of_the_page_is_synced_like_any_other(
-    corner: None,
-    sync: Callable[..., Summary],
-    serve: Callable[..., ScriptedServer],
-    database: Database,
-    cipher: Cipher,
+    sync: Callable[..., Summary], database: Database
 ) -> None:
-    store = NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(till).url)
-    save_stores(database, cipher, [store])
     summary = sync(units=(*CATALOGUE, *SALES))
     assert (summary.complete, summary.failures) == (1, [])
     with database.transaction() as connection:
@@ -102,18 +105,12 @@ def test_the_platform_of_the_page_is_synced_like_any_other(
 
 
 def test_a_second_visit_looks_and_reads_what_may_have_changed(
-    corner: None,
-    sync: Callable[..., Summary],
-    serve: Callable[..., ScriptedServer],
-    database: Database,
-    cipher: Cipher,
+    lamp: str, sync: Callable[..., Summary]
 ) -> None:
-    store = NewStore("lamp", "corner", "lamp", token="EAAA", api_url=serve(till).url)
-    save_stores(database, cipher, [store])
     for _ in range(2):
         summary = sync(units=(*CATALOGUE, *SALES), stores=("lamp",))
         assert (summary.complete, summary.failures) == (1, [])
-    found = platform_at(store.api_url or "").products_with_variants(["i1", "i7"])
+    found = platform_at(lamp).products_with_variants(["i1", "i7"])
     assert ([row.external_id for row in found.variants.records], found.products.gone) == (["i1"], ["i7"])
 
 

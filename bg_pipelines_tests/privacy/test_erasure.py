@@ -17,7 +17,8 @@ from bg_pipelines.customers import editing
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.operations.stores import NewStore, list_stores, save_stores
+from bg_pipelines.operations.store_figures import find_stores
+from bg_pipelines.operations.stores import NewStore, save_stores
 from bg_pipelines.privacy.commands import carry_out
 from bg_pipelines.privacy.erasure import erase_customer, erase_store
 from bg_pipelines.privacy.export import export_customer
@@ -331,7 +332,7 @@ def test_of_an_erased_store_a_bare_row_is_left_and_other_stores_are_as_before(
     [request] = query(database, "SELECT * FROM data_requests WHERE kind = 'erase_store'")
     assert (request["status"], request["done_by"]) == ("done", "shopify")
     assert request["result"]["orders"] == 4
-    assert [row.name for row in list_stores(database)] == ["quay"]
+    assert [row.name for row in find_stores(database).stores] == ["quay"]
 
 
 def test_a_shop_that_comes_back_begins_anew(
@@ -354,7 +355,7 @@ def test_a_shop_that_comes_back_begins_anew(
     erase_store(database, cipher, tmp_path, one["store_id"], by="jane")
     assert sync(units=SALES).done == 0
     add_shops(sandbox)
-    assert [(row.name, row.state) for row in list_stores(database)] == [(name, "new")]
+    assert [(row.name, row.state) for row in find_stores(database).stores] == [(name, "new")]
     assert sync(units=SALES).failures == []
     assert_sales_equal_to_source(database, sandbox)
     [back] = query(database, "SELECT email FROM customers WHERE external_id = %s", one["external_id"])

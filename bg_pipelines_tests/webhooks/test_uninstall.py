@@ -10,7 +10,8 @@ import pytest
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import ErrorType, IntegrationError
-from bg_pipelines.operations.stores import NewStore, list_stores, save_stores, set_paused
+from bg_pipelines.operations.store_figures import find_stores
+from bg_pipelines.operations.stores import NewStore, save_stores, set_paused
 from bg_pipelines.platforms.protocol import Platform, StoreAccess
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.webhooks.uninstall import is_removed, uninstall
@@ -60,7 +61,7 @@ def test_the_store_is_paused_without_credentials_and_without_subscriptions(
     assert store["paused_at"] is not None
     assert store["uninstalled_at"] is not None
     assert query(database, "SELECT 1 FROM webhook_subscriptions WHERE deleted_at IS NULL") == []
-    assert [row.state for row in list_stores(database)] == ["uninstalled"]
+    assert [row.state for row in find_stores(database).stores] == ["uninstalled"]
 
 
 def test_only_new_credentials_resume_it(harbor: NewStore, database: Database, cipher: Cipher) -> None:
@@ -73,7 +74,7 @@ def test_only_new_credentials_resume_it(harbor: NewStore, database: Database, ci
     with pytest.raises(IntegrationError, match="harbor removed the app"):
         set_paused(database, ["harbor"], False)
     assert save_stores(database, cipher, [replace(harbor, token="shpat_new")]).updated == 1
-    assert [row.state for row in list_stores(database)] == ["ok"]
+    assert [row.state for row in find_stores(database).stores] == ["ok"]
     [store] = query(database, "SELECT * FROM stores")
     assert (store["paused_at"], store["uninstalled_at"]) == (None, None)
     assert cipher.decrypt(store["credentials"]) == {"access_token": "shpat_new"}
@@ -87,7 +88,7 @@ def test_the_same_token_given_again_resumes_it_too(
         [(store_id,)] = connection.execute("SELECT id FROM stores").fetchall()
         uninstall(connection, store_id, cipher)
     assert save_stores(database, cipher, [harbor]).updated == 1
-    assert [row.state for row in list_stores(database)] == ["new"]
+    assert [row.state for row in find_stores(database).stores] == ["new"]
 
 
 def test_whether_it_was_removed_the_platform_says(shop: Shop, platform: Platform) -> None:
