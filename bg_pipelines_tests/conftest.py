@@ -36,6 +36,7 @@ from bg_pipelines_tests.support import (
     PROJECT,
     Connect,
     DatabaseClock,
+    LongestDelays,
     as_store,
     connect_by,
     with_limits,
@@ -241,7 +242,7 @@ def sync(database: Database, cipher: Cipher, connect_stores: Connect) -> Callabl
         connect: Connect | None = None,
         **request: Any,
     ) -> Summary:
-        options = {
+        options = {"rng": LongestDelays()} | {
             key: request.pop(key)
             for key in (
                 *("lease", "progress_seconds", "turn_seconds", "policies", "rng", "processes", "coverage"),

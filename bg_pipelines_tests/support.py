@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -114,6 +115,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.05)
+
+
+class LongestDelays(random.Random):
+    """Of a delay's random part the whole: what fails is not tried again by the run that it failed in."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
 
 
 class HandClock:

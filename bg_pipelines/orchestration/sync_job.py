@@ -60,7 +60,7 @@ class SyncConfig(RunConfig):
         default=8, ge=1, le=64, description="how many stores to work on at once, 1 to 64"
     )
     max_minutes: float = Field(
-        default=15,
+        default=SyncRequest.max_minutes,
         gt=0,
         le=25,
         description="0 to 25: what is unfinished by then is left to the next run, at the page reached",

@@ -51,7 +51,7 @@ class SyncRequest:
     force: bool = False
     batch_size: int = 50
     max_workers: int = 8
-    max_minutes: float = 15
+    max_minutes: float = 14  # a run ends before the third tick after it began, which finds its place free
     backfill: str = "auto"
     sample: int = 50
 

@@ -1,8 +1,8 @@
 """The runner: one run claims batches, hands them to its workers, renews their leases and reports progress.
 
-It claims until nothing is left that was due when it began, ends in time and releases what is unfinished, and can be
-stopped (Ctrl-C, SIGTERM) at any moment. One that stays warm goes on claiming what comes due, until nothing has for a
-while. A `Workload` defines what is claimed and how it is processed.
+It claims what was due when it began, then what has come due meanwhile, until nothing is; ends in time and releases
+what is unfinished, and can be stopped (Ctrl-C, SIGTERM) at any moment. One that stays warm goes on looking for a while
+after that. A `Workload` defines what is claimed and how it is processed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ LOOK_SECONDS = 1.0
 """How often a run with a free worker looks for what has come due meanwhile."""
 CLAIM_TRIES = 5
 CLAIM_PAUSE_SECONDS = 1.0
-REFRESH_SECONDS = 600.0
-"""For so long a run that is still busy with a slow batch also claims what becomes due meanwhile."""
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: the work was asked to stop)
@@ -187,20 +185,22 @@ class Runner(Generic[B]):
         pending = batches = 0
         last_report = looked_at = worked_at = began
         until: datetime | None = due_before
+        all_seen = True  # no batch has ended since the last look for what is due now
         while True:
             now = self.clock()
-            # Once everything that was due is taken, a run that a slow batch keeps busy also takes what comes due
-            # meanwhile: the next tick finds this run at work and starts no other.
+            # Once everything that was due is taken, a run also takes what comes due while a slow batch keeps it busy,
+            # and looks a last time when nothing does: the ticks meanwhile found this run at work and started no other.
             if self._look_again.is_set() and not self._over.is_set():
                 self._look_again.clear()
                 with self.database.transaction() as connection:
                     until = database_clock(connection)  # what was given back has had no other turn yet
-            look = until is not None or (
-                now - looked_at >= self.warmth.look_seconds
-                and (now - began < REFRESH_SECONDS or self.warmth.seconds > 0)
+            self.settle(not pending)
+            look = (
+                until is not None or now - looked_at >= self.warmth.look_seconds or not (pending or all_seen)
             )
             if look and self.shares.a_worker_is_free():
                 looked_at = now
+                all_seen |= until is None
                 crowded = self.shares.crowded()
                 claimed = self._claim(until, crowded)
                 if not claimed and not crowded:
@@ -208,16 +208,18 @@ class Runner(Generic[B]):
                 pending += len(claimed)
                 batches += len(claimed)
                 self.workload.claimed(batches)
-            self.settle(not pending)
             if pending:
                 worked_at = now
-            elif now - worked_at >= self.warmth.seconds or self.warmth.is_wanted():
+            elif all_seen and (now - worked_at >= self.warmth.seconds or self.warmth.is_wanted()):
                 return
             if now - began >= self.max_minutes * 60:
                 self._end_in_time(pending)
                 return
             # A short wait: Python runs a signal's handler only between two of the main thread's steps.
-            pending -= self._wait_for_one(min(0.5, self.progress_seconds, self.warmth.look_seconds))
+            if pending or all_seen:
+                ended = self._wait_for_one(min(0.5, self.progress_seconds, self.warmth.look_seconds))
+                pending -= ended
+                all_seen &= not ended
             self._tell()
             if self.clock() - last_report >= self.progress_seconds:
                 last_report = self.clock()

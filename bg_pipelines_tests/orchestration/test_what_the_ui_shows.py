@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
@@ -94,7 +95,6 @@ def test_what_is_personal_is_marked_in_the_columns() -> None:
 
 
 @pytest.mark.usefixtures("environment")
-@pytest.mark.full  # in one process with others Dagster may remember an instance of theirs that is gone
 def test_a_table_is_fresh_after_a_run_that_read_it_and_stale_when_none_has_for_too_long(
     make_sandbox: MakeSandbox,
     add_shops: AddShops,
@@ -113,7 +113,11 @@ def test_a_table_is_fresh_after_a_run_that_read_it_and_stale_when_none_has_for_t
     )
     daemon = FreshnessDaemon()
     keys = [dg.AssetKey(name) for name in ("inventory_levels", "products", "carts")]
-    with WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as process:
+    with (
+        # Dagster keeps this for the whole process, and it may be an earlier test's, whose instance is gone.
+        set_defs_state_storage(instance.defs_state_storage),
+        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as process,
+    ):
 
         def states() -> list[FreshnessState | None]:
             list(daemon.run_iteration(process))

@@ -519,6 +519,21 @@ def test_a_run_that_a_slow_store_keeps_busy_takes_what_comes_due_meanwhile(
     assert (summary.total, summary.complete) == (2, 2)
 
 
+def test_what_comes_due_during_a_runs_last_visit_is_taken_by_that_run(
+    database: Database, cipher: Cipher
+) -> None:
+    """The tick meanwhile has started no other, for one is at work."""
+    add_named(database, "last")
+
+    def connect(access: Any, sleep: Any) -> Any:
+        if access.name == "last":
+            add_named(database, "late", due="0")
+        return Scripted([page(1)])
+
+    summary = run(database, cipher, connect)
+    assert (summary.total, summary.complete) == (2, 2)
+
+
 def test_a_run_ends_when_its_time_is_over_and_the_next_goes_on_at_the_page_reached(
     database: Database, cipher: Cipher
 ) -> None:

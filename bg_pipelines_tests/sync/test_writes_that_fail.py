@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +25,6 @@ from bg_pipelines_tests.sync.test_stock_corrections import count_everything, sta
 
 Sync = Callable[..., Summary]
 CUSTOMERS, LEVELS = (Unit.CUSTOMERS,), (Unit.INVENTORY_LEVELS,)
-
-
-LATER = 0
-"""Of a random part of a delay none is so short that the same run tries again: the first 24 are all above a seventh."""
 
 
 @pytest.fixture
@@ -108,7 +103,7 @@ def test_an_edit_that_the_platform_fails_at_is_tried_again_by_itself_and_then_wa
 ) -> None:
     between.instead = fails_at_writes_of(edits[0], FAILURE[how])
     edit(shop, "update_customer", id=edits[0], fields={"lastName": "Lin"})
-    summary = sync(units=CUSTOMERS, rng=random.Random(LATER))
+    summary = sync(units=CUSTOMERS)
     assert (summary.failures, summary.changes_applied) == ([], 2)
     assert pending(database, "customer_changes") == [{"attempts": 1, "retry_strategy": "exponential_backoff"}]
     read = query(database, "SELECT last_name FROM customers WHERE external_id = %s", edits[0])
@@ -164,7 +159,7 @@ def test_a_platform_that_takes_no_correction_at_all_is_asked_a_few_times(
 ) -> None:
     count = count_everything(database)
     between.instead = lambda _path, asked: Answer(502) if b"mutation" in asked else None
-    assert sync(units=LEVELS, force=True, rng=random.Random(LATER)).failures == []
+    assert sync(units=LEVELS, force=True).failures == []
     assert (
         pending(database, "inventory_corrections")
         == [{"attempts": 1, "retry_strategy": "exponential_backoff"}] * count
