@@ -111,12 +111,13 @@ def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
 
     The stores of an interval are spread over its ticks by a hash of their id, for ids may follow the tiers (every third
     store is of tier 1), and a store keeps its ticks however late it was served: being late once delays nothing that
-    follows. A tick less than half an interval away is skipped.
+    follows. Of longer intervals a tick that is near, less than half of what the interval has beyond `TICK`, is skipped; of
+    the shortest none is, for a round of many stores serves the last of them shortly before the next tick.
     """
     spread = int.from_bytes(blake2b(str(store_id).encode(), digest_size=8).digest())
     phase = TICK * (spread % (interval // TICK)) - EARLY
     epoch = datetime(1970, 1, 1, tzinfo=UTC) + phase
-    turns = (after + interval / 2 - epoch) // interval + 1
+    turns = (after + (interval - TICK) / 2 - epoch) // interval + 1
     return epoch + turns * interval
 
 

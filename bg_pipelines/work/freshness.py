@@ -11,7 +11,7 @@ from __future__ import annotations
 from bg_pipelines.queues import HEALTHY_FACTOR, OWN_INTERVALS, TIERS
 
 TURNS = 2.5
-"""A unit is due between half an interval and one and a half after its last success, and may be one interval late."""
+"""A unit is due within one and a half intervals after its last success, and may be one interval late."""
 
 
 def _seconds(seconds: float) -> str:

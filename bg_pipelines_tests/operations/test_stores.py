@@ -456,7 +456,7 @@ def test_a_store_with_a_shorter_interval_comes_that_much_sooner_but_for_what_fai
     assert due.pop("products") == pytest.approx(1440, abs=0.5), "failed: it keeps its delay"
     for unit in OWN_INTERVALS:
         assert due.pop(unit) == pytest.approx(1440, abs=0.5), "it has an interval of its own"
-    assert all(4.5 <= minutes <= 15 for minutes in due.values()), due
+    assert all(2 <= minutes <= 13 for minutes in due.values()), due
     assert save_stores(database, cipher, [store(every=10)]) == Changes(0, 0, 1)
     assert save_stores(database, cipher, [store()]) == Changes(0, 1, 0)
     assert find_stores(database).stores[0].every == 15
