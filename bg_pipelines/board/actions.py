@@ -72,7 +72,7 @@ def _then_back(act: Callable[[Look, Form], Done]) -> Callable[[Look, Form], Resp
         try:
             done = act(look, form)
         finally:
-            look.cache.forget()
+            look.cache.changed()
         page = form.get("page")
         if page in ("/incident", "/store"):
             query = {"id": form.get("id"), "name": form.get("name"), "done": done.id}

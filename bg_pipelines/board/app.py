@@ -93,6 +93,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        cache.keep_warm()
         yield
         cache.close()
 

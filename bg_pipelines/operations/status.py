@@ -187,9 +187,14 @@ def read_status(
     all_stores: bool = False,
     most_stores: int | None = None,
     daemon: Daemon | None = None,
+    metrics: Metrics | None = None,
 ) -> Status:
-    """The state of everything, of Dagster's daemon where it is given; of stores, see `read_metrics`. Raises IntegrationError (database)."""
-    metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
+    """The state of everything, of Dagster's daemon where it is given; of stores, see `read_metrics`.
+
+    With `metrics` of a moment ago, only what stands beside them is read. Raises IntegrationError (database).
+    """
+    if metrics is None:
+        metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
     now = metrics.at
     with database.session() as session:
         return Status(

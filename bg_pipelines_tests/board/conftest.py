@@ -73,9 +73,11 @@ class Board:
 def serving(database: Database, settings: Settings) -> Iterator[Board]:
     """A board with these settings, as `bg-pipelines board` serves it. Dagster's storage has no tables yet."""
     dagster = Database(database.engine.url.render_as_string(hide_password=False), pool_size=1)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    # Tests say themselves when figures are read.
+    with pytest.MonkeyPatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         app = make_app(settings, database, dagster, hosts(settings, "127.0.0.1", port))
+        patched.setattr(app.state.board.cache, "keep_warm", lambda: None)
         server = uvicorn.Server(configuration(app))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

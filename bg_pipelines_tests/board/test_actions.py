@@ -15,7 +15,7 @@ from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.work import store_units
 from bg_pipelines_tests.board.conftest import Board, Person
 from bg_pipelines_tests.board.test_pages import page
-from bg_pipelines_tests.support import query
+from bg_pipelines_tests.support import query, wait_for
 from bg_pipelines_tests.typed import ok
 
 
@@ -188,7 +188,7 @@ def test_what_is_done_is_shown_at_once_and_not_what_was_a_moment_ago(
     pause_stores(board.database, ["harbor"], Actor("bob", COMMAND))
     assert "the one store up to date" in page(ada, "/").words, "figures of a moment ago are good enough"
     ada.act("/store/sync", store="harbor")
-    assert "every store is paused" in page(ada, "/").words
+    wait_for(lambda: "every store is paused" in page(ada, "/").words)
 
 
 def test_the_trail_of_a_database_that_is_away_is_an_error_and_nothing_is_done(database: Database) -> None:

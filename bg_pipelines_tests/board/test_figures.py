@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bg_pipelines.board import figures
 from bg_pipelines.board.figures import FRESH_SECONDS, USABLE_SECONDS, Cache, Figures
 from bg_pipelines.database.engine import Database
 from bg_pipelines_tests.board.conftest import Board
@@ -49,7 +50,10 @@ def test_all_who_look_at_the_same_time_get_the_same(cache: Cache) -> None:
     assert len({id(one) for one in seen}) == 1
 
 
-def test_after_a_change_nothing_of_before_is_shown_however_they_meet(board: Board, cache: Cache) -> None:
+def test_after_a_change_what_is_acted_on_is_read_anew_at_once_and_the_sums_follow(
+    board: Board, cache: Cache
+) -> None:
+    cache.read()
     for number in range(1, 26):
         reading = threading.Thread(target=cache.read)
         reading.start()
@@ -59,9 +63,24 @@ def test_after_a_change_nothing_of_before_is_shown_however_they_meet(board: Boar
             f"shop-{number}",
             f"shop-{number}",
         )
-        cache.forget()
+        cache.changed()
         assert len(cache.read().status.paused) == number
         reading.join(PATIENCE)
+        assert len(cache.read().status.paused) == number, "what began before the change is not shown"
+    wait_for(lambda: cache.read().status.metrics.stores_paused == 25)
+
+
+def test_figures_are_kept_warm_for_who_comes_after_a_pause(
+    cache: Cache, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "WARM_SECONDS", 0.01)
+    first = cache.read()
+    now[0] += FRESH_SECONDS
+    cache.keep_warm()
+    wait_for(lambda: cache._held is not first)
+    second = cache._held
+    now[0] += FRESH_SECONDS
+    wait_for(lambda: cache._held is not second)
 
 
 def test_a_database_that_comes_back_is_asked_again(board: Board) -> None:

@@ -107,7 +107,7 @@ def test_a_page_asks_as_much_of_the_database_whatever_the_number_of_stores(
     def asked() -> dict[str, int]:
         numbers = {}
         for path in PAGES:
-            ada.act("/incidents/retry")  # with nothing ticked: figures are read anew
+            board.forget_figures()
             statements.clear()
             page(ada, f"{path}?id=1&name=shop-2")
             numbers[path] = len(statements)
@@ -227,7 +227,7 @@ def test_trends_are_drawn_and_said_in_words(board: Board, add_store: Callable[..
     assert "last hour: not known" in ada.get("/").text
     query(board.database, "UPDATE sync_states SET next_due_at = now()")
     sample(board.database)
-    ada.act("/incidents/retry")
+    board.forget_figures()
     html = ada.get("/").text
     assert 'aria-label="stores_sync, stores due, last hour: 2 all the time"' in html
     assert re.search(r'd="M95\.0 2\.0h\.1"', html)

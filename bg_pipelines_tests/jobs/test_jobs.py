@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -35,7 +36,14 @@ from bg_pipelines.queues import JOB_UNITS, JOBS
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.settings import load_settings
 from bg_pipelines_tests.dagster_runs import execute, metadata
-from bg_pipelines_tests.support import PATIENCE, assert_equal_to_source, expire_leases, query, wait_for
+from bg_pipelines_tests.support import (
+    PATIENCE,
+    PROJECT,
+    assert_equal_to_source,
+    expire_leases,
+    query,
+    wait_for,
+)
 
 MakeSandbox = Callable[..., Sandbox]
 AddShops = Callable[[Sandbox], list[str]]
@@ -447,10 +455,17 @@ def test_impossible_config_is_refused_before_anything_runs() -> None:
 
 
 @contextmanager
-def job_process(job: str) -> Iterator[subprocess.Popen[bytes]]:
+def job_process(job: str, program: Path = PROJECT) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, of the program that lies there."""
+    environment = {**os.environ, "PYTHONPATH": str(program)}
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "bg_pipelines.definitions", "-j", job]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ, start_new_session=True
+        command,
+        cwd=program,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     )
     try:
         yield process
