@@ -14,7 +14,8 @@ from bg_pipelines.cli.printing import SEVERITY_STYLES, alike, one_line
 from bg_pipelines.operations import metrics, status
 from bg_pipelines.operations.daemon_figures import Daemon
 from bg_pipelines.operations.trends import Trend
-from bg_pipelines.operations.work_figures import LATE_SECONDS, JobMetrics, QueueMetrics
+from bg_pipelines.operations.units import LATE_SECONDS
+from bg_pipelines.operations.work_figures import JobMetrics, QueueMetrics
 from bg_pipelines.wording import clock, counted, flat, span, spelled, times
 
 LONG = 20

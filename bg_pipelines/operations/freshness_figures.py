@@ -13,11 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy.orm import Session
-
-from bg_pipelines.operations.reading import read
+from bg_pipelines.operations.units import Flag, Group, Units, count, seconds_since
 from bg_pipelines.records import Resource
-from bg_pipelines.work import freshness, rollups
+from bg_pipelines.work import rollups
 from bg_pipelines.work.rollups import LAGS, Rollup
 
 
@@ -57,76 +55,61 @@ class Freshness(NamedTuple):
     lag_seconds: float
 
 
-def read_units(
-    session: Session, now: datetime, visits: Sequence[Rollup], rejected: Mapping[str, int]
+def read_freshness(
+    now: datetime, units: Units, visits: Sequence[Rollup], rejected: Mapping[str, int]
 ) -> tuple[list[UnitStatus], list[Freshness]]:
     """Each unit over all stores, and the freshness of each resource, by tier and of all tiers. `rejected` rows by resource."""
-    rows = read(session, _Row, _UNITS, now=now, bounds=list(reversed(LAGS)))
-    by_unit: dict[str, list[_Row]] = defaultdict(list)
-    for row in rows:
-        by_unit[row.resource].append(row)
-    units = [_unit(name, own, now, rejected.get(name, 0)) for name, own in sorted(by_unit.items())]
+    by_unit: dict[str, list[Group]] = defaultdict(list)
+    for group in units.groups:
+        by_unit[group.resource].append(group)
+    lines = [_unit(name, own, now, rejected.get(name, 0)) for name, own in sorted(by_unit.items())]
     fresh = []
     for resource in Resource:
         own, seen = by_unit.get(resource, []), [one for one in visits if one.resource == resource]
-        tiers = sorted({row.tier for row in own} | {one.tier for one in seen})
+        tiers = sorted({group.tier for group in own} | {one.tier for one in seen})
         fresh += [
             _fresh(
                 resource,
                 tier,
-                [row for row in own if tier in (None, row.tier)],
+                [group for group in own if tier in (None, group.tier)],
                 [one for one in seen if tier in (None, one.tier)],
             )
             for tier in (None, *tiers)
             if tiers
         ]
-    return units, fresh
+    return lines, fresh
 
 
-class _Row(NamedTuple):
-    """The stores of a tier whose unit is of one age; `bucket` counts from the oldest, None: never looked at."""
-
-    resource: str
-    tier: int
-    bucket: int | None
-    stores: int
-    current: int
-    due: int
-    running: int
-    failing: int
-    first_due_at: datetime | None
-    succeeded_at: datetime | None
-
-
-def _unit(name: str, rows: Sequence[_Row], now: datetime, rejected: int) -> UnitStatus:
+def _unit(name: str, groups: Sequence[Group], now: datetime, rejected: int) -> UnitStatus:
     def minutes(times: Iterable[datetime | None]) -> float | None:
-        known = [time for time in times if time is not None]
-        return round(max(0.0, (now - min(known)).total_seconds() / 60), 1) if known else None
+        seconds = seconds_since(now, times)
+        return None if seconds is None else round(seconds / 60, 1)
 
+    stores = count(groups, Flag.PRESENT)
     return UnitStatus(
         name,
-        stores=sum(row.stores for row in rows),
-        current=sum(row.current for row in rows),
-        due=sum(row.due for row in rows),
-        running=sum(row.running for row in rows),
-        failing=sum(row.failing for row in rows),
-        minutes_behind=minutes(row.first_due_at for row in rows) or 0.0,
-        minutes_since_success=minutes(row.succeeded_at for row in rows),
+        stores=stores,
+        current=stores - count(groups, Flag.NOT_CURRENT),
+        due=count(groups, Flag.DUE),
+        running=count(groups, Flag.CLAIMED),
+        failing=count(groups, Flag.FAILING),
+        minutes_behind=minutes(group.first_due_at for group in groups) or 0.0,
+        minutes_since_success=minutes(group.succeeded_at for group in groups),
         rejected_rows=rejected,
     )
 
 
-def _fresh(resource: str, tier: int | None, rows: Sequence[_Row], visits: Sequence[Rollup]) -> Freshness:
+def _fresh(resource: str, tier: int | None, groups: Sequence[Group], visits: Sequence[Rollup]) -> Freshness:
     ages = [0] * (len(LAGS) + 1)
-    for row in rows:
-        if row.bucket is not None:
-            ages[len(LAGS) - row.bucket] += row.stores
+    for group in groups:
+        if group.bucket is not None:
+            ages[len(LAGS) - group.bucket] += group.units
     lags = rollups.added([one.lags for one in visits], LAGS)
     return Freshness(
         resource,
         tier,
-        stores=sum(row.stores for row in rows),
-        never=sum(row.stores for row in rows if row.bucket is None),
+        stores=sum(group.units for group in groups),
+        never=sum(group.units for group in groups if group.bucket is None),
         age_p50_seconds=rollups.quantile(ages, LAGS, 0.5),
         age_p99_seconds=rollups.quantile(ages, LAGS, 0.99),
         changes=sum(lags),
@@ -136,15 +119,3 @@ def _fresh(resource: str, tier: int | None, rows: Sequence[_Row], visits: Sequen
         lags=lags,
         lag_seconds=sum(one.lag_seconds for one in visits),
     )
-
-
-_UNITS = f"""
-    SELECT y.resource, s.tier,
-        width_bucket(y.last_succeeded_at, ARRAY(SELECT :now - make_interval(secs => b)
-            FROM unnest(CAST(:bounds AS float[])) b)) AS bucket,
-        count(*) AS stores, count(*) FILTER (WHERE {freshness.is_current_at_work(":now")}) AS current,
-        count(*) FILTER (WHERE y.next_due_at <= :now AND (y.lease_expires_at > :now) IS NOT TRUE) AS due,
-        count(*) FILTER (WHERE y.lease_expires_at > :now) AS running,
-        count(*) FILTER (WHERE y.attempts > 0) AS failing,
-        min(y.next_due_at) AS first_due_at, min(y.last_succeeded_at) AS succeeded_at
-    FROM sync_states y JOIN {freshness.stores_at_work(":now")} ON s.id = y.store_id GROUP BY 1, 2, 3"""  # noqa: S608 (made of constants)

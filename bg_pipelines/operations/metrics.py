@@ -13,11 +13,18 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.operations.freshness_figures import Freshness, UnitStatus, read_units
+from bg_pipelines.operations.freshness_figures import Freshness, UnitStatus, read_freshness
 from bg_pipelines.operations.reading import read
 from bg_pipelines.operations.run_figures import RunMetrics, read_runs
-from bg_pipelines.operations.work_figures import Incident, JobMetrics, QueueMetrics, StoreMetrics, read_work
-from bg_pipelines.work import rollups
+from bg_pipelines.operations.units import Flag, Units, count, read_units, seconds_since
+from bg_pipelines.operations.work_figures import (
+    Incident,
+    JobMetrics,
+    QueueMetrics,
+    StoreMetrics,
+    read_work,
+)
+from bg_pipelines.work import rollups, store_units
 from bg_pipelines.work.pulse import DEAD_AFTER
 from bg_pipelines.work.queue import all_queues
 
@@ -111,11 +118,12 @@ def read_metrics(
         now = server.now
         since, alive = now - window, now - DEAD_AFTER
         incidents = read(session, Incident, _INCIDENTS)
-        work = read_work(session, now, visits, incidents, most=most_stores, all_stores=all_stores)
+        units = read_units(session, now, most=0 if all_stores else most_stores)
+        work = read_work(session, now, units, visits, incidents, most=most_stores, all_stores=all_stores)
         counts: dict[str, dict[str, int]] = defaultdict(dict)
         for figure, name, number in session.execute(sa.text(_COUNTS), {"since": since}):
             counts[figure][name] = number
-        resources, fresh = read_units(session, now, visits, counts["rejected_rows"])
+        resources, fresh = read_freshness(now, units, visits, counts["rejected_rows"])
         runs = read_runs(session, since, alive)
         kinds = Counter((incident.severity, incident.needs_attention) for incident in incidents)
         return Metrics(
@@ -128,7 +136,10 @@ def read_metrics(
             stores_total=work.stores_total,
             stores_current=work.stores_current,
             stores_paused=server.stores_paused,
-            tables=read(session, TableMetrics, _TABLES, now=now),
+            tables=sorted(
+                [_of_units(now, units), *read(session, TableMetrics, _TABLES, now=now)],
+                key=lambda line: _ORDER.index(line.table),
+            ),
             runs=runs,
             connections=Connections(
                 in_use=sum(run.connections_in_use for run in runs),
@@ -183,6 +194,7 @@ _TABLE = """
 # What is of no store, as what Twilio sends, counts as well.
 _STORES = "LEFT JOIN stores s ON s.id = t.store_id"
 _AT_WORK = "s.paused_at IS NULL AND s.deleted_at IS NULL"
+_ORDER = [queue.table for queue in all_queues()]
 _TABLES = " UNION ALL ".join(
     _TABLE.format(
         table=queue.table,
@@ -190,7 +202,23 @@ _TABLES = " UNION ALL ".join(
         open=f"{queue.open} AND {_AT_WORK}" if queue.has_stores else queue.open,
     )
     for queue in all_queues()
+    if queue.table != store_units.QUEUE.table
 )
+
+
+def _of_units(now: datetime, units: Units) -> TableMetrics:
+    """The same of units of stores, which are counted already."""
+
+    due = (group.first_due_at for group in units.groups if group.flags & Flag.DUE)
+    return TableMetrics(
+        store_units.QUEUE.table,
+        due=count(units.groups, Flag.DUE),
+        oldest_seconds=seconds_since(now, due) or 0.0,
+        running=count(units.groups, Flag.CLAIMED),
+        retrying=count(units.groups, Flag.WAITING),
+        parked=count(units.groups, Flag.PARKED),
+    )
+
 
 _AUDITS = """
     SELECT resource, sum(sampled)::bigint AS sampled, sum(different + missing + ahead + gone)::bigint AS drifted,
