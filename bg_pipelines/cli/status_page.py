@@ -187,7 +187,7 @@ def _incident_line(same: Sequence[status.OpenIncident], now: datetime) -> Text:
         "needs attention" if incident.needs_attention else "retried automatically",
         f" ({incident.owner})" if incident.owner else "",
         _waits(waiting, stores),
-        f"  {_some(incident.resources)}{flat(incident.message)}",
+        f"  {_about(incident.resources, incident.message)}",
     )
 
 
@@ -203,13 +203,14 @@ def _retry_line(failing: status.FailingStore) -> Text:
         (failing.store, "bold"),
         "  ",
         (failing.error_type, "yellow"),
-        f"  attempt {failing.failures} failed, {again}  {_some(failing.resources)}{flat(failing.message)}",
+        f"  attempt {failing.failures} failed, {again}  {_about(failing.resources, failing.message)}",
     )
 
 
-def _some(units: list[str]) -> str:
-    """What a message is about, where that is not the whole store."""
-    return f"{', '.join(units)}: " if len(units) in (1, 2) else ""
+def _about(units: list[str], message: str) -> str:
+    """A message, and before it what it is about, where that is not the whole store and it does not say so itself."""
+    about = f"{', '.join(units)}: " if len(units) in (1, 2) else ""
+    return flat(message if message.startswith(about) else about + message)
 
 
 def _run_lines(run: status.RunStatus, now: datetime) -> list[Text]:

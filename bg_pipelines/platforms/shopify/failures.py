@@ -99,7 +99,7 @@ def classify_errors(errors: Any, extensions: Any, details: dict[str, Any]) -> In
         details = {**details, "cost": extra.get("cost"), "max_cost": extra.get("maxCost")}
         return _of(ErrorType.QUERY_TOO_COSTLY, "the query is over Shopify's cost limit", details)
     if code == "ACCESS_DENIED":
-        message = f"the app lacks a scope: {text}. Grant it in the app's settings"
+        message = f"the app lacks a scope: {text.rstrip('.')}. Grant it in the app's settings"
         return _of(ErrorType.SCOPES, message, details)
     if code == "SHOP_INACTIVE":
         return _of(ErrorType.SHOP_GONE, "the shop is closed (SHOP_INACTIVE)", details)
