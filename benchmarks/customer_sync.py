@@ -2,8 +2,8 @@
 
 Ours is the product's whole path: HTTP, parsing, records, COPY, merge, cursor, commit, and the proof at the end of a
 full pass. The limit (harness/sales_limit.py) fetches the very same pages and writes the very same rows in the fewest
-steps that Python can do it in, for this shop alone. Both take turns on a PostgreSQL with its durable defaults; each
-begins with the same tables, after a checkpoint.
+steps that Python can do it in, for this shop alone; where 1 % has changed a third does so with `executemany`. All take turns
+on a PostgreSQL with its durable defaults; each begins with the same tables, after a checkpoint.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "full_ratio_to_limit": round(statistics.median(full.ratios), 3),
         "incremental_ratio_to_limit": round(statistics.median(incremental.ratios), 3),
+        "incremental_ratio_to_executemany": round(
+            statistics.median(a / b for a, b in zip(incremental.executemany, incremental.ours, strict=True)),
+            3,
+        ),
         "peak_rss_mb": round(memory[size.customers]["peak_rss_mb"], 1),
         "rss_growth_mb": round(memory[size.customers]["peak_rss_mb"] - memory[quarter]["peak_rss_mb"], 1),
         "imported_rss_mb": round(memory[size.customers]["imported_rss_mb"], 1),
@@ -90,10 +94,11 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
 
 
 class _Turns:
-    """Seconds of limit and ours, turn by turn, and the processor seconds of ours."""
+    """Seconds of limit and ours, turn by turn, and the processor seconds of ours; of `executemany` where that is tried."""
 
     def __init__(self) -> None:
         self.limit: list[float] = []
+        self.executemany: list[float] = []
         self.ours: list[float] = []
         self.processor: dict[str, list[float]] = {"python": [], "page_server": []}
 
@@ -103,7 +108,9 @@ class _Turns:
 
     def figures(self) -> dict[str, Any]:
         digits = 2 if min(self.limit) > 1 else 4
+        row_by_row = {"executemany_seconds": spread(self.executemany, digits)} if self.executemany else {}
         return {
+            **row_by_row,
             "ratios": spread(self.ratios, 3),
             "seconds": spread(self.ours, digits),
             "limit_seconds": spread(self.limit, digits),
@@ -172,6 +179,13 @@ class _Bench:
                 sales_limit.load(self.database, self.store_id, self.server.url, changed=changed)
             )
 
+        def executemany() -> None:
+            turns.executemany.append(
+                sales_limit.load(
+                    self.database, self.store_id, self.server.url, changed=changed, executemany=True
+                )
+            )
+
         def ours() -> None:
             before = (time.process_time(), processor_seconds(self.server.process_id))
             summary = sync(self.database, UNITS, by_pages=not changed)
@@ -182,16 +196,17 @@ class _Bench:
 
         with self.console.status(f"{what}: warming up") as status:
             digests = []
-            for turn in (limit, ours):
+            ways = (limit, executemany, ours) if changed else (limit, ours)
+            for turn in ways:
                 begin()
                 turn()
                 digests.append(self._digest())
-            if digests[0] != digests[1]:
+            if any(digest != digests[0] for digest in digests):
                 raise RuntimeError(f"limit and product did not write the same rows: {digests}")
             turns = _Turns()
             for i in range(self.size.rounds):
                 status.update(f"{what}: round {i + 1} of {self.size.rounds}")
-                for turn in (limit, ours)[:: 1 if i % 2 else -1]:
+                for turn in ways[:: 1 if i % 2 else -1]:
                     begin()
                     self._execute("CHECKPOINT")
                     turn()
@@ -264,8 +279,11 @@ def _show(console: Console, size: Size, figures: dict[str, Any]) -> None:
         for label, key in (
             (f"{title}: our time, s", "seconds"),
             (f"{title}: limit (fetch, parse, COPY, merge), s", "limit_seconds"),
+            (f"{title}: executemany in place of COPY and merge, s", "executemany_seconds"),
             (f"{title}: limit / ours, round by round", "ratios"),
         ):
+            if key not in figures[what]:
+                continue
             table.add_row(label, *(str(figures[what][key][name]) for name in ("min", "median", "max")))
         for name, seconds in figures[what]["processor_seconds"].items():
             table.add_row(f"{title}: processor seconds, {name.replace('_', ' ')}", "", str(seconds), "")

@@ -163,6 +163,28 @@ def test_compose_yaml_is_what_the_compose_specification_says() -> None:
     jsonschema.validate(COMPOSE, json.loads(path.read_text()))
 
 
+@pytest.mark.full
+def test_what_kubernetes_is_given_is_what_its_own_schemas_say() -> None:
+    """Those of the package kubernetes-validate, 108 MB, which is not among ours."""
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    for document in PROGRAM:
+        kubernetes.validate(document, "1.34", strict=True)
+    parts = [VALUES["dagsterWebserver"], VALUES["dagsterDaemon"]]
+    for part in (*parts, *VALUES["dagster-user-deployments"]["deployments"]):
+        image = f"{part['image']['repository']}:{part['image']['tag']}"
+        container = {
+            "name": "ours",
+            "image": image,
+            "imagePullPolicy": part["image"]["pullPolicy"],
+            "envFrom": [{"secretRef": secret} for secret in part["envSecrets"]],
+            "securityContext": part["securityContext"],
+            "volumeMounts": part["volumeMounts"],
+        }
+        spec = {"containers": [container], "volumes": part["volumes"]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ours"}, "spec": spec}
+        kubernetes.validate(pod, "1.34", strict=True)
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
 @pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda unit: unit.stem)
 def test_systemd_finds_no_fault_in_the_units(unit: Path, tmp_path: Path) -> None:

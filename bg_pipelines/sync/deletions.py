@@ -147,8 +147,8 @@ def mark_left_parts_deleted(
         "JOIN unnest(%(ids)s::text[], %(times)s::text[]::timestamptz[]) AS read (id, time) ON w.external_id = read.id "
         "WHERE w.store_id = %(store)s AND p.store_id = %(store)s AND p.order_external_id = w.external_id "
         "AND p.deleted_at IS NULL AND (w.deleted_at IS NOT NULL OR p.source_updated_at < w.source_updated_at "
-        "OR (w.source_updated_at = read.time "
-        "AND NOT EXISTS (SELECT FROM unnest(%(parts)s::text[]) AS kept (id) WHERE kept.id = p.external_id))) "
+        # NOT IN, and not NOT EXISTS: that is always looked up in a hash, however few rows the planner expects.
+        "OR (w.source_updated_at = read.time AND p.external_id NOT IN (SELECT unnest(%(parts)s::text[])))) "
         "AND NOT EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(table)s "
         "AND r.external_id = p.external_id)"
     ).format(table=sql.Identifier(table), whole=sql.Identifier(whole))
