@@ -194,7 +194,7 @@ class Pass:
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """A transaction with the manners of a batch."""
-        return polite_transaction(self.database, self.manners)
+        return polite_transaction(self.database, self.manners, self.sweep.axis.plans)
 
     def _wait(self, stop: StopAsked) -> str | None:
         """Wait while the database is busy; returns why the pass should yield instead."""
@@ -235,18 +235,18 @@ class Pass:
 _SET = (
     "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true), "
     "set_config('synchronous_commit', 'off', true), set_config('jit', 'off', true), "
-    "set_config('enable_seqscan', 'off', true)"
+    "set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', %s, true)"
 )
 
 
 @contextmanager
-def polite_transaction(database: Database, manners: Manners) -> Iterator[Connection]:
+def polite_transaction(database: Database, manners: Manners, plans: str = "auto") -> Iterator[Connection]:
     """`Database.transaction` with timeouts, without plans that read a whole table, and without waiting for the disk.
 
     A crash of the server may undo the last batches, whole and with the place that they had reached.
     """
     with database.transaction() as connection:
-        connection.execute(_SET, (str(manners.lock_timeout_ms), str(manners.statement_timeout_ms)))
+        connection.execute(_SET, (str(manners.lock_timeout_ms), str(manners.statement_timeout_ms), plans))
         yield connection
 
 

@@ -103,6 +103,8 @@ class Blocks:
     """A relation's blocks, from the first to what was the last one when the pass began."""
 
     first_size = 64
+    plans = "force_generic_plan"
+    """`plan_cache_mode`: wherever its blocks lie a batch has the same plan, and planning takes a millisecond or two of its ten."""
 
     def __init__(self, relation: Relation) -> None:
         self.relation = relation
@@ -129,6 +131,7 @@ class Keys:
     """A relation's rows in the order of some columns, which an index should have. `among` limits them."""
 
     first_size = 500
+    plans = "auto"
 
     def __init__(self, relation: Relation, columns: Sequence[str], among: Span | None = None) -> None:
         self.relation = relation
