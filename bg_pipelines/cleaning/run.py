@@ -34,6 +34,7 @@ from bg_pipelines.incidents.reporting import Fault
 from bg_pipelines.retries import Policies
 from bg_pipelines.wording import counted
 from bg_pipelines.work.queue import clock as database_clock
+from bg_pipelines.work.queue import owner_of
 
 LOOK_SECONDS = 1.0
 RESULT_SECONDS = 2.0
@@ -118,7 +119,7 @@ class CleaningRun:
         self.sleep = sleep
         self.rng = rng or random.Random()  # noqa: S311 (jitter)
         self.policies = policies
-        self.owner = f"{run_id}/{uuid.uuid4()}"
+        self.owner = f"{owner_of(run_id)}/{uuid.uuid4()}"
         self.began = clock()
 
     def run(self) -> Summary:

@@ -22,6 +22,7 @@ from bg_pipelines.operations.reading import read
 from bg_pipelines.wording import ADD_A_STORE, counted, plain
 from bg_pipelines.work.parked import WAITING
 from bg_pipelines.work.pulse import DEAD_AFTER
+from bg_pipelines.work.queue import owner_of
 
 NO_STORES = f"no stores yet: add one with {ADD_A_STORE}"
 
@@ -214,10 +215,14 @@ def _runs(session: Session, now: datetime, since: datetime) -> list[RunStatus]:
     runs = read(session, RunStatus, _RUNS, since=since, alive=now - DEAD_AFTER)
     in_hand: dict[str, list[Visit]] = defaultdict(list)
     units: dict[str, int] = {}
-    for run_id, number, *visit in session.execute(sa.text(_VISITS), {"now": now}):
-        units[run_id] = number
-        in_hand[run_id].append(Visit(*visit))
-    return [run._replace(units=units.get(run.run_id, 0), visits=in_hand.get(run.run_id, ())) for run in runs]
+    for owner, number, *visit in session.execute(sa.text(_VISITS), {"now": now}):
+        units[owner] = number
+        in_hand[owner].append(Visit(*visit))
+    owners = [owner_of(run.run_id) for run in runs]
+    return [
+        run._replace(units=units.get(owner, 0), visits=in_hand.get(owner, ()))
+        for run, owner in zip(runs, owners, strict=True)
+    ]
 
 
 _INCIDENTS = f"""
@@ -239,18 +244,18 @@ _RUNS = """
         SELECT FROM job_runs later WHERE later.job = r.job AND later.started_at >= r.seen_at AND later.status = 'succeeded'))
     ORDER BY seen_at > :alive, started_at, run_id"""
 
-# What is claimed is due, which an index tells. An owner of a claim begins with its run's id.
+# What is claimed is due, which an index tells. An owner begins with what `owner_of` takes of its run's id.
 _VISITS = """
-    SELECT run_id, units, store, resource, started_at, rows_read FROM (
-        SELECT h.run_id, s.name AS store, h.resource, a.started_at, a.rows_read, count(*) OVER (PARTITION BY h.run_id) AS units,
-            row_number() OVER (PARTITION BY h.run_id ORDER BY a.started_at, s.name, h.resource) AS place
+    SELECT owner, units, store, resource, started_at, rows_read FROM (
+        SELECT h.owner, s.name AS store, h.resource, a.started_at, a.rows_read, count(*) OVER (PARTITION BY h.owner) AS units,
+            row_number() OVER (PARTITION BY h.owner ORDER BY a.started_at, s.name, h.resource) AS place
         FROM (
-            SELECT split_part(lease_owner, '/', 1) AS run_id, store_id, resource FROM sync_states
+            SELECT split_part(lease_owner, '/', 1) AS owner, store_id, resource FROM sync_states
             WHERE next_due_at <= :now AND lease_expires_at > :now
         ) h JOIN stores s ON s.id = h.store_id
-        LEFT JOIN sync_attempts a ON a.store_id = h.store_id AND a.resource = h.resource AND a.run_id = h.run_id
-            AND a.status = 'running'
-    ) held WHERE place <= 5 ORDER BY run_id, place"""
+        LEFT JOIN sync_attempts a ON a.store_id = h.store_id AND a.resource = h.resource
+            AND starts_with(a.run_id, h.owner) AND a.status = 'running'
+    ) held WHERE place <= 5 ORDER BY owner, place"""
 
 _ALERTS = """
     SELECT d.target, count(*) FILTER (WHERE d.status <> 'refused') AS pending,

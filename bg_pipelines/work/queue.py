@@ -37,6 +37,12 @@ DUE = f"t.next_due_at <= coalesce(%(due_before)s::timestamptz, {NOW}) AND {UNCLA
 """A row of a table `t` that may be claimed: due and unclaimed."""
 
 
+def owner_of(run_id: str) -> str:
+    """What the owners of a run's claims begin with, before a slash: an owner is written to every row that is claimed, so of
+    a run's id in the manner of Dagster's, which is random, it has the beginning."""
+    return run_id[:8] if len(run_id) == 36 else run_id
+
+
 class Claim(Protocol):
     """A claimed row: its key's columns, the claim that has it, and how often it failed since it last succeeded."""
 
@@ -234,13 +240,13 @@ class Queue(Generic[C]):
     def release_runs(self, connection: Connection, runs: Collection[str]) -> int:
         """Release all that dead runs hold, before their leases end; returns how many rows.
 
-        An owner begins with its run's id and a slash. Should such a run be alive after all, it has lost its claims and
-        can write nothing more.
+        Should such a run be alive after all, it has lost its claims and can write nothing more.
         """
         return connection.execute(
             f"UPDATE {self.table} t SET {FREE} "  # noqa: S608
             f"WHERE t.lease_owner IS NOT NULL AND split_part(t.lease_owner, '/', 1) = ANY(%s) AND {self.open}",
-            (list(runs),),
+            # With its whole id, as programs before 0.1.0 wrote it.
+            ([*runs, *map(owner_of, runs)],),
         ).rowcount
 
     def _fail(

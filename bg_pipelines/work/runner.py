@@ -25,6 +25,7 @@ from bg_pipelines.errors import IntegrationError
 from bg_pipelines.work.fair_share import FairShare
 from bg_pipelines.work.pulse import BEAT_SECONDS, RunRecord
 from bg_pipelines.work.queue import clock as database_clock
+from bg_pipelines.work.queue import owner_of
 
 Connection = psycopg.Connection[Any]
 B = TypeVar("B")
@@ -249,8 +250,7 @@ class Runner(Generic[B]):
         )
 
     def _claim(self, due_before: datetime | None, crowded: Sequence[str]) -> list[B]:
-        # Few characters: it is written to each row, twice.
-        owner = f"{self.run_id}/{secrets.token_hex(4)}"
+        owner = f"{owner_of(self.run_id)}/{secrets.token_urlsafe(4)}"
         names = self.workload.owners(owner)
         with self._lock:
             self._owners |= dict.fromkeys(names, 1)  # before: whatever interrupts the claim, it is given back

@@ -102,7 +102,8 @@ def test_what_dies_under_up_is_started_again_a_second_is_refused_and_all_of_it_e
     assert worker is not None
     [held] = query(
         database,
-        "SELECT split_part(lease_owner, '/', 1) AS run FROM sync_states WHERE resource = 'inventory_levels'",
+        "SELECT r.run_id AS run FROM sync_states y JOIN job_runs r ON starts_with(r.run_id, split_part(y.lease_owner, '/', 1)) "
+        "WHERE y.resource = 'inventory_levels'",
     )
     with dg.DagsterInstance.from_config(str(home)) as instance:
         run = instance.get_run_by_id(held["run"])

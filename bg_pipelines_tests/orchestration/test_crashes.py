@@ -24,6 +24,7 @@ from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.settings import load_settings
+from bg_pipelines.work.queue import owner_of
 from bg_pipelines_tests.dagster_runs import execute
 from bg_pipelines_tests.database.test_embedded import postmaster
 from bg_pipelines_tests.jobs.test_jobs import job_process, pause_after_a_commit, rows_held
@@ -70,11 +71,12 @@ def run_pid(instance: dg.DagsterInstance, run_id: str) -> int:
 
 def run_at_work(instance: dg.DagsterInstance, database: Database) -> dg.DagsterRun:
     """The run that has the stock in hand; a tick may have started others meanwhile."""
-    held = (
-        "SELECT split_part(lease_owner, '/', 1) AS run FROM sync_states WHERE resource = 'inventory_levels'"
+    [row] = query(
+        database,
+        "SELECT r.run_id FROM sync_states y JOIN job_runs r ON starts_with(r.run_id, split_part(y.lease_owner, '/', 1)) "
+        "WHERE y.resource = 'inventory_levels'",
     )
-    [row] = query(database, held)
-    run = instance.get_run_by_id(row["run"])
+    run = instance.get_run_by_id(row["run_id"])
     assert run is not None
     return run
 
@@ -253,7 +255,7 @@ def test_after_postgresql_was_killed_under_all_of_dagster_the_work_is_finished(
             query(
                 database,
                 "UPDATE sync_states SET lease_expires_at = now() WHERE split_part(lease_owner, '/', 1) = ANY(%s)",
-                hit,
+                [owner_of(run_id) for run_id in hit],
             )
             url = EmbeddedServer(settings.home).url(DAGSTER_DATABASE, driver=None)
             with psycopg.connect(url, autocommit=True) as connection:
