@@ -34,7 +34,8 @@ HEALTHY_FACTOR = 1
 4 makes of five minutes twenty. 1: never less often."""
 
 EARLY = timedelta(seconds=30)
-"""A store is due this long before the tick that takes it, so that clocks that differ by less never miss it."""
+"""A store is due between this and half of it before the tick that takes it, so that clocks that differ by less never miss
+it."""
 
 
 class Queue(NamedTuple):
@@ -112,13 +113,15 @@ def next_turn(after: datetime, interval: timedelta, store_id: int) -> datetime:
     The stores of an interval are spread over its ticks by a hash of their id, for ids may follow the tiers (every third
     store is of tier 1), and a store keeps its ticks however late it was served: being late once delays nothing that
     follows. Of longer intervals a tick that is near, less than half of what the interval has beyond `TICK`, is skipped; of
-    the shortest none is, for a round of many stores serves the last of them shortly before the next tick.
+    the shortest none is, for a round of many stores serves the last of them shortly before the next tick. Who was served
+    earlier is due earlier, by seconds, so that each has the same place in the next round: else one that a slow round served
+    last, after its next turn had begun, would wait for the one after that and be its last again.
     """
     spread = int.from_bytes(blake2b(str(store_id).encode(), digest_size=8).digest())
     phase = TICK * (spread % (interval // TICK)) - EARLY
     epoch = datetime(1970, 1, 1, tzinfo=UTC) + phase
-    turns = (after + (interval - TICK) / 2 - epoch) // interval + 1
-    return epoch + turns * interval
+    turns, served_at = divmod(after + (interval - TICK) / 2 - epoch, interval)
+    return epoch + (turns + 1) * interval + EARLY / 2 * (served_at / interval)
 
 
 def next_hour(after: datetime) -> datetime:
