@@ -9,12 +9,14 @@ before it deletes it, marks the few that have been abandoned since, and counts w
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import random
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, NamedTuple
 
@@ -80,11 +82,30 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def run(console: Console, *, small: bool, carts: int | None = None) -> dict[str, Any]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--carts", type=int, help=f"how many: {CARTS:,}, or {SMALL:,} with --small")
+    parser.add_argument(
+        "--database",
+        help="URL of an empty database on another server than the embedded one, by a superuser; the server should have nothing "
+        "else to do",
+    )
+
+
+@contextmanager
+def _given(url: str) -> Iterator[str]:
+    database = Database(url)
+    database.migrate()
+    database.close()
+    yield database.engine.url.render_as_string(hide_password=False)
+
+
+def run(
+    console: Console, *, small: bool, carts: int | None = None, database: str | None = None
+) -> dict[str, Any]:
     """Deletions per second of each manner, and what the load felt."""
     number = carts or (SMALL if small else CARTS)
     quiet_seconds = 5.0 if small else QUIET_SECONDS
-    with machine.own_postgres() as url:
+    with _given(database) if database else machine.own_postgres() as url:
         with console.status(f"making {number:,} carts and {2 * number:,} items"):
             _make(url, number)
         manners: dict[str, Callable[[str], int]] = {
@@ -96,7 +117,12 @@ def run(console: Console, *, small: bool, carts: int | None = None) -> dict[str,
         for name, work in manners.items():
             with console.status(name):
                 results[name] = _beside_load(url, work, quiet_seconds)
-    return _report(console, number, results)
+        with _connect(url) as connection:
+            settings = [
+                connection.execute(f"SHOW {name}").fetchall()[0][0]
+                for name in ("server_version", "wal_compression")
+            ]
+    return _report(console, number, results, "PostgreSQL {}, wal_compression {}".format(*settings))
 
 
 def _make(url: str, number: int) -> None:
@@ -120,7 +146,8 @@ def _beside_load(url: str, work: Callable[[str], int], quiet_seconds: float) -> 
     )
     with _connect(server) as connection:
         connection.execute("DROP DATABASE IF EXISTS a_copy WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE a_copy TEMPLATE {machine.DATABASE} STRATEGY file_copy")
+        source = sa.make_url(url).database
+        connection.execute(f"CREATE DATABASE a_copy TEMPLATE {source} STRATEGY file_copy")
         connection.execute("CHECKPOINT")
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -255,12 +282,12 @@ def _connect(url: str) -> psycopg.Connection[Any]:
     return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
 
 
-def _report(console: Console, number: int, results: dict[str, Measured]) -> dict[str, Any]:
+def _report(console: Console, number: int, results: dict[str, Measured], server: str) -> dict[str, Any]:
     batches, product = results[f"batches of {BATCH:,}"], results["clean_active_carts"]
     table = Table(
         box=None,
         header_style="bold",
-        title=f"{number:,} carts, {machine.description()}",
+        title=f"{number:,} carts, {machine.description()}, {server}",
         title_justify="left",
     )
     columns = (
@@ -293,6 +320,7 @@ def _report(console: Console, number: int, results: dict[str, Measured]) -> dict
     if len({result.carts for result in results.values()}) != 1:
         raise RuntimeError("they did not delete the same carts")
     return {
+        "server": server,
         "carts": number,
         "deleted": product.carts,
         "carts_per_second": round(product.carts / product.seconds),
