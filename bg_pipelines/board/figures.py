@@ -23,7 +23,7 @@ from bg_pipelines.operations.trends import Trend, read_trends
 
 FRESH_SECONDS, USABLE_SECONDS = 5.0, 60.0
 """Younger than the first, figures are shown as they are; younger than the second, while they are computed anew."""
-CHANGED_SECONDS = 0.04
+CHANGED_SECONDS = 0.025
 """So long whoever has changed something waits for all figures."""
 WARM_SECONDS = 20.0
 """How often they are computed when nobody looks: of 10,000 stores, for a hundredth of a processor's time."""
