@@ -78,7 +78,8 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
                         if name == AFTER_AN_ACTION:
                             app.state.board.cache.changed()
                         elif name == AT_THE_START:
-                            app.state.board.cache.forget()
+                            app.state.board.cache.changed()
+                            app.state.board.cache._read_at = float("-inf")
                         asked.clear()
                         began = time.perf_counter()
                         answer = person.get(f"http://127.0.0.1:{port}{path}", timeout=60)

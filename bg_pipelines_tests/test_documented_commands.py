@@ -40,13 +40,24 @@ SECRET = "shpat_0123456789abcdef\n"
 """What is typed where a secret is asked for; twice, where it is to be repeated."""
 
 
-def console_lines(page: Path) -> Iterator[str]:
-    """What is typed in a page's console blocks, without prompts and comments."""
+def console_blocks(page: Path) -> Iterator[list[str]]:
+    """The lines of each of a page's console blocks; one that goes on below is one."""
     for block in re.findall(r"^ *```console\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
-        lines = iter(block.replace("\\\n", " ").splitlines())
+        yield block.replace("\\\n", " ").splitlines()
+
+
+def typed_in(line: str) -> str | None:
+    """What is typed in a line, without prompt and comment; None: it is output."""
+    found = re.match(r"\s*\w*[$#] (.*)", line)
+    return re.split(r"\s+#\s", found[1])[0].strip() if found else None
+
+
+def console_lines(page: Path) -> Iterator[str]:
+    """What is typed in a page's console blocks."""
+    for block in console_blocks(page):
+        lines = iter(block)
         for line in lines:
-            if found := re.match(r"\s*\w*[$#] (.*)", line):
-                typed = re.split(r"\s+#\s", found[1])[0].strip()
+            if typed := typed_in(line):
                 while typed.count("'") % 2:  # a quoted text goes on
                     typed += "\n" + next(lines)
                 yield from typed.split(" && ")

@@ -17,7 +17,7 @@ from bg_pipelines.operations.stores import save_stores
 from bg_pipelines.queues import JOB_UNITS
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines_tests.support import as_store, query
-from bg_pipelines_tests.test_documented_commands import PAGES
+from bg_pipelines_tests.test_documented_commands import PAGES, console_blocks, typed_in
 from bg_pipelines_tests.typed import Run
 
 NAMES = ("harbor", "pier", "summit", "quay", "mole", "buoy", "cove", "dock", "reef")
@@ -31,13 +31,13 @@ ELSEWHERE = {
 def documented() -> Iterator[tuple[str, str]]:
     """Commands of the console blocks, and each line that is shown of what they print."""
     for page in PAGES:
-        for block in re.findall(r"^ *```console\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
-            typed = ""
-            for line in block.replace("\\\n", " ").splitlines():
-                if found := re.match(r"\s*\w*[$#] (.*)", line):
-                    typed = re.split(r"\s+#\s", found[1])[0].strip()
-                elif line.strip() and typed.startswith("bg-pipelines "):
-                    yield typed.removeprefix("bg-pipelines "), line
+        for block in console_blocks(page):
+            command = ""
+            for line in block:
+                if (typed := typed_in(line)) is not None:
+                    command = typed
+                elif line.strip() and command.startswith("bg-pipelines "):
+                    yield command.removeprefix("bg-pipelines "), line
 
 
 def shape(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from bg_pipelines.database.engine import Database
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.operations.daemon_figures import read_daemon
-from bg_pipelines.operations.status import Status, read_status
+from bg_pipelines.operations.status import Status, read_beside, read_status
 from bg_pipelines.operations.trends import Trend, read_trends
 
 FRESH_SECONDS, USABLE_SECONDS = 5.0, 60.0
@@ -73,9 +73,7 @@ class Cache:
             with suppress(TimeoutError):
                 return coming.result(CHANGED_SECONDS)
             status = held.status
-            return held._replace(
-                status=read_status(self._database, daemon=status.daemon, metrics=status.metrics)
-            )
+            return held._replace(status=read_beside(self._database, status.metrics, daemon=status.daemon))
         return held
 
     def changed(self) -> None:
@@ -83,12 +81,6 @@ class Cache:
         with self._lock:
             self._changes += 1
             self._coming = None
-
-    def forget(self) -> None:
-        """As in the beginning: whoever looks waits."""
-        self.changed()
-        with self._lock:
-            self._held, self._read_at = None, float("-inf")
 
     def keep_warm(self) -> None:
         """From now until `close`, in a thread of its own."""

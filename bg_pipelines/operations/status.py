@@ -188,14 +188,16 @@ def read_status(
     all_stores: bool = False,
     most_stores: int | None = None,
     daemon: Daemon | None = None,
-    metrics: Metrics | None = None,
 ) -> Status:
-    """The state of everything, of Dagster's daemon where it is given; of stores, see `read_metrics`.
+    """The state of everything, of Dagster's daemon where it is given; of stores, see `read_metrics`. Raises IntegrationError (database)."""
+    metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
+    return read_beside(database, metrics, window=window, daemon=daemon)
 
-    With `metrics` of a moment ago, only what stands beside them is read. Raises IntegrationError (database).
-    """
-    if metrics is None:
-        metrics = read_metrics(database, window=window, all_stores=all_stores, most_stores=most_stores)
+
+def read_beside(
+    database: Database, metrics: Metrics, *, window: timedelta = WINDOW, daemon: Daemon | None = None
+) -> Status:
+    """The things themselves, read now, beside figures that may be of a moment ago. Raises IntegrationError (database)."""
     now = metrics.at
     with database.session() as session:
         return Status(

@@ -1,7 +1,7 @@
 """What units of stores' work are in, read once for all figures: those of jobs, of queues, of resources, of freshness.
 
 Each unit is in some of `Flag`. One statement reads all of them, and counts them twice: by what they are, and by store, for a job
-counts stores. What comes back is a few hundred lines, however many stores there are.
+counts stores. What comes back is a line for each way of being in some of them, not one for each store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from bg_pipelines.operations.reading import read
 from bg_pipelines.queues import JOB_UNITS
-from bg_pipelines.work import freshness
+from bg_pipelines.work import freshness, rollups
 from bg_pipelines.work.rollups import LAGS
 
 LATE_SECONDS = 60
@@ -104,8 +104,9 @@ class Units(NamedTuple):
 
 
 _PLACES = {job: place * len(Flag) for place, job in enumerate(JOB_UNITS)}
-_OWN = [(unit.value, job, _PLACES[job]) for job, units in JOB_UNITS.items() for unit in units]
-_OF_JOBS = dict(zip(("units", "jobs", "places"), map(list, zip(*_OWN, strict=True)), strict=True))
+OF_JOBS = {"units": rollups.PLACES["units"], "jobs": rollups.PLACES["own_jobs"]}
+"""By these a statement knows the job of a unit."""
+_OF_PLACES = {**OF_JOBS, "places": [_PLACES[job] for job in OF_JOBS["jobs"]]}
 _ANY_NOT_CURRENT = sum(Flag.NOT_CURRENT << place for place in _PLACES.values())
 
 
@@ -116,7 +117,7 @@ def read_units(session: Session, now: datetime, *, most: int | None) -> Units:
     groups, stores, not_current = [], {}, []
     for kind, mask, store_id, *group in session.execute(
         sa.text(_COUNTED),
-        {"now": now, "bounds": list(reversed(LAGS)), "wrong": _ANY_NOT_CURRENT, "most": most, **_OF_JOBS},
+        {"now": now, "bounds": list(reversed(LAGS)), "wrong": _ANY_NOT_CURRENT, "most": most, **_OF_PLACES},
     ):
         if kind == "units":
             groups.append(Group(*group))
@@ -133,7 +134,7 @@ def read_lines(
     """A line for each job in which one of these stores is not current, the most overdue first; None: of all, each of them."""
     if stores is not None and not stores:
         return []
-    return read(session, Line, _LINES, now=now, stores=stores, most=most, **_OF_JOBS)
+    return read(session, Line, _LINES, now=now, stores=stores, most=most, **_OF_PLACES)
 
 
 _FLAGS = f"""

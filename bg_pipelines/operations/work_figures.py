@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 from sqlalchemy.orm import Session
 
 from bg_pipelines.operations.reading import read
-from bg_pipelines.operations.units import SERVED_MINUTES, Flag, Line, Units, read_lines, seconds_since
+from bg_pipelines.operations.units import (
+    OF_JOBS,
+    SERVED_MINUTES,
+    Flag,
+    Line,
+    Units,
+    read_lines,
+    seconds_since,
+)
 from bg_pipelines.queues import JOB_UNITS, JOBS, QUEUES
 from bg_pipelines.work import rollups
 from bg_pipelines.work.rollups import DURATIONS, Rollup
@@ -125,7 +133,7 @@ def read_work(
     """At `most` so many lines of stores; None: however many there are."""
     parked = {
         (store_id, job): seconds
-        for store_id, job, seconds in read(session, _Parked, _PARKED, now=now, **_OF_JOBS)
+        for store_id, job, seconds in read(session, _Parked, _PARKED, now=now, **OF_JOBS)
     }
     lines = read_lines(session, now, stores=None if all_stores else units.not_current, most=most)
     jobs = [
@@ -267,4 +275,3 @@ _PARKED = """
     FROM sync_states y JOIN incidents i ON i.id = y.incident_id JOIN stores s ON s.id = y.store_id
     JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[])) own(unit, job) ON own.unit = y.resource
     WHERE y.next_due_at IS NULL AND s.paused_at IS NULL AND s.deleted_at IS NULL GROUP BY 1, 2"""
-_OF_JOBS = {"units": rollups.PLACES["units"], "jobs": rollups.PLACES["own_jobs"]}

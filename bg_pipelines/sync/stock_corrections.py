@@ -188,7 +188,7 @@ class StockCorrections:
 def _rejected(claim: CorrectionClaim, outcome: CorrectionOutcome) -> IntegrationError:
     return IntegrationError(
         f"stock correction {claim.id} of item {claim.inventory_item_external_id} was rejected: "
-        f"{outcome.reason or 'the platform gives no reason'}. Correct it again with `bg-pipelines stock correct`, then "
+        f"{(outcome.reason or 'the platform gives no reason').rstrip('.')}. Correct it again with `bg-pipelines stock correct`, then "
         "resolve this",
         error_type=ErrorType.BAD_DATA,
         severity="low",

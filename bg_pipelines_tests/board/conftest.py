@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ import uvicorn
 
 from bg_pipelines.board import session, users
 from bg_pipelines.board.app import hosts, make_app
+from bg_pipelines.board.figures import Cache
 from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database
 from bg_pipelines.incidents.fingerprints import StoreUnit
@@ -69,6 +71,12 @@ class Board:
         return person
 
 
+def forget(cache: Cache) -> None:
+    """As right after the board's start: whoever looks waits for all figures."""
+    cache.changed()
+    cache._read_at = float("-inf")
+
+
 @contextmanager
 def serving(database: Database, settings: Settings) -> Iterator[Board]:
     """A board with these settings, as `bg-pipelines board` serves it. Dagster's storage has no tables yet."""
@@ -83,7 +91,7 @@ def serving(database: Database, settings: Settings) -> Iterator[Board]:
         thread.start()
         wait_for(lambda: server.started or not thread.is_alive())
         try:
-            yield Board(f"http://127.0.0.1:{port}", database, app.state.board.cache.forget)
+            yield Board(f"http://127.0.0.1:{port}", database, partial(forget, app.state.board.cache))
         finally:
             server.should_exit = True
             thread.join(PATIENCE)
