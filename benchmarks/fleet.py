@@ -2,6 +2,7 @@
 
     python -m benchmarks fleet --stores 10000 --minutes 60  # a daemon with its schedules: who is on time
     python -m benchmarks fleet --direct --stores 1000       # no daemon, the costs of a visit in a minute or two
+    python -m benchmarks fleet --idle --minutes 20          # nothing changes: what a day leaves in the databases
 
 A visit is one store in one job. In 1 % of the stores one variant, stock level, customer and order changes each turn.
 The vendor (harness/fleet_vendor.py) speaks TLS and gzip, each store has an address of its own, and an answer comes after
@@ -13,6 +14,9 @@ The vendor (harness/fleet_vendor.py) speaks TLS and gzip, each store has an addr
     cpu_ms_a_visit          of the processes that run jobs, their start included, and of PostgreSQL
     transactions_a_visit    of the application's database, all of them: the claiming, the reports, the vacuum
     wal_bytes_a_visit       of the whole server, Dagster's database included, the checkpoints as they come
+    left_mb_a_day           by an idle fleet, each of whose stores has its daily full pass and audit at another time of the day:
+                            what is in each database more than before, once Dagster's skipped ticks are gone (dagster.yaml has
+                            them purged after a day or two), written anew without free space
     naive_ratio             how many times the stores that a Dagster run for each store can carry
 
 Beside it the layouts that one writes first (harness/fleet_layouts.py), with the same visit: a Dagster run for each store, and
@@ -32,10 +36,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Costs, Fleet, fleet, tree_seconds
+from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Costs, Fleet, fleet, libpq, tree_seconds
 from benchmarks.harness.fleet_layouts import Layout, run_for_each_store, task_for_each_store
 from benchmarks.harness.machine import description
 from bg_pipelines.machine import code_server
@@ -57,6 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stores", type=int, help=f"how many: {STORES:,}, or {SMALL} with --small")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of the daemon: {MINUTES:.0f}")
     parser.add_argument("--direct", action="store_true", help="no daemon: one run after another")
+    parser.add_argument(
+        "--idle", action="store_true", help="no changes and no other layouts: what a day leaves"
+    )
     parser.add_argument("--alone", action="store_true", help="without the other layouts")
 
 
@@ -67,14 +75,15 @@ def run(
     stores: int | None = None,
     minutes: float = MINUTES,
     direct: bool = False,
+    idle: bool = False,
     alone: bool = False,
 ) -> dict[str, Any]:
     number = stores or (SMALL if small else STORES)
     with ExitStack() as stack:
         with console.status(f"making {number:,} stores"):
             made = stack.enter_context(fleet(number))
-        figures = _direct(console, made) if direct or small else _whole(console, made, minutes)
-        if not alone:
+        figures = _direct(console, made) if direct or small else _whole(console, made, minutes, idle=idle)
+        if not (alone or idle):
             figures |= _others(console, made, figures["stores_carried"], small=small)
     return {"stores": number, **figures, "machine": description()}
 
@@ -116,12 +125,17 @@ class Visits:
         return sum(worst < LATE_SECONDS for worst in self.worst.values()) / self.made.stores
 
 
-def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
-    """The daemon and its schedules over `minutes`; changes come one after the other all the time.
+def _whole(console: Console, made: Fleet, minutes: float, *, idle: bool) -> dict[str, Any]:
+    """The daemon and its schedules over `minutes`; changes come one after the other all the time, unless `idle`.
 
     It begins as a turn does, with the daemon started in time for the tick that all stores are due at.
     """
     seconds = minutes * 60
+    kept: dict[str, int] = {}
+    if idle:
+        made.spread_over_the_day()
+        made.run_job(JOBS[0])  # makes Dagster's tables
+        kept = _kept(made)
     time.sleep((-time.time() - START_SECONDS) % TURN_SECONDS)
     made.execute(
         "UPDATE sync_states SET last_succeeded_at = now(), next_due_at = now() WHERE next_due_at < now() + interval '1 hour'"
@@ -139,7 +153,7 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
         while (now := time.time()) < began + seconds:
             if daemon.poll() is not None or server.poll() is not None:
                 raise RuntimeError("the daemon or its code server has ended")
-            if now >= next_change:
+            if now >= next_change and not idle:
                 made.vendor.change([made.random.randrange(made.stores)])
                 next_change += change_seconds
             if now >= next_look:
@@ -180,6 +194,10 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
         },
         "worst_seconds_behind": round(max(visits.worst.values(), default=0.0)),
     }
+    if idle:
+        figures["left_mb_a_day"] = {
+            name: round((size - kept[name]) / 1e6 / days, 1) for name, size in _kept(made).items()
+        }
     _show_whole(console, made, figures)
     return figures
 
@@ -253,15 +271,23 @@ def _sizes(made: Fleet) -> dict[str, int]:
     )
 
 
+def _kept(made: Fleet) -> dict[str, int]:
+    """Sizes of the databases without free space and without Dagster's ticks that started nothing. Nothing else may be at work."""
+    for url, purged in ((made.url, ""), (made.storage_url, "DELETE FROM job_ticks WHERE status = 'SKIPPED'")):
+        with psycopg.connect(libpq(url), autocommit=True) as connection:
+            if purged:
+                connection.execute(purged)
+            connection.execute("VACUUM FULL")
+    return _sizes(made)
+
+
 def _quantile(values: list[float], share: float) -> float | None:
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None
 
 
 def _show_whole(console: Console, made: Fleet, figures: dict[str, Any]) -> None:
-    table = Table(
-        title=f"{made.stores:,} stores over {figures['minutes']:.0f} minutes, {CHANGED:.0%} changed each turn"
-    )
+    table = Table(title=f"{made.stores:,} stores over {figures['minutes']:.0f} minutes")
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in (
@@ -282,6 +308,10 @@ def _show_whole(console: Console, made: Fleet, figures: dict[str, Any]) -> None:
         *(
             (f"{name}: MB a day, before retention", f"{mb:,}")
             for name, mb in figures["database_mb_a_day"].items()
+        ),
+        *(
+            (f"{name}: MB a day, after it", f"{mb:,}")
+            for name, mb in figures.get("left_mb_a_day", {}).items()
         ),
     ):
         table.add_row(name, str(value))

@@ -25,6 +25,8 @@ from bg_pipelines.records import Page, Product, Resource, StoreProfile
 from bg_pipelines.sandbox import Sandbox, Shop
 from bg_pipelines.settings import SHOPIFY_API_VERSION
 from bg_pipelines.sync import Limits
+from bg_pipelines.work import store_units, visits
+from bg_pipelines.work.store_units import Claim
 
 PROJECT = Path(__file__).parent.parent
 START = 1_795_000_000.0  # 2026-11-18T11:06:40Z
@@ -44,6 +46,18 @@ def query(database: Database, statement: str, *parameters: Any) -> list[dict[str
 
 def expire_leases(database: Database) -> None:
     query(database, "UPDATE sync_states SET lease_expires_at = now() WHERE lease_owner IS NOT NULL")
+    query(database, "UPDATE visited_units SET expires_at = now()")
+
+
+def claim_due(connection: psycopg.Connection[Any], units: Sequence[str], **options: Any) -> list[Claim]:
+    """What `visits.take` finds due, all of it claimed; the visits are over."""
+    due = visits.take(connection, units, **options)
+    claimed: list[Claim] = []
+    for store in dict.fromkeys(unit.store_id for unit in due):
+        of_store = [unit for unit in due if unit.store_id == store]
+        claimed += store_units.claim(connection, of_store, lease=options["lease"], now=options.get("now"))
+    visits.end(connection, [(unit.owner, unit.store_id) for unit in due])
+    return claimed
 
 
 class Scripted:

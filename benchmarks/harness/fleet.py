@@ -116,6 +116,15 @@ class Fleet:
     def make_due(self) -> None:
         self.execute("UPDATE sync_states SET next_due_at = now() WHERE resource = ANY(%s)", list(UNITS))
 
+    def spread_over_the_day(self) -> None:
+        """Each store has its daily full pass and its audit at another time of the day, as stores that are not all new have."""
+        self.execute(
+            "UPDATE sync_states SET last_full_at = now() - (store_id * 7919 % 1440) * interval '1 minute'"
+        )
+        self.execute(
+            "UPDATE sync_states SET next_due_at = now() + (store_id * 7919 % 1440) * interval '1 minute' WHERE resource = 'audit'"
+        )
+
     def execute(self, statement: str, *parameters: Any) -> list[Any]:
         cursor = self._watch.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
@@ -335,3 +344,5 @@ def _fill(database: Database, vendor: fleet_vendor.Vendor, stores: int) -> None:
         )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE")
+        # What made the stores wrote more than a checkpoint may wait for: else the next one would come at once.
+        connection.exec_driver_sql("CHECKPOINT")

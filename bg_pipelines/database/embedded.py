@@ -60,7 +60,7 @@ FIRST_SETTINGS = (
     # After each checkpoint the pages of all stores are logged whole. A log of at most 1 GB (max_wal_size) bounds the
     # recovery after a crash all the same. It is not compressed: this build knows pglz alone, which takes a tenth of a
     # millisecond of processor time a page, and cleaning a third of its speed.
-    "checkpoint_timeout=15min",
+    "checkpoint_timeout=1h",
 )
 # An error of a statement reaches whoever sent it. In the log it, and the statement's parameters, would be personal data.
 QUIET = (

@@ -1251,6 +1251,21 @@ class ConfirmedRow(Base):
     confirmed_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
+class VisitedUnit(Base):
+    """A unit of a store that a run is at: others leave it out until the visit ends, or its lease; see `work/visits.py`.
+
+    Unlogged: a visit is worth nothing after a crash.
+    """
+
+    __tablename__ = "visited_units"
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+    store_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(comment="one batch of one run")
+    expires_at: Mapped[datetime]
+
+
 class RejectedRow(Base):
     """A source row that could not be loaded, kept with its reason until it loads or is deleted at the source.
 

@@ -254,6 +254,7 @@ _VISITS = """
         FROM (
             SELECT split_part(lease_owner, '/', 1) AS owner, store_id, resource FROM sync_states
             WHERE next_due_at <= :now AND lease_expires_at > :now
+            UNION SELECT split_part(owner, '/', 1), store_id, resource FROM visited_units WHERE expires_at > :now
         ) h JOIN stores s ON s.id = h.store_id
         LEFT JOIN sync_attempts a ON a.store_id = h.store_id AND a.resource = h.resource
             AND starts_with(a.run_id, h.owner) AND a.status = 'running'

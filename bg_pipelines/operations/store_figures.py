@@ -271,7 +271,9 @@ _STORE = f"""
     FROM stores s WHERE s.id = %(store)s"""  # noqa: S608 (made of constants)
 
 _UNITS = """
-    SELECT y.resource, y.last_succeeded_at, y.next_due_at, coalesce(y.lease_expires_at > clock_timestamp(), false) AS running,
+    SELECT y.resource, y.last_succeeded_at, y.next_due_at, coalesce(y.lease_expires_at > clock_timestamp(), false) OR EXISTS (
+            SELECT FROM visited_units v WHERE v.store_id = y.store_id AND v.resource = y.resource
+            AND v.expires_at > clock_timestamp()) AS running,
         y.attempts, y.last_error ->> 'error_type' AS error_type, y.last_error ->> 'message' AS message,
         y.retry_strategy AS strategy, y.retry_reason AS reason, y.incident_id, y.last_full_at,
         y.full_pass_wanted_at AS wanted_at, y.last_change_at, y.last_change_lag, y.proof,

@@ -137,10 +137,12 @@ def read_lines(
     return read(session, Line, _LINES, now=now, stores=stores, most=most, **_OF_PLACES)
 
 
+# Claimed, or looked at before it is; see `work/visits.py`.
+_HELD = "(y.lease_expires_at > :now OR v.owner IS NOT NULL)"
 _FLAGS = f"""
     (CASE WHEN {freshness.is_current_at_work(":now")} THEN {Flag.PRESENT:d} ELSE {Flag.PRESENT | Flag.NOT_CURRENT:d} END
-    + CASE WHEN y.lease_expires_at > :now THEN {Flag.CLAIMED:d} WHEN y.next_due_at <= :now THEN {Flag.DUE:d} ELSE 0 END
-    + CASE WHEN y.attempts = 0 THEN 0 WHEN y.next_due_at IS NULL OR y.lease_expires_at > :now THEN {Flag.FAILING:d}
+    + CASE WHEN {_HELD} THEN {Flag.CLAIMED:d} WHEN y.next_due_at <= :now THEN {Flag.DUE:d} ELSE 0 END
+    + CASE WHEN y.attempts = 0 THEN 0 WHEN y.next_due_at IS NULL OR {_HELD} THEN {Flag.FAILING:d}
         ELSE {Flag.FAILING | Flag.WAITING:d} END
     + CASE WHEN y.next_due_at IS NULL THEN {Flag.PARKED:d}
         WHEN y.next_due_at <= :now - interval '{LATE_SECONDS} s' THEN {Flag.OVERDUE:d} ELSE 0 END
@@ -149,6 +151,7 @@ _FLAGS = f"""
 # By what is joined last a query knows the job of a unit.
 _UNITS = f"""
     sync_states y JOIN {freshness.stores_at_work(":now")} ON s.id = y.store_id
+    LEFT JOIN visited_units v ON v.store_id = y.store_id AND v.resource = y.resource AND v.expires_at > :now
     JOIN unnest(CAST(:units AS text[]), CAST(:jobs AS text[]), CAST(:places AS int[])) own(unit, job, place)
         ON own.unit = y.resource"""
 

@@ -37,7 +37,7 @@ from bg_pipelines.sync import Summary, SyncRequest, SyncRun
 from bg_pipelines.sync.summary import UnitSummary
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.webhooks.healing import Healing
-from bg_pipelines.work import rollups, store_units
+from bg_pipelines.work import rollups, store_units, visits
 from bg_pipelines.work.pulse import RunRecord, pulse
 from bg_pipelines.work.queue import all_queues
 
@@ -238,6 +238,7 @@ def take_over(context: dg.OpExecutionContext, database: DatabaseResource) -> Non
         return
     with database.database.transaction() as connection:
         freed = sum(queue.release_runs(connection, dead) for queue in all_queues())
+        visits.release_runs(connection, dead)
     if freed:
         context.log.info(f"Claims taken over from an attempt that died: {freed}.")
 

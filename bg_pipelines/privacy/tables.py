@@ -67,6 +67,7 @@ ANSWERS: Mapping[str, Answer] = {
     "sync_states": Answer("nothing: times, counts and the vendor's page tokens; errors are without personal data"),
     "sync_attempts": Answer("nothing: times and counts; errors are without personal data"),
     "confirmed_rows": Answer("nothing: the vendor's ids of rows, while a full pass compares them"),
+    "visited_units": Answer("nothing: which run is at a store at this moment"),
     "circuits": Answer("nothing: a store's failures, counted"),
     "webhook_subscriptions": Answer("nothing: topics, and where they are delivered to"),
     "webhook_coverage": Answer("nothing: counts of events"),

@@ -24,9 +24,9 @@ _OF_ONE = {ErrorType.SCOPES, ErrorType.QUERY_REJECTED, ErrorType.QUERY_TOO_COSTL
 
 
 def find_idle(
-    connect: Callable[[], Platform], store: Store, claims: Sequence[Claim], asked_at: datetime
+    connect: Callable[[], Platform], store: Store, due: Sequence[Claim], asked_at: datetime
 ) -> set[str]:
-    """The units that are idle. `asked_at` is now, by the database's clock, or earlier; the store is connected only where
+    """Those of these due units that are idle. `asked_at` is now, by the database's clock, or earlier; the store is connected only where
     there is something to look for. Their cursors stay as they are: the next look begins where this one did.
 
     Raises IntegrationError where the look failed, unless a part of it may be at fault: then nothing is known to be idle, and
@@ -35,7 +35,7 @@ def find_idle(
     states: dict[Resource, CursorState] = {}
     since: dict[Resource, datetime] = {}
     profile: str | None = None
-    for claim in claims:
+    for claim in due:
         unit = Unit(claim.unit)
         if claim.attempts or claim.full_pass_wanted_at or claim.backfill or unit in store.carries:
             continue

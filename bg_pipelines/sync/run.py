@@ -39,13 +39,13 @@ from bg_pipelines.sync.summary import (
 from bg_pipelines.sync.units import UNITS, Process
 from bg_pipelines.sync.visit import Batch, Visit
 from bg_pipelines.wording import ADD_A_STORE, command, counted, did_you_mean
-from bg_pipelines.work import attempts, store_units
+from bg_pipelines.work import attempts, store_units, visits
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines.work.runner import LEASE, PROGRESS_SECONDS, TURN_SECONDS, Log, Runner
 from bg_pipelines.work.store_units import Claim
 
 SETTLED_TOGETHER = 50
-"""Stores at which nothing has changed."""
+"""Visits that have ended."""
 SETTLED_AFTER_SECONDS = 1.0
 READ_AGAIN_SECONDS = 5.0
 """A store that was claimed so long ago is read again before it is visited."""
@@ -85,6 +85,7 @@ class SyncRun:
         self.run_id = run_id
         self.connect = connect
         self.log = log
+        self.lease = lease
         self.limits = limits or Limits()
         self.clock = clock
         self.policies = policies or Policies()
@@ -108,9 +109,13 @@ class SyncRun:
         )
         self._lock = threading.Lock()
         self._idle: list[IdleVisit] = []
+        self._ended: list[tuple[str, int]] = []
+        """Owners and stores of visits that have ended, and are still to be told so."""
+        self._settled_at = self.clock()
         self._failed_at = -math.inf
         self._stores: set[int] | None = None
         self._failed_stores: set[int] = set()
+        self._locked_stores: set[int] = set()
 
     def run(self, then: Callable[[Summary], object] = lambda _: None) -> Summary:
         """`then` is what the run does when its stores are done; until it returns, the run is running."""
@@ -149,7 +154,7 @@ class SyncRun:
         if busy:
             self.log(
                 f"{busy} due {'store is' if busy == 1 else 'stores are'} claimed by another run and skipped; if that run was "
-                f"killed, they are free within {self.runner.lease.total_seconds():.0f} s"
+                f"killed, they are free within {self.lease.total_seconds():.0f} s"
             )
         if not platforms:
             self.log(f"this database has no stores: add some with {ADD_A_STORE}")
@@ -221,42 +226,42 @@ class SyncRun:
         return {owner, f"{owner}/probe"}
 
     def claim(self, owner: str, due_before: datetime | None, crowded: Sequence[str]) -> list[Batch]:
-        """Claimed units for the workers, those of one store together, in the order of the request."""
+        """Due units for the workers, those of one store together, in the order of the request."""
         request = self.request
         with self._lock:
-            failed = list(self._failed_stores)  # a run tries them once
+            tried = [*self._failed_stores, *self._locked_stores]  # a run tries them once
         with self.database.transaction() as connection:
-            claimed = store_units.claim(
+            due = visits.take(
                 connection,
                 request.units,
                 owner=owner,
                 limit=request.batch_size,
-                lease=self.runner.lease,
+                lease=self.lease,
                 due_before=due_before,
                 stores=self._stores,
                 tiers=request.tiers,
-                not_stores=failed,
+                not_stores=tried,
                 not_platforms=crowded,
             )
-            claimed += store_units.claim_probe(
+            due += store_units.claim_probe(
                 connection,
                 request.units,
                 owner=f"{owner}/probe",
-                lease=self.runner.lease,
+                lease=self.lease,
                 due_before=due_before,
                 stores=self._stores,
                 tiers=request.tiers,
-                not_stores=failed,
+                not_stores=tried,
             )
             by_store: dict[int, list[Claim]] = {}
-            for claim in claimed:
-                by_store.setdefault(claim.store_id, []).append(claim)
+            for unit in due:
+                by_store.setdefault(unit.store_id, []).append(unit)
             stores = read_stores(connection, by_store)
         claimed_at = self.clock()
         order = {unit.value: i for i, unit in enumerate(request.units)}
         return [
-            Batch(sorted(claims, key=lambda claim: order[claim.unit]), stores[store_id], claimed_at)
-            for store_id, claims in by_store.items()
+            Batch(sorted(units, key=lambda unit: order[unit.unit]), stores[store_id], claimed_at)
+            for store_id, units in by_store.items()
         ]
 
     def group(self, batch: Batch) -> str:
@@ -270,6 +275,8 @@ class SyncRun:
                 raise
             self._say_not_settled(batch.store.name, error)
             self.note_store(batch.store.id, complete=False)
+        with self._lock:
+            self._ended.append((batch.due[0].owner, batch.store.id))
 
     def is_fresh(self, batch: Batch) -> bool:
         """Whether its store is as it was read: it was a moment ago, and nothing has failed since."""
@@ -280,21 +287,24 @@ class SyncRun:
             self._idle.append(visit)
 
     def settle(self, all_of_them: bool) -> None:
-        """Settle stores at which nothing has changed, many in one transaction. Raises IntegrationError (database)."""
+        """Settle stores at which nothing has changed and end visits, many in one transaction. Raises IntegrationError (database)."""
+        now = self.clock()
         with self._lock:
-            visits = self._idle
-            wanted = all_of_them or len(visits) >= SETTLED_TOGETHER
-            if not visits or not (wanted or self.clock() - visits[0].ended_at >= SETTLED_AFTER_SECONDS):
+            wanted = all_of_them or len(self._ended) >= SETTLED_TOGETHER
+            if not self._ended or not (wanted or now - self._settled_at >= SETTLED_AFTER_SECONDS):
                 return
-            self._idle = []
+            idle, ended = self._idle, self._ended
+            self._idle, self._ended, self._settled_at = [], [], now
         try:
-            settle_idle(self.database, self.coverage, visits)
+            if idle:
+                settle_idle(self.database, self.coverage, idle)
         except IntegrationError as error:
             if not is_expected(error):
                 raise
             # Somebody holds a row of one of them: it alone is left, and still due.
-            for visit in visits:
+            for visit in idle:
                 self._settle_alone(visit)
+        self.database.transact(lambda connection: visits.end(connection, ended), again_if=is_expected)
 
     def _settle_alone(self, visit: IdleVisit) -> None:
         try:
@@ -303,17 +313,20 @@ class SyncRun:
             if not is_expected(error):
                 raise
             self._say_not_settled(visit.settling.store.name, error)
+            self.note_locked(visit.settling.store.id)
 
     def _say_not_settled(self, store: str, error: IntegrationError) -> None:
-        # A row that could not even be settled is released at the end of the run, still due.
+        # A row that was claimed and could not even be settled is released at the end of the run, still due.
         self.say(f"store {store} could not be settled; the next run continues: {error.message}")
 
     def renew(self, connection: psycopg.Connection[Any], owners: Sequence[str], lease: timedelta) -> None:
         store_units.heartbeat(connection, owners, lease)
+        visits.renew(connection, owners, lease)
 
     def give_back(self, owners: Sequence[str]) -> None:
         with suppress(IntegrationError), self.database.transaction() as connection:
             store_units.QUEUE.release(connection, owners)
+            visits.release(connection, owners)
         # Apart: a worker in the middle of a commit has its attempt's row and waits for its lease's.
         with suppress(IntegrationError), self.database.transaction() as connection:
             attempts.release(connection, self.run_id)
@@ -385,6 +398,10 @@ class SyncRun:
             self.summary.complete += complete
             if not complete:
                 self._failed_stores.add(store_id)
+
+    def note_locked(self, store_id: int) -> None:
+        with self._lock:
+            self._locked_stores.add(store_id)
 
     def note_given_back(self, *, turn_is_over: bool) -> None:
         with self._lock:

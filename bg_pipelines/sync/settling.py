@@ -398,11 +398,10 @@ class Settling:
 
 
 class IdleVisit(NamedTuple):
-    """A visit's units at whose source nothing has changed, and when it ended, by the run's clock."""
+    """A visit's units at whose source nothing has changed; none of them is claimed."""
 
     settling: Settling
-    claims: list[Claim]
-    ended_at: float
+    units: list[Claim]
 
 
 # What a success may have to close: see `Settling.note_success`.
@@ -414,30 +413,35 @@ _MAY_BE_OVER = f"""
         OR EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = s.id))"""  # noqa: S608 (made of constants)
 
 
+LOCK_SECONDS = 1
+"""How long idle units wait for who holds their rows. They were not claimed, so one of them may be held for long."""
+
+
 def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVisit]) -> None:
     """Settle visits of one run as done, all in one transaction. Raises IntegrationError (database)."""
 
     def act(connection: Connection) -> set[int]:
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_SECONDS}s",))
         idle: list[tuple[Claim, datetime]] = []
         for visit in visits:
-            for claim in visit.claims:
-                every = claim.interval
-                if (resource := Unit(claim.unit).resource) is not None:
+            for unit in visit.units:
+                every = unit.interval
+                if (resource := Unit(unit.unit).resource) is not None:
                     every = coverage.interval(connection, visit.settling.store, resource, every)
-                idle.append((claim, next_turn(claim.claimed_at, every, claim.store_id)))
+                idle.append((unit, next_turn(unit.claimed_at, every, unit.store_id)))
         store_units.complete_idle(connection, idle)
         rollups.note_idle(
-            connection, visits[0].settling.job, [(claim.store_id, claim.unit) for claim, _ in idle]
+            connection, visits[0].settling.job, [(unit.store_id, unit.unit) for unit, _ in idle]
         )
         stores = [visit.settling.store.id for visit in visits]
-        units = {claim.unit for claim, _ in idle}
+        units = {unit.unit for unit, _ in idle}
         for queue in all_queues():
             if queue.carrier in units:
                 # For what was added to it meanwhile: the new due time would hide it.
                 store_units.make_carrier_due(connection, queue, stores)
         return {store_id for (store_id,) in connection.execute(_MAY_BE_OVER, (stores,))}
 
-    may_be_over = database.transact(act, again_if=is_expected)
+    may_be_over = database.transact(act)
     for visit in visits:
         if visit.settling.store.id in may_be_over:
-            visit.settling.note_success([claim.unit for claim in visit.claims])
+            visit.settling.note_success([unit.unit for unit in visit.units])

@@ -1,4 +1,5 @@
-"""The visit: the claimed units of one store, one after the other, each settled separately."""
+"""The visit: the due units of one store. One look tells which of them are idle; the others are claimed, worked on one after the
+other, and each settled separately."""
 
 from __future__ import annotations
 
@@ -47,6 +48,7 @@ class Run(Protocol):
     policies: Policies
     rng: random.Random
     request: summary.SyncRequest
+    lease: timedelta
     coverage: Coverage
     processes: Mapping[Unit, Process]
     connect: Connect
@@ -77,29 +79,32 @@ class Run(Protocol):
     def note_change(self, left: summary.ChangeReport | None) -> None: ...
     def note_audit(self, found: summary.ResourceAudit) -> None: ...
     def note_store(self, store_id: int, complete: bool) -> None: ...
+    def note_locked(self, store_id: int) -> None: ...
     def note_given_back(self, *, turn_is_over: bool) -> None: ...
 
 
 class Batch(NamedTuple):
-    """The due units of one store, which one visit works on, and the store as it was then; by the run's clock."""
+    """The due units of one store, for one visit, and the store as it was then; by the run's clock."""
 
-    claims: Sequence[Claim]
+    due: Sequence[Claim]
     store: Store
     claimed_at: float
 
 
 class Visit:
-    """The claimed units of one store, worked on by one worker. Used once."""
+    """The due units of one store, worked on by one worker. Used once."""
 
     def __init__(self, run: Run, batch: Batch) -> None:
         self.run_ = run
         self.database = run.database
         self.batch = batch
-        self.claims = claims = batch.claims
+        self.due = batch.due
         self.store = batch.store
         self.store_id = batch.store.id
         self.began = run.clock()
-        self.is_probe = any(claim.owner.endswith("/probe") for claim in claims)
+        self.is_probe = any(unit.owner.endswith("/probe") for unit in self.due)
+        self.claims = self.due if self.is_probe else []
+        """Those that are claimed; a probe comes so."""
         self._platform: Platform | None = None
 
     def run(self) -> None:
@@ -134,25 +139,24 @@ class Visit:
             except Exception as surprise:  # noqa: BLE001 (each unit says itself what it meets)
                 if isinstance(surprise, IntegrationError) and surprise.error_type in OUT_OF_REACH:
                     failure = summary.Failure(self.store.name, [], surprise.of_store(self.store.name))
-            if len(idle) == len(self.claims):
-                for claim in self.claims:
-                    self._note_idle(claim)
-                self.run_.settle_later(self._idle_visit(idle))
-                self.run_.note_store(self.store_id, complete=True)
-                return
             if idle:
-                settle_idle(self.database, self.run_.coverage, [self._idle_visit(idle)])
-                done += [claim.unit for claim in self.claims if claim.unit in idle]
+                visit = IdleVisit(self.settling, [unit for unit in self.due if unit.unit in idle])
+                for unit in visit.units:
+                    self._note_idle(unit)
+                if len(idle) == len(self.due):
+                    self.run_.settle_later(visit)
+                    self.run_.note_store(self.store_id, complete=True)
+                    return
+                settle_idle(self.database, self.run_.coverage, [visit])
+                done += [unit.unit for unit in visit.units]
+            if not self.is_probe:
+                self._claim([unit for unit in self.due if unit.unit not in idle])
             for number, claim in enumerate(self.claims):
                 self.run_.check_stopped()
-                if claim.unit in idle:
-                    self._note_idle(claim)
-                    continue
                 context = UnitContext(self, claim)
                 outcome, error = self._work_on(context, failure)
                 if isinstance(outcome, Yielded):
-                    left = [one for one in self.claims[number:] if one.unit not in idle]
-                    self._give_back(left, turn_is_over=True)
+                    self._give_back(self.claims[number:], turn_is_over=True)
                     if done or answered:
                         self.settling.note_success(done)
                     return
@@ -177,17 +181,22 @@ class Visit:
 
     def now(self) -> datetime:
         """The time by the database's clock, or a little earlier: claims have it, and ours tells how long ago that was."""
-        return self.claims[0].claimed_at + timedelta(seconds=self.run_.clock() - self.batch.claimed_at)
+        return self.due[0].claimed_at + timedelta(seconds=self.run_.clock() - self.batch.claimed_at)
 
     def _look(self) -> set[str]:
         """The units at whose source nothing has changed. Raises like `find_idle`."""
         if self.is_probe:
             return set()
-        return find_idle(self._connect, self.store, self.claims, self.now())
+        return find_idle(self._connect, self.store, self.due, self.now())
 
-    def _idle_visit(self, idle: set[str]) -> IdleVisit:
-        claims = [claim for claim in self.claims if claim.unit in idle]
-        return IdleVisit(self.settling, claims, self.run_.clock())
+    def _claim(self, units: Sequence[Claim]) -> None:
+        with self.database.transaction() as connection:
+            claimed = store_units.claim(connection, units, lease=self.run_.lease)
+        order = [unit.unit for unit in units]
+        self.claims = sorted(claimed, key=lambda claim: order.index(claim.unit))
+        if len(claimed) < len(units):
+            # Somebody else has the others, or holds their rows: this run does not look at them again and again.
+            self.run_.note_locked(self.store_id)
 
     def _note_idle(self, claim: Claim) -> None:
         unit = Unit(claim.unit)
@@ -224,7 +233,8 @@ class Visit:
         return self.settling.failed(claim, attempt, Failure(error, context.has_progressed, tries)), error
 
     def _give_back(self, claims: Sequence[Claim], *, turn_is_over: bool) -> None:
-        self.settling.give_back(claims, behind_others=turn_is_over)
+        if claims:
+            self.settling.give_back(claims, behind_others=turn_is_over)
         self.run_.note_given_back(turn_is_over=turn_is_over)
 
     def note_progress(self) -> None:

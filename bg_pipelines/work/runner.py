@@ -201,9 +201,11 @@ class Runner(Generic[B]):
             )
             if look and self.shares.a_worker_is_free():
                 looked_at = now
-                all_seen |= until is None
+                # What was due when it began is among what is due now: at the end one look finds both.
+                before = until if pending or not batches else None
+                all_seen |= before is None
                 crowded = self.shares.crowded()
-                claimed = self._claim(until, crowded)
+                claimed = self._claim(before, crowded)
                 if not claimed and not crowded:
                     until = None
                 pending += len(claimed)

@@ -1,7 +1,8 @@
 """Units of a store's work: each is a row of `sync_states`, claimed and settled by `work.queue`.
 
-A row says when its (store, unit) is due, which claim has it and until when. A claim takes all due units of a store
-together. What an open circuit covers (`circuits`) is claimed only as a probe.
+A row says when its (store, unit) is due, which claim has it and until when. What is due is found and shared out among runs by
+visits (`work/visits.py`); of a visit those units are claimed that there is something to do for. What an open circuit covers
+(`circuits`) is claimed only as a probe.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from psycopg.types.json import Jsonb
 from bg_pipelines.database.models import SyncState
 from bg_pipelines.queues import TIERS, next_hour
 from bg_pipelines.work.attempts import NEXT_ID
-from bg_pipelines.work.queue import DUE, FREE, RESET, Queue, clock
+from bg_pipelines.work.queue import DUE, FREE, NOW, RESET, UNCLAIMED, Queue, clock
 
 Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claimed unit of a store, with the cursor of its last pass.
+    """One due unit of a store, with the cursor of its last pass; claimed where `claim` has returned it.
 
-    `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how. `attempt_id` is that of
+    `due_at` is since when it was due. `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how. `attempt_id` is that of
     the attempt that it is for.
     """
 
@@ -36,6 +37,7 @@ class Claim:
     interval: timedelta
     owner: str
     claimed_at: datetime
+    due_at: datetime
     cursor: dict[str, Any]
     attempts: int
     last_full_at: datetime | None
@@ -48,6 +50,8 @@ LATELY = timedelta(days=1)
 """Stores of the longest interval are visited so often."""
 
 _INTERVALS = ", ".join(f"interval '{TIERS[tier].total_seconds():.0f} s'" for tier in sorted(TIERS))
+INTERVAL = f"coalesce(make_interval(mins => {{0}}.interval_minutes), (ARRAY[{_INTERVALS}])[{{0}}.tier])"
+"""How often a store is visited; {0} is the alias of `stores`."""
 QUEUE = Queue(
     SyncState,
     Claim,
@@ -55,17 +59,21 @@ QUEUE = Queue(
     joined="stores.platform, stores.tier, stores.interval_minutes",
     columns={
         "unit": "t.resource",
+        "due_at": "t.next_due_at",
         "attempt_id": NEXT_ID,
         "platform": "picked.platform",
-        "interval": f"coalesce(make_interval(mins => picked.interval_minutes), (ARRAY[{_INTERVALS}])[picked.tier])",
+        "interval": INTERVAL.format("picked"),
     },
 )
 
-_AMONG = """
+AMONG = """
     t.resource = ANY(%(units)s) AND stores.paused_at IS NULL AND stores.deleted_at IS NULL
     AND (%(stores)s::bigint[] IS NULL OR t.store_id = ANY(%(stores)s)) AND NOT t.store_id = ANY(%(not_stores)s)
     AND stores.tier = ANY(%(tiers)s)"""
-_CLOSED = """
+NOT_VISITED = f"""NOT EXISTS (SELECT FROM visited_units v WHERE v.store_id = t.store_id AND v.resource = t.resource
+    AND v.expires_at > {NOW})"""
+"""A row `t` that no run is at; see `work/visits.py`."""
+CLOSED = """
     AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.store_id = t.store_id)
     AND NOT EXISTS (SELECT FROM circuits c WHERE c.opened_at IS NOT NULL AND c.platform = stores.platform)"""
 _CLOSED_OR_PROBED = """
@@ -76,54 +84,27 @@ _CLOSED_OR_PROBED = """
 
 
 def claim(
-    connection: Connection,
-    units: Sequence[str],
-    *,
-    owner: str,
-    limit: int,
-    lease: timedelta,
-    due_before: datetime | None = None,
-    stores: Collection[int] | None = None,
-    tiers: Sequence[int] = tuple(TIERS),
-    not_stores: Collection[int] = (),
-    not_platforms: Collection[str] = (),
-    now: datetime | None = None,
+    connection: Connection, due: Sequence[Claim], *, lease: timedelta, now: datetime | None = None
 ) -> list[Claim]:
-    """Take up to `limit` due rows, and with each the other due rows of its store, for `lease` from now.
+    """Claim these units of one store, which `visits.take` has found due, for `lease` from now.
 
-    Only of stores of these `tiers`. Fair: each tier has its share of the batch first, the longest due first, and what
-    one tier leaves the others take. So a backlog in one tier never delays another, and no row starves. Rows that are
-    locked at this moment are skipped.
+    Returns those of them that still are due and unclaimed, as they are now. Rows that are locked at this moment are skipped.
     """
-
-    def pick(limit: int, tiers: Sequence[int], stores: Collection[int] | None) -> list[Claim]:
-        return QUEUE.claim(
-            connection,
-            owner=owner,
-            limit=limit,
-            lease=lease,
-            among=f"{_AMONG}{_CLOSED} AND NOT stores.platform = ANY(%(not_platforms)s)",
-            order="t.next_due_at, t.store_id",
-            parameters={**_among(units, stores, tiers, not_stores), "not_platforms": list(not_platforms)},
-            due_before=due_before,
-            now=now,
-        )
-
-    share = -(-limit // len(tiers))
-    claimed: list[Claim] = []
-    for one in (*([tier] for tier in tiers), tiers):
-        wanted = limit - len(claimed)
-        if wanted > 0:
-            claimed += pick(wanted if one is tiers else min(share, wanted), one, stores)
-    if claimed:
-        claimed += pick(len(claimed) * len(units), tiers, {one.store_id for one in claimed})
-    return claimed
+    return QUEUE.claim(
+        connection,
+        owner=due[0].owner,
+        limit=len(due),
+        lease=lease,
+        among="t.store_id = %(store)s AND t.resource = ANY(%(units)s)",
+        parameters={"store": due[0].store_id, "units": [one.unit for one in due]},
+        now=now,
+    )
 
 
 _PROBE = f"""
     SELECT t.store_id, t.resource, c.key FROM sync_states t JOIN stores ON stores.id = t.store_id
     JOIN circuits c ON c.opened_at IS NOT NULL AND (c.store_id = t.store_id OR c.platform = stores.platform)
-    WHERE {DUE} AND {_AMONG}{_CLOSED_OR_PROBED}
+    WHERE {DUE} AND {AMONG}{_CLOSED_OR_PROBED}
     ORDER BY c.platform IS NULL, t.attempts > 0, t.next_due_at, t.store_id LIMIT 1
     FOR UPDATE OF c, t SKIP LOCKED"""  # noqa: S608 (made of constants)
 
@@ -143,7 +124,9 @@ def claim_probe(
 
     One that has not failed goes first: what is wrong with a single store says little of its platform.
     """
-    among = _among(units, stores, tiers, not_stores)
+    if not connection.execute("SELECT FROM circuits WHERE opened_at IS NOT NULL LIMIT 1").rowcount:
+        return []
+    among = among_units(units, stores, tiers, not_stores)
     row = connection.execute(_PROBE, {**among, "due_before": due_before, "now": None}).fetchone()
     if row is None:
         return []
@@ -155,17 +138,17 @@ def claim_probe(
     )
     among |= {"stores": [store_id], "units": [unit]}
     return QUEUE.claim(
-        connection, owner=owner, limit=1, lease=lease, among=_AMONG, parameters=among, due_before=due_before
+        connection, owner=owner, limit=1, lease=lease, among=AMONG, parameters=among, due_before=due_before
     )
 
 
-def _among(
+def among_units(
     units: Sequence[str],
     stores: Collection[int] | None,
     tiers: Sequence[int],
     not_stores: Collection[int] = (),
 ) -> dict[str, Any]:
-    """The parameters of `_AMONG`."""
+    """The parameters of `AMONG`."""
     return {
         "units": list(units),
         "stores": None if stores is None else list(stores),
@@ -192,8 +175,8 @@ def is_due(
     off_tick = f"AND {_OFF_TICK}" if retries else ""
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM sync_states t JOIN stores ON stores.id = t.store_id "  # noqa: S608
-        f"WHERE {DUE} AND {_AMONG} {off_tick} {_CLOSED_OR_PROBED})",
-        {**_among(units, None, tiers), "due_before": None, "now": None},
+        f"WHERE {DUE} AND {AMONG} {off_tick} {_CLOSED_OR_PROBED} AND {NOT_VISITED})",
+        {**among_units(units, None, tiers), "due_before": None, "now": None},
     ).fetchone()
     return bool(row and row[0])
 
@@ -254,9 +237,14 @@ def pass_over(connection: Connection, units: Sequence[str], tiers: Sequence[int]
         "UPDATE sync_states s SET next_due_at = %(next)s, last_succeeded_at = clock_timestamp(), hinted_at = NULL, "  # noqa: S608
         f"{RESET} FROM ("
         "SELECT t.store_id, t.resource FROM sync_states t JOIN stores ON stores.id = t.store_id "
-        f"WHERE {DUE} AND {_AMONG} ORDER BY t.store_id, t.resource FOR UPDATE OF t SKIP LOCKED) held "
+        f"WHERE {DUE} AND {AMONG} ORDER BY t.store_id, t.resource FOR UPDATE OF t SKIP LOCKED) held "
         "WHERE s.store_id = held.store_id AND s.resource = held.resource",
-        {**_among(units, None, tiers), "due_before": None, "now": None, "next": next_hour(clock(connection))},
+        {
+            **among_units(units, None, tiers),
+            "due_before": None,
+            "now": None,
+            "next": next_hour(clock(connection)),
+        },
     ).rowcount
 
 
@@ -323,20 +311,12 @@ def count_due(
     stores: Collection[int] | None,
     tiers: Sequence[int] = tuple(TIERS),
 ) -> tuple[int, int]:
-    """How many stores have something due: unclaimed, and claimed."""
+    """How many stores have something due: that no run is at, and that one is."""
     row = connection.execute(
-        "SELECT count(DISTINCT s.store_id) FILTER (WHERE coalesce(s.lease_expires_at, '-infinity') <= clock_timestamp()), "
-        "count(DISTINCT s.store_id) FILTER (WHERE s.lease_expires_at > clock_timestamp()) "
-        "FROM sync_states s JOIN stores ON stores.id = s.store_id "
-        "WHERE s.resource = ANY(%s) AND s.next_due_at <= %s AND stores.tier = ANY(%s) "
-        "AND stores.paused_at IS NULL AND stores.deleted_at IS NULL AND (%s::bigint[] IS NULL OR s.store_id = ANY(%s))",
-        (
-            list(units),
-            due_before,
-            list(tiers),
-            None if stores is None else list(stores),
-            list(stores or ()),
-        ),
+        "SELECT count(DISTINCT store_id) FILTER (WHERE NOT held), count(DISTINCT store_id) FILTER (WHERE held) FROM ("  # noqa: S608
+        f"SELECT t.store_id, NOT ({UNCLAIMED} AND {NOT_VISITED}) AS held FROM sync_states t JOIN stores ON stores.id = t.store_id "
+        f"WHERE t.next_due_at <= %(due_before)s AND {AMONG}) due",
+        {**among_units(units, stores, tiers), "due_before": due_before, "now": None},
     ).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
 
@@ -387,27 +367,29 @@ def complete(
 # What `complete` writes, for many at once, but for the cursor, which stays as it is.
 _COMPLETE_IDLE = f"""
     UPDATE sync_states t SET last_succeeded_at = clock_timestamp(),
-        next_due_at = CASE WHEN t.hinted_at > v.claimed_at THEN clock_timestamp() ELSE v.next_due_at END,
-        hinted_at = CASE WHEN t.hinted_at > v.claimed_at THEN t.hinted_at END,
+        next_due_at = CASE WHEN t.hinted_at > v.looked_at THEN clock_timestamp() ELSE v.next_due_at END,
+        hinted_at = CASE WHEN t.hinted_at > v.looked_at THEN t.hinted_at END,
         {RESET}, {FREE}
-    FROM unnest(%(stores)s::bigint[], %(units)s::text[], %(owners)s::text[], %(claimed)s::timestamptz[],
-        %(due)s::timestamptz[]) v (store_id, unit, owner, claimed_at, next_due_at)
-    WHERE t.store_id = v.store_id AND t.resource = v.unit AND t.lease_owner = v.owner"""  # noqa: S608 (made of constants)
+    FROM unnest(%(stores)s::bigint[], %(units)s::text[], %(due)s::timestamptz[], %(looked)s::timestamptz[],
+        %(next)s::timestamptz[]) v (store_id, unit, due_at, looked_at, next_due_at)
+    WHERE t.store_id = v.store_id AND t.resource = v.unit AND t.next_due_at = v.due_at AND {UNCLAIMED}"""  # noqa: S608 (made of constants)
 
 
 def complete_idle(connection: Connection, idle: Sequence[tuple[Claim, datetime]]) -> int:
-    """Settle these as done, for nothing has changed at their source, and say when each is due again; returns how many.
+    """Settle these, which were not claimed, as done, for nothing has changed at their source, and say when each is due again;
+    returns how many.
 
-    What was lost meanwhile is its new owner's.
+    What somebody has claimed or settled meanwhile is his.
     """
-    claims = [claim for claim, _ in idle]
+    units = [unit for unit, _ in idle]
     return connection.execute(
         _COMPLETE_IDLE,
         {
-            "stores": [claim.store_id for claim in claims],
-            "units": [claim.unit for claim in claims],
-            "owners": [claim.owner for claim in claims],
-            "claimed": [claim.claimed_at for claim in claims],
-            "due": [due for _, due in idle],
+            "stores": [one.store_id for one in units],
+            "units": [one.unit for one in units],
+            "due": [one.due_at for one in units],
+            "looked": [one.claimed_at for one in units],
+            "next": [due for _, due in idle],
+            "now": None,
         },
     ).rowcount

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ from bg_pipelines.sandbox import Fault, Sandbox, Shop
 from bg_pipelines.sync import Summary
 from bg_pipelines.sync.state import CursorState, PassState
 from bg_pipelines.work import circuits, store_units
-from bg_pipelines_tests.support import CATALOGUE, PROJECT, as_store
+from bg_pipelines_tests.support import CATALOGUE, PROJECT, as_store, claim_due
 
 Sync = Callable[..., Summary]
 
@@ -220,9 +220,7 @@ def test_what_a_run_has_in_hand_is_left_to_it(database: Database, shops: list[Sh
     number = only(database).id
     retry(database, [number], by="jane")
     with database.transaction() as connection:
-        store_units.claim(
-            connection, [Unit.PRODUCTS], owner="a run", limit=1, lease=store_units.timedelta(minutes=2)
-        )
+        claim_due(connection, [Unit.PRODUCTS], owner="a run", limit=1, lease=timedelta(minutes=2))
     before = rows_of(database, shops[0])["products"]
     assert retry(database, [number], by="joe") == (1, 4, [f"{number}: a run has claimed it"])
     assert rows_of(database, shops[0])["products"] == before
@@ -489,7 +487,7 @@ def test_a_probe_that_is_under_way_is_not_doubled(database: Database, shops: lis
     retry(database, [number], by="jane")
     with database.transaction() as connection:
         [work] = store_units.claim_probe(
-            connection, [Unit.STORE], owner="a run/probe", lease=store_units.timedelta(minutes=2)
+            connection, [Unit.STORE], owner="a run/probe", lease=timedelta(minutes=2)
         )
     before = query(database, "SELECT * FROM circuits")
     assert retry(database, [number], by="joe") == (1, 0, [f"{number}: a probe is under way"])

@@ -22,10 +22,9 @@ from bg_pipelines.operations.stores import set_paused
 from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.sync import Summary
-from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import RunRecord
 from bg_pipelines.work.queue import clock as database_clock
-from bg_pipelines_tests.support import KEY
+from bg_pipelines_tests.support import KEY, claim_due
 from bg_pipelines_tests.typed import Run, ok, words
 
 Sync = Callable[..., Summary]
@@ -202,7 +201,7 @@ def test_claimed_rows_are_running_and_not_due_until_their_lease_ends(
 ) -> None:
     with database.transaction() as connection:
         now = database_clock(connection)
-        store_units.claim(
+        claim_due(
             connection, [Unit.PRODUCTS], owner="me", limit=2, lease=timedelta(minutes=2), due_before=now
         )
     assert of(database, Unit.PRODUCTS)[1:6] == (3, 0, 1, 2, 0)

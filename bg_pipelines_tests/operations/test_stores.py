@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bg_pipelines.queues import OWN_INTERVALS, Unit
 from bg_pipelines.work import store_units
 from bg_pipelines.work.queue import clock as database_clock
 from bg_pipelines_tests import nasty
+from bg_pipelines_tests.support import claim_due
 
 TOKEN = "shpat_0123456789abcdef0123456789abcdef"
 HEADER = "name,platform,domain,tier,api_url,token,client_id,client_secret\n"
@@ -386,12 +388,12 @@ def test_faults_change_nothing_at_all(database: Database, cipher: Cipher) -> Non
 def test_a_new_store_is_due_at_once_with_all_it_has(database: Database, cipher: Cipher) -> None:
     save_stores(database, cipher, [store()])
     with database.transaction() as connection:
-        claimed = store_units.claim(
+        claimed = claim_due(
             connection,
             list(Unit),
             owner="me",
             limit=1,
-            lease=store_units.timedelta(1),
+            lease=timedelta(1),
             due_before=database_clock(connection),
         )
     assert {work.unit for work in claimed} == set(Unit)

@@ -252,11 +252,13 @@ def test_after_postgresql_was_killed_under_all_of_dagster_the_work_is_finished(
             print("the run has died of it: the two minutes after which that is known go by now")
             silent = "UPDATE job_runs SET seen_at = seen_at - interval '3 minutes' WHERE run_id = ANY(%s)"
             query(database, f"{silent} AND status = 'running'", hit)
+            owners = [owner_of(run_id) for run_id in hit]
             query(
                 database,
                 "UPDATE sync_states SET lease_expires_at = now() WHERE split_part(lease_owner, '/', 1) = ANY(%s)",
-                [owner_of(run_id) for run_id in hit],
+                owners,
             )
+            query(database, "DELETE FROM visited_units WHERE split_part(owner, '/', 1) = ANY(%s)", owners)
             url = EmbeddedServer(settings.home).url(DAGSTER_DATABASE, driver=None)
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(
@@ -329,6 +331,7 @@ def test_when_the_clock_jumps_an_hour_another_run_takes_over_and_the_first_write
             "last_succeeded_at = last_succeeded_at - interval '1 hour', "
             "last_full_at = last_full_at - interval '1 hour'",
         )
+        query(database, "UPDATE visited_units SET expires_at = expires_at - interval '1 hour'")
         query(database, "UPDATE job_runs SET seen_at = seen_at - interval '1 hour'")
         query(database, "UPDATE sync_attempts SET started_at = started_at - interval '1 hour'")
         for job in ("inventory_sync", "store_sync"):

@@ -42,7 +42,7 @@ from bg_pipelines.sandbox import Sandbox
 from bg_pipelines.work import store_units
 from bg_pipelines.work.pulse import BEAT_SECONDS
 from bg_pipelines.work.runner import LEASE, OVER_SECONDS
-from bg_pipelines_tests.support import PROJECT, query
+from bg_pipelines_tests.support import PROJECT, claim_due, query
 
 MakeSandbox = Callable[..., Sandbox]
 AddShops = Callable[[Sandbox], list[str]]
@@ -463,8 +463,6 @@ def test_due_means_the_same_to_a_tick_as_to_a_claim(database: Database) -> None:
         make_due(database, tier)
         with database.transaction() as connection:
             assert store_units.is_due(connection, ["products"], tiers=[tier])
-            claimed = store_units.claim(
-                connection, ["products"], owner="me", limit=10, lease=LEASE, tiers=[tier]
-            )
+            claimed = claim_due(connection, ["products"], owner="me", limit=10, lease=LEASE, tiers=[tier])
             assert len(claimed) == 1
             assert not store_units.is_due(connection, ["products"], tiers=[tier])

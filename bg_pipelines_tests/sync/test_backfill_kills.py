@@ -102,6 +102,7 @@ def free(database: Database, store: str) -> None:
         "UPDATE sync_states SET lease_expires_at = now() FROM stores s WHERE s.id = store_id AND s.name = %s",
         store,
     )
+    query(database, "DELETE FROM visited_units v USING stores s WHERE s.id = store_id AND s.name = %s", store)
 
 
 class Backfills:

@@ -27,7 +27,7 @@ from bg_pipelines.records import Customer, Page, Resource
 from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Limits, Summary, SyncRequest, SyncRun, deletions
 from bg_pipelines_tests.dagster_runs import execute, metadata
-from bg_pipelines_tests.support import KEY, SALES, Scripted, query, source_rows, wait_for
+from bg_pipelines_tests.support import KEY, SALES, Scripted, expire_leases, query, source_rows, wait_for
 
 MARKER = "Zyxomma"
 ERASED = {"from_value": None, "to_value": None, "found_value": None}
@@ -351,8 +351,8 @@ def test_a_process_killed_between_sending_and_settling_costs_no_second_write(
         process.wait()
     assert back.statuses(customer) == [("first_name", "pending")]
     back.shop.faults.clear()
-    for table in ("sync_states", "customer_changes"):
-        query(back.database, f"UPDATE {table} SET lease_expires_at = now() WHERE lease_owner IS NOT NULL")
+    expire_leases(back.database)
+    query(back.database, "UPDATE customer_changes SET lease_expires_at = now() WHERE lease_owner IS NOT NULL")
     summary = back.sync()
     assert (summary.changes_applied, back.shop.applied - applied) == (1, 1)
     assert back.statuses(customer) == [("first_name", "applied")]

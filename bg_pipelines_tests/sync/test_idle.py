@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 
 from bg_pipelines import platforms
 from bg_pipelines.database.engine import Database
@@ -17,7 +16,7 @@ from bg_pipelines.queues import JOB_UNITS, Unit
 from bg_pipelines.sandbox import Fault, Sandbox, edit
 from bg_pipelines.sandbox.shopify.shop import Shop
 from bg_pipelines.sync import Summary
-from bg_pipelines_tests.support import CATALOGUE, Scripted, assert_equal_to_source, expire_leases, page, query
+from bg_pipelines_tests.support import CATALOGUE, Scripted, assert_equal_to_source, page, query
 
 Sync = Callable[..., Summary]
 UNITS = (*CATALOGUE, *JOB_UNITS["customer_sync"])
@@ -163,34 +162,72 @@ def test_a_unit_whose_state_a_newer_program_wrote_fails_alone(quiet: Quiet) -> N
     assert summary.units[Unit.CUSTOMERS].synced == 1
 
 
-def test_an_idle_store_whose_row_somebody_holds_is_left_and_ends_no_run(
-    quiet: Quiet, database_url: str
+@pytest.mark.parametrize("change", [None, "a product"])
+def test_a_store_whose_row_somebody_holds_is_looked_at_once_and_left(
+    quiet: Quiet, database_url: str, change: str | None
 ) -> None:
     said: list[str] = []
-
-    def wait_shortly(connection: psycopg.Connection[Any], _: object) -> None:
-        connection.execute("SET lock_timeout = '300ms'")
-        connection.commit()
-
-    sa.event.listen(quiet.database.engine, "connect", wait_shortly)
-    quiet.database.engine.dispose()
+    if change:
+        CHANGES[change](quiet.shop)
     with psycopg.connect(database_url.replace("+psycopg", "")) as somebody:
 
         def hold(access: Any, sleep: Any) -> Any:
-            somebody.execute("SELECT FROM sync_states WHERE resource = 'orders' FOR UPDATE")
+            somebody.execute("SELECT FROM sync_states WHERE resource = 'products' FOR UPDATE")
             return platforms.connect(access, api_version="2026-07", sleep=sleep)
 
         summary = quiet.summary(connect=hold, log=said.append)
         somebody.rollback()
     assert summary.failures == []
-    assert any("could not be settled; the next run continues" in line for line in said)
-    # It was not even free to be given back: its lease ends by itself.
-    [left] = query(
-        quiet.database, "SELECT next_due_at < now() AS due FROM sync_states WHERE resource = 'orders'"
+    assert quiet.calls() == ["Look"]
+    assert any("could not be settled" in line or "1 due store was not taken" in line for line in said)
+    due = query(quiet.database, "SELECT resource FROM sync_states WHERE next_due_at < now()")
+    assert {"resource": "products"} in due
+    assert quiet.visit()[0] == "Look"
+    assert_equal_to_source(quiet.database, quiet.sandbox)
+
+
+def test_a_look_that_finds_nothing_writes_each_unit_s_row_once(quiet: Quiet) -> None:
+    query(quiet.database, "CREATE TABLE written (resource text)")
+    query(
+        quiet.database,
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO written VALUES (new.resource); RETURN new; END $$",
     )
-    assert left["due"]
-    expire_leases(quiet.database)
-    assert quiet.visit() == ["Look"]
+    query(
+        quiet.database,
+        "CREATE TRIGGER note BEFORE UPDATE ON sync_states FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    quiet.visit()
+    written = [row["resource"] for row in query(quiet.database, "SELECT resource FROM written")]
+    # The first makes what is asked for due.
+    assert sorted(written) == sorted([*UNITS, *UNITS])
+
+
+def test_what_happened_to_a_unit_during_the_look_at_it_is_not_undone(quiet: Quiet) -> None:
+    later = "2099-01-01 00:00:00+00"
+
+    def meanwhile(access: Any, sleep: Any) -> Any:
+        query(quiet.database, f"UPDATE sync_states SET next_due_at = '{later}' WHERE resource = 'orders'")
+        query(
+            quiet.database,
+            "UPDATE sync_states SET lease_owner = 'x', lease_expires_at = now() + interval '1 minute' "
+            "WHERE resource = 'products'",
+        )
+        query(quiet.database, "TRUNCATE visited_units")  # as PostgreSQL does when it recovers from a crash
+        return platforms.connect(access, api_version="2026-07", sleep=sleep)
+
+    assert quiet.summary(connect=meanwhile).failures == []
+    states = {
+        row["resource"]: row
+        for row in query(
+            quiet.database,
+            f"SELECT resource, lease_owner, next_due_at = '{later}' AS later, next_due_at < clock_timestamp() AS due "
+            "FROM sync_states",
+        )
+    }
+    assert states["orders"]["later"]
+    assert (states["products"]["lease_owner"], states["products"]["due"]) == ("x", True)
+    assert not states["product_variants"]["due"]
 
 
 def test_everything_is_read_again_once_a_day_and_when_a_person_wants_it(quiet: Quiet) -> None:

@@ -201,9 +201,9 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     with database.transaction() as connection:
         before = database_clock(connection)
     [batch, *_] = run.claim("g/1", before, ())
-    work = batch.claims[0]
-    attempt = work.attempt_id
     with database.transaction() as connection:
+        [work] = store_units.claim(connection, batch.due, lease=run.lease)
+        attempt = work.attempt_id
         begun = attempts.Attempt(attempt, "g", work.store_id, work.unit, work.claimed_at)
         attempts.count(connection, begun, 1, Counts())
     reached = threading.Event()
@@ -221,6 +221,7 @@ def test_a_stop_gives_stores_back_even_while_a_worker_commits(
     run.give_back(["g/1"])
     worker.join()
     assert query(database, "SELECT 1 FROM sync_states WHERE lease_owner IS NOT NULL") == []
+    assert query(database, "SELECT 1 FROM visited_units") == []
     assert query(database, "SELECT status FROM sync_attempts") == [{"status": "released"}]
 
 

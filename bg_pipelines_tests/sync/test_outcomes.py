@@ -22,7 +22,7 @@ from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.attempts import Attempt
 from bg_pipelines.work.queue import clock
 from bg_pipelines.work.store_units import Claim
-from bg_pipelines_tests.support import query
+from bg_pipelines_tests.support import claim_due, query
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 UNITS = ("products", "orders")
@@ -105,7 +105,7 @@ def settle(store: StoreRef, database: Database, said: list[str]) -> Settling:
 def begun(store: StoreRef, database: Database) -> list[tuple[Claim, Attempt]]:
     """Two units of the store, claimed, each with its attempt."""
     with database.transaction() as connection:
-        claims = store_units.claim(
+        claims = claim_due(
             connection, UNITS, owner="run/1", limit=9, lease=timedelta(minutes=2), due_before=None
         )
         return [(claim, begin(connection, claim)) for claim in claims]

@@ -31,6 +31,7 @@ from bg_pipelines_tests.support import (
     Scripted,
     as_store,
     assert_equal_to_source,
+    claim_due,
     page,
     query,
     wait_for,
@@ -661,9 +662,7 @@ def test_an_incident_is_not_resolved_under_a_row_that_is_parked_at_that_moment(
     query(database, "UPDATE sync_states SET next_due_at = now(), incident_id = NULL WHERE resource = 'store'")
     locked = IntegrationError.of(ErrorType.SHOP_LOCKED, "locked")
     with database.transaction() as connection:
-        [work] = store_units.claim(
-            connection, ["inventory_levels"], owner="x", limit=5, lease=timedelta(minutes=2)
-        )
+        [work] = claim_due(connection, ["inventory_levels"], owner="x", limit=5, lease=timedelta(minutes=2))
 
     def clear() -> None:
         with database.transaction() as other:

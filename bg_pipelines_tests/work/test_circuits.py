@@ -14,7 +14,7 @@ from bg_pipelines.errors import ErrorType
 from bg_pipelines.work import circuits, store_units
 from bg_pipelines.work.circuits import Outcome, Transition, note_failure, note_success
 from bg_pipelines.work.store_units import Claim
-from bg_pipelines_tests.support import DatabaseClock
+from bg_pipelines_tests.support import DatabaseClock, claim_due
 from bg_pipelines_tests.work.test_store_units import LEASE, UNITS, add_stores
 
 Connection = psycopg.Connection[Any]
@@ -40,7 +40,7 @@ def succeed(database: Database, store: int) -> Outcome:
 
 def claim(database: Database) -> list[Claim]:
     with database.transaction() as connection:
-        claimed = store_units.claim(connection, UNITS, owner="a", limit=1000, lease=LEASE)
+        claimed = claim_due(connection, UNITS, owner="a", limit=1000, lease=LEASE)
         connection.rollback()
     return claimed
 
