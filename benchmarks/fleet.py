@@ -195,6 +195,7 @@ def _whole(console: Console, made: Fleet, minutes: float, *, idle: bool) -> dict
         "worst_seconds_behind": round(max(visits.worst.values(), default=0.0)),
     }
     if idle:
+        made.run_job("drift_audit")  # of as many stores as such a time has; its schedule comes once an hour
         figures["left_mb_a_day"] = {
             name: round((size - kept[name]) / 1e6 / days, 1) for name, size in _kept(made).items()
         }

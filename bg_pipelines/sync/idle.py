@@ -26,8 +26,8 @@ _OF_ONE = {ErrorType.SCOPES, ErrorType.QUERY_REJECTED, ErrorType.QUERY_TOO_COSTL
 def find_idle(
     connect: Callable[[], Platform], store: Store, due: Sequence[Claim], asked_at: datetime
 ) -> set[str]:
-    """Those of these due units that are idle. `asked_at` is now, by the database's clock, or earlier; the store is connected only where
-    there is something to look for. Their cursors stay as they are: the next look begins where this one did.
+    """Those of these due units that are idle. `asked_at` is now, by the database's clock, or earlier; the store is connected
+    only where there is something to look for. Their cursors stay as they are: the next look begins where this one did.
 
     Raises IntegrationError where the look failed, unless a part of it may be at fault: then nothing is known to be idle, and
     each unit is read by itself.

@@ -303,10 +303,11 @@ class SyncRun:
                 raise
             # Somebody holds a row of one of them: it alone is left, and still due.
             for visit in idle:
-                self._settle_alone(visit)
+                self.settle_alone(visit)
         self.database.transact(lambda connection: visits.end(connection, ended), again_if=is_expected)
 
-    def _settle_alone(self, visit: IdleVisit) -> None:
+    def settle_alone(self, visit: IdleVisit) -> None:
+        """Settle one visit's idle units at once, or leave them if somebody holds their rows. Raises IntegrationError (database)."""
         try:
             settle_idle(self.database, self.coverage, [visit])
         except IntegrationError as error:

@@ -29,7 +29,6 @@ from bg_pipelines.sync.settling import (
     Settling,
     Waiting,
     Yielded,
-    settle_idle,
 )
 from bg_pipelines.sync.stores import Connect, Store, connect_store, read_store
 from bg_pipelines.sync.units import Process
@@ -62,6 +61,9 @@ class Run(Protocol):
 
     def settle_later(self, visit: IdleVisit) -> None:
         """Settle it together with others."""
+
+    def settle_alone(self, visit: IdleVisit) -> None:
+        """Settle it at once."""
 
     def sleep(self, seconds: float) -> None:
         """Wait, as a platform asks for; raises Stopped as soon as the run is stopped."""
@@ -147,7 +149,7 @@ class Visit:
                     self.run_.settle_later(visit)
                     self.run_.note_store(self.store_id, complete=True)
                     return
-                settle_idle(self.database, self.run_.coverage, [visit])
+                self.run_.settle_alone(visit)
                 done += [unit.unit for unit in visit.units]
             if not self.is_probe:
                 self._claim([unit for unit in self.due if unit.unit not in idle])

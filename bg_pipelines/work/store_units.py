@@ -27,8 +27,8 @@ Connection = psycopg.Connection[Any]
 class Claim:
     """One due unit of a store, with the cursor of its last pass; claimed where `claim` has returned it.
 
-    `due_at` is since when it was due. `full_pass_wanted_at` is when a person asked for everything to be read again, and `backfill` how. `attempt_id` is that of
-    the attempt that it is for.
+    `due_at` is since when it was due. `full_pass_wanted_at` is when a person asked for everything to be read again, and
+    `backfill` how. `attempt_id` is that of the attempt that it is for.
     """
 
     store_id: int

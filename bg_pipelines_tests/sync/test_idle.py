@@ -162,9 +162,11 @@ def test_a_unit_whose_state_a_newer_program_wrote_fails_alone(quiet: Quiet) -> N
     assert summary.units[Unit.CUSTOMERS].synced == 1
 
 
-@pytest.mark.parametrize("change", [None, "a product"])
-def test_a_store_whose_row_somebody_holds_is_looked_at_once_and_left(
-    quiet: Quiet, database_url: str, change: str | None
+@pytest.mark.parametrize(
+    ("held", "change"), [("products", None), ("products", "a product"), ("orders", "a product")]
+)
+def test_a_unit_whose_row_somebody_holds_is_looked_at_once_and_left(
+    quiet: Quiet, database_url: str, held: str, change: str | None
 ) -> None:
     said: list[str] = []
     if change:
@@ -172,16 +174,23 @@ def test_a_store_whose_row_somebody_holds_is_looked_at_once_and_left(
     with psycopg.connect(database_url.replace("+psycopg", "")) as somebody:
 
         def hold(access: Any, sleep: Any) -> Any:
-            somebody.execute("SELECT FROM sync_states WHERE resource = 'products' FOR UPDATE")
+            somebody.execute("SELECT FROM sync_states WHERE resource = %s FOR UPDATE", (held,))
             return platforms.connect(access, api_version="2026-07", sleep=sleep)
 
         summary = quiet.summary(connect=hold, log=said.append)
         somebody.rollback()
     assert summary.failures == []
-    assert quiet.calls() == ["Look"]
+    assert quiet.calls()[0] == "Look"
+    assert quiet.calls().count("Look") == 1
     assert any("could not be settled" in line or "1 due store was not taken" in line for line in said)
-    due = query(quiet.database, "SELECT resource FROM sync_states WHERE next_due_at < now()")
-    assert {"resource": "products"} in due
+    due = {
+        row["resource"]
+        for row in query(quiet.database, "SELECT resource FROM sync_states WHERE next_due_at < now()")
+    }
+    assert held in due
+    if change and held == "orders":
+        assert "Products" in quiet.calls(), "what others hold keeps no other unit from being read"
+        assert_equal_to_source(quiet.database, quiet.sandbox)
     assert quiet.visit()[0] == "Look"
     assert_equal_to_source(quiet.database, quiet.sandbox)
 
