@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -102,29 +100,6 @@ def test_a_row_whose_lease_ended_goes_to_another_and_the_first_can_neither_save_
     assert store_units.heartbeat(connection, {"first"}, LEASE) == 0
     assert store_units.QUEUE.release(connection, {"first"}) == 0
     store_units.save(connection, second[0], {"page": 2})
-
-
-# Many at once
-
-
-def test_claims_at_the_same_time_are_disjoint_and_together_complete(database: Database) -> None:
-    with database.transaction() as connection:
-        stores = [add_stores(connection, 60, tier=tier) for tier in (1, 2, 3)]
-    begin = threading.Barrier(8)
-
-    def work(worker: int) -> list[Row]:
-        taken: list[Row] = []
-        begin.wait()
-        while True:
-            with database.transaction() as connection:
-                claimed = claim(connection, f"worker {worker}", limit=7)
-            taken += rows_of(claimed)
-            if not claimed:
-                return taken
-
-    with ThreadPoolExecutor(8) as pool:
-        taken = [row for rows in pool.map(work, range(8)) for row in rows]
-    assert sorted(taken) == sorted((s, r) for some in stores for s in some for r in UNITS)
 
 
 def test_rows_that_somebody_holds_are_passed_over_and_not_waited_for(database: Database) -> None:
