@@ -2,7 +2,7 @@
 
     python -m benchmarks fleet --stores 10000 --minutes 60  # a daemon with its schedules: who is on time
     python -m benchmarks fleet --direct --stores 1000       # no daemon, the costs of a visit in a minute or two
-    python -m benchmarks fleet --idle --minutes 20          # nothing changes: what a day leaves in the databases
+    python -m benchmarks fleet --day --stores 1000          # what a day in which nothing changes leaves in the databases
 
 A visit is one store in one job. In 1 % of the stores one variant, stock level, customer and order changes each turn.
 The vendor (harness/fleet_vendor.py) speaks TLS and gzip, each store has an address of its own, and an answer comes after
@@ -14,9 +14,8 @@ The vendor (harness/fleet_vendor.py) speaks TLS and gzip, each store has an addr
     cpu_ms_a_visit          of the processes that run jobs, their start included, and of PostgreSQL
     transactions_a_visit    of the application's database, all of them: the claiming, the reports, the vacuum
     wal_bytes_a_visit       of the whole server, Dagster's database included, the checkpoints as they come
-    left_mb_a_day           by an idle fleet, each of whose stores has its daily full pass and audit at another time of the day:
-                            what is in each database more than before, once Dagster's skipped ticks are gone (dagster.yaml has
-                            them purged after a day or two), written anew without free space
+    left_mb_a_day           by a fleet in which nothing changes: each store's full pass and audit of a day, and what a run leaves in
+                            Dagster's database times the runs of a day; both written anew without free space before and after
     naive_ratio             how many times the stores that a Dagster run for each store can carry
 
 Beside it the layouts that one writes first (harness/fleet_layouts.py), with the same visit: a Dagster run for each store, and
@@ -40,7 +39,17 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Costs, Fleet, fleet, libpq, tree_seconds
+from benchmarks.harness.fleet import (
+    JOBS,
+    PROJECT,
+    TURN_SECONDS,
+    UNITS,
+    Costs,
+    Fleet,
+    fleet,
+    libpq,
+    tree_seconds,
+)
 from benchmarks.harness.fleet_layouts import Layout, run_for_each_store, task_for_each_store
 from benchmarks.harness.machine import description
 from bg_pipelines.machine import code_server
@@ -54,6 +63,8 @@ LATE_SECONDS = 360.0
 LOOK_SECONDS = 15.0
 START_SECONDS = 20.0
 """How long before a tick the daemon is started."""
+RUNS_AN_HOUR = 38
+"""As an hour with a daemon has them, measured."""
 NAIVE_RUNS, TASKS = 40, 1_000
 SMALL_NAIVE_RUNS = 6
 
@@ -63,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of the daemon: {MINUTES:.0f}")
     parser.add_argument("--direct", action="store_true", help="no daemon: one run after another")
     parser.add_argument(
-        "--idle", action="store_true", help="no changes and no other layouts: what a day leaves"
+        "--day", action="store_true", help="no daemon: what a day in which nothing changes leaves"
     )
     parser.add_argument("--alone", action="store_true", help="without the other layouts")
 
@@ -75,15 +86,17 @@ def run(
     stores: int | None = None,
     minutes: float = MINUTES,
     direct: bool = False,
-    idle: bool = False,
+    day: bool = False,
     alone: bool = False,
 ) -> dict[str, Any]:
     number = stores or (SMALL if small else STORES)
     with ExitStack() as stack:
         with console.status(f"making {number:,} stores"):
             made = stack.enter_context(fleet(number))
-        figures = _direct(console, made) if direct or small else _whole(console, made, minutes, idle=idle)
-        if not (alone or idle):
+        if day:
+            return {"stores": number, **_day(console, made), "machine": description()}
+        figures = _direct(console, made) if direct or small else _whole(console, made, minutes)
+        if not alone:
             figures |= _others(console, made, figures["stores_carried"], small=small)
     return {"stores": number, **figures, "machine": description()}
 
@@ -125,17 +138,12 @@ class Visits:
         return sum(worst < LATE_SECONDS for worst in self.worst.values()) / self.made.stores
 
 
-def _whole(console: Console, made: Fleet, minutes: float, *, idle: bool) -> dict[str, Any]:
-    """The daemon and its schedules over `minutes`; changes come one after the other all the time, unless `idle`.
+def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
+    """The daemon and its schedules over `minutes`; changes come one after the other all the time.
 
     It begins as a turn does, with the daemon started in time for the tick that all stores are due at.
     """
     seconds = minutes * 60
-    kept: dict[str, int] = {}
-    if idle:
-        made.spread_over_the_day()
-        made.run_job(JOBS[0])  # makes Dagster's tables
-        kept = _kept(made)
     time.sleep((-time.time() - START_SECONDS) % TURN_SECONDS)
     made.execute(
         "UPDATE sync_states SET last_succeeded_at = now(), next_due_at = now() WHERE next_due_at < now() + interval '1 hour'"
@@ -153,7 +161,7 @@ def _whole(console: Console, made: Fleet, minutes: float, *, idle: bool) -> dict
         while (now := time.time()) < began + seconds:
             if daemon.poll() is not None or server.poll() is not None:
                 raise RuntimeError("the daemon or its code server has ended")
-            if now >= next_change and not idle:
+            if now >= next_change:
                 made.vendor.change([made.random.randrange(made.stores)])
                 next_change += change_seconds
             if now >= next_look:
@@ -194,11 +202,6 @@ def _whole(console: Console, made: Fleet, minutes: float, *, idle: bool) -> dict
         },
         "worst_seconds_behind": round(max(visits.worst.values(), default=0.0)),
     }
-    if idle:
-        made.run_job("drift_audit")  # of as many stores as such a time has; its schedule comes once an hour
-        figures["left_mb_a_day"] = {
-            name: round((size - kept[name]) / 1e6 / days, 1) for name, size in _kept(made).items()
-        }
     _show_whole(console, made, figures)
     return figures
 
@@ -272,16 +275,6 @@ def _sizes(made: Fleet) -> dict[str, int]:
     )
 
 
-def _kept(made: Fleet) -> dict[str, int]:
-    """Sizes of the databases without free space and without Dagster's ticks that started nothing. Nothing else may be at work."""
-    for url, purged in ((made.url, ""), (made.storage_url, "DELETE FROM job_ticks WHERE status = 'SKIPPED'")):
-        with psycopg.connect(libpq(url), autocommit=True) as connection:
-            if purged:
-                connection.execute(purged)
-            connection.execute("VACUUM FULL")
-    return _sizes(made)
-
-
 def _quantile(values: list[float], share: float) -> float | None:
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None
@@ -309,10 +302,6 @@ def _show_whole(console: Console, made: Fleet, figures: dict[str, Any]) -> None:
         *(
             (f"{name}: MB a day, before retention", f"{mb:,}")
             for name, mb in figures["database_mb_a_day"].items()
-        ),
-        *(
-            (f"{name}: MB a day, after it", f"{mb:,}")
-            for name, mb in figures.get("left_mb_a_day", {}).items()
         ),
     ):
         table.add_row(name, str(value))
@@ -345,6 +334,47 @@ def _others(console: Console, made: Fleet, stores_carried: float, *, small: bool
 
 def _milliseconds(layout: Layout) -> float:
     return 1000 * layout.cpu_seconds / layout.visits
+
+
+# What a day leaves
+
+
+def _day(console: Console, made: Fleet) -> dict[str, Any]:
+    """The full passes and audits of two days, one after the other: what a table grows by once is left by the first."""
+    jobs = (*JOBS, "drift_audit")
+
+    def day(what: str) -> dict[str, int]:
+        made.execute(
+            "UPDATE sync_states SET next_due_at = now(), last_full_at = last_full_at - interval '1 day' WHERE resource = ANY(%s)",
+            [*UNITS, *JOB_UNITS["drift_audit"]],
+        )
+        for job in jobs:
+            with console.status(f"{what}: {job} for {made.stores:,} stores"):
+                made.run_job(job)
+        return _kept(made)
+
+    before, after = day("a day to warm up"), day("the day that is measured")
+    application, dagster = (after[name] - before[name] for name in sorted(after))
+    runs = RUNS_AN_HOUR * 24
+    figures = {
+        "left_bytes_a_store": round(application / made.stores),
+        "left_bytes_a_run": round(dagster / len(jobs)),
+        "runs_a_day": runs,
+        "left_mb_a_day": {
+            f"application, {STORES:,} stores": round(application / made.stores * STORES / 1e6, 1),
+            "dagster": round(dagster / len(jobs) * runs / 1e6, 1),
+        },
+    }
+    console.print(figures)
+    return figures
+
+
+def _kept(made: Fleet) -> dict[str, int]:
+    """Sizes of the databases without free space. Nothing else may be at work."""
+    for url in (made.url, made.storage_url):
+        with psycopg.connect(libpq(url), autocommit=True) as connection:
+            connection.execute("VACUUM FULL")
+    return _sizes(made)
 
 
 # One run after another

@@ -116,15 +116,6 @@ class Fleet:
     def make_due(self) -> None:
         self.execute("UPDATE sync_states SET next_due_at = now() WHERE resource = ANY(%s)", list(UNITS))
 
-    def spread_over_the_day(self) -> None:
-        """Each store has its daily full pass and its audit at another time of the day, as stores that are not all new have."""
-        self.execute(
-            "UPDATE sync_states SET last_full_at = now() - (store_id * 7919 % 1440) * interval '1 minute'"
-        )
-        self.execute(
-            "UPDATE sync_states SET next_due_at = now() + (store_id * 7919 % 1440) * interval '1 minute' WHERE resource = 'audit'"
-        )
-
     def execute(self, statement: str, *parameters: Any) -> list[Any]:
         cursor = self._watch.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
