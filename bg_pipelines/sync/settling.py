@@ -414,7 +414,7 @@ _MAY_BE_OVER = f"""
 
 
 LOCK_SECONDS = 1
-"""How long idle units wait for who holds their rows. They were not claimed, so one of them may be held for long."""
+"""How long idle units wait for whoever holds their rows. They were not claimed, so one of them may be held for long."""
 
 
 def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVisit]) -> None:

@@ -379,7 +379,7 @@ def complete_idle(connection: Connection, idle: Sequence[tuple[Claim, datetime]]
     """Settle these, which were not claimed, as done, for nothing has changed at their source, and say when each is due again;
     returns how many.
 
-    What somebody has claimed or settled meanwhile is his.
+    What somebody has claimed or settled meanwhile is left to them.
     """
     units = [unit for unit, _ in idle]
     return connection.execute(
