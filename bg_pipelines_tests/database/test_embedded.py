@@ -25,12 +25,14 @@ Join = Callable[..., "subprocess.Popen[str]"]
 
 # The home goes by the environment: the processes of a server are told by the home in their command line.
 USER = """
-import os, sys
+import os, select, sys
 from pathlib import Path
 from bg_pipelines.database import embedded
 server = embedded.ensure(Path(os.environ["HOME_UNDER_TEST"]))
 print("holds it", flush=True)
-sys.stdin.read()
+# No read without end: a signal that comes just before it would not be looked at.
+while not select.select([sys.stdin], [], [], 0.2)[0]:
+    pass
 """
 
 

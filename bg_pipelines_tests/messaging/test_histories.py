@@ -134,7 +134,8 @@ class History:
         self.wait(1)
         query(
             self.outbox.database,
-            "UPDATE customers SET sms_consent = %s, sms_consent_at = now() WHERE phone = %s",
+            # As a sync writes it: what a platform says is never later than when it was read.
+            "UPDATE customers SET sms_consent = %s, sms_consent_at = now(), synced_at = now() WHERE phone = %s",
             "subscribed" if gives else "unsubscribed",
             PHONES[phone],
         )
