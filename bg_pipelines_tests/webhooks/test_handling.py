@@ -489,6 +489,7 @@ def test_a_warm_run_takes_what_comes_and_ends_once_nothing_does(
     for number in range(2):
         about("orders/create", edit(shop, "add_order"))
         wait_for(lambda number=number: outcomes(database) == {"handled": number + 1})
+        wait_for(lambda number=number: len(lines) == number + 1)  # else one line might tell of both
     running.join(20)
     assert not running.is_alive()
     equal(database, sandbox)
