@@ -46,8 +46,19 @@ def add_store(database: Database, api_url: str) -> int:
     return int(row[0])
 
 
-def sync(database: Database, units: tuple[Unit, ...], *, by_pages: bool = False) -> Summary:
-    """Sync what is due, all of it page by page rather than as a file the platform exports, if asked to.
+def add_stores(database: Database, api_url: str, number: int) -> list[int]:
+    """Add so many stores with one address; returns their ids."""
+    stores = [
+        NewStore(f"store-{i}", "shopify", f"store-{i}.myshopify.com", api_url=api_url, token=TOKEN)
+        for i in range(number)
+    ]
+    save_stores(database, CIPHER, stores)
+    with database.transaction() as connection:
+        return [store_id for (store_id,) in connection.execute("SELECT id FROM stores ORDER BY id")]
+
+
+def sync(database: Database, units: tuple[Unit, ...], *, by_pages: bool = False, stores: int = 1) -> Summary:
+    """Sync what is due at so many stores, all of it page by page rather than as a file the platform exports, if asked to.
 
     Raises RuntimeError if anything of it failed.
     """
@@ -59,7 +70,7 @@ def sync(database: Database, units: tuple[Unit, ...], *, by_pages: bool = False)
         connect=connect,
         log=lambda _: None,
     ).run()
-    if summary.failures or summary.complete != 1:
+    if summary.failures or summary.complete != stores:
         raise RuntimeError(f"the sync failed: {summary.failures}")
     return summary
 

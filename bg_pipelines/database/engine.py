@@ -54,6 +54,8 @@ class Database:
             max_overflow=pool_size,
             # A restarted server is noticed at check-out, not in the middle of the work.
             pool_pre_ping=True,
+            # The one that was used last: it has prepared and cached what comes again and again.
+            pool_use_lifo=True,
             connect_args=self._connect_args,
         )
         sa.event.listen(self.engine, "connect", lambda connection, _: connecting.settle(connection))

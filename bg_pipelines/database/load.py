@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -66,6 +66,24 @@ class Counts:
             )
 
 
+class Changes(NamedTuple):
+    """Rows that a transaction wrote: its time, and the source's times of the rows."""
+
+    written_at: datetime
+    changed_at: Sequence[datetime]
+
+    @classmethod
+    def of(cls, changes: Sequence[Changes]) -> Changes | None:
+        """All of one transaction; None where there are none."""
+        times = [at for some in changes for at in some.changed_at]
+        return cls(changes[0].written_at, times) if times else None
+
+    @property
+    def lags(self) -> list[float]:
+        """How late each was, in seconds. A source's clock may be ahead of ours."""
+        return [max(0.0, (self.written_at - at).total_seconds()) for at in self.changed_at]
+
+
 def load(
     connection: psycopg.Connection[Any],
     table: str,
@@ -78,6 +96,7 @@ def load(
     into_empty: bool = False,
     reject: Callable[[Reject], None],
     met_again: Callable[[Sequence[str]], None] = lambda _: None,
+    wrote: Callable[[Changes], None] | None = None,
 ) -> Counts:
     """Merge records of one type into `table`, in the caller's transaction.
 
@@ -89,7 +108,7 @@ def load(
     `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and rows
     are copied into the table itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
     be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were noted or written since it
-    began: it has listed them before, or somebody else wrote them.
+    began: it has listed them before, or somebody else wrote them; `wrote`, where changes are timed, with those that were written.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """
@@ -109,6 +128,7 @@ def load(
             into_empty,
             reject,
             met_again,
+            wrote,
         )
         counts += merge(unique)
     counts.require_complete(table)
@@ -144,18 +164,21 @@ class _Merge:
         into_empty: bool,
         reject: Callable[[Reject], None],
         met_again: Callable[[Sequence[str]], None],
+        wrote: Callable[[Changes], None] | None,
     ) -> None:
         self.connection = connection
         self.table = table
         self.into_empty = into_empty
         self.reject = reject
         self.met_again = met_again
+        self.wrote = wrote
         self.parameters = {
             "store": store_id,
             "resource": table,
             "seen_at": seen_at,
             "confirm_before": confirm_before,
             "right_before": right_before,
+            "timed": wrote is not None,
         }
         self.statements = _statements(table, tuple(columns))
 
@@ -208,7 +231,11 @@ class _Merge:
         with self._copy("copy") as copy:
             for record in records:
                 copy.write_row(record)
-        written, inserted = execute(self.statements["merge"], self.parameters).fetchone() or (0, 0)
+        merged = execute(self.statements["merge"], self.parameters).fetchone()
+        assert merged is not None
+        written, inserted, changed_at, now = merged
+        if self.wrote is not None and changed_at:
+            self.wrote(Changes(now, changed_at))
         # What was written has a newer `synced_at`, and of a first pass that is all.
         if self.parameters["confirm_before"] is not None and written < len(records):
             confirmed = execute(self.statements["confirm"], self.parameters).rowcount
@@ -271,12 +298,13 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 ON CONFLICT (store_id, external_id) DO UPDATE
                 SET {assignments}, synced_at = now(), deleted_at = NULL
                 WHERE {differs_still}
-                RETURNING t.xmax = 0 AS inserted
+                RETURNING t.xmax = 0 AS inserted, t.source_updated_at
             ), cleared AS (
                 DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
                 AND EXISTS (SELECT FROM {stage} s WHERE s.external_id = r.external_id)
             )
-            SELECT count(*), count(*) FILTER (WHERE inserted) FROM written""",
+            SELECT count(*), count(*) FILTER (WHERE inserted), array_agg(source_updated_at) FILTER (WHERE %(timed)s), now()
+            FROM written""",
         # An array and no join: whatever the planner believes of these tables, it looks the rows up by their key,
         # where a join would read all rows of the store for each batch.
         "confirm": """

@@ -125,8 +125,10 @@ class Context(Protocol):
         *,
         next_due_at: datetime,
         full_pass_since: datetime | None = None,
+        changed_at: datetime | None = None,
     ) -> None:
-        """Settle the unit as done, in the transaction of its last rows. Raises IntegrationError (lease_lost)."""
+        """Settle the unit as done, in the transaction of its last rows: see `store_units.complete`. Raises IntegrationError
+        (lease_lost)."""
 
     def say(self, message: str) -> None:
         """Write a line to the run's log."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from bg_pipelines.database.load import Counts, load, newest
+from bg_pipelines.database.load import Changes, Counts, load, newest
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.privacy.tables import EMPTIED
 from bg_pipelines.privacy.tombstones import standing
@@ -41,13 +41,15 @@ class Loaded(NamedTuple):
     """What a load did; `gone` counts the rows that the source said are deleted, of `counts.deleted`.
 
     `counts.read` are rows and parts, `rows_read` are rows alone; `moved` tells whether rows were added, deleted or
-    rejected. `again` are ids of rows that a full pass may have listed before: they are as they were, or rejected now.
+    rejected. `changes` are of the rows that were written, without parts; of a full pass there are none. `again` are ids of
+    rows that a full pass may have listed before: they are as they were, or rejected now.
     """
 
     counts: Counts
     rows_read: int
     gone: int
     moved: bool
+    changes: Changes | None
     again: list[str]
 
 
@@ -80,6 +82,7 @@ class Loader:
         records = [record for page in pages for record in page.records]
         refused_rows: list[Reject] = []
         again: list[str] = []
+        changes: list[Changes] = []
         loaded, kept_rows = self._load_table(
             connection,
             self.table,
@@ -89,6 +92,7 @@ class Loader:
             full_pass,
             confirm=True,
             met_again=again.extend,
+            wrote=None if full_pass else changes.append,
         )
         rejected = {reject.key() for reject in (*rejects, *refused_rows)}
         again += rejected
@@ -136,7 +140,7 @@ class Loader:
                     connection, name, self.table, self.store_id, kept_rows, kept_parts
                 )
         keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
-        return Loaded(counts, rows_read, marked, moved, again)
+        return Loaded(counts, rows_read, marked, moved, Changes.of(changes), again)
 
     def readable(self, pages: Sequence[Page]) -> Sequence[Page]:
         """The pages with values that can be read again; other rows are rejected, each with its column. Once for each page."""
@@ -179,6 +183,7 @@ class Loader:
         *,
         confirm: bool = False,
         met_again: Callable[[Sequence[str]], None] = lambda _: None,
+        wrote: Callable[[Changes], None] | None = None,
     ) -> tuple[Counts, Sequence[Any]]:
         """Rows into one table; returns counts and the rows that were not refused. What was is added to `rejects`."""
         refused: list[Reject] = []
@@ -194,6 +199,7 @@ class Loader:
             into_empty=full_pass.into_empty if full_pass else False,
             reject=refused.append,
             met_again=met_again,
+            wrote=wrote,
         )
         kept = newest(rows)
         if refused:

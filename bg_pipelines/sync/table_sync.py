@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -42,7 +42,7 @@ from bg_pipelines.sync.state import (
 )
 from bg_pipelines.sync.summary import BACKFILLS
 from bg_pipelines.values import writable
-from bg_pipelines.work import attempts, rollups, store_units
+from bg_pipelines.work import attempts, store_units
 from bg_pipelines.work.queue import clock, transaction_time
 
 Connection = psycopg.Connection[Any]
@@ -250,8 +250,8 @@ class TableSync:
     def _keep(self, pages: list[Page]) -> None:
         """Pages into the tables, with the cursor behind them."""
         with self.database.transaction() as connection:
-            counts, state = self._load(connection, pages)
-            store_units.save(connection, self.claim, state.dump())
+            counts, state, changed_at = self._load(connection, pages)
+            store_units.save(connection, self.claim, state.dump(), changed_at=changed_at)
         self.state = state
         if any(page.read for page in pages):
             self.context.note_progress()
@@ -259,8 +259,9 @@ class TableSync:
             self.progress.note(self.current.read, self.current.source_count)
         self.context.note_rows(len(pages), counts)
 
-    def _load(self, connection: Connection, pages: list[Page]) -> tuple[Counts, CursorState]:
-        """Pages into the tables; returns what became of their rows, and the state behind them."""
+    def _load(self, connection: Connection, pages: list[Page]) -> tuple[Counts, CursorState, datetime | None]:
+        """Pages into the tables; returns what became of their rows, the state behind them, and when the newest change was
+        that was written."""
         current, full_pass = self.current, None
         pages = list(self.loader.readable(pages))
         sums, counted_off = dict(current.sums), set[str]()
@@ -283,19 +284,12 @@ class TableSync:
             commits = (
                 (*commits, transaction_time(connection)) if any(page.read for page in pages) else commits
             )
-        attempts.count(connection, self.context.attempt, len(pages), loaded.counts)
+        changes = None if self.resource in self.platform.undated else loaded.changes
+        lags = changes.lags if changes else ()
+        attempts.count(connection, self.context.attempt, len(pages), loaded.counts, lags)
         if not current.full and loaded.counts.inserted + loaded.counts.updated:
             ids = [record.external_id for page in pages for record in page.records]
             self.context.coverage.note_changed(connection, self.store, self.resource, ids)
-            if self.resource not in self.platform.undated:
-                rollups.note_lags(
-                    connection,
-                    self.store.id,
-                    self.table,
-                    ids,
-                    self.context.job,
-                    attempt=self.context.attempt.id,
-                )
         behind = replace(
             current,
             read=current.read + loaded.rows_read,
@@ -306,7 +300,11 @@ class TableSync:
             commits=commits,
         )
         self._require_end(connection, behind)
-        return loaded.counts, replace(self.state, current=behind)
+        return (
+            loaded.counts,
+            replace(self.state, current=behind),
+            max(changes.changed_at) if changes else None,
+        )
 
     def _require_end(self, connection: Connection, behind: PassState) -> None:
         """Raises IntegrationError (count_mismatch) where far more rows were read than there are."""
@@ -370,7 +368,7 @@ class TableSync:
 
     def _finish(self, pages: list[Page]) -> bool:
         with self.database.transaction() as connection:
-            counts, state = self._load(connection, pages)
+            counts, state, changed_at = self._load(connection, pages)
             current = state.current
             assert current is not None
             assert current.vendor_began_at is not None
@@ -380,7 +378,7 @@ class TableSync:
             since = current.vendor_began_at - self.platform.lookback(self.resource)
             state = replace(compared.state.settled(since), seen=self.seen)
             if compared.needs_full:
-                store_units.save(connection, self.claim, state.dump())
+                store_units.save(connection, self.claim, state.dump(), changed_at=changed_at)
             else:
                 every = self.context.coverage.interval(
                     connection, self.store, self.resource, self.claim.interval
@@ -390,6 +388,7 @@ class TableSync:
                     state.dump(),
                     next_due_at=next_turn(self.claim.claimed_at, every, self.claim.store_id),
                     full_pass_since=current.began_at if current.full else None,
+                    changed_at=changed_at,
                 )
                 self.then(connection)
         self.state = state

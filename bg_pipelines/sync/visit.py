@@ -299,9 +299,15 @@ class UnitContext:
         *,
         next_due_at: Any,
         full_pass_since: Any = None,
+        changed_at: datetime | None = None,
     ) -> None:
         store_units.complete(
-            connection, self.claim, cursor, next_due_at=next_due_at, full_pass_since=full_pass_since
+            connection,
+            self.claim,
+            cursor,
+            next_due_at=next_due_at,
+            full_pass_since=full_pass_since,
+            changed_at=changed_at,
         )
         attempts.end(
             connection,

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import scalar_row
 
-from bg_pipelines.database.load import Counts
+from bg_pipelines.database.load import Changes, Counts
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.platforms.protocol import Platform
 from bg_pipelines.queues import Unit
@@ -170,13 +170,17 @@ def _variants_of(connection: Connection, store_id: int, products: Sequence[str])
 
 def load(
     connection: Connection, cipher: Cipher, store_id: int, answer: Answer, seen_at: datetime
-) -> dict[Resource, Counts]:
-    """The answer into its tables, as a pass does; returns what became of the rows. `seen_at` is when it was asked for."""
+) -> tuple[dict[Resource, Counts], list[tuple[Resource, Changes]]]:
+    """The answer into its tables, as a pass does; returns what became of the rows, and which were written. `seen_at` is when it
+    was asked for."""
     counts: dict[Resource, Counts] = {}
+    changes: list[tuple[Resource, Changes]] = []
     for resource, page in answer.pages:
         loaded = Loader(store_id, resource, cipher).load(connection, [page], seen_at=seen_at)
         counts.setdefault(resource, Counts())
         counts[resource] += loaded.counts
+        if loaded.changes is not None:
+            changes.append((resource, loaded.changes))
     if answer.cut:
         store_units.hint(connection, [(store_id, Unit.PRODUCT_VARIANTS)])
-    return counts
+    return counts, changes

@@ -247,7 +247,7 @@ class StoreBatch:
 
     def _load(self, answer: hints.Answer, done: list[Event], undated: Collection[Resource]) -> None:
         def act(connection: Connection) -> tuple[dict[Resource, Counts], list[float]]:
-            counts = hints.load(connection, self.run_.cipher, self.store_id, answer, self.seen_at)
+            counts, changes = hints.load(connection, self.run_.cipher, self.store_id, answer, self.seen_at)
             if rejected := [table.value for table, count in counts.items() if count.rejected]:
                 self._report_rejects(connection, rejected)
             for table, count in counts.items():
@@ -261,10 +261,9 @@ class StoreBatch:
                 healing.add(connection, self.store_id, table, told=rows)
             ages = inbox.settle(connection, done, HANDLED)
             # Last: other workers count in the same rows.
-            for table, page in answer.pages:
+            for table, written in changes:
                 if table not in undated:
-                    ids = [record.external_id for record in page.records]
-                    rollups.note_lags(connection, self.store_id, table, ids, self.run_.job)
+                    rollups.note_lags(connection, self.store_id, table, written, self.run_.job)
             return counts, ages
 
         counts, ages = self.run_.database.transact(act)

@@ -6,6 +6,7 @@ comes with its claim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from bg_pipelines.database.load import Counts
 from bg_pipelines.errors import IntegrationError
+from bg_pipelines.work import rollups
 
 Connection = psycopg.Connection[Any]
 
@@ -32,23 +34,26 @@ class Attempt(NamedTuple):
 
 
 # One of the same unit that is still running was abandoned by a dead worker.
-_COUNT = """
+_COUNT = f"""
     WITH abandoned AS (
         UPDATE sync_attempts SET status = 'abandoned', finished_at = clock_timestamp()
         WHERE store_id = %(store)s AND resource = %(unit)s AND status = 'running' AND id <> %(id)s
     )
     INSERT INTO sync_attempts AS a (id, run_id, store_id, resource, started_at, pages, rows_read, inserted, updated, unchanged,
-        deleted, rejected) OVERRIDING SYSTEM VALUE
+        deleted, rejected, lags, lag_seconds) OVERRIDING SYSTEM VALUE
     VALUES (%(id)s, %(run)s, %(store)s, %(unit)s, %(began)s, %(pages)s, %(read)s, %(inserted)s, %(updated)s, %(unchanged)s,
-        %(deleted)s, %(rejected)s)
+        %(deleted)s, %(rejected)s, %(lags)s, %(lag_seconds)s)
     ON CONFLICT (id) DO UPDATE SET pages = a.pages + excluded.pages, rows_read = a.rows_read + excluded.rows_read,
         inserted = a.inserted + excluded.inserted, updated = a.updated + excluded.updated,
         unchanged = a.unchanged + excluded.unchanged, deleted = a.deleted + excluded.deleted,
-        rejected = a.rejected + excluded.rejected"""
+        rejected = a.rejected + excluded.rejected, lags = {rollups.added_lags("a.lags", "excluded.lags")},
+        lag_seconds = coalesce(a.lag_seconds + excluded.lag_seconds, a.lag_seconds, excluded.lag_seconds)"""  # noqa: S608 (constants)
 
 
-def count(connection: Connection, attempt: Attempt, pages: int, counts: Counts) -> None:
-    """Add pages and rows to an attempt, in the transaction that keeps them."""
+def count(
+    connection: Connection, attempt: Attempt, pages: int, counts: Counts, lags: Sequence[float] = ()
+) -> None:
+    """Add pages and rows to an attempt, and how many seconds its changes were late, in the transaction that keeps them."""
     connection.execute(
         _COUNT,
         {
@@ -60,6 +65,8 @@ def count(connection: Connection, attempt: Attempt, pages: int, counts: Counts) 
             "unchanged": counts.unchanged,
             "deleted": counts.deleted,
             "rejected": counts.rejected,
+            "lags": rollups.buckets(lags, rollups.LAGS) if lags else None,
+            "lag_seconds": sum(lags) if lags else None,
         },
     )
 

@@ -1,6 +1,6 @@
 """Rollups: what visits came to and how late changes were, by hour, job, resource and tier, in `sync_rollups`.
 
-    note_lags(connection, store_id, "orders", ids, job)      # with the rows that were just written
+    note_lags(connection, store_id, "orders", changes, job)  # with the rows that were just written
     roll_up(database)                                        # at the end of a run: attempts that ended since
     read(connection, since)                                  # all of them, and what is not rolled up yet
 
@@ -17,10 +17,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import Changes
 from bg_pipelines.queues import JOB_UNITS, JOBS
 
 Connection = psycopg.Connection[Any]
@@ -82,51 +82,35 @@ def added(some: Sequence[Sequence[int]], bounds: Sequence[float]) -> list[int]:
 # Writing
 
 
-def note_lags(
-    connection: Connection,
-    store_id: int,
-    table: str,
-    external_ids: Sequence[str],
-    job: str,
-    *,
-    attempt: int | None = None,
-) -> None:
-    """Count how late the changes are that this transaction has written of these rows of an incremental pass or an event.
+NEWEST_CHANGE = (
+    "last_change_at = greatest(last_change_at, %(changed)s), last_change_lag = CASE WHEN last_change_at > %(changed)s "
+    "THEN last_change_lag ELSE greatest(now() - %(changed)s, '0') END"
+)
+"""What a transaction that writes changes sets in its unit's row; `changed` is the source's time of the newest."""
 
-    With the attempt that they are of, or else at once. `synced_at` tells what was written: it is this transaction's time.
-    """
-    written = connection.execute(
-        sql.SQL(
-            "SELECT source_updated_at, greatest(0, extract(epoch FROM now() - source_updated_at))::float FROM {} "
-            "WHERE store_id = %s AND external_id = ANY(%s) AND synced_at = now()"
-        ).format(sql.Identifier(table)),
-        (store_id, list(external_ids)),
-    ).fetchall()
-    if not written:
-        return
-    lags = [lag for _, lag in written]
+
+def note_lags(connection: Connection, store_id: int, table: str, changes: Changes, job: str) -> None:
+    """Count how late these changes are, which an event has told of: a pass has an attempt for it, see `attempts.count`."""
     connection.execute(
-        "UPDATE sync_states SET last_change_at = %(at)s, last_change_lag = greatest(now() - %(at)s, '0') "
-        "WHERE store_id = %(store)s AND resource = %(table)s AND (last_change_at > %(at)s) IS NOT TRUE",
-        {"store": store_id, "table": table, "at": max(at for at, _ in written)},
+        f"UPDATE sync_states SET {NEWEST_CHANGE} WHERE store_id = %(store)s AND resource = %(table)s "  # noqa: S608 (constants)
+        "AND (last_change_at > %(changed)s) IS NOT TRUE",
+        {"store": store_id, "table": table, "changed": max(changes.changed_at)},
     )
-    values = {"lags": buckets(lags, LAGS), "seconds": sum(lags)}
-    if attempt is not None:
-        connection.execute(
-            f"UPDATE sync_attempts a SET lags = {_added('a.lags', '%(lags)s::bigint[]', LAGS)}, "  # noqa: S608 (constants)
-            "lag_seconds = coalesce(lag_seconds, 0) + %(seconds)s WHERE id = %(attempt)s",
-            {**values, "attempt": attempt},
-        )
-    else:
-        connection.execute(
-            _UPSERT.format(
-                names="lags, lag_seconds",
-                rows="SELECT date_trunc('hour', now()), %(job)s, %(table)s, tier, %(lags)s::bigint[], %(seconds)s "
-                "FROM stores WHERE id = %(store)s",
-                also="",
-            ),
-            {**values, "job": job, "table": table, "store": store_id},
-        )
+    connection.execute(
+        _UPSERT.format(
+            names="lags, lag_seconds",
+            rows="SELECT date_trunc('hour', now()), %(job)s, %(table)s, tier, %(lags)s::bigint[], %(seconds)s "
+            "FROM stores WHERE id = %(store)s",
+            also="",
+        ),
+        {
+            "job": job,
+            "table": table,
+            "store": store_id,
+            "lags": buckets(changes.lags, LAGS),
+            "seconds": sum(changes.lags),
+        },
+    )
 
 
 def note_idle(connection: Connection, job: str, units: Sequence[tuple[int, str]]) -> None:
@@ -213,6 +197,11 @@ def _added(one: str, other: str, bounds: Sequence[float]) -> str:
         f"coalesce(({one})[{n + 1}], 0) + coalesce(({other})[{n + 1}], 0)" for n in range(len(bounds) + 1)
     )
     return f"ARRAY[{', '.join(sums)}]"
+
+
+def added_lags(one: str, other: str) -> str:
+    """SQL of two histograms of lags together; null where neither is one."""
+    return f"CASE WHEN coalesce({one}, {other}) IS NOT NULL THEN {_added(one, other, LAGS)} END"
 
 
 # The job of an attempt is its run's; where that is none of ours, the one that its unit belongs to. Durations are of those

@@ -19,6 +19,7 @@ from bg_pipelines.database.models import SyncState
 from bg_pipelines.queues import TIERS, next_hour
 from bg_pipelines.work.attempts import NEXT_ID
 from bg_pipelines.work.queue import DUE, FREE, NOW, RESET, UNCLAIMED, Queue, clock
+from bg_pipelines.work.rollups import NEWEST_CHANGE
 
 Connection = psycopg.Connection[Any]
 
@@ -332,9 +333,15 @@ def heartbeat(
     return QUEUE.renew(connection, owners, lease, now)
 
 
-def save(connection: Connection, claim: Claim, cursor: dict[str, Any]) -> None:
-    """Keep how far the work has come, in the transaction of the rows it covers. Raises like `Queue.save`."""
-    QUEUE.save(connection, claim, "cursor = %(cursor)s", {"cursor": Jsonb(cursor)})
+def save(
+    connection: Connection, claim: Claim, cursor: dict[str, Any], *, changed_at: datetime | None = None
+) -> None:
+    """Keep how far the work has come, in the transaction of the rows it covers; `changed_at` is when the newest of them changed
+    at the source, where changes are timed. Raises like `Queue.save`."""
+    changed = "" if changed_at is None else f", {NEWEST_CHANGE}"
+    QUEUE.save(
+        connection, claim, f"cursor = %(cursor)s{changed}", {"cursor": Jsonb(cursor), "changed": changed_at}
+    )
 
 
 def complete(
@@ -344,12 +351,15 @@ def complete(
     *,
     next_due_at: datetime,
     full_pass_since: datetime | None = None,
+    changed_at: datetime | None = None,
     now: datetime | None = None,
 ) -> None:
-    """Done, and due again at `next_due_at`; at once if it was hinted at since it was claimed. Raises like `Queue.save`.
+    """Done, and due again at `next_due_at`; at once if it was hinted at since it was claimed. `changed_at` as in `save`, which
+    this raises like.
 
     `full_pass_since` is when a full pass began that has ended with this: it is what a person asked for before then.
     """
+    changed = "" if changed_at is None else f", {NEWEST_CHANGE}"
     QUEUE.complete(
         connection,
         claim,
@@ -357,8 +367,14 @@ def complete(
         "last_full_at = CASE WHEN %(full)s::timestamptz IS NULL THEN last_full_at ELSE coalesce(%(now)s, clock_timestamp()) END, "
         "full_pass_wanted_at = CASE WHEN full_pass_wanted_at <= %(full)s THEN NULL ELSE full_pass_wanted_at END, "
         "backfill = CASE WHEN %(full)s::timestamptz IS NULL THEN backfill END, "
-        "hinted_at = CASE WHEN hinted_at > %(claimed)s THEN hinted_at END",
-        {"cursor": Jsonb(cursor), "full": full_pass_since, "now": now, "claimed": claim.claimed_at},
+        f"hinted_at = CASE WHEN hinted_at > %(claimed)s THEN hinted_at END{changed}",
+        {
+            "cursor": Jsonb(cursor),
+            "full": full_pass_since,
+            "now": now,
+            "claimed": claim.claimed_at,
+            "changed": changed_at,
+        },
         next_due_at=next_due_at,
         due_now_if="hinted_at > %(claimed)s",
     )

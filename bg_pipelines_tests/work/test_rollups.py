@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from bg_pipelines.database.engine import Database
+from bg_pipelines.database.load import Counts
 from bg_pipelines.operations.metrics import read_metrics
 from bg_pipelines.queues import Unit
 from bg_pipelines.records import Resource
 from bg_pipelines.sandbox import Sandbox, edit
 from bg_pipelines.sync import Summary
-from bg_pipelines.work import rollups
+from bg_pipelines.work import attempts, rollups
+from bg_pipelines.work.attempts import Attempt
 from bg_pipelines.work.rollups import Rollup
 
 BOUNDS = (1.0, 5.0, 10.0)
@@ -121,6 +123,23 @@ def test_a_change_is_timed_from_its_source_to_our_commit_and_a_first_pass_is_not
     assert (all_tiers.tier, all_tiers.stores, all_tiers.changes, all_tiers.never) == (None, 1, 1, 0)
     assert 30 < (all_tiers.lag_p50_seconds or 0) < 60
     assert 0 < (all_tiers.age_p99_seconds or 0) < 60
+
+
+def test_the_lags_of_an_attempt_add_up_over_its_commits_and_one_without_any_has_none(
+    database: Database, shops: Sandbox
+) -> None:
+    with database.transaction() as connection:
+        ((store_id,),) = connection.execute("SELECT id FROM stores").fetchall()
+        for number, commits in enumerate([[], [()], [(2.0,), (), (2.0, 70.0)], [(), (3.0,)]]):
+            attempt = Attempt(number + 1, "run", store_id, "orders", DAY_AGO)
+            for lags in commits:
+                attempts.count(connection, attempt, 1, Counts(), lags)
+        kept = connection.execute("SELECT id, lags, lag_seconds FROM sync_attempts ORDER BY id").fetchall()
+    assert kept == [
+        (2, None, None),
+        (3, rollups.buckets([2.0, 2.0, 70.0], rollups.LAGS), 74.0),
+        (4, rollups.buckets([3.0], rollups.LAGS), 3.0),
+    ]
 
 
 def store_names(database: Database) -> list[Any]:
