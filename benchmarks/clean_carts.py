@@ -5,6 +5,8 @@ times are also taken right before, with nothing cleaned: so a machine that gets 
 The batches are those of an application's cleaning task: keys of 2,000 expired carts by an index on their last activity,
 then their items, their reservations and they themselves by these keys. Only the product checks each cart once more
 before it deletes it, marks the few that have been abandoned since, and counts what it freed; all three delete the same carts.
+With `--log` a last turn cleans nothing: it only logs so many MB a second, in transactions as short as the product's, which tells
+what the log alone does to the load.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import machine
+from bg_pipelines.cleaning.batches import Manners
 from bg_pipelines.cleaning.carts import CartKeep
 from bg_pipelines.cleaning.jobs import cart_tasks
 from bg_pipelines.cleaning.run import CleaningRun
@@ -40,6 +44,7 @@ WRITERS = 4
 READERS = 2
 QUIET_SECONDS = 20.0
 BATCH = 2_000
+LOG_ALONE = "the log alone"
 KEEP = CartKeep()
 KEY = "0" * 43 + "="
 
@@ -80,10 +85,24 @@ class Measured(NamedTuple):
     load: Load
     carts: int
     seconds: float
+    log_bytes: int
+
+    @property
+    def log_mb_per_second(self) -> float:
+        return self.log_bytes / self.seconds / 1e6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--carts", type=int, help=f"how many: {CARTS:,}, or {SMALL:,} with --small")
+    parser.add_argument(
+        "--log",
+        type=float,
+        metavar="MB",
+        help="also measure the load beside so many MB of log a second and nothing else",
+    )
+    parser.add_argument(
+        "--batch-milliseconds", type=float, default=50, help="how long a batch of the product takes (50)"
+    )
     parser.add_argument(
         "--database",
         help="URL of an empty database on another server than the embedded one, by a superuser; the server should have nothing "
@@ -100,7 +119,13 @@ def _given(url: str) -> Iterator[str]:
 
 
 def run(
-    console: Console, *, small: bool, carts: int | None = None, database: str | None = None
+    console: Console,
+    *,
+    small: bool,
+    carts: int | None = None,
+    database: str | None = None,
+    log: float | None = None,
+    batch_milliseconds: float = 50,
 ) -> dict[str, Any]:
     """Deletions per second of each manner, and what the load felt."""
     number = carts or (SMALL if small else CARTS)
@@ -111,8 +136,10 @@ def run(
         manners: dict[str, Callable[[str], int]] = {
             "one DELETE": _one_delete,
             f"batches of {BATCH:,}": _batches,
-            "clean_active_carts": _product,
+            "clean_active_carts": partial(_product, batch_seconds=batch_milliseconds / 1000),
         }
+        if log:
+            manners[LOG_ALONE] = partial(_log_alone, mb_per_second=log, seconds=quiet_seconds)
         results = {}
         for name, work in manners.items():
             with console.status(name):
@@ -157,16 +184,25 @@ def _beside_load(url: str, work: Callable[[str], int], quiet_seconds: float) -> 
         ours.recv()  # it is warm
         ours.send("before")
         time.sleep(quiet_seconds)
-        ours.send("meanwhile")
-        began = time.perf_counter()
-        deleted = work(copy)
-        seconds = time.perf_counter() - began
+        with _connect(copy) as connection:
+            logged = _logged(connection)
+            ours.send("meanwhile")
+            began = time.perf_counter()
+            deleted = work(copy)
+            seconds = time.perf_counter() - began
+            logged = _logged(connection) - logged
         ours.send("end")
         before, meanwhile = ours.recv()
     finally:
         load.terminate()
         load.join()
-    return Measured(Load(*before), Load(*meanwhile), deleted, seconds)
+    return Measured(Load(*before), Load(*meanwhile), deleted, seconds, logged)
+
+
+def _logged(connection: psycopg.Connection[Any]) -> int:
+    """How many bytes of WAL there have ever been."""
+    row = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _one_delete(url: str) -> int:
@@ -204,12 +240,17 @@ def _batches(url: str) -> int:
                 ).rowcount
 
 
-def _product(url: str) -> int:
+def _product(url: str, *, batch_seconds: float) -> int:
     database = Database(url)
     [carts] = [task for task in cart_tasks(KEEP, Cipher(KEY)) if task.name == "carts"]
     try:
         summary = CleaningRun(
-            database, "clean_active_carts", [carts], run_id="benchmark", max_minutes=60
+            database,
+            "clean_active_carts",
+            [carts],
+            run_id="benchmark",
+            max_minutes=60,
+            manners=Manners(batch_seconds=batch_seconds),
         ).run()
     finally:
         database.close()
@@ -217,6 +258,20 @@ def _product(url: str) -> int:
     if not done.outcome.completed:
         raise RuntimeError(f"the sweep did not end: {done.outcome.why}")
     return summary.figures["carts.rows"]
+
+
+def _log_alone(url: str, *, mb_per_second: float, seconds: float) -> int:
+    """Log so much and change nothing, in transactions of 10 ms with rests of 2 ms, the gentlest that was tried."""
+    turn = 0.012
+    with _connect(url) as connection:
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            connection.execute(
+                "SELECT pg_logical_emit_message(true, '', repeat('x', %s))",
+                (int(mb_per_second * 1e6 * turn),),
+            )
+            time.sleep(max(0.0, began + turn - time.perf_counter()))
+    return 0
 
 
 # The load: a process of its own, told when a phase begins and when all ends, that answers with the times of each phase.
@@ -295,6 +350,7 @@ def _report(console: Console, number: int, results: dict[str, Measured], server:
         "carts deleted",
         "seconds",
         "carts/s",
+        "log MB/s",
         "writes/s",
         "load p50 ms",
         "p99 ms",
@@ -310,6 +366,7 @@ def _report(console: Console, number: int, results: dict[str, Measured], server:
             f"{result.carts:,}",
             f"{result.seconds:.1f}",
             f"{result.carts / result.seconds:,.0f}",
+            f"{result.log_mb_per_second:.0f}",
             f"{len(load.writes) / result.seconds:.0f}",
             f"{statistics.median([*load.writes, *load.reads]):.2f}",
             f"{load.p99:.2f}",
@@ -317,6 +374,7 @@ def _report(console: Console, number: int, results: dict[str, Measured], server:
             f"{max(load.writes):.1f}",
         )
     console.print(table)
+    alone = results.pop(LOG_ALONE, None)
     if len({result.carts for result in results.values()}) != 1:
         raise RuntimeError("they did not delete the same carts")
     return {
@@ -329,4 +387,11 @@ def _report(console: Console, number: int, results: dict[str, Measured], server:
         "longest_writer_wait_ms": round(max(product.load.writes), 1),
         "load_p99_ms": round(product.load.p99, 2),
         "load_p99_ratio": round(product.load.p99 / product.before.p99, 2),
+        "log_bytes_per_cart": round(product.log_bytes / product.carts),
+        **(
+            {"log_alone_mb_per_second": round(alone.log_mb_per_second, 1)}
+            | {"log_alone_load_p99_ratio": round(alone.load.p99 / alone.before.p99, 2)}
+            if alone
+            else {}
+        ),
     }

@@ -39,9 +39,9 @@ class _Families(Collector):
 
 
 _WORK = {
-    "size": ("due", "Stores of a job that are due and claimed by no run: the size of the queue."),
+    "size": ("due", "Stores of a job that are due and that no run is at: the size of the queue."),
     "oldest_seconds": ("oldest_due_seconds", "How long the oldest of these has been due."),
-    "running": ("running", "Stores of a job that a run has claimed."),
+    "running": ("running", "Stores of a job that a run is at."),
     "retries_waiting": (
         "retries_waiting",
         "Stores of a job that failed and are retried automatically.",
@@ -50,7 +50,7 @@ _WORK = {
     "parked_seconds": ("parked_seconds", "How long the first of these has been parked."),
     "behind_seconds": (
         "behind_seconds",
-        "By how much the most overdue store is overdue, claimed or not; parked work is not late.",
+        "By how much the most overdue store is overdue, whether a run is at it or not; parked work is not late.",
     ),
     "age_seconds": ("age_seconds", "How long ago the unit that has waited longest last succeeded."),
     "open_incidents": (

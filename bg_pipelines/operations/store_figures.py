@@ -143,7 +143,7 @@ def find_stores(
 
 
 class UnitRow(NamedTuple):
-    """One unit of a store. `running`: a run has claimed it; `wanted_at`: a person wants a full pass; `proof` is of the last
+    """One unit of a store. `running`: a run is at it; `wanted_at`: a person wants a full pass; `proof` is of the last
     one, as `sync.proof` keeps it; `waiting` edits and corrections of ours are not sent yet."""
 
     resource: str
