@@ -5,8 +5,8 @@ times are also taken right before, with nothing cleaned: so a machine that gets 
 The batches are those of an application's cleaning task: keys of 2,000 expired carts by an index on their last activity,
 then their items, their reservations and they themselves by these keys. Only the product checks each cart once more
 before it deletes it, marks the few that have been abandoned since, and counts what it freed; all three delete the same carts.
-With `--log` a last turn cleans nothing: it only logs so many MB a second, in transactions as short as the product's, which tells
-what the log alone does to the load.
+With `--log` a last turn cleans nothing: it only logs so many MB a second, one transaction for each batch that the product would
+make, which tells what the log alone does to the load.
 """
 
 from __future__ import annotations
@@ -139,7 +139,12 @@ def run(
             "clean_active_carts": partial(_product, batch_seconds=batch_milliseconds / 1000),
         }
         if log:
-            manners[LOG_ALONE] = partial(_log_alone, mb_per_second=log, seconds=quiet_seconds)
+            manners[LOG_ALONE] = partial(
+                _log_alone,
+                mb_per_second=log,
+                seconds=quiet_seconds,
+                turn=batch_milliseconds / 1000 * (1 + Manners().rest),
+            )
         results = {}
         for name, work in manners.items():
             with console.status(name):
@@ -149,7 +154,8 @@ def run(
                 connection.execute(f"SHOW {name}").fetchall()[0][0]
                 for name in ("server_version", "wal_compression")
             ]
-    return _report(console, number, results, "PostgreSQL {}, wal_compression {}".format(*settings))
+    figures = _report(console, number, results, "PostgreSQL {}, wal_compression {}".format(*settings))
+    return {**figures, "batch_milliseconds": batch_milliseconds}
 
 
 def _make(url: str, number: int) -> None:
@@ -260,9 +266,8 @@ def _product(url: str, *, batch_seconds: float) -> int:
     return summary.figures["carts.rows"]
 
 
-def _log_alone(url: str, *, mb_per_second: float, seconds: float) -> int:
-    """Log so much and change nothing, in transactions of 10 ms with rests of 2 ms, the gentlest that was tried."""
-    turn = 0.012
+def _log_alone(url: str, *, mb_per_second: float, seconds: float, turn: float) -> int:
+    """Log so much and change nothing, in one transaction every `turn` seconds."""
     with _connect(url) as connection:
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:

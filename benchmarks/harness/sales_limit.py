@@ -62,7 +62,7 @@ def load(
                     buffered, held = {table: [] for table in TABLES}, 0
             put(connection, statements, buffered, store_id)
             if not executemany:
-                connection.execute("DROP TABLE " + ", ".join(f"stage_{table}" for table in TABLES))
+                connection.execute("DROP TABLE " + ", ".join(f"limit_{table}" for table in TABLES))
             connection.commit()
         return time.perf_counter() - began
     finally:
@@ -74,9 +74,9 @@ def _statements(table: str, columns: tuple[str, ...]) -> tuple[str, str, str, st
     assignments = ", ".join(f"{c} = excluded.{c}" for c in columns if c != "external_id")
     conflict = f"ON CONFLICT (store_id, external_id) DO UPDATE SET {assignments}, synced_at = now()"
     return (
-        f"CREATE TEMPORARY TABLE IF NOT EXISTS stage_{table} ON COMMIT DELETE ROWS AS SELECT {names} FROM {table} WITH NO DATA",
-        f"COPY stage_{table} ({names}) FROM STDIN",
-        f"INSERT INTO {table} (store_id, {names}) SELECT %s, {names} FROM stage_{table} {conflict}",
+        f"CREATE TEMPORARY TABLE IF NOT EXISTS limit_{table} ON COMMIT DELETE ROWS AS SELECT {names} FROM {table} WITH NO DATA",
+        f"COPY limit_{table} ({names}) FROM STDIN",
+        f"INSERT INTO {table} (store_id, {names}) SELECT %s, {names} FROM limit_{table} {conflict}",
         f"INSERT INTO {table} (store_id, {names}) VALUES (%s{', %s' * len(columns)}) {conflict}",
     )
 

@@ -108,7 +108,8 @@ def load(
     `into_empty` says that the store probably has no row in the table yet: then there is nothing to merge with, and rows
     are copied into the table itself, in half the time; if one is there after all, they are merged. `reject` is called with each row that cannot
     be loaded; `met_again`, in a full pass, with the ids of rows that are as they were and were noted or written since it
-    began: it has listed them before, or somebody else wrote them; `wrote`, where changes are timed, with those that were written.
+    began: it has listed them before, or somebody else wrote them; `wrote`, where changes are timed, with those that were
+    merged: what is copied into an empty table is no change.
 
     Raises IntegrationError (count_mismatch) if rows are not accounted for.
     """

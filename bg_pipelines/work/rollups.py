@@ -91,6 +91,7 @@ NEWEST_CHANGE = (
 
 def note_lags(connection: Connection, store_id: int, table: str, changes: Changes, job: str) -> None:
     """Count how late these changes are, which an event has told of: a pass has an attempt for it, see `attempts.count`."""
+    lags = changes.lags
     connection.execute(
         f"UPDATE sync_states SET {NEWEST_CHANGE} WHERE store_id = %(store)s AND resource = %(table)s "  # noqa: S608 (constants)
         "AND (last_change_at > %(changed)s) IS NOT TRUE",
@@ -107,8 +108,8 @@ def note_lags(connection: Connection, store_id: int, table: str, changes: Change
             "job": job,
             "table": table,
             "store": store_id,
-            "lags": buckets(changes.lags, LAGS),
-            "seconds": sum(changes.lags),
+            "lags": buckets(lags, LAGS),
+            "seconds": sum(lags),
         },
     )
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import Counts, load
+from bg_pipelines.database.load import Changes, Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
 from bg_pipelines.records import Product, ProductVariant, Reject
@@ -86,8 +86,9 @@ class Shelf:
         seen_at: datetime = FAR_OFF,
         confirm_before: datetime | None = None,
     ) -> tuple[Counts, list[Reject]]:
-        """Load and keep what was rejected, as a sync does."""
+        """Load and keep what was rejected, as a sync does; what was written is then in `changes`."""
         rejects: list[Reject] = []
+        changes: list[Changes] = []
         counts = load(
             self.connection,
             self.table(records),
@@ -97,7 +98,9 @@ class Shelf:
             confirm_before=confirm_before,
             into_empty=self.into_empty,
             reject=rejects.append,
+            wrote=changes.append,
         )
+        self.changes = Changes.of(changes)
         assert counts.read == len(records)
         assert counts.read == counts.inserted + counts.updated + counts.unchanged + counts.rejected
         assert counts.rejected == len(rejects)
@@ -228,6 +231,24 @@ def test_a_row_reported_twice_in_a_batch_is_loaded_once(shelf: Shelf) -> None:
 
 def test_no_records_are_no_work(shelf: Shelf) -> None:
     assert shelf.load() == (Counts(), [])
+
+
+def test_the_rows_that_were_written_are_told_with_their_times_and_no_other(
+    connection: psycopg.Connection[Any], cipher: Cipher
+) -> None:
+    shelf = Shelf(connection, cipher)
+    shelf.load(variant(1), variant(2, 5))
+    assert shelf.changes is not None
+    assert sorted(shelf.changes.changed_at) == [NOON, NOON + timedelta(minutes=5)]
+    # One is as it was, one is older, one is refused: for its sake the batch is halved, and halved again.
+    shelf.load(variant(1), variant(2, 4), variant(3, price="abc"), variant(4, 7), variant(5, 9))
+    assert sorted(shelf.changes.changed_at) == [NOON + timedelta(minutes=n) for n in (7, 9)]
+    assert shelf.changes.lags == [
+        (shelf.changes.written_at - at).total_seconds() for at in shelf.changes.changed_at
+    ]
+    assert Changes(NOON, [NOON + timedelta(minutes=1)]).lags == [0.0]
+    shelf.load(variant(1))
+    assert shelf.changes is None
 
 
 def test_a_row_that_once_came_with_a_time_far_ahead_is_set_back_by_whatever_comes(shelf: Shelf) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from bg_pipelines.sandbox import Fault, Sandbox, Shop, edit
 from bg_pipelines.sync import Summary
 from bg_pipelines.webhooks.handling import EVENTS_AT_ONCE
 from bg_pipelines.webhooks.hints import BY_ID_AT_MOST
+from bg_pipelines.work import rollups
 from bg_pipelines.work.runner import Warmth
 from bg_pipelines_tests.dagster_runs import execute, metadata
 from bg_pipelines_tests.support import (
@@ -37,6 +38,7 @@ from bg_pipelines_tests.webhooks.conftest import Handle, Tell, outcomes, reasons
 
 Sync = Callable[..., Summary]
 EVERYTHING = (*CATALOGUE, *SALES)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -155,6 +157,24 @@ def test_what_was_made_and_changed_is_loaded_as_it_is_now(
     assert summary.rows["orders"].inserted > 0
     [row] = query(database, "SELECT name FROM locations WHERE external_id = %s", location["id"])
     assert row["name"] == "Pier 9"
+
+
+def test_what_an_event_brings_is_timed_from_its_source_to_its_row_once(
+    shop: Shop, database: Database, about: Callable[..., None], handle: Handle
+) -> None:
+    shop.clock.offset_seconds = -40  # it changed so long ago
+    order = edit(shop, "add_order")
+    shop.clock.offset_seconds = 0
+    for _ in range(2):  # the second time it is asked for again, and is as it was
+        about("orders/create", order)
+        handle()
+        with database.transaction() as connection:
+            [line] = [one for one in rollups.read(connection, LONG_AGO) if one.job == "handle_webhooks"]
+        assert (line.resource, sum(line.lags), line.lags[rollups.LAGS.index(60.0)]) == ("orders", 1, 1)
+        assert line.lag_seconds == pytest.approx(50, abs=10)
+    row = state(database, shop, Unit.ORDERS)
+    assert row["last_change_at"].strftime("%Y-%m-%dT%H:%M:%SZ") == order["updatedAt"]
+    assert timedelta(seconds=40) <= row["last_change_lag"] < timedelta(seconds=60)
 
 
 def test_many_events_of_a_row_are_one_ask_and_their_order_does_not_matter(
