@@ -25,14 +25,13 @@ Join = Callable[..., "subprocess.Popen[str]"]
 
 # The home goes by the environment: the processes of a server are told by the home in their command line.
 USER = """
-import os, select, sys
+import os, signal, sys
 from pathlib import Path
 from bg_pipelines.database import embedded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background of a script ignores
 server = embedded.ensure(Path(os.environ["HOME_UNDER_TEST"]))
 print("holds it", flush=True)
-# No read without end: a signal that comes just before it would not be looked at.
-while not select.select([sys.stdin], [], [], 0.2)[0]:
-    pass
+sys.stdin.read()
 """
 
 
