@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -70,13 +71,19 @@ def run_pid(instance: dg.DagsterInstance, run_id: str) -> int:
 
 
 def run_at_work(instance: dg.DagsterInstance, database: Database) -> dg.DagsterRun:
-    """The run that has the stock in hand; a tick may have started others meanwhile."""
-    [row] = query(
-        database,
-        "SELECT r.run_id FROM sync_states y JOIN job_runs r ON starts_with(r.run_id, split_part(y.lease_owner, '/', 1)) "
-        "WHERE y.resource = 'inventory_levels'",
-    )
-    run = instance.get_run_by_id(row["run_id"])
+    """The run that has the stock in hand, once one has: a tick may have started others, and it looks before it claims."""
+    found: list[dict[str, Any]] = []
+
+    def is_claimed() -> bool:
+        found[:] = query(
+            database,
+            "SELECT r.run_id FROM sync_states y JOIN job_runs r ON starts_with(r.run_id, split_part(y.lease_owner, '/', 1)) "
+            "WHERE y.resource = 'inventory_levels'",
+        )
+        return bool(found)
+
+    wait_for(is_claimed)
+    run = instance.get_run_by_id(found[0]["run_id"])
     assert run is not None
     return run
 
