@@ -382,7 +382,7 @@ def _report(console: Console, number: int, results: dict[str, Measured], server:
     alone = results.pop(LOG_ALONE, None)
     if len({result.carts for result in results.values()}) != 1:
         raise RuntimeError("they did not delete the same carts")
-    return {
+    figures = {
         "server": server,
         "carts": number,
         "deleted": product.carts,
@@ -393,10 +393,8 @@ def _report(console: Console, number: int, results: dict[str, Measured], server:
         "load_p99_ms": round(product.load.p99, 2),
         "load_p99_ratio": round(product.load.p99 / product.before.p99, 2),
         "log_bytes_per_cart": round(product.log_bytes / product.carts),
-        **(
-            {"log_alone_mb_per_second": round(alone.log_mb_per_second, 1)}
-            | {"log_alone_load_p99_ratio": round(alone.load.p99 / alone.before.p99, 2)}
-            if alone
-            else {}
-        ),
     }
+    if alone:
+        figures["log_alone_mb_per_second"] = round(alone.log_mb_per_second, 1)
+        figures["log_alone_load_p99_ratio"] = round(alone.load.p99 / alone.before.p99, 2)
+    return figures

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.harness import page_server, sales_limit, sales_pages
 from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
 from benchmarks.harness.shapes import require_shape
-from benchmarks.harness.store import add_store, add_stores, forget, make_due, sync
+from benchmarks.harness.store import add_stores, forget, make_due, sync
 from bg_pipelines.database.engine import Database
 from bg_pipelines.platforms.shopify import sales
 from bg_pipelines.platforms.shopify.client import ShopifyClient, StaticToken
@@ -261,7 +261,7 @@ class _Bench:
 def _memory_of_a_smaller_shop(console: Console, customers: int) -> dict[str, float]:
     with own_postgres() as url, page_server.serve(sales_pages, customers=customers) as server:
         database = Database(url)
-        add_store(database, server.url)
+        add_stores(database, server.url)
         try:
             return _memory(console, database, customers)
         finally:

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.harness import catalogue_pages, page_server
 from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
 from benchmarks.harness.shapes import require_shape
-from benchmarks.harness.store import add_store, forget, make_due, sync
+from benchmarks.harness.store import add_stores, forget, make_due, sync
 from bg_pipelines.database.engine import Database
 from bg_pipelines.database.load import load
 from bg_pipelines.platforms.shopify import platform, stock
@@ -80,7 +80,7 @@ def run(console: Console, *, small: bool) -> dict[str, Any]:
             database = Database(url)
             stack.callback(database.close)
             _require_shapes(server.url)
-            store_id = add_store(database, server.url)
+            [store_id] = add_stores(database, server.url)
             ready = [_ready(server.url, resource) for resource in RESOURCES]
         limit, ours, processor = _rounds(console, database, store_id, size, ready, server.process_id)
         with console.status("an incremental sync of which nothing changed"):
@@ -215,7 +215,7 @@ def _memory(console: Console, database: Database, levels: int) -> float:
         console.status(f"memory of a sync of {levels:,} levels"),
         page_server.serve(catalogue_pages, variants=0, levels=levels) as server,
     ):
-        add_store(database, server.url)
+        add_stores(database, server.url)
         _begin_afresh(database)
         url = database.engine.url.render_as_string(hide_password=False)
         command = [
@@ -254,7 +254,7 @@ def _one_after_the_other(database: Database, store_id: int, api_url: str) -> dic
     for resource in RESOURCES:
         client = _TimedClient(api_url, StaticToken(page_server.TOKEN), api_version=SHOPIFY_API_VERSION)
         began = time.perf_counter()
-        pages = ShopifyPlatform(client).pages(resource, since=None, resume=None)
+        pages = ShopifyPlatform(client).pages(resource, since=None, resume=None, bulk=False)
         records = [record for page in pages for record in page.records]
         spent["convert"] += time.perf_counter() - began - client.seconds
         spent["fetch_and_parse"] += client.seconds
@@ -343,7 +343,7 @@ def _ready(api_url: str, resource: Resource) -> Ready:
     lines: list[str] = []
     blocks: list[bytes] = []
     columns: tuple[str, ...] = ()
-    for page in ShopifyPlatform(client).pages(resource, since=None, resume=None):
+    for page in ShopifyPlatform(client).pages(resource, since=None, resume=None, bulk=False):
         for record in page.records:
             columns = record._fields
             lines.append("\t".join("\\N" if value is None else str(value) for value in record) + "\n")

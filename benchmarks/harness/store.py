@@ -1,4 +1,4 @@
-"""The benchmark's store: known to the database, synced by the product's own path with its default settings.
+"""The benchmark's stores: known to the database, synced by the product's own path with its default settings.
 
 python -m benchmarks.harness.store DATABASE_URL UNITS MODULE...
 
@@ -36,18 +36,8 @@ def connect(access: platforms.StoreAccess, sleep: Callable[[float], object]) -> 
     return platforms.connect(access, api_version=SHOPIFY_API_VERSION, sleep=sleep)
 
 
-def add_store(database: Database, api_url: str) -> int:
-    """Add the store, or give it this address; returns its id."""
-    store = NewStore("benchmark", "shopify", "benchmark.myshopify.com", api_url=api_url, token=TOKEN)
-    save_stores(database, CIPHER, [store])
-    with database.transaction() as connection:
-        row = connection.execute("SELECT id FROM stores").fetchone()
-    assert row
-    return int(row[0])
-
-
-def add_stores(database: Database, api_url: str, number: int) -> list[int]:
-    """Add so many stores with one address; returns their ids."""
+def add_stores(database: Database, api_url: str, number: int = 1) -> list[int]:
+    """Add so many stores with one address, or give it to those that are there; returns their ids."""
     stores = [
         NewStore(f"store-{i}", "shopify", f"store-{i}.myshopify.com", api_url=api_url, token=TOKEN)
         for i in range(number)

@@ -79,6 +79,10 @@ class Changes(NamedTuple):
         return cls(changes[0].written_at, times) if times else None
 
     @property
+    def newest(self) -> datetime:
+        return max(self.changed_at)
+
+    @property
     def lags(self) -> list[float]:
         """How late each was, in seconds. A source's clock may be ahead of ours."""
         return [max(0.0, (self.written_at - at).total_seconds()) for at in self.changed_at]

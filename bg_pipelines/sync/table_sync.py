@@ -303,7 +303,7 @@ class TableSync:
         return (
             loaded.counts,
             replace(self.state, current=behind),
-            max(changes.changed_at) if changes else None,
+            changes.newest if changes else None,
         )
 
     def _require_end(self, connection: Connection, behind: PassState) -> None:

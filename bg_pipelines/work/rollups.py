@@ -83,10 +83,11 @@ def added(some: Sequence[Sequence[int]], bounds: Sequence[float]) -> list[int]:
 
 
 NEWEST_CHANGE = (
-    "last_change_at = greatest(last_change_at, %(changed)s), last_change_lag = CASE WHEN last_change_at > %(changed)s "
-    "THEN last_change_lag ELSE greatest(now() - %(changed)s, '0') END"
+    "last_change_at = greatest(last_change_at, %(changed)s::timestamptz), last_change_lag = CASE "
+    "WHEN %(changed)s::timestamptz IS NULL OR last_change_at > %(changed)s THEN last_change_lag "
+    "ELSE greatest(now() - %(changed)s, '0') END"
 )
-"""What a transaction that writes changes sets in its unit's row; `changed` is the source's time of the newest."""
+"""What a transaction sets in its unit's row; `changed` is the source's time of the newest change that it wrote, if any."""
 
 
 def note_lags(connection: Connection, store_id: int, table: str, changes: Changes, job: str) -> None:
@@ -95,7 +96,7 @@ def note_lags(connection: Connection, store_id: int, table: str, changes: Change
     connection.execute(
         f"UPDATE sync_states SET {NEWEST_CHANGE} WHERE store_id = %(store)s AND resource = %(table)s "  # noqa: S608 (constants)
         "AND (last_change_at > %(changed)s) IS NOT TRUE",
-        {"store": store_id, "table": table, "changed": max(changes.changed_at)},
+        {"store": store_id, "table": table, "changed": changes.newest},
     )
     connection.execute(
         _UPSERT.format(

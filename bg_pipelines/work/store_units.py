@@ -338,9 +338,11 @@ def save(
 ) -> None:
     """Keep how far the work has come, in the transaction of the rows it covers; `changed_at` is when the newest of them changed
     at the source, where changes are timed. Raises like `Queue.save`."""
-    changed = "" if changed_at is None else f", {NEWEST_CHANGE}"
     QUEUE.save(
-        connection, claim, f"cursor = %(cursor)s{changed}", {"cursor": Jsonb(cursor), "changed": changed_at}
+        connection,
+        claim,
+        f"cursor = %(cursor)s, {NEWEST_CHANGE}",
+        {"cursor": Jsonb(cursor), "changed": changed_at},
     )
 
 
@@ -359,7 +361,6 @@ def complete(
 
     `full_pass_since` is when a full pass began that has ended with this: it is what a person asked for before then.
     """
-    changed = "" if changed_at is None else f", {NEWEST_CHANGE}"
     QUEUE.complete(
         connection,
         claim,
@@ -367,7 +368,7 @@ def complete(
         "last_full_at = CASE WHEN %(full)s::timestamptz IS NULL THEN last_full_at ELSE coalesce(%(now)s, clock_timestamp()) END, "
         "full_pass_wanted_at = CASE WHEN full_pass_wanted_at <= %(full)s THEN NULL ELSE full_pass_wanted_at END, "
         "backfill = CASE WHEN %(full)s::timestamptz IS NULL THEN backfill END, "
-        f"hinted_at = CASE WHEN hinted_at > %(claimed)s THEN hinted_at END{changed}",
+        f"hinted_at = CASE WHEN hinted_at > %(claimed)s THEN hinted_at END, {NEWEST_CHANGE}",
         {
             "cursor": Jsonb(cursor),
             "full": full_pass_since,
