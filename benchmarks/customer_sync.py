@@ -10,6 +10,7 @@ all in one run, and the others one after the other.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import page_server, sales_limit, sales_pages
-from benchmarks.harness.machine import description, own_postgres, processor_seconds, spread
+from benchmarks.harness.machine import description, own_postgres, postgres_seconds, processor_seconds, spread
 from benchmarks.harness.shapes import require_shape
 from benchmarks.harness.store import add_stores, forget, make_due, sync
 from bg_pipelines.database.engine import Database
@@ -87,10 +88,10 @@ def run(console: Console, *, small: bool, customers: int | None = None, stores: 
         rows = bench.rows()
         memory = {size.customers: _memory(console, database, size.customers)} if full else {}
     figures: dict[str, Any] = {
-        "incremental_ratio_to_limit": round(statistics.median(incremental.ratios), 3),
-        "incremental_ratio_to_executemany": round(
-            statistics.median(a / b for a, b in zip(incremental.executemany, incremental.ours, strict=True)),
-            3,
+        "incremental_ratio_to_limit": round(statistics.median(incremental.ratios()), 3),
+        "incremental_ratio_to_executemany": round(statistics.median(incremental.ratios("executemany")), 3),
+        "incremental_processor_ratio_to_executemany": round(
+            statistics.median(incremental.ratios("executemany", incremental.processor)), 3
         ),
         "rows": rows,
         "incremental": incremental.figures(),
@@ -103,8 +104,8 @@ def run(console: Console, *, small: bool, customers: int | None = None, stores: 
         quarter = size.customers // 4
         memory[quarter] = _memory_of_a_smaller_shop(console, quarter)
         figures |= {
-            "full_ratio_to_limit": round(statistics.median(full.ratios), 3),
-            "rows_per_second": round(sum(rows.values()) / statistics.median(full.ours)),
+            "full_ratio_to_limit": round(statistics.median(full.ratios()), 3),
+            "rows_per_second": round(sum(rows.values()) / statistics.median(full.seconds["ours"])),
             "full": full.figures(),
             "peak_rss_mb": round(memory[size.customers]["peak_rss_mb"], 1),
             "rss_growth_mb": round(memory[size.customers]["peak_rss_mb"] - memory[quarter]["peak_rss_mb"], 1),
@@ -115,28 +116,27 @@ def run(console: Console, *, small: bool, customers: int | None = None, stores: 
 
 
 class _Turns:
-    """Seconds a store of limit and ours, turn by turn, and the processor seconds of ours; of `executemany` where that is tried."""
+    """Seconds a store of limit and ours, turn by turn; of `executemany` where that is tried. And how much of the processors each
+    used of this process and of PostgreSQL."""
 
     def __init__(self) -> None:
-        self.limit: list[float] = []
-        self.executemany: list[float] = []
-        self.ours: list[float] = []
-        self.processor: dict[str, list[float]] = {"python": [], "page_server": []}
+        self.seconds: dict[str, list[float]] = {"ours": [], "limit": [], "executemany": []}
+        self.processor: dict[str, list[float]] = {name: [] for name in (*self.seconds, "page_server")}
 
-    @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.limit, self.ours, strict=True)]
+    def ratios(self, other: str = "limit", of: dict[str, list[float]] | None = None) -> list[float]:
+        taken = of or self.seconds
+        return [a / b for a, b in zip(taken[other], taken["ours"], strict=True)]
 
     def figures(self) -> dict[str, Any]:
-        digits = 2 if min(self.limit) > 1 else 4
-        row_by_row = {"executemany_seconds": spread(self.executemany, digits)} if self.executemany else {}
+        digits = 2 if min(self.seconds["limit"]) > 1 else 4
+        names = {"seconds": "ours", "limit_seconds": "limit", "executemany_seconds": "executemany"}
         return {
-            **row_by_row,
-            "ratios": spread(self.ratios, 3),
-            "seconds": spread(self.ours, digits),
-            "limit_seconds": spread(self.limit, digits),
+            "ratios": spread(self.ratios(), 3),
+            **{key: spread(self.seconds[name], digits) for key, name in names.items() if self.seconds[name]},
             "processor_seconds": {
-                name: round(statistics.median(spent), digits) for name, spent in self.processor.items()
+                name: round(statistics.median(spent), digits)
+                for name, spent in self.processor.items()
+                if spent
             },
         }
 
@@ -157,6 +157,7 @@ class _Bench:
         self.store_ids = store_ids
         self.server = server
         self.size = size
+        self.postgres_seconds = postgres_seconds(database.engine.url.render_as_string(hide_password=False))
 
     def full_rounds(self) -> _Turns:
         def begin() -> None:
@@ -194,49 +195,51 @@ class _Bench:
 
     def _rounds(self, what: str, begin: Callable[[], None], *, changed: bool) -> _Turns:
         turns = _Turns()
-
         stores = self.size.stores
 
         def one_by_one(*, executemany: bool) -> float:
-            """Seconds a store."""
-            seconds = (
+            return sum(
                 sales_limit.load(
                     self.database, store_id, self.server.url, changed=changed, executemany=executemany
                 )
                 for store_id in self.store_ids
             )
-            return sum(seconds) / stores
 
-        def limit() -> None:
-            turns.limit.append(one_by_one(executemany=False))
+        ways: dict[str, Callable[[], float]] = {
+            "ours": lambda: sync(self.database, UNITS, by_pages=not changed, stores=stores).seconds,
+            "limit": lambda: one_by_one(executemany=False),
+        }
+        if changed:
+            ways["executemany"] = lambda: one_by_one(executemany=True)
 
-        def executemany() -> None:
-            turns.executemany.append(one_by_one(executemany=True))
+        def spent() -> tuple[float, float]:
+            return time.process_time() + self.postgres_seconds(), processor_seconds(self.server.process_id)
 
-        def ours() -> None:
-            before = (time.process_time(), processor_seconds(self.server.process_id))
-            summary = sync(self.database, UNITS, by_pages=not changed, stores=stores)
-            after = (time.process_time(), processor_seconds(self.server.process_id))
-            for name, a, b in zip(turns.processor, before, after, strict=True):
-                turns.processor[name].append((b - a) / stores)
-            turns.ours.append(summary.seconds / stores)
+        def take(name: str) -> None:
+            """A turn, whose seconds are a store's."""
+            gc.collect()
+            before = spent()
+            turns.seconds[name].append(ways[name]() / stores)
+            ours, vendors = (b - a for a, b in zip(before, spent(), strict=True))
+            turns.processor[name].append(ours / stores)
+            if name == "ours":
+                turns.processor["page_server"].append(vendors / stores)
 
         with self.console.status(f"{what}: warming up") as status:
             digests = []
-            ways = (limit, executemany, ours) if changed else (limit, ours)
-            for turn in ways:
+            for name in ways:
                 begin()
-                turn()
+                take(name)
                 digests.append(self._digest())
             if any(digest != digests[0] for digest in digests):
                 raise RuntimeError(f"limit and product did not write the same rows: {digests}")
             turns = _Turns()
             for i in range(self.size.rounds):
                 status.update(f"{what}: round {i + 1} of {self.size.rounds}")
-                for turn in ways[:: 1 if i % 2 else -1]:
+                for name in (*ways,)[:: 1 if i % 2 else -1]:
                     begin()
                     self._execute("CHECKPOINT")
-                    turn()
+                    take(name)
         return turns
 
     def _digest(self) -> list[Any]:
@@ -316,7 +319,8 @@ def _show(console: Console, size: Size, figures: dict[str, Any]) -> None:
                 continue
             table.add_row(label, *(str(figures[what][key][name]) for name in ("min", "median", "max")))
         for name, seconds in figures[what]["processor_seconds"].items():
-            table.add_row(f"{title}: processor seconds, {name.replace('_', ' ')}", "", str(seconds), "")
+            who = "the page server" if name == "page_server" else f"{name} and PostgreSQL"
+            table.add_row(f"{title}: processor seconds, {who}", "", str(seconds), "")
         table.add_section()
     for label, key in (
         ("rows a second, all", "rows_per_second"),

@@ -9,11 +9,13 @@ import resource
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import psycopg
+import sqlalchemy as sa
 
 from bg_pipelines.database import embedded
 from bg_pipelines.database.engine import Database, embedded_url
@@ -45,6 +47,25 @@ def peak_rss_mb() -> float:
         return int(found[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def postgres_seconds(url: str) -> Callable[[], float]:
+    """A reading of the processor time of all processes of the server behind this URL that are there, to the nanosecond."""
+    with psycopg.connect(
+        sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as connection:
+        row = connection.execute("SELECT pg_read_file('postmaster.pid', 0, 20)").fetchone()
+    assert row is not None
+    postmaster = psutil.Process(int(row[0].split()[0]))
+
+    def read() -> float:
+        total = 0
+        for process in (postmaster, *postmaster.children()):
+            with suppress(OSError):  # it has ended
+                total += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+        return total / 1e9
+
+    return read
 
 
 def processor_seconds(process_id: int) -> float:

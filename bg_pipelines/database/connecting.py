@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
+from bg_pipelines.database.arrays import TextsDumper
 from bg_pipelines.database.sqlstates import classified, pooled, unavailable
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.settings import driver_url
@@ -124,6 +125,7 @@ def options(place: sa.URL, *, of_jobs: bool) -> str:
 
 def settle(connection: psycopg.Connection[Any]) -> None:
     """Make a new connection ready. Raises IntegrationError: configuration where its database will not do, database."""
+    connection.adapters.register_dumper(list, TextsDumper)
     try:
         row = connection.execute(_SETTLE).fetchone()
         connection.commit()
@@ -137,6 +139,7 @@ def settle(connection: psycopg.Connection[Any]) -> None:
 
 async def settle_async(connection: psycopg.AsyncConnection[Any]) -> None:
     """The same for a connection of an event loop, which commits each statement. Raises what psycopg raises, too."""
+    connection.adapters.register_dumper(list, TextsDumper)
     try:
         _require_fit(await (await connection.execute(_SETTLE)).fetchone())
     except IntegrationError:

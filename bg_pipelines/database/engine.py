@@ -6,6 +6,7 @@ goes through SQLAlchemy. Both use the one pool of a `Database`.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,14 @@ class Database:
             pool_use_lifo=True,
             connect_args=self._connect_args,
         )
+        self._asks = threading.local()
+        ping = self.engine.dialect.do_ping
+
+        def begin_or_ping(connection: Any) -> bool:
+            """Where a transaction is wanted, its begin shows as well whether the connection is alive."""
+            return _begin(connection) if hasattr(self._asks, "transaction") else ping(connection)
+
+        self.engine.dialect.do_ping = begin_or_ping  # type: ignore[method-assign, assignment]
         sa.event.listen(self.engine, "connect", lambda connection, _: connecting.settle(connection))
 
     @property
@@ -65,6 +74,14 @@ class Database:
         """libpq's parameters, for a connection outside of the pool. The password is one of them: show them nowhere."""
         _, parameters = self.engine.dialect.create_connect_args(self.engine.url)
         return {**parameters, **self._connect_args}
+
+    def _begun(self) -> sa.PoolProxiedConnection:
+        """A connection in a transaction, or a new one that is not in one yet."""
+        self._asks.transaction = True
+        try:
+            return self.engine.raw_connection()
+        finally:
+            del self._asks.transaction
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
@@ -74,13 +91,13 @@ class Database:
         transaction as happens in a database in use; see `sqlstates`.
         """
         try:
-            pooled = self.engine.raw_connection()
+            pooled = self._begun()
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error) as error:
             raise unavailable(getattr(error, "orig", None) or error) from error
         connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
         try:
-            # Begins it: else a `connection.transaction()` that comes first would be one of its own, and commit.
-            connection.execute("SELECT")
+            if connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+                _begin(connection)
             yield connection
             connection.commit()
         except BaseException as error:
@@ -192,6 +209,12 @@ class Database:
                 "run `bg-pipelines migrate`",
                 source="database",
             )
+
+
+def _begin(connection: psycopg.Connection[Any]) -> bool:
+    """Begin a transaction: else a `connection.transaction()` that comes first would be one of its own, and commit."""
+    connection.execute("SELECT")
+    return True
 
 
 def open_database(settings: Settings, *, pool_size: int = 5) -> Database:

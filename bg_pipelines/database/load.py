@@ -1,4 +1,4 @@
-"""Load: records of a page or more into their table, by COPY into a temporary table and one merge.
+"""Load: records of a page or more into their table, by one merge: a few as arrays, many by COPY into a temporary table.
 
     with database.transaction() as connection:
         counts = load(connection, "inventory_levels", store_id, records, seen_at=fetched_at, reject=keep)
@@ -21,13 +21,16 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
-from psycopg.abc import Buffer
-from psycopg.types.array import ListDumper
 
+from bg_pipelines.database.arrays import array_of, arrays_of, rows_of_arrays
 from bg_pipelines.errors import ErrorType, IntegrationError
 from bg_pipelines.records import Reject, remedied
 from bg_pipelines.values import UNWRITABLE
 from bg_pipelines.wording import counted
+
+VALUES_AS_ARRAYS = 8_000
+"""Rows of so many values, 300 orders or 570 lines, come with the merge itself, as arrays: to stage them costs as much as all the
+rest, and tables that every run makes anew bloat PostgreSQL's catalogue. From about so many on COPY is faster (measured)."""
 
 AHEAD = timedelta(minutes=10)
 """A row held with a time so far ahead of our clock is no newer version that arrived first: no change will ever be later.
@@ -101,6 +104,7 @@ def load(
     reject: Callable[[Reject], None],
     met_again: Callable[[Sequence[str]], None] = lambda _: None,
     wrote: Callable[[Changes], None] | None = None,
+    values_as_arrays: int = VALUES_AS_ARRAYS,
 ) -> Counts:
     """Merge records of one type into `table`, in the caller's transaction.
 
@@ -134,6 +138,7 @@ def load(
             reject,
             met_again,
             wrote,
+            values_as_arrays,
         )
         counts += merge(unique)
     counts.require_complete(table)
@@ -170,6 +175,7 @@ class _Merge:
         reject: Callable[[Reject], None],
         met_again: Callable[[Sequence[str]], None],
         wrote: Callable[[Changes], None] | None,
+        values_as_arrays: int,
     ) -> None:
         self.connection = connection
         self.table = table
@@ -185,7 +191,9 @@ class _Merge:
             "right_before": right_before,
             "timed": wrote is not None,
         }
-        self.statements = _statements(table, tuple(columns))
+        self.columns = tuple(columns)
+        self.statements = _statements(table, self.columns)
+        self.rows_as_arrays = values_as_arrays // len(columns)
 
     def __call__(self, records: Sequence[Any]) -> Counts:
         try:
@@ -205,6 +213,9 @@ class _Merge:
         ) as error:
             if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is not None:
                 raise  # the statement is wrong, not a row; without a code it is a value psycopg cannot write
+            if self.rows_as_arrays and not self.into_empty:
+                self.rows_as_arrays = 0  # COPY tells which column it is
+                return self(records)
             if len(records) == 1:
                 record = records[0]
                 self.reject(Reject(record.external_id, _reason(error, record), record._asdict()))
@@ -216,10 +227,8 @@ class _Merge:
 
     @contextmanager
     def _copy(self, statement: str) -> Iterator[psycopg.Copy]:
-        with self.connection.cursor() as cursor:
-            cursor.adapters.register_dumper(list, _TextsDumper)
-            with cursor.copy(self.statements[statement]) as copy:
-                yield copy
+        with self.connection.cursor() as cursor, cursor.copy(self.statements[statement]) as copy:
+            yield copy
 
     def _insert(self, records: Sequence[Any]) -> Counts:
         store_id = self.parameters["store"]
@@ -230,51 +239,46 @@ class _Merge:
         return Counts(inserted=len(records))
 
     def _merge(self, records: Sequence[Any]) -> Counts:
-        execute = self.connection.execute
-        # Made once a connection, emptied at each commit: one a page would bloat PostgreSQL's catalogue.
-        execute(self.statements["stage"])
-        with self._copy("copy") as copy:
-            for record in records:
-                copy.write_row(record)
-        merged = execute(self.statements["merge"], self.parameters).fetchone()
+        execute, statements, parameters = self.connection.execute, self.statements, self.parameters
+        arrays = arrays_of(records) if len(records) <= self.rows_as_arrays else None
+        if arrays is not None:
+            statements = _statements(self.table, self.columns, as_arrays=True)
+            parameters = parameters | arrays
+        else:
+            # Made once a connection, emptied at each commit: one a page would bloat PostgreSQL's catalogue.
+            execute(statements["stage"])
+            with self._copy("copy") as copy:
+                for record in records:
+                    copy.write_row(record)
+        merged = execute(statements["merge"], parameters).fetchone()
         assert merged is not None
         written, inserted, changed_at, now = merged
         if self.wrote is not None and changed_at:
             self.wrote(Changes(now, changed_at))
         # What was written has a newer `synced_at`, and of a first pass that is all.
         if self.parameters["confirm_before"] is not None and written < len(records):
-            confirmed = execute(self.statements["confirm"], self.parameters).rowcount
+            confirmed = execute(statements["confirm"], parameters).rowcount
             if written + confirmed < len(records):
-                self.met_again(
-                    [external_id for (external_id,) in execute(self.statements["again"], self.parameters)]
-                )
+                self.met_again([external_id for (external_id,) in execute(statements["again"], parameters)])
         return Counts(inserted=inserted, updated=written - inserted, unchanged=len(records) - written)
 
 
-class _TextsDumper(ListDumper):
-    """Lists of texts (tags) as arrays. psycopg's own is for lists of anything and costs as much as the rest of a row."""
-
-    oid = psycopg.adapters.types["text"].array_oid
-
-    def dump(self, obj: list[Any]) -> Buffer | None:
-        try:
-            text = '","'.join(obj)
-        except TypeError:
-            return super().dump(obj)
-        if "\\" in text or text.count('"') != 2 * max(0, len(obj) - 1):
-            return super().dump(obj)
-        return self._dump_item('{"' + text + '"}') if obj else b"{}"
-
-
 @lru_cache
-def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]:
+def _statements(table: str, columns: tuple[str, ...], *, as_arrays: bool = False) -> dict[str, bytes]:
+    """The rows that were read are in the stage, or `as_arrays` in the merge's own parameters."""
+    stage = sql.Identifier(f"stage_{table}")
     content = [c for c in columns if c not in {"external_id", "source_updated_at"}]
     names = {
         "differs": _differs("h", "s", content),
         "differs_still": _differs("t", "excluded", content),
         "staged": sql.SQL(", ").join(sql.Identifier("s", c) for c in columns),
         "table": sql.Identifier(table),
-        "stage": sql.Identifier(f"stage_{table}"),
+        "stage": stage,
+        "with": rows_of_arrays(table, columns) if as_arrays else sql.SQL("WITH "),
+        "read": sql.Identifier("read") if as_arrays else stage,
+        "ids": array_of("external_id")
+        if as_arrays
+        else sql.SQL("ARRAY(SELECT external_id FROM {})").format(stage),
         "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
         "assignments": sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(c), sql.Identifier("excluded", c))
@@ -294,9 +298,9 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
         # out by looking them up first, for ON CONFLICT locks whatever it meets, and that is written to the log. OFFSET 0:
         # looked up by their key, whatever the planner believes of these tables.
         "merge": """
-            WITH written AS (
+            {with} written AS (
                 INSERT INTO {table} AS t (store_id, {columns})
-                SELECT %(store)s, {staged} FROM {stage} s LEFT JOIN LATERAL (
+                SELECT %(store)s, {staged} FROM {read} s LEFT JOIN LATERAL (
                     SELECT * FROM {table} WHERE store_id = %(store)s AND external_id = s.external_id OFFSET 0
                 ) h ON true
                 WHERE h.external_id IS NULL OR {differs}
@@ -306,7 +310,7 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
                 RETURNING t.xmax = 0 AS inserted, t.source_updated_at
             ), cleared AS (
                 DELETE FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(resource)s
-                AND EXISTS (SELECT FROM {stage} s WHERE s.external_id = r.external_id)
+                AND EXISTS (SELECT FROM {read} s WHERE s.external_id = r.external_id)
             )
             SELECT count(*), count(*) FILTER (WHERE inserted), array_agg(source_updated_at) FILTER (WHERE %(timed)s), now()
             FROM written""",
@@ -315,17 +319,17 @@ def _statements(table: str, columns: tuple[str, ...]) -> dict[str, sql.Composed]
         "confirm": """
             INSERT INTO confirmed_rows (store_id, resource, external_id)
             SELECT store_id, %(resource)s, external_id FROM {table}
-            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage}))
+            WHERE store_id = %(store)s AND external_id = ANY ({ids})
             AND synced_at < %(confirm_before)s ON CONFLICT DO NOTHING""",
         # What was written or noted just now has this transaction's time.
         "again": """
             SELECT external_id FROM {table} t
-            WHERE store_id = %(store)s AND external_id = ANY (ARRAY(SELECT external_id FROM {stage})) AND deleted_at IS NULL
+            WHERE store_id = %(store)s AND external_id = ANY ({ids}) AND deleted_at IS NULL
             AND ((synced_at >= %(confirm_before)s AND synced_at <> now()) OR EXISTS (SELECT FROM confirmed_rows c
                 WHERE c.store_id = t.store_id AND c.resource = %(resource)s AND c.external_id = t.external_id
                 AND c.confirmed_at <> now()))""",
     }
-    return {name: sql.SQL(text).format(**names) for name, text in statements.items()}
+    return {name: sql.SQL(text).format(**names).as_bytes() for name, text in statements.items()}
 
 
 def _differs(held: str, read: str, content: Sequence[str]) -> sql.Composed:

@@ -136,22 +136,16 @@ def mark_left_parts_deleted(
     store_id: int,
     records: Sequence[Any],
     parts: Sequence[Any],
+    *,
+    written: bool,
 ) -> int:
     """Mark the parts gone that rows of `whole`, just loaded with all of their `parts`, no longer have; how many.
 
     Parts carry their row's `source_updated_at`. So one that is older than its row was left behind, and one that is
-    not among `parts` is gone where the row is held as it has just been read. A row that is marked deleted has none.
+    not among `parts` is gone where the row is held as it has just been read: so are all of them if all were `written`
+    in this transaction. A row that is marked deleted has none.
     """
-    statement = sql.SQL(
-        "UPDATE {table} p SET deleted_at = now() FROM {whole} w "
-        "JOIN unnest(%(ids)s::text[], %(times)s::text[]::timestamptz[]) AS read (id, time) ON w.external_id = read.id "
-        "WHERE w.store_id = %(store)s AND p.store_id = %(store)s AND p.order_external_id = w.external_id "
-        "AND p.deleted_at IS NULL AND (w.deleted_at IS NOT NULL OR p.source_updated_at < w.source_updated_at "
-        # NOT IN, and not NOT EXISTS: that is always looked up in a hash, however few rows the planner expects.
-        "OR (w.source_updated_at = read.time AND p.external_id NOT IN (SELECT unnest(%(parts)s::text[])))) "
-        "AND NOT EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = %(store)s AND r.resource = %(table)s "
-        "AND r.external_id = p.external_id)"
-    ).format(table=sql.Identifier(table), whole=sql.Identifier(whole))
+    statement = _LEFT_OF_WRITTEN if written else _LEFT
     parameters = {
         "store": store_id,
         "table": table,
@@ -159,7 +153,26 @@ def mark_left_parts_deleted(
         "times": [record.source_updated_at for record in records],
         "parts": [part.external_id for part in parts],
     }
-    return connection.execute(statement, parameters).rowcount
+    return connection.execute(statement.format(table=table, whole=whole), parameters).rowcount
+
+
+# NOT IN, and not NOT EXISTS: that is always looked up in a hash, however few rows the planner expects.
+_NOT_READ = "p.external_id NOT IN (SELECT unnest(%(parts)s::text[]))"
+_NOT_REJECTED = (
+    "p.deleted_at IS NULL AND NOT EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = %(store)s "
+    "AND r.resource = %(table)s AND r.external_id = p.external_id)"
+)
+_LEFT = (
+    "UPDATE {table} p SET deleted_at = now() FROM {whole} w "  # noqa: S608 (constants)
+    "JOIN unnest(%(ids)s::text[], %(times)s::text[]::timestamptz[]) AS read (id, time) ON w.external_id = read.id "
+    "WHERE w.store_id = %(store)s AND p.store_id = %(store)s AND p.order_external_id = w.external_id "
+    "AND (w.deleted_at IS NOT NULL OR p.source_updated_at < w.source_updated_at "
+    f"OR (w.source_updated_at = read.time AND {_NOT_READ})) AND {_NOT_REJECTED}"
+)
+_LEFT_OF_WRITTEN = (
+    "UPDATE {table} p SET deleted_at = now() WHERE p.store_id = %(store)s "  # noqa: S608 (constants)
+    f"AND p.order_external_id = ANY(%(ids)s) AND {_NOT_READ} AND {_NOT_REJECTED}"
+)
 
 
 def mark_children_deleted(connection: Connection, table: Resource, store_id: int) -> int:

@@ -137,7 +137,13 @@ class Loader:
             keep_rejects(connection, self.cipher, name, self.store_id, refused)
             if loaded.inserted < len(records):
                 counts.deleted += mark_left_parts_deleted(
-                    connection, name, self.table, self.store_id, kept_rows, kept_parts
+                    connection,
+                    name,
+                    self.table,
+                    self.store_id,
+                    kept_rows,
+                    kept_parts,
+                    written=loaded.inserted + loaded.updated == len(records),
                 )
         keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
         return Loaded(counts, rows_read, marked, moved, Changes.of(changes), again)

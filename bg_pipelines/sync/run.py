@@ -256,7 +256,7 @@ class SyncRun:
             by_store: dict[int, list[Claim]] = {}
             for unit in due:
                 by_store.setdefault(unit.store_id, []).append(unit)
-            stores = read_stores(connection, by_store)
+            stores = read_stores(connection, by_store) if by_store else {}
         claimed_at = self.clock()
         order = {unit.value: i for i, unit in enumerate(request.units)}
         return [

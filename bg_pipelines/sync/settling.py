@@ -241,6 +241,8 @@ class Settling:
         """Close circuits and incidents of what succeeded; report rows that could not be loaded."""
 
         def act(connection: Connection, known: _Known) -> None:
+            if not may_be_over(connection, [self.store.id]):
+                return  # as nearly always
             # A partly successful visit does not show that store or vendor have recovered.
             if known.circuits is None:
                 outcome = circuits.note_success(connection, self.store.id, self.store.platform)
@@ -404,7 +406,12 @@ class IdleVisit(NamedTuple):
     units: list[Claim]
 
 
-# What a success may have to close: see `Settling.note_success`.
+def may_be_over(connection: Connection, stores: Sequence[int]) -> set[int]:
+    """Of these stores those at which a success has something to close or to report: see `Settling.note_success`."""
+    rows = connection.execute(_MAY_BE_OVER, (list(stores),))
+    return {store_id for (store_id,) in rows}
+
+
 _MAY_BE_OVER = f"""
     SELECT s.id FROM stores s WHERE s.id = ANY(%s) AND (
         EXISTS (SELECT FROM circuits c WHERE c.failures > 0 AND (c.store_id = s.id OR c.platform = s.platform))
@@ -439,9 +446,9 @@ def settle_idle(database: Database, coverage: Coverage, visits: Sequence[IdleVis
             if queue.carrier in units:
                 # For what was added to it meanwhile: the new due time would hide it.
                 store_units.make_carrier_due(connection, queue, stores)
-        return {store_id for (store_id,) in connection.execute(_MAY_BE_OVER, (stores,))}
+        return may_be_over(connection, stores)
 
-    may_be_over = database.transact(act)
+    noted = database.transact(act)
     for visit in visits:
-        if visit.settling.store.id in may_be_over:
+        if visit.settling.store.id in noted:
             visit.settling.note_success([unit.unit for unit in visit.units])

@@ -181,9 +181,7 @@ class Runner(Generic[B]):
             gc.set_threshold(*usual)
 
     def _work_through(self, due_before: datetime, began: float) -> None:
-        for _ in range(self.workers):
-            self._start(self._worker)
-        pending = batches = 0
+        pending = batches = started = 0
         last_report = looked_at = worked_at = began
         until: datetime | None = due_before
         all_seen = True  # no batch has ended since the last look for what is due now
@@ -211,6 +209,9 @@ class Runner(Generic[B]):
                 pending += len(claimed)
                 batches += len(claimed)
                 self.workload.claimed(batches)
+                while started < min(pending, self.workers):
+                    started += 1
+                    self._start(self._worker)
             if pending:
                 worked_at = now
             elif all_seen and (now - worked_at >= self.warmth.seconds or self.warmth.is_wanted()):

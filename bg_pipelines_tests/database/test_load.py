@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import psycopg
 import pytest
@@ -13,12 +13,23 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from bg_pipelines.database.engine import Database
-from bg_pipelines.database.load import Changes, Counts, load
+from bg_pipelines.database.load import VALUES_AS_ARRAYS, Changes, Counts, load
 from bg_pipelines.database.secrets import Cipher
 from bg_pipelines.errors import IntegrationError
-from bg_pipelines.records import Product, ProductVariant, Reject
+from bg_pipelines.records import (
+    Customer,
+    InventoryLevel,
+    Location,
+    Order,
+    OrderLine,
+    Product,
+    ProductVariant,
+    Refund,
+    Reject,
+)
 from bg_pipelines.sync.deletions import mark_deleted, mark_not_listed_deleted
 from bg_pipelines.sync.rejects import keep_rejects
+from bg_pipelines.webhooks.carts import CARTS, ITEMS, CartRecord, ItemRecord
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -65,13 +76,20 @@ def product(number: object = 1, **values: Any) -> Product:
 
 
 class Shelf:
-    """One store's rows, on one connection. `into_empty` is what is said of the table, rightly or not."""
+    """One store's rows, on one connection. `into_empty` is what is said of the table, rightly or not; `staged` that few rows come
+    as many do."""
 
     def __init__(
-        self, connection: psycopg.Connection[Any], cipher: Cipher, *, into_empty: bool = False
+        self,
+        connection: psycopg.Connection[Any],
+        cipher: Cipher,
+        *,
+        into_empty: bool = False,
+        staged: bool = False,
     ) -> None:
         self.connection = connection
         self.into_empty = into_empty
+        self.values_as_arrays = 0 if staged else VALUES_AS_ARRAYS
         self.cipher = cipher
         row = connection.execute(
             "INSERT INTO stores (name, platform, domain, credentials) "
@@ -99,6 +117,7 @@ class Shelf:
             into_empty=self.into_empty,
             reject=rejects.append,
             wrote=changes.append,
+            values_as_arrays=self.values_as_arrays,
         )
         self.changes = Changes.of(changes)
         assert counts.read == len(records)
@@ -139,9 +158,10 @@ class Shelf:
             )
 
 
-@pytest.fixture(params=[False, True], ids=["merged", "into an empty table, they say"])
+@pytest.fixture(params=["as arrays", "staged", "into an empty table, they say"])
 def shelf(connection: psycopg.Connection[Any], cipher: Cipher, request: pytest.FixtureRequest) -> Shelf:
-    return Shelf(connection, cipher, into_empty=request.param)
+    way = request.param
+    return Shelf(connection, cipher, into_empty=way.startswith("into"), staged=way == "staged")
 
 
 # The newest source wins
@@ -162,14 +182,15 @@ BATCHES = st.lists(
 
 
 @modest
-@given(batches=BATCHES, into_empty=st.booleans())
+@given(batches=BATCHES, into_empty=st.booleans(), staged=st.booleans())
 def test_whatever_the_order_the_newest_source_wins(
     connection: psycopg.Connection[Any],
     cipher: Cipher,
     batches: list[list[ProductVariant]],
     into_empty: bool,
+    staged: bool,
 ) -> None:
-    shelf = Shelf(connection, cipher, into_empty=into_empty)
+    shelf = Shelf(connection, cipher, into_empty=into_empty, staged=staged)
     model: dict[str, ProductVariant] = {}
     for batch in batches:
         before = dict(model)
@@ -416,7 +437,7 @@ def test_what_was_rejected_is_kept_encrypted(shelf: Shelf) -> None:
 
 def test_a_wrong_statement_is_not_blamed_on_the_rows(connection: psycopg.Connection[Any]) -> None:
     with pytest.raises(psycopg.errors.UndefinedColumn), connection.transaction():
-        load(connection, "locations", 1, [variant()], seen_at=NOON, reject=lambda _: None)
+        load(connection, "locations", 1, [variant()], seen_at=NOON, into_empty=True, reject=lambda _: None)
 
 
 # Texts
@@ -442,24 +463,90 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @modest
-@given(title=TEXTS, vendor=TEXTS, tags=st.lists(TEXTS, max_size=5))
-@example(title="\\N", vendor="".join(HARD_TEXTS), tags=HARD_TEXTS)
+@given(title=TEXTS, vendor=TEXTS, tags=st.lists(TEXTS, max_size=5), staged=st.booleans())
+@example(title="\\N", vendor="".join(HARD_TEXTS), tags=HARD_TEXTS, staged=True)
+@example(title="\\N", vendor="".join(HARD_TEXTS), tags=HARD_TEXTS, staged=False)
 def test_texts_come_back_as_they_were(
-    connection: psycopg.Connection[Any], cipher: Cipher, title: str, vendor: str, tags: list[str]
+    connection: psycopg.Connection[Any],
+    cipher: Cipher,
+    title: str,
+    vendor: str,
+    tags: list[str],
+    staged: bool,
 ) -> None:
-    shelf = Shelf(connection, cipher)
+    shelf = Shelf(connection, cipher, staged=staged)
     record = product(1, title=title, vendor=vendor, tags=tags)
-    shelf.load(record)
+    shelf.load(record, product(2, tags=[]))
     row = shelf.rows("products")[record.external_id]
     assert (row["title"], row["vendor"], row["tags"]) == (title, vendor, tags)
     counts, _ = shelf.load(record)
     assert counts == Counts(read=1, unchanged=1)
 
 
-@pytest.mark.parametrize("text", [*HARD_TEXTS, None])
-def test_no_text_is_taken_for_a_missing_one(shelf: Shelf, text: str | None) -> None:
-    shelf.load(variant(1, sku=text))
-    assert shelf.row(1)["sku"] == text
+def some_rows_of(record: type) -> list[Any]:
+    """Three rows: one of hard values, one with nothing where there may be nothing, and a plain one."""
+    values = {
+        "time": at(1),
+        "amount": "12.3400",
+        "whole": 7,
+        str: "\n".join(HARD_TEXTS),
+        bool: True,
+        list[str]: HARD_TEXTS,
+    }
+    plain = {"time": at(0), "amount": "0.01", "whole": 0, str: "plain", bool: False, list[str]: []}
+    rows = []
+    for number, kinds in enumerate((values, values, plain)):
+        row = {}
+        for name, hint in get_type_hints(record, include_extras=True).items():
+            parts = [hint] if get_origin(hint) in (Annotated, list) else [*get_args(hint)] or [hint]
+            [kind] = [part for part in parts if part is not type(None)]
+            word = kind.__metadata__[0] if get_origin(kind) is Annotated else kind
+            row[name] = None if number == 1 and len(parts) > 1 else kinds[word]
+        row |= {"external_id": f"row {number}"} | (
+            {"addresses": '[{"city": "\\"München\\""}]'} if "addresses" in row else {}
+        )
+        rows.append(record(**row))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("table", "record"),
+    [
+        ("locations", Location),
+        ("products", Product),
+        ("product_variants", ProductVariant),
+        ("inventory_levels", InventoryLevel),
+        ("customers", Customer),
+        ("orders", Order),
+        ("order_lines", OrderLine),
+        ("refunds", Refund),
+        (CARTS, CartRecord),
+        (ITEMS, ItemRecord),
+    ],
+)
+def test_few_rows_are_held_as_many_would_be_whatever_their_table(
+    connection: psycopg.Connection[Any], cipher: Cipher, table: str, record: type
+) -> None:
+    rows, held, staged = some_rows_of(record), [], []
+    for values_as_arrays in (VALUES_AS_ARRAYS, 0):
+        shelf = Shelf(connection, cipher)
+        rejects: list[Reject] = []
+        counts = load(
+            connection,
+            table,
+            shelf.store,
+            rows,
+            seen_at=FAR_OFF,
+            reject=rejects.append,
+            values_as_arrays=values_as_arrays,
+        )
+        assert (counts, rejects) == (Counts(read=3, inserted=3), [])
+        found = shelf.rows(table)
+        held.append([[found[row.external_id][name] for name in record._fields] for row in rows])  # type: ignore[attr-defined]
+        stage = connection.execute("SELECT to_regclass(%s)", (f"pg_temp.stage_{table}",)).fetchone()
+        staged.append(stage != (None,))
+    assert held[0] == held[1]
+    assert staged == [False, True]
 
 
 # What is gone, and what is back

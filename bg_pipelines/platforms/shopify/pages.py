@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -207,16 +206,15 @@ class PageReader:
         One alone is left as it is, for its rest costs no more; so is one that is gone, or that Shopify fails at.
         """
         cut = [node["id"] for node in nodes if _goes_on(node, name)]
+        if len(cut) < 2:
+            return nodes
         found: dict[str, Node] = {}
-        if len(cut) > 1:
-            try:
-                for _, asked, rows in self.answers_by_ids(document, variables, cut, self.sizes.cut):
-                    found |= {
-                        one: row for one, row in zip(asked, rows, strict=True) if type(row) is dict and row
-                    }
-            except IntegrationError as error:
-                if error.error_type is not ErrorType.QUERY_TOO_COSTLY and not may_be_of_size(error):
-                    raise
+        try:
+            for _, asked, rows in self.answers_by_ids(document, variables, cut, self.sizes.cut):
+                found |= {one: row for one, row in zip(asked, rows, strict=True) if type(row) is dict and row}
+        except IntegrationError as error:
+            if error.error_type is not ErrorType.QUERY_TOO_COSTLY and not may_be_of_size(error):
+                raise
         return [found.get(node["id"], node) if _goes_on(node, name) else node for node in nodes]
 
     def answers_by_ids(
@@ -369,9 +367,10 @@ Complete = Callable[[list[Any]], list[Any]]
 
 def _goes_on(node: Any, name: str) -> bool:
     """Whether there is more of a row's connection; of an invalid row that is not known."""
-    with suppress(*NONSENSE):
+    try:
         return nested_rows(node, name).next_cursor is not None and bool(key(node))
-    return False
+    except NONSENSE:
+        return False
 
 
 def rows_of(connection: Any) -> Rows:
