@@ -43,6 +43,9 @@ class Database:
     connections are kept, and as many more are opened under load.
     """
 
+    _asks = threading.local()
+    """Whether this thread wants a connection for a transaction."""
+
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         address = connecting.address(url, "psycopg")
         self._connect_args = {
@@ -59,7 +62,6 @@ class Database:
             pool_use_lifo=True,
             connect_args=self._connect_args,
         )
-        self._asks = threading.local()
         ping = self.engine.dialect.do_ping
 
         def begin_or_ping(connection: Any) -> bool:
