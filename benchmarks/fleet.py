@@ -295,6 +295,7 @@ def _show_whole(console: Console, made: Fleet, figures: dict[str, Any]) -> None:
         ("p99", figures["freshness_p99_s"]),
         ("visits", f"{figures['visits']:,}"),
         ("a visit: processor ms, runs and PostgreSQL", figures["cpu_ms_a_visit"]),
+        ("of it the runs, their start included", figures["run_cpu_ms_a_visit"]),
         ("daemon and code server", figures["daemon_cpu_ms_a_visit"]),
         ("transactions", figures["transactions_a_visit"]),
         ("WAL bytes", figures["wal_bytes_a_visit"]),
@@ -428,6 +429,7 @@ def _requests(after: dict[str, Any], before: dict[str, Any]) -> int:
 def _a_visit(costs: Costs, visits: int) -> dict[str, Any]:
     return {
         "cpu_ms_a_visit": round(1000 * (costs.run_seconds + costs.postgres_seconds) / visits, 2),
+        "run_cpu_ms_a_visit": round(1000 * costs.run_seconds / visits, 2),
         "transactions_a_visit": round(costs.transactions / visits, 2),
         "wal_bytes_a_visit": round(costs.wal_bytes / visits),
     }
