@@ -143,7 +143,8 @@ class Loader:
                     self.store_id,
                     kept_rows,
                     kept_parts,
-                    written=loaded.inserted + loaded.updated == len(records),
+                    # One that is gone as well has no parts.
+                    written=not gone and loaded.inserted + loaded.updated == len(records),
                 )
         keep_rejects(connection, self.cipher, self.table, self.store_id, [*rejects, *refused_rows])
         return Loaded(counts, rows_read, marked, moved, Changes.of(changes), again)

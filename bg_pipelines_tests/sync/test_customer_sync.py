@@ -155,6 +155,15 @@ def test_a_part_that_no_longer_comes_with_its_row_is_gone_and_others_stay(
     assert (counts.read, counts.inserted, counts.updated, counts.deleted) == (3, 1, 2, 2)
 
 
+def test_a_row_that_is_listed_as_edited_and_told_to_be_gone_at_once_leaves_none_of_its_parts(
+    run_script: Script, database: Database
+) -> None:
+    first, edited = order(1), order(1, 5)
+    run_script(page((first, [line(first, 1)])))
+    run_script(page((edited, [line(edited, 1), line(edited, 2)]), gone=["O1"]))
+    assert alive(database, "orders") == alive(database, "order_lines") == set()
+
+
 def test_an_older_version_of_a_row_brings_none_of_its_parts_back(
     run_script: Script, database: Database
 ) -> None:
