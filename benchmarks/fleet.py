@@ -48,11 +48,10 @@ from benchmarks.harness.fleet import (
     Costs,
     Fleet,
     fleet,
-    libpq,
     tree_seconds,
 )
 from benchmarks.harness.fleet_layouts import Layout, run_for_each_store, task_for_each_store
-from benchmarks.harness.machine import description
+from benchmarks.harness.machine import description, libpq
 from bg_pipelines.machine import code_server
 from bg_pipelines.machine.processes import child
 from bg_pipelines.queues import JOB_UNITS

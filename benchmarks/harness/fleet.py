@@ -31,7 +31,7 @@ import psycopg
 import sqlalchemy as sa
 
 from benchmarks.harness import fleet_vendor
-from benchmarks.harness.machine import own_postgres, processor_seconds
+from benchmarks.harness.machine import libpq, own_postgres, postmaster, processor_seconds
 from benchmarks.harness.page_server import TOKEN
 from benchmarks.harness.store import CIPHER, KEY, connect
 from bg_pipelines.database.engine import Database
@@ -103,8 +103,7 @@ class Fleet:
             **trusting(vendor),
         }
         self._watch = psycopg.connect(libpq(url), autocommit=True)
-        pid = self._watch.info.backend_pid
-        self._postmaster = psutil.Process(pid).parent()
+        self._postmaster = postmaster(url)
 
     def close(self) -> None:
         self._watch.close()
@@ -220,13 +219,9 @@ class Fleet:
             int(dagster_transactions),
             int(wal_bytes),
             int(wal_full_pages),
-            self._postgres_seconds(),
+            tree_seconds(self._postmaster.pid),
             processor_seconds(self.vendor.process_id),
         )
-
-    def _postgres_seconds(self) -> float:
-        assert self._postmaster is not None
-        return tree_seconds(self._postmaster.pid)
 
 
 @contextmanager
@@ -249,10 +244,6 @@ def fleet(stores: int) -> Iterator[Fleet]:
 
 def trusting(vendor: fleet_vendor.Vendor) -> dict[str, str]:
     return {"REQUESTS_CA_BUNDLE": str(vendor.authority), "NO_PROXY": "*", "no_proxy": "*"}
-
-
-def libpq(url: str) -> str:
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def tree_seconds(process_id: int) -> float:

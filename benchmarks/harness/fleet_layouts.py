@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 import sqlalchemy as sa
 
-from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Fleet, libpq, tree_seconds
+from benchmarks.harness.fleet import JOBS, PROJECT, TURN_SECONDS, Fleet, tree_seconds
+from benchmarks.harness.machine import libpq
 from bg_pipelines.machine.processes import child
 from bg_pipelines.queues import JOB_UNITS
 

@@ -49,18 +49,26 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def libpq(url: str) -> str:
+    """The URL as psycopg itself takes it."""
+    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def postmaster(url: str) -> psutil.Process:
+    """The process that all others of this server on this machine are children of."""
+    with psycopg.connect(libpq(url)) as connection:
+        process = psutil.Process(connection.info.backend_pid).parent()
+    assert process is not None
+    return process
+
+
 def postgres_seconds(url: str) -> Callable[[], float]:
-    """A reading of the processor time of all processes of the server behind this URL that are there, to the nanosecond."""
-    with psycopg.connect(
-        sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    ) as connection:
-        row = connection.execute("SELECT pg_read_file('postmaster.pid', 0, 20)").fetchone()
-    assert row is not None
-    postmaster = psutil.Process(int(row[0].split()[0]))
+    """A reading of the processor time of all processes of this server that are there, to the nanosecond."""
+    server = postmaster(url)
 
     def read() -> float:
         total = 0
-        for process in (postmaster, *postmaster.children()):
+        for process in (server, *server.children()):
             with suppress(OSError):  # it has ended
                 total += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
         return total / 1e9

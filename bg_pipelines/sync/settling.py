@@ -406,18 +406,18 @@ class IdleVisit(NamedTuple):
     units: list[Claim]
 
 
-def may_be_over(connection: Connection, stores: Sequence[int]) -> set[int]:
-    """Of these stores those at which a success has something to close or to report: see `Settling.note_success`."""
-    rows = connection.execute(_MAY_BE_OVER, (list(stores),))
-    return {store_id for (store_id,) in rows}
-
-
 _MAY_BE_OVER = f"""
     SELECT s.id FROM stores s WHERE s.id = ANY(%s) AND (
         EXISTS (SELECT FROM circuits c WHERE c.failures > 0 AND (c.store_id = s.id OR c.platform = s.platform))
         OR EXISTS (SELECT FROM incidents i WHERE i.status = 'open' AND (i.store_id = s.id
             OR (i.kind = '{Platform.kind}' AND i.platform = s.platform)))
         OR EXISTS (SELECT FROM rejected_rows r WHERE r.store_id = s.id))"""  # noqa: S608 (made of constants)
+
+
+def may_be_over(connection: Connection, stores: Sequence[int]) -> set[int]:
+    """Of these stores those at which a success has something to close or to report: see `Settling.note_success`."""
+    rows = connection.execute(_MAY_BE_OVER, (list(stores),))
+    return {store_id for (store_id,) in rows}
 
 
 LOCK_SECONDS = 1

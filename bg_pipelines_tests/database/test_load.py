@@ -435,9 +435,24 @@ def test_what_was_rejected_is_kept_encrypted(shelf: Shelf) -> None:
     assert MARK.encode() not in bytes(row["payload"])
 
 
-def test_a_wrong_statement_is_not_blamed_on_the_rows(connection: psycopg.Connection[Any]) -> None:
-    with pytest.raises(psycopg.errors.UndefinedColumn), connection.transaction():
-        load(connection, "locations", 1, [variant()], seen_at=NOON, into_empty=True, reject=lambda _: None)
+@pytest.mark.parametrize(
+    ("values_as_arrays", "error"), [(0, psycopg.errors.UndefinedColumn), (VALUES_AS_ARRAYS, KeyError)]
+)
+def test_a_wrong_statement_is_not_blamed_on_the_rows(
+    connection: psycopg.Connection[Any], values_as_arrays: int, error: type[Exception]
+) -> None:
+    rejects: list[Reject] = []
+    with pytest.raises(error, match="product_external_id"), connection.transaction():
+        load(
+            connection,
+            "locations",
+            1,
+            [variant()],
+            seen_at=NOON,
+            reject=rejects.append,
+            values_as_arrays=values_as_arrays,
+        )
+    assert rejects == []
 
 
 # Texts
@@ -481,6 +496,12 @@ def test_texts_come_back_as_they_were(
     assert (row["title"], row["vendor"], row["tags"]) == (title, vendor, tags)
     counts, _ = shelf.load(record)
     assert counts == Counts(read=1, unchanged=1)
+
+
+@pytest.mark.parametrize("text", [*HARD_TEXTS, None])
+def test_no_text_is_taken_for_a_missing_one(shelf: Shelf, text: str | None) -> None:
+    shelf.load(variant(1, sku=text))
+    assert shelf.row(1)["sku"] == text
 
 
 def some_rows_of(record: type) -> list[Any]:
