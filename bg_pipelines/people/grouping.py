@@ -278,7 +278,8 @@ def settle_ids(
     was: dict[int, list[Member]] = defaultdict(list)
     for member in members:
         was[member.person_id].append(member)
-    for person_id, old in was.items():
+    # The oldest first: a person who is handed an older number no longer has the one it was known by, which then goes on.
+    for person_id, old in sorted(was.items()):
         lead = next((member for member in old if member.number == person_id), None)
         if lead is not None:
             there = group_of[lead.id]
@@ -294,7 +295,7 @@ def settle_ids(
         ]
         if heirs:
             heir = min(heirs, key=lambda member: member.number)
-            numbers[heir.id] = person_id
+            numbers[heir.id] = lowest[group_of[heir.id]] = person_id
             if lead is not None:
                 numbers[lead.id] = heir.number
     ids = [min(numbers[customer] for customer in person) for person in persons]
