@@ -12,6 +12,8 @@ The vendor (harness/fleet_vendor.py) speaks TLS and gzip, each store has an addr
                             success was never longer ago
     freshness               from a change at the vendor to the commit of its row
     cpu_ms_a_visit          of the processes that run jobs, their start included, and of PostgreSQL
+    standing_cpu_share      of one processor, with daemon and code server up and nothing due; PostgreSQL's part of it apart
+    visit_cpu_ms            cpu_ms_a_visit without what PostgreSQL uses when nothing is due: what the visits add
     transactions_a_visit    of the application's database, all of them: the claiming, the reports, the vacuum
     wal_bytes_a_visit       of the whole server, Dagster's database included, the checkpoints as they come
     left_mb_a_day           by a fleet in which nothing changes: each store's full pass and audit of a day, and what a run leaves in
@@ -32,7 +34,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg
@@ -63,6 +65,7 @@ LATE_SECONDS = 360.0
 LOOK_SECONDS = 15.0
 START_SECONDS = 20.0
 """How long before a tick the daemon is started."""
+SETTLING_SECONDS, STANDING_SECONDS = 60.0, 90.0
 RUNS_AN_HOUR = 38
 """As an hour with a daemon has them, measured."""
 NAIVE_RUNS, TASKS = 40, 1_000
@@ -144,6 +147,7 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
     It begins as a turn does, with the daemon started in time for the tick that all stores are due at.
     """
     seconds = minutes * 60
+    standing = _standing(console, made)
     time.sleep((-time.time() - START_SECONDS) % TURN_SECONDS)
     made.execute(
         "UPDATE sync_states SET last_succeeded_at = now(), next_due_at = now() WHERE next_due_at < now() + interval '1 hour'"
@@ -192,6 +196,14 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
         "visits": visits.count,
         **_a_visit(used, max(1, visits.count)),
         "stores_carried": round(made.stores * visits.on_time),
+        "visit_cpu_ms": round(
+            1000
+            * (used.run_seconds + used.postgres_seconds - standing.postgres_share * used.seconds)
+            / max(1, visits.count),
+            2,
+        ),
+        "standing_cpu_share": round(standing.share, 3),
+        "standing_postgres_share": round(standing.postgres_share, 3),
         "daemon_cpu_ms_a_visit": round(1000 * daemon_seconds / max(1, visits.count), 2),
         "processors_free": round(1 - busy / (cores * used.seconds), 3),
         "processors_of_the_vendor": round(used.vendor_seconds / (cores * used.seconds), 3),
@@ -204,6 +216,28 @@ def _whole(console: Console, made: Fleet, minutes: float) -> dict[str, Any]:
     }
     _show_whole(console, made, figures)
     return figures
+
+
+class _Standing(NamedTuple):
+    """Of one processor, while nothing is due: PostgreSQL, daemon and code server; and PostgreSQL alone."""
+
+    share: float
+    postgres_share: float
+
+
+def _standing(console: Console, made: Fleet) -> _Standing:
+    made.execute(
+        "UPDATE sync_states SET next_due_at = now() + interval '50 minutes' WHERE resource = ANY(%s)",
+        list(UNITS),
+    )
+    with _machine(made) as (server, daemon), console.status("nothing due"):
+        # The cleaning tasks of a new database are due at once.
+        time.sleep(SETTLING_SECONDS)
+        before = tree_seconds(server.pid) + tree_seconds(daemon.pid)
+        with made.costs() as used:
+            time.sleep(STANDING_SECONDS)
+        own = tree_seconds(server.pid) + tree_seconds(daemon.pid) - before
+    return _Standing((own + used.postgres_seconds) / used.seconds, used.postgres_seconds / used.seconds)
 
 
 @contextmanager
@@ -295,7 +329,10 @@ def _show_whole(console: Console, made: Fleet, figures: dict[str, Any]) -> None:
         ("visits", f"{figures['visits']:,}"),
         ("a visit: processor ms, runs and PostgreSQL", figures["cpu_ms_a_visit"]),
         ("of it the runs, their start included", figures["run_cpu_ms_a_visit"]),
+        ("without what PostgreSQL uses when nothing is due", figures["visit_cpu_ms"]),
         ("daemon and code server", figures["daemon_cpu_ms_a_visit"]),
+        ("nothing due: of one processor", f"{figures['standing_cpu_share']:.1%}"),
+        ("of it PostgreSQL", f"{figures['standing_postgres_share']:.1%}"),
         ("transactions", figures["transactions_a_visit"]),
         ("WAL bytes", figures["wal_bytes_a_visit"]),
         ("processors free", f"{figures['processors_free']:.0%}"),

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import psycopg
 import sqlalchemy as sa
-from dagster._core.storage.event_log import EventLogStorage
 
 from bg_pipelines.orchestration.storage import KEPT_CONNECTIONS
 
