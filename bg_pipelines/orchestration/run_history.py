@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -26,7 +26,6 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 RUNS_AT_ONCE = 50
-STATEMENT_TIMEOUT_MS = 30_000
 _KEPT_TYPES = tuple(sorted(kind.value for kind in {*ASSET_EVENTS, *ASSET_CHECK_EVENTS}))
 
 
@@ -62,30 +61,20 @@ def prune(
     batches = 0
     if prunes_itself(instance):
         return Pruned(figures, batches, None)
-    with _keeping_its_connections(instance) as own:
-        works = (
-            _old_runs(own, keep, now()),
-            _old_asset_events(own, keep, now()),
-            _old_evaluations(own, keep, now()),
-        )
-        for work in works:
-            for batch in work:
-                if (why := stop()) is not None:
-                    return Pruned(figures, batches, why)
-                began = time.monotonic()
-                figures.update(batch())
-                batches += 1
-                sleep((time.monotonic() - began) * rest)
+    works = (
+        _old_runs(instance, keep, now()),
+        _old_asset_events(instance, keep, now()),
+        _old_evaluations(instance, keep, now()),
+    )
+    for work in works:
+        for batch in work:
+            if (why := stop()) is not None:
+                return Pruned(figures, batches, why)
+            began = time.monotonic()
+            figures.update(batch())
+            batches += 1
+            sleep((time.monotonic() - began) * rest)
     return Pruned(+figures, batches, None)
-
-
-@contextmanager
-def _keeping_its_connections(instance: dg.DagsterInstance) -> Iterator[dg.DagsterInstance]:
-    """The same instance as Dagster's web server has it. Otherwise its storage connects anew for every run that it deletes,
-    which takes as long as the deletion."""
-    with dg.DagsterInstance.from_ref(instance.get_ref()) as own:
-        own.optimize_for_webserver(statement_timeout=STATEMENT_TIMEOUT_MS, pool_recycle=3600, max_overflow=1)
-        yield own
 
 
 def prunes_itself(instance: dg.DagsterInstance) -> bool:

@@ -16,9 +16,8 @@ from bg_pipelines.orchestration.storage import KEPT_CONNECTIONS
 
 
 def backend(storage: Any) -> int:
-    with (
-        storage.index_connection if isinstance(storage, EventLogStorage) else storage.connect
-    )() as connection:
+    connect = getattr(storage, "index_connection", None) or storage.connect
+    with connect() as connection:
         return int(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
 
 
