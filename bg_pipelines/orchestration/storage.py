@@ -39,7 +39,7 @@ class EnvironmentStorage(_OfSettings, DagsterPostgresStorage):
     """dagster-postgres' storage at `BG_DAGSTER_DATABASE_URL`, or in the embedded server.
 
     dagster-postgres opens a connection for each statement, and looks for its tables with each instance, which a code server
-    makes for each look of a sensor: 28 connections a second with nothing to do, and nine tenths of what PostgreSQL did then.
+    makes for each look of a sensor: 28 connections a second with nothing to do, and most of what PostgreSQL did then.
     Here a process keeps its connections, and looks for the tables once.
     """
 
